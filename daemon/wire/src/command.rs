@@ -1,0 +1,230 @@
+//! Commands: what one client operation asks of the key-value state machine, and what it answers.
+
+/// The longest key, in bytes.
+pub const KEY_SIZE_MAX: usize = u16::MAX as usize;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $code:literal,)*) => {
+        /// What a command does. The numbers are part of the disk and wire formats: never reorder, never reuse.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u8)]
+        pub enum CommandKind { $($(#[$doc])* $name = $code,)* }
+
+        impl CommandKind {
+            /// Every kind.
+            pub const ALL: &'static [CommandKind] = &[$(CommandKind::$name,)*];
+            /// The kind with this number.
+            pub fn from_code(code: u8) -> Option<Self> {
+                match code { $($code => Some(Self::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// Value of a key. Reply: `Bytes` or `Nil`.
+    Get = 1,
+    /// Sets key to value, subject to [`flags`]. Reply: `Ok`, `Nil` if the condition failed; with
+    /// [`flags::RETURN_OLD`] the old value or `Nil` in either case.
+    Set = 2,
+    /// Sets key if absent. Reply: `Int` 1 or 0.
+    SetNx = 3,
+    /// Sets key, replies with the old value: `Bytes` or `Nil`.
+    GetSet = 4,
+    /// Deletes key, replies with the old value: `Bytes` or `Nil`.
+    GetDel = 5,
+    /// Adds the decimal `i64` (8 bytes, little-endian) in `value` to the number at key. Reply: `Int`.
+    IncrBy = 6,
+    /// Appends value. Reply: `Int`, the new length.
+    Append = 7,
+    /// Reply: `Int`, length of the value, 0 if absent.
+    StrLen = 8,
+    /// Reply: `Status("string")` or `Status("none")`.
+    Type = 9,
+    /// Values of many keys; `value` is a [`list`] of keys, `key` the first of them. Reply: `Array`.
+    MGet = 10,
+    /// Sets many keys in one step; `value` is a [`list`] of key, value, key, value. Reply: `Ok`.
+    MSet = 11,
+    /// Deletes many keys; `value` is a [`list`] of keys. Reply: `Int`, how many existed.
+    Del = 12,
+    /// Counts the given keys that exist, repeats included; `value` is a [`list`]. Reply: `Int`.
+    Exists = 13,
+    /// Sets key to the second item of the list in `value` if it now equals the first. Reply: `Int` 1 or 0.
+    CompareAndSet = 14,
+    /// Opens the session named in the command's session header. Reply: `Ok`, or an error if the table is full.
+    OpenSession = 32,
+    /// Closes the session named in the command's session header. Reply: `Ok`.
+    CloseSession = 33,
+    /// Closes every session not used since the slot in `value` (8 bytes, little-endian). Reply: `Int`, how many.
+    ExpireSessions = 34,
+}
+
+impl CommandKind {
+    /// Whether the command leaves the state as it was, so that it may be served without the log.
+    pub fn is_read(self) -> bool {
+        use CommandKind::*;
+        matches!(self, Get | StrLen | Type | MGet | Exists)
+    }
+}
+
+/// Bits of [`Command::flags`].
+pub mod flags {
+    /// SET only if the key is absent.
+    pub const IF_ABSENT: u8 = 1;
+    /// SET only if the key is present.
+    pub const IF_PRESENT: u8 = 2;
+    /// SET replies with the old value.
+    pub const RETURN_OLD: u8 = 4;
+    /// The command carries a session header (set by the batch writer, never by clients).
+    pub const SESSION: u8 = 0x80;
+}
+
+/// Who asks, for exactly-once execution.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SessionHeader {
+    /// The client's session, chosen at random by the client; never 0.
+    pub session: u64,
+    /// Number of this command in the session, from 1.
+    pub number: u64,
+    /// The client has the replies of all numbers below this one: they need not be remembered.
+    pub acked_below: u64,
+}
+
+/// One client operation, borrowed from wherever its bytes are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Command<'a> {
+    /// What to do.
+    pub kind: CommandKind,
+    /// See [`flags`]; bits that mean nothing for the kind are ignored.
+    pub flags: u8,
+    /// Present for clients that identify themselves.
+    pub session: Option<SessionHeader>,
+    /// The key, or the first of them.
+    pub key: &'a [u8],
+    /// The value, or a [`list`].
+    pub value: &'a [u8],
+}
+
+/// What a command answers. Errors of this kind are part of the state machine: every replica gives the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reply<'a> {
+    /// Done.
+    Ok,
+    /// No such value, or a condition that did not hold.
+    Nil,
+    /// A number.
+    Int(i64),
+    /// A value.
+    Bytes(&'a [u8]),
+    /// A short constant text.
+    Status(&'static str),
+    /// Values, each possibly absent, as a [`list`] whose items start with 0 (absent) or 1 (present).
+    Array(&'a [u8]),
+    /// The command could not be applied.
+    Error(CommandError),
+}
+
+macro_rules! errors {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {
+        /// Why a command was not applied. The numbers are part of the native protocol.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u8)]
+        pub enum CommandError { $($(#[$doc])* $name = $code,)* }
+        impl CommandError {
+            /// Every error.
+            pub const ALL: &'static [CommandError] = &[$(CommandError::$name,)*];
+            /// The error with this number.
+            pub fn from_code(code: u8) -> Option<Self> {
+                match code { $($code => Some(Self::$name),)* _ => None }
+            }
+            /// The text after `-` in a RESP error reply.
+            pub fn text(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+errors! {
+    /// The value is not a decimal 64-bit integer.
+    NotAnInteger = 1, "ERR value is not an integer or out of range";
+    /// The sum does not fit 64 bits.
+    Overflow = 2, "ERR increment or decrement would overflow";
+    /// The resulting value would be larger than the limit.
+    TooLarge = 3, "ERR string exceeds maximum allowed size";
+    /// The session is not open (never opened, closed or expired): the command was not applied.
+    UnknownSession = 4, "SESSIONEXPIRED the session is not open; open a new one";
+    /// The number is below what the client said it no longer needs.
+    StaleNumber = 5, "ERR command number was already acknowledged by the client";
+    /// More than the allowed number of commands of one session are outstanding.
+    SessionWindow = 6, "ERR too many outstanding commands in the session";
+    /// No room for another session.
+    SessionTableFull = 7, "ERR too many sessions";
+    /// Keys of one command live in different groups.
+    CrossSlot = 8, "CROSSSLOT Keys in request don't hash to the same slot";
+    /// The node cannot take the command now; it was not applied.
+    Unavailable = 9, "CLUSTERDOWN no majority of replicas is reachable, try again";
+    /// The log's disk is full: writes are refused until there is room.
+    LogFull = 10, "OOM the log has no room left on its disk; writes are refused until space is freed";
+    /// The command's bytes mean nothing.
+    Malformed = 11, "ERR malformed command";
+    /// The node stopped before the outcome was known.
+    Unknown = 12, "UNKNOWN the outcome of this command is not known: the node is stopping";
+}
+
+/// Several byte strings in one: each as a little-endian `u32` length and its bytes.
+pub mod list {
+    /// Appends one item.
+    pub fn push(out: &mut Vec<u8>, item: &[u8]) {
+        out.extend_from_slice(&(item.len() as u32).to_le_bytes());
+        out.extend_from_slice(item);
+    }
+
+    /// Items of `bytes`; ends early at a malformed item (see [`is_valid`]).
+    pub fn items(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+        std::iter::from_fn(move || {
+            let (length, rest) = bytes.split_first_chunk::<4>()?;
+            let length = u32::from_le_bytes(*length) as usize;
+            let item = rest.get(..length)?;
+            bytes = &rest[length..];
+            Some(item)
+        })
+    }
+
+    /// Whether `bytes` is a well-formed list of a multiple of `step` items, at least one step.
+    pub fn is_valid(bytes: &[u8], step: usize) -> bool {
+        let (mut count, mut size) = (0, 0);
+        for item in items(bytes) {
+            count += 1;
+            size += 4 + item.len();
+        }
+        size == bytes.len() && count > 0 && count % step == 0
+    }
+}
+
+impl Command<'_> {
+    /// Whether the parts fit the kind: the check that stands between foreign bytes and the state machine.
+    pub fn is_valid(&self) -> bool {
+        use CommandKind::*;
+        let value_fits = match self.kind {
+            IncrBy | ExpireSessions => self.value.len() == 8,
+            MGet | Del | Exists => list::is_valid(self.value, 1),
+            MSet | CompareAndSet => list::is_valid(self.value, 2),
+            _ => true,
+        };
+        let session_fits = match self.kind {
+            OpenSession | CloseSession => self.session.is_some(),
+            _ => true,
+        };
+        let sizes_fit = match self.kind {
+            MGet | Del | Exists => list::items(self.value).all(|key| key.len() <= KEY_SIZE_MAX),
+            MSet => list::items(self.value).step_by(2).all(|key| key.len() <= KEY_SIZE_MAX),
+            _ => true,
+        };
+        self.key.len() <= KEY_SIZE_MAX
+            && value_fits
+            && session_fits
+            && sizes_fit
+            && self.session.is_none_or(|header| header.session != 0 && header.number != 0)
+    }
+}
