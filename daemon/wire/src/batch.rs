@@ -115,7 +115,6 @@ impl BatchWriter {
         rkyv::api::serialize_using::<_, Failure>(&body, &mut serializer)
             .expect("push left room for the table and the root");
         let end = serializer.writer.pos();
-        drop(serializer);
         let frame = self.memory.seal(HEADER_SIZE + end, id, command_count);
         (frame, self.entries)
     }

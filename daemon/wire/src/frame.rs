@@ -65,12 +65,7 @@ pub struct FramePool(Rc<Shared>);
 impl FramePool {
     /// A pool that never holds more than `size_max` bytes.
     pub fn new(size_max: usize) -> Self {
-        Self(Rc::new(Shared {
-            free: RefCell::default(),
-            size: Cell::new(0),
-            used: Cell::new(0),
-            size_max,
-        }))
+        Self(Rc::new(Shared { free: RefCell::default(), size: Cell::new(0), used: Cell::new(0), size_max }))
     }
 
     /// Bytes handed out at this moment.
@@ -247,7 +242,14 @@ impl PartialEq for Frame {
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let id = self.id();
-        write!(f, "Frame({}.{}.{}, {} commands)", id.proposer, id.incarnation.0, id.counter, self.command_count())
+        write!(
+            f,
+            "Frame({}.{}.{}, {} commands)",
+            id.proposer,
+            id.incarnation.0,
+            id.counter,
+            self.command_count()
+        )
     }
 }
 

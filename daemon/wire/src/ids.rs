@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use rkyv::{Archive, Deserialize, Serialize};
+
 /// The most replicas a group may have. Votes are kept in bit sets of this width.
 pub const REPLICAS_MAX: usize = 9;
 
@@ -40,7 +42,9 @@ impl GroupId {
 }
 
 /// Position in a group's log. Slot 0 is never used: "nothing yet" is slot 0 in every cumulative counter.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+#[derive(
+    Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug,
+)]
 pub struct Slot(pub u64);
 
 impl Slot {

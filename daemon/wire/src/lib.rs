@@ -5,9 +5,14 @@
 
 pub mod batch;
 pub mod checksum;
+pub mod client;
 pub mod command;
+mod fields;
 pub mod frame;
 pub mod ids;
+pub mod peer;
 pub mod record;
+pub mod resp;
 pub mod rule;
+pub mod slots;
 pub mod time;

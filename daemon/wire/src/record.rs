@@ -29,9 +29,8 @@ pub trait Fixed: Sized {
 impl<T> Fixed for T
 where
     T: Archive + for<'a> Serialize<FixedSerializer<'a>>,
-    T::Archived: Portable
-        + for<'a> CheckBytes<LowValidator<'a, Failure>>
-        + Deserialize<T, Strategy<(), Failure>>,
+    T::Archived:
+        Portable + for<'a> CheckBytes<LowValidator<'a, Failure>> + Deserialize<T, Strategy<(), Failure>>,
 {
     const SIZE: usize = size_of::<T::Archived>();
 
@@ -42,7 +41,6 @@ where
         let mut serializer = rkyv::ser::Serializer::new(buffer, (), ());
         rkyv::api::serialize_using::<_, Failure>(self, &mut serializer)
             .expect("a fixed-size archive fits its size");
-        drop(serializer);
         out.extend_from_slice(&scratch.0[..Self::SIZE]);
     }
 

@@ -1,0 +1,258 @@
+//! The opening of a stream between nodes: both sides make sure that they belong together before anything else is said.
+
+use super::{PeerFault, VERSION};
+use crate::checksum::checksum;
+use crate::fields::{cut, may_start_with, u16_at, u32_at, u64_at};
+use crate::frame::FORMAT_VERSION;
+use crate::ids::{Incarnation, ReplicaId};
+
+const MAGIC: &[u8; 4] = b"PNPH";
+const REPLY_MAGIC: &[u8; 4] = b"PNPR";
+
+/// What a node says first on a stream that it opened.
+///
+/// ```text
+/// 0 "PNPH"  4 peer version u16  6 frame version u16  8 log version u16  10 core u16  12 core count u16  14 node u8
+/// 15 zero  16 cluster u64  24 fingerprint u64  32 incarnation u32  36 zero[20]  56 checksum u64 of the rest
+/// ```
+/// The first six bytes never change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hello {
+    /// Version of the peer protocol.
+    pub version: u16,
+    /// Version of frames and batches.
+    pub frame_version: u16,
+    /// Version of the log.
+    pub log_version: u16,
+    /// The cluster, chosen at random when it was made.
+    pub cluster: u64,
+    /// The sender.
+    pub node: ReplicaId,
+    /// The core of the sender that speaks on this stream.
+    pub core_index: u16,
+    /// How many cores the sender has.
+    pub core_count: u16,
+    /// Digest of the configuration that every node must have alike.
+    pub fingerprint: u64,
+    /// The sender's incarnation.
+    pub incarnation: Incarnation,
+}
+
+impl Hello {
+    /// Bytes of a hello.
+    pub const SIZE: usize = 64;
+
+    /// Appends the hello.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(MAGIC);
+        for field in [self.version, self.frame_version, self.log_version, self.core_index, self.core_count] {
+            out.extend_from_slice(&field.to_le_bytes());
+        }
+        out.extend_from_slice(&[self.node.0, 0]);
+        out.extend_from_slice(&self.cluster.to_le_bytes());
+        out.extend_from_slice(&self.fingerprint.to_le_bytes());
+        out.extend_from_slice(&self.incarnation.0.to_le_bytes());
+        out.extend_from_slice(&[0; 20]);
+        let sum = checksum(&out[start..]);
+        out.extend_from_slice(&sum.to_le_bytes());
+        debug_assert_eq!(out.len() - start, Self::SIZE);
+    }
+
+    /// Reads a hello from the front of `bytes`; its size is [`Hello::SIZE`]. `None` if more bytes are needed.
+    ///
+    /// # Errors
+    /// [`PeerFault::Incompatible`] if it is another protocol or another version of it, noticed as early as possible;
+    /// [`PeerFault::Corrupt`] if the checksum does not fit.
+    pub fn parse(bytes: &[u8]) -> Result<Option<Self>, PeerFault> {
+        if !may_start_with(bytes, MAGIC) {
+            return Err(PeerFault::Incompatible("not the peer protocol"));
+        }
+        if bytes.len() >= 6 && u16_at(bytes, 4) != VERSION {
+            return Err(PeerFault::Incompatible(RefusalCode::Version.text()));
+        }
+        let Some(bytes) = bytes.get(..Self::SIZE) else { return Ok(None) };
+        if checksum(&bytes[..56]) != u64_at(bytes, 56) {
+            return Err(PeerFault::Corrupt("checksum of the hello"));
+        }
+        Ok(Some(Self {
+            version: VERSION,
+            frame_version: u16_at(bytes, 6),
+            log_version: u16_at(bytes, 8),
+            core_index: u16_at(bytes, 10),
+            core_count: u16_at(bytes, 12),
+            node: ReplicaId(bytes[14]),
+            cluster: u64_at(bytes, 16),
+            fingerprint: u64_at(bytes, 24),
+            incarnation: Incarnation(u32_at(bytes, 32)),
+        }))
+    }
+
+    /// Why the node that says `ours` must refuse this hello; `None` if the two belong together.
+    ///
+    /// Whether the sender's core count and incarnation are acceptable only the node's own tables can say.
+    pub fn refusal(&self, ours: &Hello, node_count: u8) -> Option<RefusalCode> {
+        if self.version != ours.version {
+            Some(RefusalCode::Version)
+        } else if self.cluster != ours.cluster {
+            Some(RefusalCode::Cluster)
+        } else if self.frame_version != ours.frame_version {
+            Some(RefusalCode::FrameVersion)
+        } else if self.log_version != ours.log_version {
+            Some(RefusalCode::LogVersion)
+        } else if self.fingerprint != ours.fingerprint {
+            Some(RefusalCode::Fingerprint)
+        } else if self.node == ours.node || self.node.0 >= node_count {
+            Some(RefusalCode::Node)
+        } else if self.core_index >= self.core_count || self.incarnation.0 == 0 {
+            Some(RefusalCode::Malformed)
+        } else {
+            None
+        }
+    }
+
+    /// A hello with the format versions of this build.
+    pub fn new(log_version: u16) -> Self {
+        Self {
+            version: VERSION,
+            frame_version: FORMAT_VERSION,
+            log_version,
+            cluster: 0,
+            node: ReplicaId(0),
+            core_index: 0,
+            core_count: 1,
+            fingerprint: 0,
+            incarnation: Incarnation(0),
+        }
+    }
+}
+
+macro_rules! refusals {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {
+        /// Why a node does not take a peer.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum RefusalCode {
+            $($(#[$doc])* $name,)*
+            /// A reason that this version does not know.
+            Other(u16),
+        }
+
+        impl RefusalCode {
+            /// The reason with this number; 0 is no refusal.
+            pub fn from_code(code: u16) -> Option<Self> {
+                match code { 0 => None, $($code => Some(Self::$name),)* other => Some(Self::Other(other)) }
+            }
+            /// The number on the wire, never 0.
+            pub fn code(self) -> u16 {
+                match self { $(Self::$name => $code,)* Self::Other(other) => other.max(1) }
+            }
+            /// In words.
+            pub fn text(self) -> &'static str {
+                match self { $(Self::$name => $text,)* Self::Other(_) => "refused" }
+            }
+        }
+    };
+}
+
+refusals! {
+    /// Another version of the peer protocol.
+    Version = 1, "peer protocol version";
+    /// Another format of frames.
+    FrameVersion = 2, "frame format version";
+    /// Another format of the log.
+    LogVersion = 3, "log format version";
+    /// Another cluster.
+    Cluster = 4, "another cluster";
+    /// The configuration that every node must have alike differs.
+    Fingerprint = 5, "the cluster configuration differs";
+    /// Not a member, or the receiver's own number.
+    Node = 6, "not a node of the cluster";
+    /// A later incarnation of the same node has already spoken.
+    Incarnation = 7, "an earlier incarnation of the node";
+    /// The fields contradict each other.
+    Malformed = 8, "malformed hello";
+    /// The node is starting or stopping.
+    NotReady = 9, "not ready";
+}
+
+/// What a node answers to a [`Hello`].
+///
+/// ```text
+/// 0 "PNPR"  4 peer version u16  6 refusal u16 (0 = accepted)  8 incarnation u32  12 text length u16  14 core count u16
+/// 16 checksum u64 of the rest  24 text
+/// ```
+/// The first six bytes never change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HelloReply<'a> {
+    /// Version of the peer protocol.
+    pub version: u16,
+    /// `None` if accepted.
+    pub refusal: Option<RefusalCode>,
+    /// The answering node's incarnation.
+    pub incarnation: Incarnation,
+    /// How many cores the answering node has.
+    pub core_count: u16,
+    /// For people, when refused.
+    pub text: &'a str,
+}
+
+impl<'a> HelloReply<'a> {
+    /// Bytes of an answer before its text.
+    pub const SIZE: usize = 24;
+    /// The longest text, in bytes.
+    pub const TEXT_SIZE_MAX: usize = 512;
+
+    /// Appends the answer; a text longer than [`HelloReply::TEXT_SIZE_MAX`] is cut.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let text = cut(self.text, Self::TEXT_SIZE_MAX);
+        let start = out.len();
+        out.extend_from_slice(REPLY_MAGIC);
+        out.extend_from_slice(&self.version.to_le_bytes());
+        out.extend_from_slice(&self.refusal.map_or(0, RefusalCode::code).to_le_bytes());
+        out.extend_from_slice(&self.incarnation.0.to_le_bytes());
+        out.extend_from_slice(&(text.len() as u16).to_le_bytes());
+        out.extend_from_slice(&self.core_count.to_le_bytes());
+        out.extend_from_slice(&[0; 8]);
+        out.extend_from_slice(text.as_bytes());
+        // The field itself counts as zero.
+        let sum = checksum(&out[start..]);
+        out[start + 16..start + 24].copy_from_slice(&sum.to_le_bytes());
+    }
+
+    /// Reads an answer from the front of `bytes`, and how many bytes it takes. `None` if more bytes are needed.
+    ///
+    /// # Errors
+    /// As [`Hello::parse`].
+    pub fn parse(bytes: &'a [u8]) -> Result<Option<(Self, usize)>, PeerFault> {
+        if !may_start_with(bytes, REPLY_MAGIC) {
+            return Err(PeerFault::Incompatible("not the peer protocol"));
+        }
+        if bytes.len() >= 6 && u16_at(bytes, 4) != VERSION {
+            return Err(PeerFault::Incompatible(RefusalCode::Version.text()));
+        }
+        if bytes.len() < Self::SIZE {
+            return Ok(None);
+        }
+        let text_size = usize::from(u16_at(bytes, 12));
+        if text_size > Self::TEXT_SIZE_MAX {
+            return Err(PeerFault::Corrupt("length of the hello's answer"));
+        }
+        let end = Self::SIZE + text_size;
+        let Some(bytes) = bytes.get(..end) else { return Ok(None) };
+        let mut covered = [0; Self::SIZE + Self::TEXT_SIZE_MAX];
+        covered[..end].copy_from_slice(bytes);
+        covered[16..24].fill(0);
+        if checksum(&covered[..end]) != u64_at(bytes, 16) {
+            return Err(PeerFault::Corrupt("checksum of the hello's answer"));
+        }
+        let reply = Self {
+            version: VERSION,
+            refusal: RefusalCode::from_code(u16_at(bytes, 6)),
+            incarnation: Incarnation(u32_at(bytes, 8)),
+            core_count: u16_at(bytes, 14),
+            text: str::from_utf8(&bytes[Self::SIZE..])
+                .map_err(|_| PeerFault::Misbehaved("text of the hello's answer"))?,
+        };
+        Ok(Some((reply, end)))
+    }
+}

@@ -1,0 +1,281 @@
+//! The commands that are understood: their names, and what `COMMAND` says about them.
+
+use super::encode;
+use super::parser::Arguments;
+
+/// Bits of [`CommandInfo::flags`].
+pub mod flag {
+    /// Changes data.
+    pub const WRITE: u16 = 1;
+    /// Reads data.
+    pub const READONLY: u16 = 1 << 1;
+    /// Refused when memory or log is full.
+    pub const DENYOOM: u16 = 1 << 2;
+    /// Takes constant time.
+    pub const FAST: u16 = 1 << 3;
+    /// Allowed while the node starts.
+    pub const LOADING: u16 = 1 << 4;
+    /// Allowed while the node cannot reach the others.
+    pub const STALE: u16 = 1 << 5;
+    /// Allowed before authentication.
+    pub const NO_AUTH: u16 = 1 << 6;
+
+    pub(super) const NAMES: [&str; 7] =
+        ["write", "readonly", "denyoom", "fast", "loading", "stale", "no_auth"];
+}
+
+/// What is known about a command.
+#[derive(Clone, Debug)]
+pub struct CommandInfo {
+    /// Lower case; `container|name` for a subcommand.
+    pub name: &'static str,
+    /// How many arguments, the name included; at least that many if negative.
+    pub arity: i16,
+    /// See [`flag`].
+    pub flags: u16,
+    /// Position of the first key; 0 if there is none.
+    pub first_key: i16,
+    /// Position of the last key, from the end if negative.
+    pub last_key: i16,
+    /// Distance between keys.
+    pub key_step: i16,
+}
+
+impl CommandInfo {
+    /// Whether a command may have `count` arguments, the name (and not a subcommand's) included.
+    pub fn takes(&self, count: usize) -> bool {
+        let arity = usize::from(self.arity.unsigned_abs());
+        if self.arity < 0 { count >= arity } else { count == arity }
+    }
+}
+
+macro_rules! commands {
+    ($($name:ident $text:literal $arity:literal [$($flag:ident)*] $first:literal $last:literal $step:literal;)*) => {
+        /// A command by its name.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[allow(missing_docs, reason = "the names are the commands'")]
+        pub enum CommandName { $($name,)* }
+
+        const NAMES: &[CommandName] = &[$(CommandName::$name,)*];
+
+        /// Every command, in the order of [`CommandName`].
+        pub static TABLE: &[CommandInfo] = &[$(CommandInfo {
+            name: $text, arity: $arity, flags: 0 $(| flag::$flag)*,
+            first_key: $first, last_key: $last, key_step: $step,
+        },)*];
+
+        /// Packed names with their positions in the table, sorted.
+        const INDEX: [(u128, u8); NAMES.len()] = sorted([$((pack($text.as_bytes()), CommandName::$name as u8),)*]);
+    };
+}
+
+commands! {
+    Get "get" 2 [READONLY FAST] 1 1 1;
+    Set "set" -3 [WRITE DENYOOM] 1 1 1;
+    SetNx "setnx" 3 [WRITE DENYOOM FAST] 1 1 1;
+    GetSet "getset" 3 [WRITE DENYOOM FAST] 1 1 1;
+    GetDel "getdel" 2 [WRITE FAST] 1 1 1;
+    MGet "mget" -2 [READONLY FAST] 1 -1 1;
+    MSet "mset" -3 [WRITE DENYOOM] 1 -1 2;
+    Del "del" -2 [WRITE] 1 -1 1;
+    Unlink "unlink" -2 [WRITE FAST] 1 -1 1;
+    Exists "exists" -2 [READONLY FAST] 1 -1 1;
+    Incr "incr" 2 [WRITE DENYOOM FAST] 1 1 1;
+    IncrBy "incrby" 3 [WRITE DENYOOM FAST] 1 1 1;
+    Decr "decr" 2 [WRITE DENYOOM FAST] 1 1 1;
+    DecrBy "decrby" 3 [WRITE DENYOOM FAST] 1 1 1;
+    Append "append" 3 [WRITE DENYOOM FAST] 1 1 1;
+    StrLen "strlen" 2 [READONLY FAST] 1 1 1;
+    Type "type" 2 [READONLY FAST] 1 1 1;
+    Ping "ping" -1 [FAST] 0 0 0;
+    Echo "echo" 2 [LOADING STALE FAST] 0 0 0;
+    Hello "hello" -1 [LOADING STALE FAST NO_AUTH] 0 0 0;
+    Auth "auth" -2 [LOADING STALE FAST NO_AUTH] 0 0 0;
+    Select "select" 2 [LOADING STALE FAST] 0 0 0;
+    Quit "quit" -1 [LOADING STALE FAST NO_AUTH] 0 0 0;
+    Reset "reset" 1 [LOADING STALE FAST NO_AUTH] 0 0 0;
+    Client "client" -2 [LOADING STALE] 0 0 0;
+    Command "command" -1 [LOADING STALE] 0 0 0;
+    Info "info" -1 [LOADING STALE] 0 0 0;
+    Config "config" -2 [LOADING STALE] 0 0 0;
+    DbSize "dbsize" 1 [READONLY FAST] 0 0 0;
+    Cluster "cluster" -2 [LOADING STALE] 0 0 0;
+    ReadOnly "readonly" 1 [LOADING STALE FAST] 0 0 0;
+    ReadWrite "readwrite" 1 [LOADING STALE FAST] 0 0 0;
+}
+
+impl CommandName {
+    /// The command with this name in any case.
+    pub fn find(name: &[u8]) -> Option<Self> {
+        if name.is_empty() || name.len() > NAME_SIZE_MAX {
+            return None;
+        }
+        let packed = pack(name);
+        let at = INDEX.binary_search_by_key(&packed, |entry| entry.0).ok()?;
+        Some(NAMES[usize::from(INDEX[at].1)])
+    }
+
+    /// What is known about it.
+    pub fn info(self) -> &'static CommandInfo {
+        &TABLE[self as usize]
+    }
+}
+
+macro_rules! subcommands {
+    ($($name:ident $container:ident $text:literal $arity:literal;)*) => {
+        /// A command inside a container command.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub(super) enum Subcommand { $($name,)* }
+
+        const SUBCOMMANDS: &[(Subcommand, CommandName, CommandInfo)] = &[$((
+            Subcommand::$name,
+            CommandName::$container,
+            CommandInfo {
+                name: $text, arity: $arity, flags: flag::LOADING | flag::STALE,
+                first_key: 0, last_key: 0, key_step: 0,
+            },
+        ),)*];
+    };
+}
+
+subcommands! {
+    ClientSetName Client "client|setname" 3;
+    ClientGetName Client "client|getname" 2;
+    ClientSetInfo Client "client|setinfo" 4;
+    ClientId Client "client|id" 2;
+    ClientList Client "client|list" -2;
+    ClientInfo Client "client|info" 2;
+    ClientNoEvict Client "client|no-evict" 3;
+    ClientNoTouch Client "client|no-touch" 3;
+    CommandCount Command "command|count" 2;
+    CommandDocs Command "command|docs" -2;
+    CommandInfos Command "command|info" -2;
+    CommandList Command "command|list" 2;
+    ConfigGet Config "config|get" -3;
+    ClusterSlots Cluster "cluster|slots" 2;
+    ClusterShards Cluster "cluster|shards" 2;
+    ClusterNodes Cluster "cluster|nodes" 2;
+    ClusterInfo Cluster "cluster|info" 2;
+    ClusterKeySlot Cluster "cluster|keyslot" 3;
+    ClusterMyId Cluster "cluster|myid" 2;
+}
+
+impl Subcommand {
+    /// The subcommand of `container` with this name in any case.
+    pub(super) fn find(container: CommandName, name: &[u8]) -> Option<(Self, &'static CommandInfo)> {
+        let prefix = container.info().name.len() + 1;
+        SUBCOMMANDS
+            .iter()
+            .find(|(_, of, info)| {
+                *of == container && info.name.as_bytes()[prefix..].eq_ignore_ascii_case(name)
+            })
+            .map(|(subcommand, _, info)| (*subcommand, info))
+    }
+}
+
+/// The longest name of a command (not a subcommand), in bytes: names are packed into a `u128`.
+pub(super) const NAME_SIZE_MAX: usize = 15;
+
+/// A name as a number, letters in lower case: comparing names is comparing numbers.
+const fn pack(name: &[u8]) -> u128 {
+    assert!(name.len() <= NAME_SIZE_MAX);
+    // The leading one keeps names apart that differ in leading zero bytes.
+    let mut packed = 1;
+    let mut at = 0;
+    while at < name.len() {
+        packed = packed << 8 | name[at].to_ascii_lowercase() as u128;
+        at += 1;
+    }
+    packed
+}
+
+const fn sorted<const N: usize>(mut index: [(u128, u8); N]) -> [(u128, u8); N] {
+    let mut end = 1;
+    while end < N {
+        let mut at = end;
+        while at > 0 && index[at - 1].0 > index[at].0 {
+            let moved = index[at];
+            index[at] = index[at - 1];
+            index[at - 1] = moved;
+            at -= 1;
+        }
+        end += 1;
+    }
+    index
+}
+
+/// What `COMMAND` asks. The answer is always the same, so it is written here.
+#[derive(Clone, Copy, Debug)]
+pub enum CommandQuery<'a> {
+    /// Everything about every command.
+    All,
+    /// Everything about these.
+    Info(Arguments<'a>),
+    /// How many commands.
+    Count,
+    /// The documentation of commands: there is none, and every client accepts that.
+    Docs,
+    /// The names of all commands.
+    List,
+}
+
+impl CommandQuery<'_> {
+    /// Appends the answer.
+    pub fn write(&self, resp3: bool, out: &mut Vec<u8>) {
+        match self {
+            Self::All => {
+                encode::array(TABLE.len(), out);
+                for name in NAMES {
+                    write_info(*name, resp3, out);
+                }
+            }
+            Self::Info(names) => {
+                encode::array(names.len(), out);
+                for name in names.iter() {
+                    match CommandName::find(name) {
+                        Some(name) => write_info(name, resp3, out),
+                        None => encode::nil(resp3, out),
+                    }
+                }
+            }
+            Self::Count => encode::integer(TABLE.len() as i64, out),
+            Self::Docs => encode::map(0, resp3, out),
+            Self::List => {
+                encode::array(TABLE.len(), out);
+                for info in TABLE {
+                    encode::bulk(info.name.as_bytes(), out);
+                }
+            }
+        }
+    }
+}
+
+fn write_info(name: CommandName, resp3: bool, out: &mut Vec<u8>) {
+    write_fields(name.info(), resp3, out);
+    let subcommands = || SUBCOMMANDS.iter().filter(|(_, container, _)| *container == name);
+    encode::array(subcommands().count(), out);
+    for (_, _, info) in subcommands() {
+        write_fields(info, resp3, out);
+        encode::array(0, out);
+    }
+}
+
+/// All of the ten fields but the last, the subcommands.
+fn write_fields(info: &CommandInfo, resp3: bool, out: &mut Vec<u8>) {
+    encode::array(10, out);
+    encode::bulk(info.name.as_bytes(), out);
+    encode::integer(i64::from(info.arity), out);
+    encode::set(info.flags.count_ones() as usize, resp3, out);
+    for (bit, name) in flag::NAMES.iter().enumerate() {
+        if info.flags & (1 << bit) != 0 {
+            encode::simple(name, out);
+        }
+    }
+    for position in [info.first_key, info.last_key, info.key_step] {
+        encode::integer(i64::from(position), out);
+    }
+    // Access control categories, tips and key specifications: the positions above say all there is.
+    encode::set(0, resp3, out);
+    encode::array(0, out);
+    encode::array(0, out);
+}
