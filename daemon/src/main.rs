@@ -1,1 +1,22 @@
-fn main() {}
+//! `panchd`: see `panchd --help`.
+
+use std::process::ExitCode;
+
+use panchd::cli::{self, Command};
+use panchd::{host, run, status};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let arguments = match cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    ExitCode::from(match arguments.command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Dev(arguments) => run::dev(&arguments),
+        Command::Check(arguments) => host::check(&arguments),
+        Command::Status(arguments) => status::status(&arguments),
+    })
+}

@@ -1,1 +1,20 @@
-//! Under construction.
+//! One consensus group's whole brain, and one core's turn over all its groups; no I/O, no clock.
+//!
+//! What happens to a command: [`core`] takes it in, [`batcher`] writes it into the batch that is being filled, the
+//! protocol (`panch-consensus`) decides the batch's slot, `gate` holds votes back until they are durable, [`machine`]
+//! executes it, and the reply leaves through [`core::Outbox`].
+#![forbid(unsafe_code)]
+
+pub mod batcher;
+pub mod core;
+mod gate;
+pub mod kv;
+mod log_index;
+pub mod machine;
+pub mod probe;
+mod reads;
+pub mod replica;
+pub mod sessions;
+pub mod snapshot;
+mod snapshots;
+pub mod transfer;

@@ -1,1 +1,31 @@
-//! Under construction.
+//! Drives replicas on real cores: the only user of glommio.
+//!
+//! What happens to a client's command: `core` receives its bytes from the ring, `clients` understands them and
+//! submits them to the pure core (`panch_replica::core`), whose effects leave through `outputs`: to `peers`, into the log
+//! (`log_io`), and back to the client.
+//!
+//! Rules for glommio 0.9 here:
+//! * It gives threads, pinning and sleep. Sockets and log writes are on the core's own ring (`panch-ring`).
+//! * One task per executor, none spawned after start; no shared channels, no foreign wakers: a sleeping core is woken by its
+//!   ring's eventfd, which it reads through glommio's ring.
+//! * No glommio type in a public signature.
+
+mod clients;
+mod core;
+pub mod counters;
+mod identity;
+mod log_io;
+mod node;
+pub mod options;
+mod outputs;
+mod park;
+mod peers;
+pub mod placement;
+mod remote;
+mod storage;
+mod token;
+mod view;
+
+pub use crate::core::CoreFault;
+pub use crate::identity::IdentityFault;
+pub use crate::node::{Node, NodeFault, StopHandle};

@@ -1,1 +1,87 @@
-//! Under construction.
+//! The write-ahead log of one core, without I/O of its own.
+//!
+//! The log tells a driver what to write and is told what was written; recovery reads through [`disk::SegmentReader`].
+//! The daemon's io_uring driver and the simulator drive the same code.
+//!
+//! A driver does, once per turn:
+//! ```text
+//! wal.append(..)                         while the replicas take their turn
+//! while let Some(write) = wal.next_write(now, restate)     write it, keep it until it completes
+//! while let Some(sync) = wal.next_sync(now)                fdatasync that segment
+//! while let Some(preparation) = wal.wants_segment(now)     rename, or create and zero; then `segment_ready`
+//! while let Some(sequence) = wal.take_surplus()            delete that file
+//! wal.on_written(write, result)?         for each completion; an error stops the node
+//! wal.durable()                          releases the claims up to it
+//! wal.deadline()                         is when to come back if nothing else happens
+//! ```
+//!
+//! What holds, and where it is argued:
+//! * Nothing counts as durable before everything older is durable ([`writer`]).
+//! * A log sequence number is never used twice, not even by writes that a crash cut off ([`recover`]).
+//! * Recovery returns everything that was reported durable and nothing that was not appended, or refuses ([`recover`]).
+//! * A segment is released only after the newer segment that restates the small state, and a commit group that says the
+//!   old one is no longer part of the log, are both on stable storage ([`segment`]).
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod disk;
+pub mod error;
+mod format;
+mod group;
+mod ledger;
+pub mod recover;
+mod scan;
+pub mod segment;
+pub mod writer;
+
+pub use config::{Config, ConfigFault, Durability};
+pub use disk::{SegmentFile, SegmentReader};
+pub use error::{RecoverError, WriteFailed};
+pub use format::FORMAT_VERSION;
+pub use recover::{End, Entry, Recovered, recover};
+pub use segment::{Preparation, SegmentSequence};
+pub use writer::{Appended, Restatement, Sync, Wal, Write};
+
+/// Number of a commit group: grows by one per commit group and jumps at each start. 0 means "before everything".
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct Lsn(pub u64);
+
+impl Lsn {
+    /// The number after this one.
+    pub fn next(self) -> Lsn {
+        Lsn(self.0 + 1)
+    }
+}
+
+/// What a record means. The log stores it and does not look at it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct RecordKind(pub u8);
+
+/// Names the body of a record for as long as the log retains it; [`Wal::locate`] turns it into a place on disk.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct BodyRef {
+    /// The commit group.
+    pub lsn: Lsn,
+    /// Pages between the commit group's first body page and this body.
+    pub page: u32,
+    /// Bytes of the frame.
+    pub length: u32,
+}
+
+/// Where the bytes of a frame lie.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Location {
+    /// The segment.
+    pub segment: SegmentSequence,
+    /// Bytes from the segment's start; a multiple of the page size.
+    pub offset: u64,
+    /// Bytes of the frame; the bytes up to the end of its last page are zero.
+    pub length: u32,
+}
+
+impl Location {
+    /// Bytes that a page-aligned read of the frame covers.
+    pub fn padded_length(&self) -> usize {
+        panch_wire::frame::pages_for(self.length as usize) * panch_wire::frame::PAGE_SIZE
+    }
+}

@@ -141,6 +141,20 @@ impl PacketWriter {
         std::iter::once(self.head.as_slice()).chain(self.frames.iter().map(Frame::bytes))
     }
 
+    /// Gives the finished packet away, the head first, and takes `head` as storage for the next one.
+    ///
+    /// # Panics
+    /// If the packet is not finished.
+    pub fn take_parts(&mut self, head: Vec<u8>) -> (Vec<u8>, std::vec::Drain<'_, Frame>) {
+        assert!(self.finished, "only a finished packet is sent");
+        self.message_count = 0;
+        self.body_size = 0;
+        self.finished = false;
+        let taken = std::mem::replace(&mut self.head, head);
+        self.head.clear();
+        (taken, self.frames.drain(..))
+    }
+
     /// How many parts [`PacketWriter::parts`] gives.
     pub fn part_count(&self) -> usize {
         1 + self.frames.len()

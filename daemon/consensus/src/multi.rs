@@ -1,0 +1,369 @@
+//! Multi-Paxos: one promised ballot for all slots, a leader that skips phase 1 while nobody challenges it.
+//!
+//! Reading guide: [`message`] (what is said and written down), `election` (pre-vote, phase 1), `leader` (phase 2,
+//! commit, stepping down, transfer), `acceptor` (promises, acceptances, what a follower may commit), `catchup` (what
+//! each peer is sent next), `reads` (read index).
+//!
+//! ```text
+//!              election timer          quorum of pre-votes           quorum of promises
+//!   Follower ----------------> PreCandidate ------------> Candidate ------------------> Leader
+//!      ^  ^                      |    ^                    |    |                         |
+//!      |  '--- leader heard -----'    '---- timer ---------'    |                         |
+//!      '------- higher ballot, too far behind ------------------'                         |
+//!      '------- higher ballot, no contact with a quorum, own log stalled -----------------'
+//! ```
+//! The home replica, asked by the leader to take over, goes from Follower to Candidate directly.
+//!
+//! Invariants:
+//! * `promised` never falls. No claim about it leaves before a record of it is durable (`recorded`).
+//! * `commit <= accepted_upto`: every slot up to `accepted_upto` is known to be chosen or accepted in `promised`.
+//! * A slot up to `commit` never changes; it was handed to [`Effects::choose`] once, in order, or lies in a snapshot.
+//! * Role Leader or Candidate: `promised` is this replica's own ballot.
+//! * The leader's entries up to `term.last` are in its ballot or chosen, without gaps.
+
+use panch_wire::frame::Frame;
+use panch_wire::ids::{Incarnation, ReplicaId, Slot};
+use panch_wire::rule::{Rule, holds};
+use panch_wire::time::{Duration, Instant};
+use rand_xoshiro::rand_core::Rng;
+
+use crate::ballot::Ballot;
+use crate::protocol::{Counters, Dest, Effects, Event, Group, Protocol, Random, Status, Tuning, Value};
+use crate::quorum::classic_quorum;
+use crate::timers::{TimerKind, Timers};
+use crate::window::{Entry, Window};
+
+mod acceptor;
+mod catchup;
+mod election;
+mod leader;
+pub mod message;
+mod reads;
+#[cfg(test)]
+mod tests;
+
+use election::Candidacy;
+use leader::Term;
+use message::{AcceptRecord, Accepted, Message, PromiseRecord, Record};
+use reads::Reads;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Role {
+    Follower,
+    PreCandidate,
+    Candidate,
+    Leader,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Timer {
+    /// Nothing was heard from a leader, or an attempt to become one took too long.
+    Election,
+    /// The leader's next heartbeat and its check of contact, own log and transfer.
+    Heartbeat,
+    /// A read index request was not answered.
+    ReadIndex,
+}
+
+impl TimerKind for Timer {
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// What is left to be said at the end of this turn, so that one message says it for the whole turn.
+#[derive(Clone, Copy, Default, Debug)]
+struct Due {
+    /// Acknowledge `accepted_upto` to the leader.
+    ack: bool,
+    /// Tell followers what is chosen, unless an Accept did.
+    commit: bool,
+    /// Start a heartbeat round for the reads that wait.
+    round: bool,
+    /// Ask the leader for a read index.
+    read_index: bool,
+}
+
+impl Due {
+    fn any(self) -> bool {
+        self.ack || self.commit || self.round || self.read_index
+    }
+}
+
+/// One replica of a Multi-Paxos group.
+#[derive(Debug)]
+pub struct Multi {
+    group: Group,
+    tuning: Tuning,
+    random: Random,
+    now: Instant,
+    role: Role,
+    /// The highest ballot promised.
+    promised: Ballot,
+    /// The highest ballot in any record of this replica's log.
+    recorded: Ballot,
+    /// The highest ballot heard of.
+    seen: Ballot,
+    /// The leader in ballot `promised`, once it has shown itself.
+    leader: Option<ReplicaId>,
+    /// When a leader, or a candidate with a promise of ours, was last heard.
+    heard: Option<Instant>,
+    /// The own log did not become durable in time: not fit to lead until it does.
+    stalled: bool,
+    window: Window,
+    /// Everything up to here is known to be chosen.
+    commit: Slot,
+    /// Everything up to here is known to be chosen, or accepted in `promised`.
+    accepted_upto: Slot,
+    /// Chosen values below this cannot be read back from the own log.
+    loadable_from: Slot,
+    /// Loads that were asked for and not answered yet.
+    loading: Vec<Slot>,
+    timers: Timers<Timer, 3>,
+    due: Due,
+    candidacy: Candidacy,
+    term: Term,
+    reads: Reads,
+    counters: Counters,
+}
+
+impl Multi {
+    fn me(&self) -> ReplicaId {
+        self.group.me
+    }
+
+    fn quorum(&self) -> usize {
+        classic_quorum(self.group.replica_count)
+    }
+
+    fn peers(&self) -> impl Iterator<Item = ReplicaId> + use<> {
+        let me = self.group.me;
+        (0..self.group.replica_count as u8).map(ReplicaId).filter(move |peer| *peer != me)
+    }
+
+    /// A random time in `from..from + spread`.
+    fn random_wait(&mut self, from: Duration, spread: Duration) -> Duration {
+        from + Duration::from_nanos(self.random.next_u64() % (spread.as_nanos() as u64).max(1))
+    }
+
+    /// The election timer starts over with a new random time.
+    fn arm_election(&mut self) {
+        let timeout = self.tuning.election_timeout;
+        let wait = self.random_wait(timeout, timeout);
+        self.timers.arm(Timer::Election, self.now + wait);
+    }
+
+    /// Everything up to `slot` is chosen. Every slot on the way is in the window with its chosen value.
+    fn commit_to(&mut self, slot: Slot, effects: &mut Effects<Self>) {
+        while self.commit < slot {
+            let next = self.commit.next();
+            let Some(entry) = self.window.get(next) else {
+                assert!(!holds(Rule::AckContiguous), "a slot is committed only while its value is in memory");
+                break;
+            };
+            effects.choose(next, entry.value.clone());
+            self.commit = next;
+        }
+        self.window.advance_chosen(self.commit);
+        self.accepted_upto = self.accepted_upto.max(self.commit);
+        self.advance_accepted();
+    }
+
+    /// Extends `accepted_upto` over entries that were accepted in the promised ballot.
+    fn advance_accepted(&mut self) {
+        while self.window.get(self.accepted_upto.next()).is_some_and(|entry| entry.ballot == self.promised) {
+            self.accepted_upto = self.accepted_upto.next();
+        }
+    }
+
+    /// Accepts `value` in the promised ballot and writes it down; the acknowledgement follows at the end of the turn.
+    fn accept(&mut self, slot: Slot, value: Value, effects: &mut Effects<Self>) {
+        let ballot = self.promised;
+        let record = Record::Accept(AcceptRecord { ballot, slot, commit: self.commit });
+        // The acknowledgement names the last point of the turn, which is not before this one.
+        let _ = effects.persist(record, value.body());
+        self.recorded = ballot;
+        if self.window.get(slot).is_some_and(|old| old.ballot != ballot && old.value != value) {
+            self.counters.overwritten += 1;
+        }
+        self.window.set(slot, Entry { ballot, value });
+        self.due.ack = true;
+    }
+
+    /// Says at the end of the turn what was left for it.
+    fn end_turn(&mut self, effects: &mut Effects<Self>) {
+        if std::mem::take(&mut self.due.ack)
+            && let Some(leader) = self.leader
+        {
+            // The acknowledgement covers every acceptance so far, so it waits for the last of them. [D1, D10]
+            let accepted = Accepted { ballot: self.promised, upto: self.accepted_upto };
+            effects.send_after(effects.last_persist(), Dest::One(leader), accepted, None);
+        }
+        if std::mem::take(&mut self.due.round) && self.role == Role::Leader {
+            self.send_heartbeats(effects);
+        }
+        if std::mem::take(&mut self.due.commit) && self.role == Role::Leader {
+            self.send_commits(effects);
+        }
+        if std::mem::take(&mut self.due.read_index) {
+            self.send_read_index_request(effects);
+        }
+    }
+
+    fn on_deadline(&mut self, effects: &mut Effects<Self>) {
+        if self.timers.fires(Timer::Election, self.now) {
+            self.on_election_timeout(effects);
+        }
+        if self.timers.fires(Timer::Heartbeat, self.now) {
+            self.on_heartbeat_time(effects);
+        }
+        if self.timers.fires(Timer::ReadIndex, self.now) {
+            self.retry_own_reads(effects);
+        }
+        self.end_turn(effects);
+    }
+
+    fn on_message(
+        &mut self,
+        from: ReplicaId,
+        message: Message,
+        body: Option<Frame>,
+        effects: &mut Effects<Self>,
+    ) {
+        if from.index() >= self.group.replica_count || !message.is_plausible() {
+            return;
+        }
+        if from == self.me() {
+            // Only claims come back to their sender, and only once durable.
+            self.stalled = false;
+        }
+        match message {
+            Message::PreVote(message) => self.on_pre_vote(from, message, effects),
+            Message::PreVoteReply(message) => self.on_pre_vote_reply(from, message, effects),
+            Message::Prepare(message) => self.on_prepare(from, message, effects),
+            Message::Promise(message) => self.on_promise(from, message, effects),
+            Message::PromiseEntry(message) => self.on_promise_entry(from, message, body, effects),
+            Message::Refused(message) => self.on_refused(from, message, effects),
+            Message::Accept(message) => self.on_accept(from, message, body, effects),
+            Message::Accepted(message) => self.on_accepted(from, message, effects),
+            Message::Gap(message) => self.on_gap(from, message, effects),
+            Message::Commit(message) => self.on_commit(from, message, effects),
+            Message::Heartbeat(message) => self.on_heartbeat(from, message, effects),
+            Message::HeartbeatReply(message) => self.on_heartbeat_reply(from, message, effects),
+            Message::ReadIndexRequest(message) => self.on_read_index_request(from, message, effects),
+            Message::ReadIndexReply(message) => self.on_read_index_reply(message, effects),
+            Message::Forward(_) => self.on_forward(body, effects),
+            Message::TransferLeader(message) => self.on_transfer_leader(from, message, effects),
+        }
+    }
+}
+
+impl Protocol for Multi {
+    type Message = Message;
+    type Record = Record;
+
+    fn open(group: Group, tuning: Tuning, executed: Slot, incarnation: Incarnation, random: Random) -> Self {
+        assert!(group.me.index() < group.replica_count && group.home.index() < group.replica_count);
+        Self {
+            group,
+            tuning,
+            random,
+            now: Instant::default(),
+            role: Role::Follower,
+            promised: Ballot::default(),
+            recorded: Ballot::default(),
+            seen: Ballot::default(),
+            leader: None,
+            heard: None,
+            stalled: false,
+            window: Window::new(executed, tuning.tail_size_max),
+            commit: executed,
+            accepted_upto: executed,
+            // Below the snapshot the log may hold values that lost: the snapshot may have come from a peer.
+            loadable_from: executed.next(),
+            loading: Vec::new(),
+            timers: Timers::default(),
+            due: Due::default(),
+            candidacy: Candidacy::default(),
+            term: Term::default(),
+            reads: Reads::new(incarnation),
+            counters: Counters::default(),
+        }
+    }
+
+    fn replay(&mut self, record: Record, body: Option<Frame>, effects: &mut Effects<Self>) {
+        self.on_record(record, body, effects);
+    }
+
+    fn start(&mut self, now: Instant, effects: &mut Effects<Self>) {
+        self.now = now;
+        // While records were replayed the promise rose over what had been accepted below it.
+        self.accepted_upto = self.commit;
+        self.advance_accepted();
+        if self.group.replica_count == 1 {
+            self.stand(effects);
+            return;
+        }
+        // The home replica comes first when all start together, so that the leaders of different groups spread.
+        let timeout = self.tuning.election_timeout;
+        let wait = if self.group.home == self.me() {
+            self.random_wait(timeout / 2, timeout / 2)
+        } else {
+            self.random_wait(timeout + timeout / 2, timeout)
+        };
+        self.timers.arm(Timer::Election, now + wait);
+    }
+
+    fn step(&mut self, now: Instant, event: Event<Self>, effects: &mut Effects<Self>) {
+        self.now = now;
+        match event {
+            Event::Propose(frame) => self.on_propose(frame, effects),
+            Event::Deliver { from, message, body } => self.on_message(from, message, body, effects),
+            Event::Read(context) => self.on_read(context, effects),
+            Event::Loaded(slot, value) => self.on_loaded(slot, value, effects),
+            Event::Installed(slot) => self.on_installed(slot, effects),
+            Event::SnapshotSent(peer, upto) => self.on_snapshot_sent(peer, upto, effects),
+            Event::Deadline => self.on_deadline(effects),
+            Event::Suspect(peer) => self.on_suspect(peer, effects),
+        }
+        assert!(
+            self.commit <= self.accepted_upto,
+            "group {:?}: acknowledged less than committed",
+            self.group.id
+        );
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        if self.due.any() { Some(Instant(0)) } else { self.timers.next() }
+    }
+
+    fn record_slot(record: &Record) -> Option<Slot> {
+        record.slot()
+    }
+
+    fn record_committed(record: &Record) -> Slot {
+        record.commit()
+    }
+
+    fn restate(&self) -> Record {
+        Record::Promise(PromiseRecord { ballot: self.promised, commit: self.commit })
+    }
+
+    fn truncated(&mut self, below: Slot) {
+        self.loadable_from = self.loadable_from.max(below);
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            leader: self.leader,
+            leading: self.role == Role::Leader && self.term.start <= self.commit,
+            ballot: self.promised,
+            committed: self.commit,
+            last: self.window.last(),
+        }
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+}

@@ -1,0 +1,226 @@
+//! From commands to batches.
+//!
+//! Commands are written straight into the frame they will be decided in. Batching is natural: with an idle pipeline a
+//! batch leaves at the end of the turn, however small; while the pipeline is full the next batches fill. A partial
+//! batch waits for at most the configured linger, and only while others are in flight.
+//!
+//! Invariants:
+//! * At most `pipeline_depth` sealed batches are outstanding; they are executed in the order of their counters.
+//! * A batch gets its [`BatchId`] when it is proposed for the first time, so a batch that is given up while it waits
+//!   leaves no gap in the counters.
+//! * Everything is bounded: waiting batches by `queue_max`, memory by the pool. When there is no room the command is
+//!   refused to the caller, which stops reading from the client.
+
+use std::collections::VecDeque;
+
+use panch_wire::batch::{BatchWriter, Entry, OVERHEAD, size_of_command};
+use panch_wire::command::Command;
+use panch_wire::frame::{FRAME_SIZE_MAX, Frame, FramePool};
+use panch_wire::ids::{BatchId, Incarnation, ReplicaId};
+use panch_wire::time::{Duration, Instant};
+
+use crate::core::ReplyTo;
+
+/// Bounds of a batcher.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    /// Commands in a batch at which it is complete.
+    pub commands_max: usize,
+    /// Bytes of a batch at which it is complete; a larger single command gets a batch of its own.
+    pub size_max: usize,
+    /// Batches in flight.
+    pub pipeline_depth: usize,
+    /// The longest that a partial batch waits while other batches are in flight.
+    pub linger: Duration,
+    /// Complete batches that wait for the pipeline before commands are refused.
+    pub queue_max: usize,
+}
+
+impl Default for BatchLimits {
+    fn default() -> Self {
+        Self {
+            commands_max: 100,
+            size_max: 64 << 10,
+            pipeline_depth: 10,
+            linger: Duration::ZERO,
+            queue_max: 64,
+        }
+    }
+}
+
+/// Why a command was not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// No room now: try again when a batch has completed.
+    Busy,
+    /// It can never fit.
+    TooLarge,
+}
+
+struct Filling {
+    writer: BatchWriter,
+    tokens: Vec<ReplyTo>,
+    since: Instant,
+}
+
+/// A batch in flight.
+pub(crate) struct Outstanding {
+    pub(crate) frame: Frame,
+    /// Whom to answer, one per command; empty once the clients were told that the outcome is unknown.
+    pub(crate) tokens: Vec<ReplyTo>,
+    pub(crate) since: Instant,
+}
+
+/// The batches of one replica that are not executed yet.
+pub(crate) struct Batcher {
+    limits: BatchLimits,
+    me: ReplicaId,
+    incarnation: Incarnation,
+    counter: u64,
+    open: Option<Filling>,
+    queue: VecDeque<Filling>,
+    outstanding: VecDeque<Outstanding>,
+    spare_entries: Vec<Vec<Entry>>,
+    spare_tokens: Vec<Vec<ReplyTo>>,
+}
+
+impl Batcher {
+    pub(crate) fn new(limits: BatchLimits, me: ReplicaId, incarnation: Incarnation) -> Self {
+        Self {
+            limits,
+            me,
+            incarnation,
+            counter: 0,
+            open: None,
+            queue: VecDeque::new(),
+            outstanding: VecDeque::new(),
+            spare_entries: Vec::new(),
+            spare_tokens: Vec::new(),
+        }
+    }
+
+    /// Takes a command into the batch that is being filled.
+    pub(crate) fn push(
+        &mut self,
+        now: Instant,
+        pool: &FramePool,
+        command: &Command<'_>,
+        token: ReplyTo,
+    ) -> Result<(), Refusal> {
+        let size = OVERHEAD + size_of_command(command);
+        if size > FRAME_SIZE_MAX {
+            return Err(Refusal::TooLarge);
+        }
+        if let Some(open) = &mut self.open
+            && open.writer.push(command)
+        {
+            open.tokens.push(token);
+            if open.writer.command_count() >= self.limits.commands_max {
+                self.queue.extend(self.open.take());
+            }
+            return Ok(());
+        }
+        if self.queue.len() >= self.limits.queue_max {
+            return Err(Refusal::Busy);
+        }
+        let memory = pool.take(size.max(self.limits.size_max)).ok_or(Refusal::Busy)?;
+        self.queue.extend(self.open.take());
+        let mut writer = BatchWriter::new(memory, self.spare_entries.pop().unwrap_or_default());
+        let fits = writer.push(command);
+        assert!(fits, "the frame was taken large enough for this command");
+        let mut tokens = self.spare_tokens.pop().unwrap_or_default();
+        tokens.push(token);
+        let filling = Filling { writer, tokens, since: now };
+        if self.limits.commands_max <= 1 {
+            self.queue.push_back(filling);
+        } else {
+            self.open = Some(filling);
+        }
+        Ok(())
+    }
+
+    /// Seals the next batch that may leave now.
+    pub(crate) fn seal_next(&mut self, now: Instant) -> Option<&Frame> {
+        if self.outstanding.len() >= self.limits.pipeline_depth {
+            return None;
+        }
+        let filling = match self.queue.pop_front() {
+            Some(filling) => filling,
+            None => {
+                let open = self.open.as_ref()?;
+                let waited = now.since(open.since) >= self.limits.linger;
+                if !self.outstanding.is_empty() && !waited {
+                    return None;
+                }
+                self.open.take()?
+            }
+        };
+        self.counter += 1;
+        let id = BatchId { proposer: self.me, incarnation: self.incarnation, counter: self.counter };
+        let (frame, entries) = filling.writer.seal(id);
+        self.spare_entries.push(entries);
+        self.outstanding.push_back(Outstanding { frame, tokens: filling.tokens, since: now });
+        self.outstanding.back().map(|batch| &batch.frame)
+    }
+
+    /// When [`Batcher::seal_next`] may have something that it has not now.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        if self.outstanding.len() >= self.limits.pipeline_depth {
+            return None;
+        }
+        self.open.as_ref().map(|open| open.since + self.limits.linger)
+    }
+
+    /// Batches in flight, oldest first.
+    pub(crate) fn outstanding(&self) -> impl ExactSizeIterator<Item = &Outstanding> {
+        self.outstanding.iter()
+    }
+
+    /// Ends the oldest batch in flight if it is `id`.
+    pub(crate) fn finish(&mut self, id: BatchId) -> Option<Outstanding> {
+        if self.outstanding.front()?.frame.id() != id {
+            return None;
+        }
+        self.outstanding.pop_front()
+    }
+
+    /// Ends the oldest batch in flight if its counter is below `next`: it was executed elsewhere, in a snapshot.
+    pub(crate) fn finish_below(&mut self, next: u64) -> Option<Outstanding> {
+        if self.outstanding.front()?.frame.id().counter >= next {
+            return None;
+        }
+        self.outstanding.pop_front()
+    }
+
+    /// Gives storage back for reuse.
+    pub(crate) fn recycle(&mut self, mut tokens: Vec<ReplyTo>) {
+        tokens.clear();
+        if self.spare_tokens.len() < self.limits.queue_max {
+            self.spare_tokens.push(tokens);
+        }
+    }
+
+    /// The next batch in flight since before `limit` whose clients still wait: they are taken out, the batch stays.
+    pub(crate) fn overdue_outstanding(&mut self, limit: Instant) -> Option<Vec<ReplyTo>> {
+        let batch = self.outstanding.iter_mut().find(|batch| !batch.tokens.is_empty())?;
+        (batch.since < limit).then(|| std::mem::take(&mut batch.tokens))
+    }
+
+    /// Gives up the next batch that waits for the pipeline since before `limit`: it was never proposed.
+    pub(crate) fn overdue_waiting(&mut self, limit: Instant) -> Option<Vec<ReplyTo>> {
+        if self.queue.is_empty() && self.open.as_ref().is_some_and(|open| open.since < limit) {
+            self.queue.extend(self.open.take());
+        }
+        if self.queue.front()?.since >= limit {
+            return None;
+        }
+        self.queue.pop_front().map(|filling| filling.tokens)
+    }
+
+    /// Since when the oldest command waits.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        let flying = self.outstanding.iter().find(|batch| !batch.tokens.is_empty()).map(|batch| batch.since);
+        let waiting = self.queue.front().or(self.open.as_ref()).map(|filling| filling.since);
+        [flying, waiting].into_iter().flatten().min()
+    }
+}

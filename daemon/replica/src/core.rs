@@ -1,0 +1,497 @@
+//! One core's turn, without I/O: its replicas and their common log.
+//!
+//! A driver (the glommio loop in `panch-runtime`, the virtual world in `panch-sim`) hands in what arrived, then calls
+//! [`Core::end_turn`] once, then [`Core::next_write`] once: one log write and one packet per peer and turn, shared by
+//! all groups of the core.
+
+use panch_consensus::protocol::{Counters, Event, Group, Protocol, Random, Status, Tuning, Value};
+use std::io;
+
+use panch_wal::{Location, Lsn, Sync, Wal, Write, WriteFailed};
+use panch_wire::command::{Command, Reply};
+use panch_wire::frame::{Frame, FramePool};
+use panch_wire::ids::{GroupId, Incarnation, REPLICAS_MAX, ReplicaId, Slot};
+use panch_wire::record::Fixed;
+use panch_wire::rule::{self, Rule};
+use panch_wire::time::Instant;
+
+use crate::batcher::Refusal;
+use crate::machine::StateMachine;
+use crate::probe::Probe;
+use crate::replica::{Level, PROTOCOL_RECORD, Replica, ReplicaConfig, Surroundings};
+use crate::transfer::{SnapshotFile, TransferMessage};
+
+/// Whom a reply is for: the driver's own words, carried along and given back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ReplyTo {
+    /// The connection.
+    pub connection: u64,
+    /// The request on it.
+    pub request: u64,
+}
+
+/// What kind of message a packet carries, as the peer protocol numbers them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum MessageKind {
+    /// Of the group's protocol.
+    Protocol = 0,
+    /// A [`TransferMessage`].
+    Transfer = 1,
+}
+
+/// What a core wants done in the world. Calls come in order; none may call back into the core.
+pub trait Outbox {
+    /// Sends `message` (with `body`) to a peer. May drop it: protocols expect loss.
+    fn send(
+        &mut self,
+        to: ReplicaId,
+        group: GroupId,
+        kind: MessageKind,
+        message: &[u8],
+        body: Option<&Frame>,
+    );
+    /// Answers a command.
+    fn reply(&mut self, to: ReplyTo, reply: Reply<'_>);
+    /// Reads a frame back from the log; answered by [`Core::loaded`].
+    fn load(&mut self, group: GroupId, slot: Slot, location: Location);
+    /// Writes a chunk of the snapshot file of `slot`; `last` completes it: sync, rename, sync the directory. Each
+    /// chunk is answered by [`Core::snapshot_written`].
+    fn snapshot_write(&mut self, group: GroupId, slot: Slot, offset: u64, bytes: &[u8], last: bool);
+    /// Reads a chunk of a complete snapshot file for `peer`; answered by [`Core::snapshot_read`].
+    fn snapshot_read(
+        &mut self,
+        group: GroupId,
+        peer: ReplicaId,
+        file: SnapshotFile,
+        offset: u64,
+        length: usize,
+    );
+    /// Removes a snapshot file, complete or not.
+    fn snapshot_remove(&mut self, group: GroupId, slot: Slot);
+    /// A slot was executed; for observers.
+    fn executed(&mut self, _group: GroupId, _slot: Slot, _value: &Value) {}
+}
+
+/// What a core is made of.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// This node's replica in every group.
+    pub me: ReplicaId,
+    /// Replicas of every group.
+    pub replica_count: usize,
+    /// The groups of this core.
+    pub groups: Vec<GroupId>,
+    /// Settings of every replica.
+    pub replica: ReplicaConfig,
+    /// Knobs of the protocol.
+    pub tuning: Tuning,
+    /// Bytes of log segments at which the group that keeps the oldest one is made to take a snapshot.
+    pub log_size_max: u64,
+}
+
+/// The incarnation for a node whose last one was `stored`: durable before [`Core::start`] (protocols D5).
+pub fn next_incarnation(stored: Incarnation) -> Incarnation {
+    if rule::holds(Rule::IncarnationDurable) { Incarnation(stored.0 + 1) } else { stored }
+}
+
+/// For operators: one group on one node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GroupStatus {
+    /// The group.
+    pub group: GroupId,
+    /// What the protocol says.
+    pub protocol: Status,
+    /// Everything up to here is executed.
+    pub executed: Slot,
+    /// Digest of the state after `executed`: equal on all replicas.
+    pub digest: u64,
+    /// Keys in the group's table.
+    pub keys: u64,
+    /// Counters of the replica.
+    pub probe: Probe,
+    /// Counters of the protocol.
+    pub counters: Counters,
+}
+
+/// One core's replicas and their common log.
+pub struct Core<P: Protocol> {
+    me: ReplicaId,
+    incarnation: Incarnation,
+    /// In ascending order of group.
+    replicas: Vec<Replica<P>>,
+    wal: Option<Wal>,
+    pool: FramePool,
+    /// The latest incarnation heard of each peer.
+    peers: [Incarnation; REPLICAS_MAX],
+    durable: Lsn,
+    log_size_max: u64,
+    /// Until the log is durable up to here, nothing is said and nothing is taken in.
+    start_after: Option<Lsn>,
+}
+
+impl<P: Protocol> Core<P> {
+    /// A core before its log is replayed. `restored` holds the state of each group that has a snapshot.
+    pub fn open(
+        config: &CoreConfig,
+        incarnation: Incarnation,
+        pool: FramePool,
+        mut random: impl FnMut(GroupId) -> Random,
+        mut restored: impl FnMut(GroupId) -> Option<(SnapshotFile, StateMachine)>,
+    ) -> Self {
+        let mut groups = config.groups.clone();
+        groups.sort_unstable();
+        let replicas = groups.into_iter().map(|id| {
+            let home = ReplicaId((id.index() % config.replica_count) as u8);
+            let group = Group { id, me: config.me, replica_count: config.replica_count, home };
+            let (file, machine) = match restored(id) {
+                Some((file, machine)) => (Some(file), machine),
+                None => (None, StateMachine::new(config.replica.machine)),
+            };
+            let executed = file.map_or(Slot(0), |file| file.slot);
+            let protocol = P::open(group, config.tuning, executed, incarnation, random(id));
+            let mut replica = Replica::new(group, config.replica, protocol, machine, executed, incarnation);
+            if let Some(file) = file {
+                replica.snapshots.found(file);
+            }
+            replica
+        });
+        Self {
+            me: config.me,
+            incarnation,
+            replicas: replicas.collect(),
+            wal: None,
+            pool,
+            peers: Default::default(),
+            durable: Lsn::default(),
+            log_size_max: config.log_size_max,
+            start_after: None,
+        }
+    }
+
+    /// Takes in one record of the log, oldest first.
+    ///
+    /// # Errors
+    /// If the record belongs to no group of this core or does not decode: the log was written by another version.
+    pub fn replay(&mut self, entry: panch_wal::Entry<'_>, out: &mut impl Outbox) -> Result<(), ReplayFault> {
+        let group = entry.group;
+        let index = self.index_of(group).ok_or(ReplayFault::UnknownGroup(group))?;
+        if entry.kind != PROTOCOL_RECORD {
+            return Err(ReplayFault::Undecodable(group));
+        }
+        let record = P::Record::decode_fixed(entry.bytes).ok_or(ReplayFault::Undecodable(group))?;
+        let body_ref = entry.body_at.map(|(body, _)| body);
+        self.replicas[index].replay(record, entry.body, entry.lsn, body_ref, out);
+        Ok(())
+    }
+
+    /// After the replay: a slot that was known to be chosen and is now neither in the snapshot nor in the log. A node with
+    /// such a hole must not start.
+    pub fn hole(&self) -> Option<(GroupId, Slot)> {
+        self.replicas.iter().find_map(|replica| Some((replica.group.id, replica.hole()?)))
+    }
+
+    /// The log is replayed and this incarnation is durable: life begins as soon as the log is durable up to `replayed`,
+    /// since what was read may have been in a volatile cache only.
+    pub fn start(&mut self, now: Instant, wal: Wal, replayed: Lsn, out: &mut impl Outbox) {
+        self.wal = Some(wal);
+        self.start_after = Some(replayed);
+        self.release_durable(now, out);
+    }
+
+    /// Whether [`Core::start`] has taken effect.
+    pub fn is_live(&self) -> bool {
+        self.wal.is_some() && self.start_after.is_none()
+    }
+
+    /// This node's incarnation.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// Takes a command of a client.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] if there is no room now: read no more from this client and try again after a turn.
+    pub fn submit(
+        &mut self,
+        now: Instant,
+        group: GroupId,
+        command: &Command<'_>,
+        level: Level,
+        token: ReplyTo,
+    ) -> Result<(), Refusal> {
+        let Some(index) = self.index_of(group) else { return Err(Refusal::TooLarge) };
+        if !self.is_live() {
+            return Err(Refusal::Busy);
+        }
+        self.replicas[index].submit(now, &self.pool, command, level, token)
+    }
+
+    /// Answers a read with whatever this node has executed; `None` if the group is not here or the command is no read.
+    pub fn read_stale<R>(
+        &mut self,
+        group: GroupId,
+        command: &Command<'_>,
+        answer: impl FnOnce(Reply<'_>) -> R,
+    ) -> Option<R> {
+        let index = self.index_of(group).filter(|_| command.kind.is_read())?;
+        Some(self.replicas[index].read_stale(command, answer))
+    }
+
+    /// Whether a packet between these incarnations may be taken in: messages from or to an earlier life are void
+    /// (protocols D6).
+    pub fn admits(&mut self, from: ReplicaId, sender: Incarnation, receiver: Incarnation) -> bool {
+        if from.index() >= REPLICAS_MAX || from == self.me || sender < self.peers[from.index()] {
+            return false;
+        }
+        self.peers[from.index()] = sender;
+        receiver == Incarnation(0) || receiver == self.incarnation
+    }
+
+    /// The latest incarnation heard of `peer`; 0 if none.
+    pub fn peer_incarnation(&self, peer: ReplicaId) -> Incarnation {
+        self.peers[peer.index()]
+    }
+
+    /// Takes in one message of a peer. The body was validated.
+    ///
+    /// # Errors
+    /// [`Undecodable`] if it is no message: the peer misbehaves or has another version.
+    pub fn deliver(
+        &mut self,
+        now: Instant,
+        from: ReplicaId,
+        group: GroupId,
+        kind: u8,
+        bytes: &[u8],
+        body: Option<Frame>,
+        out: &mut impl Outbox,
+    ) -> Result<(), Undecodable> {
+        let index = self.index_of(group).ok_or(Undecodable)?;
+        if !self.is_live() {
+            return Ok(());
+        }
+        let Some(wal) = &mut self.wal else { return Ok(()) };
+        let around = &mut Surroundings { now, wal, pool: &self.pool, out };
+        let replica = &mut self.replicas[index];
+        if from.index() >= replica.group.replica_count {
+            return Err(Undecodable);
+        }
+        if kind == MessageKind::Protocol as u8 {
+            let message = P::Message::decode_fixed(bytes).ok_or(Undecodable)?;
+            replica.step(Event::Deliver { from, message, body }, around);
+        } else if kind == MessageKind::Transfer as u8 {
+            let message = TransferMessage::decode_fixed(bytes).ok_or(Undecodable)?;
+            replica.on_transfer(from, message, body, around);
+        } else {
+            return Err(Undecodable);
+        }
+        Ok(())
+    }
+
+    /// The connection to `peer` was lost.
+    pub fn suspect(&mut self, now: Instant, peer: ReplicaId, out: &mut impl Outbox) {
+        self.for_each(now, out, |replica, around| replica.step(Event::Suspect(peer), around));
+    }
+
+    /// A log write has ended.
+    ///
+    /// # Errors
+    /// If it failed: the node must stop and never try that write again (protocols D2).
+    pub fn log_written(
+        &mut self,
+        now: Instant,
+        write: Write,
+        result: io::Result<()>,
+        out: &mut impl Outbox,
+    ) -> Result<(), WriteFailed> {
+        self.wal.as_mut().expect("a write comes from the log").on_written(write, result)?;
+        self.release_durable(now, out);
+        Ok(())
+    }
+
+    /// A sync of the log has ended.
+    ///
+    /// # Errors
+    /// As [`Core::log_written`].
+    pub fn log_synced(
+        &mut self,
+        now: Instant,
+        sync: Sync,
+        result: io::Result<()>,
+        out: &mut impl Outbox,
+    ) -> Result<(), WriteFailed> {
+        self.wal.as_mut().expect("a sync comes from the log").on_synced(sync, result)?;
+        self.release_durable(now, out);
+        Ok(())
+    }
+
+    fn release_durable(&mut self, now: Instant, out: &mut impl Outbox) {
+        let Some(wal) = &mut self.wal else { return };
+        let durable = wal.durable();
+        if let Some(after) = self.start_after {
+            if durable < after {
+                return;
+            }
+            self.start_after = None;
+            self.durable = durable;
+            for replica in &mut self.replicas {
+                replica.start(&mut Surroundings { now, wal, pool: &self.pool, out });
+            }
+        }
+        if durable > self.durable {
+            self.durable = durable;
+            self.for_each(now, out, |replica, around| replica.durable(durable, around));
+        }
+    }
+
+    /// A frame was read back from the log; `None` if it could not be.
+    pub fn loaded(
+        &mut self,
+        now: Instant,
+        group: GroupId,
+        slot: Slot,
+        frame: Option<Frame>,
+        out: &mut impl Outbox,
+    ) {
+        let event = Event::Loaded(slot, frame.map(Value::Batch));
+        self.with(group, now, out, |replica, around| replica.step(event, around));
+    }
+
+    /// A snapshot chunk was written; `durable` once the file is complete and survives a crash.
+    pub fn snapshot_written(
+        &mut self,
+        now: Instant,
+        group: GroupId,
+        slot: Slot,
+        written: Result<bool, ()>,
+        out: &mut impl Outbox,
+    ) {
+        self.with(group, now, out, |replica, around| match written {
+            Ok(durable) => replica.snapshot_written(slot, durable, around),
+            Err(()) => replica.snapshot_failed(slot, around.out),
+        });
+    }
+
+    /// A snapshot chunk was read for `peer`; `None` if it could not be.
+    pub fn snapshot_read(
+        &mut self,
+        now: Instant,
+        group: GroupId,
+        peer: ReplicaId,
+        file: SnapshotFile,
+        offset: u64,
+        bytes: Option<&[u8]>,
+        out: &mut impl Outbox,
+    ) {
+        self.with(group, now, out, |replica, around| {
+            replica.snapshot_read(peer, file, offset, bytes, around)
+        });
+    }
+
+    /// Ends a turn: batches leave, deadlines fall, a full log asks for snapshots.
+    pub fn end_turn(&mut self, now: Instant, out: &mut impl Outbox) {
+        self.for_each(now, out, |replica, around| replica.end_turn(around));
+        let Some(wal) = &mut self.wal else { return };
+        if wal.retained_size() > self.log_size_max
+            && let Some(group) = wal.oldest_blocking_group()
+            && let Ok(index) = self.replicas.binary_search_by_key(&group, |replica| replica.group.id)
+        {
+            self.replicas[index].snapshots.request();
+        }
+    }
+
+    /// The next log write; called until `None` at the end of a turn. Usually there is one: everything that the turn
+    /// appended, of all groups.
+    pub fn next_write(&mut self, now: Instant, out: &mut impl Outbox) -> Option<Write> {
+        let wal = self.wal.as_mut()?;
+        let replicas = &mut self.replicas;
+        let write = wal.next_write(now, |restatement| {
+            if rule::holds(Rule::PromiseRestated) {
+                for replica in replicas {
+                    replica.restate(restatement);
+                }
+            }
+        });
+        // A log in memory is durable as soon as it is appended to.
+        self.release_durable(now, out);
+        write
+    }
+
+    /// The log, for the driver's segment work.
+    pub fn wal(&mut self) -> Option<&mut Wal> {
+        self.wal.as_mut()
+    }
+
+    /// When the next turn is wanted even if nothing arrives.
+    pub fn deadline(&self) -> Option<Instant> {
+        let replicas =
+            self.is_live().then(|| self.replicas.iter().filter_map(Replica::deadline).min()).flatten();
+        let wal = self.wal.as_ref().and_then(Wal::deadline);
+        [replicas, wal].into_iter().flatten().min()
+    }
+
+    /// For operators, per group.
+    pub fn status(&self) -> impl Iterator<Item = GroupStatus> {
+        self.replicas.iter().map(|replica| GroupStatus {
+            group: replica.group.id,
+            protocol: replica.status(),
+            executed: replica.executed,
+            digest: replica.machine.digest(),
+            keys: replica.machine.key_count() as u64,
+            probe: replica.probe,
+            counters: replica.counters(),
+        })
+    }
+
+    fn index_of(&self, group: GroupId) -> Option<usize> {
+        self.replicas.binary_search_by_key(&group, |replica| replica.group.id).ok()
+    }
+
+    fn with<O: Outbox>(
+        &mut self,
+        group: GroupId,
+        now: Instant,
+        out: &mut O,
+        work: impl FnOnce(&mut Replica<P>, &mut Surroundings<'_, O>),
+    ) {
+        if self.is_live()
+            && let Some(index) = self.index_of(group)
+            && let Some(wal) = &mut self.wal
+        {
+            work(&mut self.replicas[index], &mut Surroundings { now, wal, pool: &self.pool, out });
+        }
+    }
+
+    fn for_each<O: Outbox>(
+        &mut self,
+        now: Instant,
+        out: &mut O,
+        mut work: impl FnMut(&mut Replica<P>, &mut Surroundings<'_, O>),
+    ) {
+        if !self.is_live() {
+            return;
+        }
+        let Some(wal) = &mut self.wal else { return };
+        for replica in &mut self.replicas {
+            work(replica, &mut Surroundings { now, wal, pool: &self.pool, out });
+        }
+    }
+}
+
+/// A record of the log that this core cannot take in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ReplayFault {
+    /// It belongs to a group that is not configured.
+    #[error("the log holds records of group {}, which is not configured on this core: restore the cluster's `groups` and this node's `cores`", .0.0)]
+    UnknownGroup(GroupId),
+    /// It is not a record of the configured protocol.
+    #[error("the log holds a record of group {} that this version cannot read: start it with the version and protocol that wrote it", .0.0)]
+    Undecodable(GroupId),
+}
+
+/// Bytes of a peer that are no message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the peer sent something that is not a message of this protocol")]
+pub struct Undecodable;

@@ -1,0 +1,312 @@
+//! The replicated state of one group: the key-value table, the client sessions, and how far each proposer's batches got.
+//!
+//! Two replicas that have applied the same log are in the same state and have the same [`StateMachine::digest`].
+//! Nothing here knows which protocol decided the log.
+
+use std::cmp::Ordering;
+
+use panch_wire::command::{Command, CommandError, CommandKind, KEY_SIZE_MAX, Reply};
+use panch_wire::ids::{BatchId, GroupId, Incarnation, REPLICAS_MAX, ReplicaId, Slot};
+use panch_wire::rule::{Rule, holds};
+
+use crate::kv::{Kv, digest};
+use crate::sessions::{SessionAdmission, Sessions};
+use crate::snapshot::record::{self, Totals};
+use crate::snapshot::writer::SnapshotWriter;
+
+/// No limit on values may be set higher than this, in bytes.
+pub const VALUE_SIZE_CEILING: usize = 512 << 20;
+
+const DIGEST_PROPOSER: u64 = 4;
+const DIGEST_STATE: u64 = 5;
+
+/// Bounds of the state. All but the seed decide what commands answer: those must be the same on every replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MachineLimits {
+    /// The longest value, in bytes; at most [`VALUE_SIZE_CEILING`].
+    pub value_size_max: usize,
+    /// The longest reply to a command that reads many keys, in bytes.
+    pub reply_size_max: usize,
+    /// How many sessions may be open.
+    pub session_count_max: usize,
+    /// Decides where things lie in the hash tables, not what they are.
+    pub hash_seed: u64,
+}
+
+impl Default for MachineLimits {
+    fn default() -> Self {
+        Self {
+            // A command with the longest key and the longest value fits into a batch of 1 MiB.
+            value_size_max: (1 << 20) - KEY_SIZE_MAX - 1 - 4096,
+            reply_size_max: 64 << 20,
+            session_count_max: 1 << 16,
+            hash_seed: 0,
+        }
+    }
+}
+
+impl MachineLimits {
+    pub(crate) fn check(&self) {
+        assert!(self.value_size_max <= VALUE_SIZE_CEILING, "the limit of values is above the ceiling");
+    }
+}
+
+/// How far the batches of one proposer were applied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// The proposer's highest incarnation seen.
+    pub incarnation: Incarnation,
+    /// The counter of the batch of that incarnation that is to be applied next.
+    pub next: u64,
+}
+
+/// Of a proposer nothing was applied yet.
+const UNSEEN: Progress = Progress { incarnation: Incarnation(0), next: 1 };
+
+/// What to do with a decided batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// Apply its commands.
+    Apply,
+    /// It was applied before, or its incarnation is over: skip it.
+    Duplicate,
+    /// A batch before it is missing: skip it. Its proposer proposes both again.
+    Gap,
+}
+
+/// Progress of every proposer of the group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Proposers([Progress; REPLICAS_MAX]);
+
+impl Default for Proposers {
+    fn default() -> Self {
+        Self([UNSEEN; REPLICAS_MAX])
+    }
+}
+
+impl Proposers {
+    /// Decides about the batch `id` and notes that it is applied if the answer is to apply it.
+    ///
+    /// The answer depends only on the batches before it in the log. A proposer's batches are applied in the order of
+    /// their counters without a gap, each once.
+    pub fn admit(&mut self, id: BatchId) -> Admission {
+        let Some(progress) = self.0.get_mut(id.proposer.index()) else { return Admission::Gap };
+        if id.incarnation > progress.incarnation {
+            *progress = Progress { incarnation: id.incarnation, next: 1 };
+        }
+        let admission = if id.incarnation < progress.incarnation || id.counter < progress.next {
+            Admission::Duplicate
+        } else if id.counter > progress.next {
+            Admission::Gap
+        } else {
+            Admission::Apply
+        };
+        match admission {
+            Admission::Apply => progress.next += 1,
+            _ if !holds(Rule::BatchInOrder) => return Admission::Apply,
+            _ => {}
+        }
+        admission
+    }
+
+    /// How far the batches of `id` were applied.
+    pub fn progress(&self, id: ReplicaId) -> Progress {
+        self.0[id.index()]
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (ReplicaId, Progress)> {
+        self.0.iter().enumerate().map(|(index, progress)| (ReplicaId(index as u8), *progress))
+    }
+
+    fn digest(&self) -> u64 {
+        self.iter().fold(0u64, |sum, (id, progress)| {
+            let words = [u64::from(id.0), u64::from(progress.incarnation.0), progress.next];
+            sum.wrapping_add(digest::of_words(DIGEST_PROPOSER, words))
+        })
+    }
+
+    /// Sets the progress of a proposer from a snapshot; false if it cannot be one.
+    pub(crate) fn restore(&mut self, id: ReplicaId, progress: Progress) -> bool {
+        let Some(place) = self.0.get_mut(id.index()) else { return false };
+        let fits = *place == UNSEEN && progress != UNSEEN && progress.next != 0;
+        *place = progress;
+        fits
+    }
+}
+
+/// The whole state of a group.
+pub struct StateMachine {
+    pub(crate) kv: Kv,
+    pub(crate) sessions: Sessions,
+    pub(crate) proposers: Proposers,
+    snapshot: Option<SnapshotWriter>,
+    limits: MachineLimits,
+}
+
+const MALFORMED: Reply<'static> = Reply::Error(CommandError::Malformed);
+
+impl StateMachine {
+    /// The state before the first command.
+    pub fn new(limits: MachineLimits) -> Self {
+        Self {
+            kv: Kv::new(&limits),
+            sessions: Sessions::new(limits.session_count_max, limits.hash_seed),
+            proposers: Proposers::default(),
+            snapshot: None,
+            limits,
+        }
+    }
+
+    /// The bounds it was made with.
+    pub fn limits(&self) -> MachineLimits {
+        self.limits
+    }
+
+    /// How many keys.
+    pub fn key_count(&self) -> usize {
+        self.kv.len()
+    }
+
+    /// The table.
+    pub fn kv(&self) -> &Kv {
+        &self.kv
+    }
+
+    /// The sessions.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// The progress of the proposers.
+    pub fn proposers(&self) -> &Proposers {
+        &self.proposers
+    }
+
+    /// Decides about a decided batch, see [`Proposers::admit`]. To be asked once per batch, in log order.
+    pub fn admit(&mut self, id: BatchId) -> Admission {
+        self.proposers.admit(id)
+    }
+
+    /// The counter of the next batch of `id` in `incarnation` that would be applied: all below are settled.
+    pub fn next_counter(&self, id: ReplicaId, incarnation: Incarnation) -> u64 {
+        let progress = self.proposers.progress(id);
+        match incarnation.cmp(&progress.incarnation) {
+            Ordering::Less => u64::MAX,
+            Ordering::Equal => progress.next,
+            Ordering::Greater => 1,
+        }
+    }
+
+    /// Applies a command that is decided at `slot`. `scratch` is memory for answers that are put together, or are no
+    /// longer in the table.
+    ///
+    /// A command with a session header takes effect at most once; one that only reads is executed each time, because
+    /// it has no effect. `slot` must be the same on every replica: it becomes part of the state of the session.
+    pub fn apply<'a>(&'a mut self, slot: Slot, command: &Command<'_>, scratch: &'a mut Vec<u8>) -> Reply<'a> {
+        use CommandKind::{CloseSession, ExpireSessions, OpenSession};
+        match (command.kind, command.session) {
+            (OpenSession, Some(header)) => match self.sessions.open(slot, header.session) {
+                Ok(()) => Reply::Ok,
+                Err(error) => Reply::Error(error),
+            },
+            (CloseSession, Some(header)) => {
+                self.sessions.close(slot, header.session);
+                Reply::Ok
+            }
+            (OpenSession | CloseSession, None) => MALFORMED,
+            (ExpireSessions, _) => match command.value.try_into() {
+                Ok(bytes) => Reply::Int(self.sessions.expire(Slot(u64::from_le_bytes(bytes))) as i64),
+                Err(_) => MALFORMED,
+            },
+            (kind, Some(header)) if !kind.is_read() => match self.sessions.admit(slot, header) {
+                SessionAdmission::Execute(place) => {
+                    let reply = self.kv.apply(command, scratch);
+                    self.sessions.remember(place, header.number, reply);
+                    reply
+                }
+                SessionAdmission::Executed(place) => self.sessions.remembered(place, header.number),
+                SessionAdmission::Refuse(error) => Reply::Error(error),
+            },
+            _ => self.kv.apply(command, scratch),
+        }
+    }
+
+    /// Serves a command that only reads, from the state as it is. Answers `Malformed` to any other.
+    pub fn read<'a>(&'a self, command: &Command<'_>, scratch: &'a mut Vec<u8>) -> Reply<'a> {
+        self.kv.read(command, scratch)
+    }
+
+    /// Digest of the whole state. Costs the same whatever the size of the state.
+    pub fn digest(&self) -> u64 {
+        self.digest_with(self.sessions.digest())
+    }
+
+    fn digest_with(&self, sessions: u64) -> u64 {
+        digest::of_words(DIGEST_STATE, [self.kv.digest(), sessions, self.proposers.digest()])
+    }
+
+    /// Bytes of memory that the state has allocated, in about.
+    pub fn size_bytes(&self) -> usize {
+        self.kv.size_bytes() + self.sessions.size_bytes()
+    }
+
+    /// Begins a snapshot of the state as it is now, with everything up to `slot` applied. Commands may be applied while
+    /// it is taken piece by piece with [`snapshot_chunk`](Self::snapshot_chunk); the snapshot does not see them.
+    ///
+    /// # Panics
+    /// If one is being taken already, see [`is_snapshot_active`](Self::is_snapshot_active).
+    pub fn begin_snapshot(&mut self, group: GroupId, slot: Slot) {
+        assert!(self.snapshot.is_none(), "one snapshot at a time: group {group:?} slot {slot:?}");
+        let with_sessions = holds(Rule::SessionsInSnapshot);
+        let totals = Totals {
+            entry_count: self.kv.len() as u64,
+            session_count: if with_sessions { self.sessions.known_count() as u64 } else { 0 },
+            digest: self.digest_with(if with_sessions { self.sessions.digest() } else { 0 }),
+        };
+        let mut writer = SnapshotWriter::new(group, slot, totals);
+        for (id, progress) in self.proposers.iter().filter(|(_, progress)| *progress != UNSEEN) {
+            record::push_proposer(writer.stream(), id, progress);
+        }
+        if with_sessions {
+            self.sessions.begin_scan();
+        }
+        self.kv.begin_scan();
+        self.snapshot = Some(writer);
+    }
+
+    /// Whether a snapshot is being taken.
+    pub fn is_snapshot_active(&self) -> bool {
+        self.snapshot.is_some()
+    }
+
+    /// Appends the next piece of the snapshot to `out`, at most `size_hint` bytes (but at least 8 KiB may come), none
+    /// where many deleted keys leave nothing to write. True when that was the last. The work is bounded by `size_hint`:
+    /// call it once per turn.
+    ///
+    /// # Panics
+    /// If no snapshot is being taken.
+    pub fn snapshot_chunk(&mut self, out: &mut Vec<u8>, size_hint: usize) -> bool {
+        let writer = self.snapshot.as_mut().expect("begin_snapshot comes first");
+        let (size, mut visit_count) = writer.wanted(size_hint);
+        let sessions_done = self.sessions.scan(writer.stream(), size, &mut visit_count);
+        let kv_done = self.kv.scan(writer.stream(), size, &mut visit_count);
+        if sessions_done && kv_done {
+            writer.end();
+        }
+        let done = writer.emit(out, size_hint);
+        if done {
+            self.snapshot = None;
+        }
+        done
+    }
+
+    /// Stops taking a snapshot; what was taken so far is of no use.
+    pub fn abort_snapshot(&mut self) {
+        self.snapshot = None;
+        self.sessions.abort_scan();
+        self.kv.abort_scan();
+    }
+}
+
+#[cfg(test)]
+mod tests;

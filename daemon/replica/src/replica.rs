@@ -1,0 +1,512 @@
+//! One replica of one group: batcher -> protocol -> gate -> execution -> replies.
+//!
+//! Invariants:
+//! * Slots are executed in order, each once; `executed` never goes back.
+//! * Effects are carried out in the order in which the protocol gave them, and completely, before the next event.
+//! * A batch in flight is answered when it is executed here, whoever leads: its proposer is this replica.
+
+use panch_consensus::protocol::{Counters, Dest, Effects, Event, Group, Persist, Protocol, Status, Value};
+use panch_wal::{BodyRef, Lsn, RecordKind, Restatement, Wal};
+use panch_wire::batch::BatchView;
+use panch_wire::command::{Command, CommandError, Reply};
+use panch_wire::frame::{Frame, FramePool};
+use panch_wire::ids::{Incarnation, ReplicaId, Slot};
+use panch_wire::record::Fixed;
+use panch_wire::time::{Duration, Instant};
+
+use crate::batcher::{BatchLimits, Batcher, Outstanding, Refusal};
+use crate::core::{MessageKind, Outbox, ReplyTo};
+use crate::gate::Gate;
+use crate::log_index::{Found, LogIndex};
+use crate::machine::{Admission, MachineLimits, StateMachine};
+use crate::probe::Probe;
+use crate::reads::{Reads, Round};
+use crate::snapshots::Snapshots;
+
+/// The log holds one kind of record: the protocol's.
+pub(crate) const PROTOCOL_RECORD: RecordKind = RecordKind(1);
+/// Doubtful proposals are repeated at most this often.
+const REPROPOSE_EVERY: Duration = Duration::from_millis(5);
+/// A proposal that has not been executed for this long is doubtful.
+const DOUBT_AFTER: Duration = Duration::from_millis(1000);
+
+/// Settings of a replica.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplicaConfig {
+    /// Bounds of batches and pipeline.
+    pub batch: BatchLimits,
+    /// Bounds of the state machine.
+    pub machine: MachineLimits,
+    /// A command that has waited this long is answered: as unavailable if it was never proposed, as unknown if it was.
+    pub request_timeout: Duration,
+    /// Bytes of log after which a snapshot is made.
+    pub snapshot_log_size: u64,
+}
+
+/// How a command wants to be served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Level {
+    /// Through the log: the only level for writes.
+    Log,
+    /// A read at a position confirmed by a quorum.
+    Quorum,
+}
+
+/// One replica of one group.
+pub struct Replica<P: Protocol> {
+    pub(crate) group: Group,
+    config: ReplicaConfig,
+    pub(crate) protocol: P,
+    effects: Effects<P>,
+    gate: Gate<P::Message>,
+    batcher: Batcher,
+    reads: Reads,
+    pub(crate) machine: StateMachine,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) log: LogIndex,
+    pub(crate) executed: Slot,
+    /// Known to be chosen when the log was written.
+    logged_commit: Slot,
+    incarnation: Incarnation,
+    repropose_at: Option<Instant>,
+    reproposed: Instant,
+    pub(crate) probe: Probe,
+    pub(crate) encoded: Vec<u8>,
+    pub(crate) reply: Vec<u8>,
+}
+
+/// What a replica needs from its core while it works.
+pub(crate) struct Surroundings<'a, O: Outbox> {
+    pub(crate) now: Instant,
+    pub(crate) wal: &'a mut Wal,
+    pub(crate) pool: &'a FramePool,
+    pub(crate) out: &'a mut O,
+}
+
+impl<P: Protocol> Replica<P> {
+    pub(crate) fn new(
+        group: Group,
+        config: ReplicaConfig,
+        protocol: P,
+        machine: StateMachine,
+        executed: Slot,
+        incarnation: Incarnation,
+    ) -> Self {
+        Self {
+            group,
+            config,
+            protocol,
+            effects: Effects::default(),
+            gate: Gate::new(),
+            batcher: Batcher::new(config.batch, group.me, incarnation),
+            reads: Reads::new(),
+            machine,
+            snapshots: Snapshots::new(config.snapshot_log_size),
+            log: LogIndex::new(executed),
+            executed,
+            logged_commit: Slot(0),
+            incarnation,
+            repropose_at: None,
+            reproposed: Instant::default(),
+            probe: Probe::default(),
+            encoded: Vec::new(),
+            reply: Vec::new(),
+        }
+    }
+
+    /// Takes in one record of this replica's own log.
+    pub(crate) fn replay(
+        &mut self,
+        record: P::Record,
+        body: Option<Frame>,
+        lsn: Lsn,
+        body_ref: Option<BodyRef>,
+        out: &mut impl Outbox,
+    ) {
+        if let Some(slot) = P::record_slot(&record) {
+            self.log.appended(slot, lsn, body_ref, body.is_none());
+        }
+        self.logged_commit = self.logged_commit.max(P::record_committed(&record));
+        self.protocol.replay(record, body, &mut self.effects);
+        self.execute_chosen(Instant::default(), out);
+    }
+
+    /// The first slot that was known to be chosen, or accepted behind others, and is now neither in the snapshot nor in
+    /// the log.
+    pub(crate) fn hole(&self) -> Option<Slot> {
+        let next = self.executed.next();
+        (self.logged_commit > self.executed || self.log.starts_after(next)).then_some(next)
+    }
+
+    /// The log is replayed and this incarnation is durable.
+    pub(crate) fn start<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
+        self.protocol.start(around.now, &mut self.effects);
+        self.settle(around);
+    }
+
+    pub(crate) fn submit(
+        &mut self,
+        now: Instant,
+        pool: &FramePool,
+        command: &Command<'_>,
+        level: Level,
+        token: ReplyTo,
+    ) -> Result<(), Refusal> {
+        if command.kind.is_read() && level == Level::Quorum {
+            self.reads.push(now, command, token)?;
+            self.probe.reads += 1;
+        } else {
+            self.batcher.push(now, pool, command, token)?;
+            self.probe.commands += 1;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn read_stale<R>(&mut self, command: &Command<'_>, answer: impl FnOnce(Reply<'_>) -> R) -> R {
+        self.probe.reads += 1;
+        answer(self.machine.read(command, &mut self.reply))
+    }
+
+    /// Carries out one event and everything that follows from it.
+    pub(crate) fn step<O: Outbox>(&mut self, event: Event<P>, around: &mut Surroundings<'_, O>) {
+        self.protocol.step(around.now, event, &mut self.effects);
+        self.settle(around);
+    }
+
+    /// The core's log is durable up to `lsn`.
+    pub(crate) fn durable<O: Outbox>(&mut self, lsn: Lsn, around: &mut Surroundings<'_, O>) {
+        self.gate.durable_to(lsn);
+        while let Some(message) = self.gate.release() {
+            self.deliver(message.dest, message.message, message.body.as_ref(), around);
+            self.settle(around);
+        }
+    }
+
+    /// The end of a turn: batches leave, reads ask, deadlines fall.
+    pub(crate) fn end_turn<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
+        let now = around.now;
+        if self.repropose_at.is_some_and(|at| at <= now) {
+            self.repropose(around);
+        }
+        if !around.wal.is_stalled() && !around.wal.is_full() {
+            while let Some(frame) = self.batcher.seal_next(now) {
+                let frame = frame.clone();
+                self.probe.batches += 1;
+                self.step(Event::Propose(frame), around);
+            }
+        }
+        if let Some(context) = self.reads.close_round() {
+            self.step(Event::Read(context), around);
+        }
+        while let Some(context) = self.reads.next_retry(now) {
+            self.step(Event::Read(context), around);
+        }
+        self.answer_overdue(around);
+        self.pump_snapshots(around);
+        // A deadline that has passed is the protocol's wish to act at the end of this turn; acting may create another.
+        for _ in 0..8 {
+            if self.protocol.deadline().is_none_or(|at| at > now) {
+                break;
+            }
+            self.step(Event::Deadline, around);
+        }
+    }
+
+    /// When this replica wants its next turn even if nothing happens.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let overdue = [self.batcher.oldest(), self.reads.oldest()];
+        let overdue = overdue.into_iter().flatten().map(|since| since + self.config.request_timeout);
+        let doubt =
+            self.batcher.outstanding().next().map(|batch| self.reproposed.max(batch.since) + DOUBT_AFTER);
+        [
+            self.protocol.deadline(),
+            self.batcher.deadline(),
+            self.reads.deadline(),
+            self.snapshots.deadline(),
+            self.repropose_at,
+            doubt,
+        ]
+        .into_iter()
+        .flatten()
+        .chain(overdue)
+        .min()
+    }
+
+    /// For operators.
+    pub(crate) fn status(&self) -> Status {
+        self.protocol.status()
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        self.protocol.counters()
+    }
+
+    /// Repeats the record that states this replica's promise, at the start of a log segment.
+    pub(crate) fn restate(&mut self, restatement: &mut Restatement<'_>) {
+        self.encoded.clear();
+        self.protocol.restate().encode_fixed(&mut self.encoded);
+        restatement.record(self.group.id, PROTOCOL_RECORD, &self.encoded);
+    }
+
+    /// Carries out the effects that the protocol has left.
+    fn settle<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
+        loop {
+            self.append_records(around.wal);
+            let mut progressed = false;
+            if !self.effects.chosen.is_empty() {
+                progressed = true;
+                self.execute_chosen(around.now, around.out);
+            }
+            if !self.effects.outgoing.is_empty() {
+                progressed = true;
+                let mut outgoing = std::mem::take(&mut self.effects.outgoing);
+                for message in outgoing.drain(..) {
+                    if let Some(message) = self.gate.admit(message) {
+                        self.deliver(message.dest, message.message, message.body.as_ref(), around);
+                    }
+                }
+                // Steps taken while delivering to myself may have left more behind.
+                outgoing.append(&mut self.effects.outgoing);
+                self.effects.outgoing = outgoing;
+            }
+            if !self.effects.reads.is_empty() {
+                progressed = true;
+                let mut reads = std::mem::take(&mut self.effects.reads);
+                for (context, at) in reads.drain(..) {
+                    self.reads.confirmed(around.now, context, at);
+                }
+                self.effects.reads = reads;
+                self.serve_reads(around.out);
+            }
+            if !self.effects.loads.is_empty() {
+                progressed = true;
+                self.start_loads(around);
+            }
+            if !self.effects.snapshots.is_empty() {
+                progressed = true;
+                let mut peers = std::mem::take(&mut self.effects.snapshots);
+                for peer in peers.drain(..) {
+                    self.snapshots.want(around.now, peer);
+                }
+                self.effects.snapshots = peers;
+            }
+            if std::mem::take(&mut self.effects.repropose) {
+                self.doubt(around.now);
+            }
+            if !progressed && self.effects.records.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn append_records(&mut self, wal: &mut Wal) {
+        let mut point = self.effects.last_persist().0 - self.effects.records.len() as u64;
+        for (record, body) in self.effects.records.drain(..) {
+            point += 1;
+            self.encoded.clear();
+            record.encode_fixed(&mut self.encoded);
+            let appended = wal.append(self.group.id, PROTOCOL_RECORD, &self.encoded, body.as_ref());
+            if let Some(slot) = P::record_slot(&record) {
+                self.log.appended(slot, appended.lsn, appended.body, body.is_none());
+            }
+            self.gate.appended(Persist(point), appended.lsn);
+            self.snapshots
+                .log_grew(self.encoded.len() + body.as_ref().map_or(0, |frame| frame.padded().len()));
+            self.probe.records += 1;
+        }
+    }
+
+    fn deliver<O: Outbox>(
+        &mut self,
+        dest: Dest,
+        message: P::Message,
+        body: Option<&Frame>,
+        around: &mut Surroundings<'_, O>,
+    ) {
+        let me = self.group.me;
+        let others = matches!(dest, Dest::Others | Dest::All);
+        let mine = dest == Dest::All || dest == Dest::One(me);
+        if others || !mine {
+            self.encoded.clear();
+            message.encode_fixed(&mut self.encoded);
+        }
+        match dest {
+            Dest::One(to) if to != me => {
+                around.out.send(to, self.group.id, MessageKind::Protocol, &self.encoded, body);
+                self.probe.messages += 1;
+            }
+            Dest::Others | Dest::All => {
+                for index in 0..self.group.replica_count {
+                    let to = ReplicaId(index as u8);
+                    if to != me {
+                        around.out.send(to, self.group.id, MessageKind::Protocol, &self.encoded, body);
+                        self.probe.messages += 1;
+                    }
+                }
+            }
+            Dest::One(_) => {}
+        }
+        if mine {
+            let event = Event::Deliver { from: me, message, body: body.cloned() };
+            self.protocol.step(around.now, event, &mut self.effects);
+        }
+    }
+
+    fn execute_chosen(&mut self, now: Instant, out: &mut impl Outbox) {
+        let mut chosen = std::mem::take(&mut self.effects.chosen);
+        for (slot, value) in chosen.drain(..) {
+            if slot <= self.executed {
+                continue; // replayed below the snapshot
+            }
+            assert_eq!(slot, self.executed.next(), "slots are chosen in order");
+            if let Value::Batch(frame) = &value {
+                self.execute_batch(now, slot, frame, out);
+            }
+            self.executed = slot;
+            self.probe.slots += 1;
+            out.executed(self.group.id, slot, &value);
+        }
+        self.effects.chosen = chosen;
+        self.serve_reads(out);
+    }
+
+    fn execute_batch(&mut self, now: Instant, slot: Slot, frame: &Frame, out: &mut impl Outbox) {
+        let id = frame.id();
+        let mine = id.proposer == self.group.me && id.incarnation == self.incarnation;
+        match self.machine.admit(id) {
+            Admission::Apply => {}
+            Admission::Duplicate => {
+                self.probe.duplicates += 1;
+                return;
+            }
+            Admission::Gap => {
+                self.probe.voided += 1;
+                if mine {
+                    self.doubt(now);
+                }
+                return;
+            }
+        }
+        let batch = if mine { self.batcher.finish(id) } else { None };
+        let view = BatchView::access(frame).expect("frames are validated where they arrive");
+        match &batch {
+            Some(Outstanding { tokens, .. }) if !tokens.is_empty() => {
+                for (command, token) in view.commands().zip(tokens) {
+                    let reply = self.machine.apply(slot, &command, &mut self.reply);
+                    out.reply(*token, reply);
+                }
+            }
+            _ => {
+                for command in view.commands() {
+                    self.machine.apply(slot, &command, &mut self.reply);
+                }
+            }
+        }
+        self.probe.applied += view.command_count() as u64;
+        if let Some(batch) = batch {
+            self.probe.commit_latency(now.since(batch.since));
+            self.batcher.recycle(batch.tokens);
+        }
+    }
+
+    fn serve_reads(&mut self, out: &mut impl Outbox) {
+        while let Some(round) = self.reads.next_servable(self.executed) {
+            for (command, token) in round.commands() {
+                let reply = self.machine.read(&command, &mut self.reply);
+                out.reply(token, reply);
+            }
+            self.reads.recycle(round);
+        }
+    }
+
+    fn start_loads<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
+        let mut loads = std::mem::take(&mut self.effects.loads);
+        for slot in loads.drain(..) {
+            let value = match self.log.find(slot) {
+                Found::Body(body) => match around.wal.locate(body) {
+                    Some(location) => {
+                        around.out.load(self.group.id, slot, location);
+                        continue;
+                    }
+                    None => None,
+                },
+                Found::Noop => Some(Value::Noop),
+                Found::Nowhere => None,
+            };
+            self.protocol.step(around.now, Event::Loaded(slot, value), &mut self.effects);
+        }
+        loads.append(&mut self.effects.loads);
+        self.effects.loads = loads;
+    }
+
+    fn doubt(&mut self, now: Instant) {
+        let at = now.max(self.reproposed + REPROPOSE_EVERY);
+        self.repropose_at = Some(self.repropose_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    fn repropose<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
+        self.repropose_at = None;
+        self.reproposed = around.now;
+        let mut frames: Vec<Frame> = self.batcher.outstanding().map(|batch| batch.frame.clone()).collect();
+        self.probe.reproposed += frames.len() as u64;
+        for frame in frames.drain(..) {
+            self.step(Event::Propose(frame), around);
+        }
+    }
+
+    fn answer_overdue<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
+        let now = around.now;
+        let oldest_proposal = self.batcher.outstanding().next().map(|batch| batch.since);
+        if oldest_proposal.is_some_and(|since| now.since(since.max(self.reproposed)) >= DOUBT_AFTER) {
+            self.doubt(now);
+        }
+        if now.0 < self.config.request_timeout.as_nanos() as u64 {
+            return;
+        }
+        let limit = now - self.config.request_timeout;
+        while let Some(tokens) = self.batcher.overdue_waiting(limit) {
+            self.answer(tokens, CommandError::Unavailable, around.out);
+        }
+        while let Some(tokens) = self.batcher.overdue_outstanding(limit) {
+            self.answer(tokens, CommandError::Unknown, around.out);
+        }
+        while let Some(round) = self.reads.next_overdue(limit) {
+            self.fail_round(round, around.out);
+        }
+    }
+
+    fn fail_round(&mut self, round: Round, out: &mut impl Outbox) {
+        for (_, token) in round.commands() {
+            out.reply(token, Reply::Error(CommandError::Unavailable));
+        }
+        self.probe.timeouts += 1;
+        self.reads.recycle(round);
+    }
+
+    fn answer(&mut self, tokens: Vec<ReplyTo>, error: CommandError, out: &mut impl Outbox) {
+        self.probe.timeouts += tokens.len() as u64;
+        for token in &tokens {
+            out.reply(*token, Reply::Error(error));
+        }
+        self.batcher.recycle(tokens);
+    }
+
+    /// The state was replaced by one that covers everything up to `slot`.
+    pub(crate) fn installed<O: Outbox>(
+        &mut self,
+        machine: StateMachine,
+        slot: Slot,
+        around: &mut Surroundings<'_, O>,
+    ) {
+        self.machine = machine;
+        self.executed = slot;
+        self.log.truncate(slot);
+        let next = self.machine.next_counter(self.group.me, self.incarnation);
+        while let Some(batch) = self.batcher.finish_below(next) {
+            // Applied, but by others: the replies are not known here.
+            self.answer(batch.tokens, CommandError::Unknown, around.out);
+        }
+        self.step(Event::Installed(slot), around);
+        self.doubt(around.now);
+    }
+}

@@ -1,0 +1,312 @@
+use std::collections::BTreeMap;
+
+use panch_wire::command::{CommandError, Reply, SessionHeader};
+use panch_wire::ids::Slot;
+use proptest::prelude::*;
+
+use super::{REPLY_BYTES_MAX, SessionAdmission, Sessions, WINDOW};
+
+fn header(session: u64, number: u64, acked_below: u64) -> SessionHeader {
+    SessionHeader { session, number, acked_below }
+}
+
+/// What came of a command.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Outcome {
+    Executed,
+    Remembered(i64),
+    Refused(CommandError),
+}
+
+/// Executes a command whose reply is `reply`.
+fn run(sessions: &mut Sessions, slot: u64, header: SessionHeader, reply: i64) -> Outcome {
+    match sessions.admit(Slot(slot), header) {
+        SessionAdmission::Execute(place) => {
+            sessions.remember(place, header.number, Reply::Int(reply));
+            Outcome::Executed
+        }
+        SessionAdmission::Executed(place) => match sessions.remembered(place, header.number) {
+            Reply::Int(reply) => Outcome::Remembered(reply),
+            other => panic!("not what was remembered: {other:?}"),
+        },
+        SessionAdmission::Refuse(error) => Outcome::Refused(error),
+    }
+}
+
+fn opened() -> Sessions {
+    let mut sessions = Sessions::new(4, 1);
+    sessions.open(Slot(1), 7).unwrap();
+    sessions
+}
+
+#[test]
+fn a_repeated_command_gets_the_first_reply() {
+    let mut sessions = opened();
+    assert_eq!(run(&mut sessions, 2, header(7, 1, 1), 10), Outcome::Executed);
+    assert_eq!(run(&mut sessions, 3, header(7, 1, 1), 11), Outcome::Remembered(10));
+    assert_eq!(run(&mut sessions, 4, header(7, 3, 1), 12), Outcome::Executed);
+    assert_eq!(
+        run(&mut sessions, 5, header(7, 2, 1), 13),
+        Outcome::Executed,
+        "numbers may come in any order"
+    );
+    assert_eq!(run(&mut sessions, 6, header(7, 3, 1), 14), Outcome::Remembered(12));
+}
+
+#[test]
+fn every_kind_of_reply_is_remembered() {
+    let mut sessions = opened();
+    let long = [3; 100];
+    let replies = [
+        Reply::Ok,
+        Reply::Nil,
+        Reply::Int(-1),
+        Reply::Bytes(b""),
+        Reply::Bytes(b"short"),
+        Reply::Bytes(&long[..22]),
+        Reply::Bytes(&long[..23]),
+        Reply::Bytes(&long),
+        Reply::Status("none"),
+        Reply::Array(b"items"),
+        Reply::Error(CommandError::Overflow),
+    ];
+    for (number, reply) in (1..).zip(replies) {
+        let SessionAdmission::Execute(place) = sessions.admit(Slot(2), header(7, number, 1)) else {
+            panic!()
+        };
+        sessions.remember(place, number, reply);
+    }
+    for (number, reply) in (1..).zip(replies) {
+        let SessionAdmission::Executed(place) = sessions.admit(Slot(2), header(7, number, 1)) else {
+            panic!()
+        };
+        assert_eq!(sessions.remembered(place, number), reply);
+    }
+}
+
+#[test]
+fn an_acknowledged_number_is_stale() {
+    let mut sessions = opened();
+    run(&mut sessions, 2, header(7, 1, 1), 10);
+    assert_eq!(run(&mut sessions, 3, header(7, 2, 2), 11), Outcome::Executed);
+    let stale = Outcome::Refused(CommandError::StaleNumber);
+    assert_eq!(run(&mut sessions, 4, header(7, 1, 1), 12), stale, "an old copy does not lower the base");
+    assert_eq!(run(&mut sessions, 4, header(7, 5, 9), 12), stale, "acknowledged before it was executed");
+}
+
+#[test]
+fn the_window_bounds_what_is_outstanding() {
+    let mut sessions = opened();
+    for number in 1..=WINDOW {
+        assert_eq!(run(&mut sessions, 2, header(7, number, 1), number as i64), Outcome::Executed);
+    }
+    let beyond = WINDOW + 1;
+    assert_eq!(run(&mut sessions, 3, header(7, beyond, 1), 0), Outcome::Refused(CommandError::SessionWindow));
+    assert_eq!(run(&mut sessions, 4, header(7, beyond, 2), 0), Outcome::Executed);
+    for number in 2..=WINDOW {
+        assert_eq!(run(&mut sessions, 5, header(7, number, 1), 0), Outcome::Remembered(number as i64));
+    }
+}
+
+#[test]
+fn too_many_bytes_of_replies_must_be_acknowledged_first() {
+    let mut sessions = opened();
+    let long = vec![0; REPLY_BYTES_MAX / 2 + 1];
+    for number in 1..=2 {
+        let SessionAdmission::Execute(place) = sessions.admit(Slot(2), header(7, number, 1)) else {
+            panic!()
+        };
+        sessions.remember(place, number, Reply::Bytes(&long));
+    }
+    assert_eq!(run(&mut sessions, 3, header(7, 3, 1), 0), Outcome::Refused(CommandError::SessionWindow));
+    assert_eq!(run(&mut sessions, 3, header(7, 3, 2), 0), Outcome::Executed);
+}
+
+#[test]
+fn an_unknown_session_is_never_treated_as_new() {
+    let mut sessions = opened();
+    let unknown = Outcome::Refused(CommandError::UnknownSession);
+    assert_eq!(run(&mut sessions, 2, header(8, 1, 1), 0), unknown);
+    sessions.close(Slot(3), 7);
+    assert_eq!(run(&mut sessions, 4, header(7, 1, 1), 0), unknown);
+    assert_eq!(sessions.open(Slot(5), 0), Err(CommandError::UnknownSession));
+}
+
+#[test]
+fn a_late_copy_of_open_session_does_not_revive_a_closed_one() {
+    let mut sessions = opened();
+    run(&mut sessions, 2, header(7, 1, 1), 10);
+    sessions.open(Slot(3), 7).unwrap();
+    assert_eq!(
+        run(&mut sessions, 4, header(7, 1, 1), 11),
+        Outcome::Remembered(10),
+        "opening again forgets nothing"
+    );
+    sessions.close(Slot(5), 7);
+    assert_eq!(sessions.open(Slot(6), 7), Err(CommandError::UnknownSession));
+    assert_eq!(run(&mut sessions, 7, header(7, 1, 1), 12), Outcome::Refused(CommandError::UnknownSession));
+    assert_eq!(sessions.expire(Slot(8)), 0);
+    assert_eq!((sessions.known_count(), sessions.digest()), (0, 0));
+}
+
+#[test]
+fn the_table_is_bounded() {
+    let mut sessions = Sessions::new(2, 1);
+    let full = Err(CommandError::SessionTableFull);
+    sessions.open(Slot(1), 1).unwrap();
+    sessions.open(Slot(1), 2).unwrap();
+    assert_eq!(sessions.open(Slot(1), 3), full);
+    assert_eq!(sessions.open(Slot(1), 2), Ok(()), "an open session needs no room");
+    sessions.close(Slot(2), 1);
+    sessions.close(Slot(2), 2);
+    sessions.open(Slot(3), 3).unwrap();
+    sessions.open(Slot(3), 4).unwrap();
+    sessions.close(Slot(3), 4);
+    assert_eq!(sessions.open(Slot(4), 5), full, "closed sessions take room until they expire");
+    assert_eq!(sessions.expire(Slot(3)), 0);
+    assert_eq!(sessions.open(Slot(4), 5), Ok(()));
+    assert_eq!(sessions.open_count(), 2);
+}
+
+#[test]
+fn expiry_spares_what_was_used_since() {
+    let mut sessions = Sessions::new(4, 1);
+    for id in 1..=3 {
+        sessions.open(Slot(id), id).unwrap();
+    }
+    run(&mut sessions, 9, header(1, 1, 1), 5);
+    assert_eq!(sessions.expire(Slot(3)), 1);
+    assert_eq!(run(&mut sessions, 10, header(2, 1, 1), 0), Outcome::Refused(CommandError::UnknownSession));
+    assert_eq!(run(&mut sessions, 10, header(1, 1, 1), 0), Outcome::Remembered(5));
+    assert_eq!(run(&mut sessions, 10, header(3, 1, 1), 0), Outcome::Executed);
+}
+
+#[test]
+fn numbers_at_the_end_of_the_range_do_no_harm() {
+    let mut sessions = opened();
+    for acked_below in [u64::MAX - 20, u64::MAX - 3, u64::MAX] {
+        for number in [1, u64::MAX - 20, u64::MAX - 13, u64::MAX - 1, u64::MAX] {
+            run(&mut sessions, 2, header(7, number, acked_below), 1);
+        }
+    }
+    let mut out = Vec::new();
+    sessions.begin_scan();
+    assert!(sessions.scan(&mut out, usize::MAX, &mut 100));
+    sessions.close(Slot(3), 7);
+    sessions.expire(Slot(4));
+    assert_eq!(sessions.digest(), 0);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Open(u64),
+    Close(u64),
+    Expire(u64),
+    Run { session: u64, ahead: u64, acked: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => (1u64..6).prop_map(Step::Open),
+        1 => (1u64..6).prop_map(Step::Close),
+        1 => (0u64..40).prop_map(Step::Expire),
+        20 => (1u64..6, 0u64..140, 0u64..20).prop_map(|(session, ahead, acked)| Step::Run { session, ahead, acked }),
+    ]
+}
+
+/// The plainest statement of section 7.2.
+#[derive(Default)]
+struct ModelSession {
+    base: u64,
+    last_slot: u64,
+    closed: bool,
+    replies: BTreeMap<u64, i64>,
+}
+
+proptest! {
+    #[test]
+    fn every_outcome_is_that_of_a_plain_table(steps in prop::collection::vec(step(), 1..200)) {
+        const OPEN_MAX: usize = 3;
+        let mut sessions = Sessions::new(OPEN_MAX, 5);
+        let mut model: BTreeMap<u64, ModelSession> = BTreeMap::new();
+        for (slot, step) in (1u64..).zip(steps) {
+            match step {
+                Step::Open(id) => {
+                    let open_count = model.values().filter(|session| !session.closed).count();
+                    let known_count = model.len();
+                    let expected = match model.get_mut(&id) {
+                        Some(session) if session.closed => Err(CommandError::UnknownSession),
+                        Some(session) => {
+                            session.last_slot = slot;
+                            Ok(())
+                        }
+                        None if open_count == OPEN_MAX || known_count == 2 * OPEN_MAX => {
+                            Err(CommandError::SessionTableFull)
+                        }
+                        None => {
+                            model.insert(id, ModelSession { base: 1, last_slot: slot, ..Default::default() });
+                            Ok(())
+                        }
+                    };
+                    prop_assert_eq!(sessions.open(Slot(slot), id), expected);
+                }
+                Step::Close(id) => {
+                    sessions.close(Slot(slot), id);
+                    if let Some(session) = model.get_mut(&id).filter(|session| !session.closed) {
+                        *session = ModelSession { last_slot: slot, closed: true, ..Default::default() };
+                    }
+                }
+                Step::Expire(age) => {
+                    let before = slot.saturating_sub(age);
+                    let gone: Vec<u64> =
+                        model.iter().filter(|(_, it)| it.last_slot < before).map(|(id, _)| *id).collect();
+                    let open = gone.iter().filter(|id| !model[id].closed).count();
+                    gone.iter().for_each(|id| drop(model.remove(id)));
+                    prop_assert_eq!(sessions.expire(Slot(before)), open);
+                }
+                Step::Run { session: id, ahead, acked } => {
+                    let base = model.get(&id).map_or(1, |session| session.base);
+                    let (number, acked_below) = ((base + ahead).saturating_sub(5).max(1), (base + acked).saturating_sub(10));
+                    let expected = match model.get_mut(&id) {
+                        Some(session) if !session.closed => {
+                            session.base = session.base.max(acked_below);
+                            session.last_slot = slot;
+                            if number < session.base {
+                                Outcome::Refused(CommandError::StaleNumber)
+                            } else if number >= session.base + WINDOW {
+                                Outcome::Refused(CommandError::SessionWindow)
+                            } else if let Some(reply) = session.replies.get(&number) {
+                                Outcome::Remembered(*reply)
+                            } else {
+                                session.replies.insert(number, slot as i64);
+                                Outcome::Executed
+                            }
+                        }
+                        _ => Outcome::Refused(CommandError::UnknownSession),
+                    };
+                    let outcome = run(&mut sessions, slot, header(id, number, acked_below), slot as i64);
+                    prop_assert_eq!(outcome, expected);
+                }
+            }
+            prop_assert_eq!(sessions.known_count(), model.len());
+            prop_assert_eq!(sessions.open_count(), model.values().filter(|session| !session.closed).count());
+        }
+        // Built anew from the model, in another order: the same digest.
+        let mut other = Sessions::new(10, 6);
+        for (id, session) in model.iter().rev() {
+            let base = if session.closed { u64::MAX } else { session.base };
+            let (last_slot, closed) = (Slot(session.last_slot), session.closed);
+            let fits = other.restore(super::SessionRecord { id: *id, base, last_slot, closed });
+            prop_assert!(fits);
+            for (number, reply) in session.replies.range(session.base..) {
+                prop_assert!(other.restore_reply(*id, *number, Reply::Int(*reply)));
+            }
+        }
+        prop_assert_eq!(other.digest(), sessions.digest());
+        if let Some(id) = model.keys().next() {
+            other.expire(Slot(u64::MAX));
+            other.open(Slot(1), *id).unwrap();
+            prop_assert_ne!(other.digest(), 0);
+        }
+    }
+}

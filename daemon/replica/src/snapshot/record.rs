@@ -1,0 +1,175 @@
+//! Records of a snapshot: a tag, the length of the body (`u32`, little-endian), the body.
+
+use panch_wire::command::{CommandError, KEY_SIZE_MAX, Reply};
+use panch_wire::ids::{Incarnation, ReplicaId, Slot};
+
+use crate::machine::{Progress, VALUE_SIZE_CEILING};
+use crate::sessions::SessionRecord;
+
+/// The longest body.
+pub(super) const BODY_SIZE_MAX: usize = VALUE_SIZE_CEILING + KEY_SIZE_MAX + 64;
+/// Bytes before the body.
+pub(super) const PREFIX_SIZE: usize = 5;
+
+const ENTRY: u8 = 1;
+const SESSION: u8 = 2;
+const REPLY: u8 = 3;
+const PROPOSER: u8 = 4;
+const END: u8 = 5;
+
+const REPLY_OK: u8 = 1;
+const REPLY_NIL: u8 = 2;
+const REPLY_INT: u8 = 3;
+const REPLY_BYTES: u8 = 4;
+const REPLY_STATUS: u8 = 5;
+const REPLY_ARRAY: u8 = 6;
+const REPLY_ERROR: u8 = 7;
+
+/// Every text that a `Reply::Status` can have.
+const STATUSES: [&str; 2] = ["string", "none"];
+
+/// What the last record says about the others.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Totals {
+    pub(crate) entry_count: u64,
+    pub(crate) session_count: u64,
+    pub(crate) digest: u64,
+}
+
+/// One decoded record.
+#[derive(Debug)]
+pub(super) enum Record<'a> {
+    Entry { key: &'a [u8], value: &'a [u8] },
+    Session(SessionRecord),
+    Reply { session: u64, number: u64, reply: Reply<'a> },
+    Proposer(ReplicaId, Progress),
+    End(Totals),
+}
+
+/// Writes a record whose body is `size` bytes long.
+fn begin(out: &mut Vec<u8>, tag: u8, size: usize) {
+    out.push(tag);
+    out.extend_from_slice(&u32::try_from(size).expect("a record is far smaller than 4 GiB").to_le_bytes());
+}
+
+fn push_word(out: &mut Vec<u8>, word: u64) {
+    out.extend_from_slice(&word.to_le_bytes());
+}
+
+/// Appends a key with its value.
+pub(crate) fn push_entry(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    begin(out, ENTRY, 2 + key.len() + value.len());
+    out.extend_from_slice(&(key.len() as u16).to_le_bytes());
+    out.extend_from_slice(key);
+    out.extend_from_slice(value);
+}
+
+/// Appends a session, without its replies.
+pub(crate) fn push_session(out: &mut Vec<u8>, session: &SessionRecord) {
+    begin(out, SESSION, 25);
+    push_word(out, session.id);
+    push_word(out, session.base);
+    push_word(out, session.last_slot.0);
+    out.push(u8::from(session.closed));
+}
+
+/// Appends a remembered reply of a session that was appended before.
+pub(crate) fn push_reply(out: &mut Vec<u8>, session: u64, number: u64, reply: Reply<'_>) {
+    let number_bytes;
+    let error_code;
+    let (tag, bytes): (u8, &[u8]) = match reply {
+        Reply::Ok => (REPLY_OK, &[]),
+        Reply::Nil => (REPLY_NIL, &[]),
+        Reply::Int(number) => {
+            number_bytes = number.to_le_bytes();
+            (REPLY_INT, &number_bytes)
+        }
+        Reply::Bytes(bytes) => (REPLY_BYTES, bytes),
+        Reply::Status(text) => (REPLY_STATUS, text.as_bytes()),
+        Reply::Array(bytes) => (REPLY_ARRAY, bytes),
+        Reply::Error(error) => {
+            error_code = [error as u8];
+            (REPLY_ERROR, &error_code)
+        }
+    };
+    begin(out, REPLY, 17 + bytes.len());
+    push_word(out, session);
+    push_word(out, number);
+    out.push(tag);
+    out.extend_from_slice(bytes);
+}
+
+/// Appends the progress of one proposer.
+pub(crate) fn push_proposer(out: &mut Vec<u8>, id: ReplicaId, progress: Progress) {
+    begin(out, PROPOSER, 13);
+    out.push(id.0);
+    out.extend_from_slice(&progress.incarnation.0.to_le_bytes());
+    push_word(out, progress.next);
+}
+
+/// Appends the last record.
+pub(super) fn push_end(out: &mut Vec<u8>, totals: &Totals) {
+    begin(out, END, 24);
+    push_word(out, totals.entry_count);
+    push_word(out, totals.session_count);
+    push_word(out, totals.digest);
+}
+
+/// Tag and length of the body of the record at the front of `bytes`, once they are there.
+pub(super) fn prefix(bytes: &[u8]) -> Option<(u8, usize)> {
+    let (tag, rest) = bytes.split_first()?;
+    let length = u32::from_le_bytes(*rest.first_chunk()?);
+    Some((*tag, length as usize))
+}
+
+fn word(bytes: &mut &[u8]) -> Option<u64> {
+    let (word, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(u64::from_le_bytes(*word))
+}
+
+fn decode_reply<'a>(bytes: &'a [u8]) -> Option<Reply<'a>> {
+    let (tag, bytes) = bytes.split_first()?;
+    Some(match (*tag, bytes) {
+        (REPLY_OK, []) => Reply::Ok,
+        (REPLY_NIL, []) => Reply::Nil,
+        (REPLY_INT, _) => Reply::Int(i64::from_le_bytes(bytes.try_into().ok()?)),
+        (REPLY_BYTES, _) => Reply::Bytes(bytes),
+        (REPLY_STATUS, _) => Reply::Status(STATUSES.into_iter().find(|text| text.as_bytes() == bytes)?),
+        (REPLY_ARRAY, _) => Reply::Array(bytes),
+        (REPLY_ERROR, [code]) => Reply::Error(CommandError::from_code(*code)?),
+        _ => return None,
+    })
+}
+
+/// The record with this tag and body; `None` if it means nothing.
+pub(super) fn decode(tag: u8, mut body: &[u8]) -> Option<Record<'_>> {
+    match tag {
+        ENTRY => {
+            let (key_len, rest) = body.split_first_chunk()?;
+            let (key, value) = rest.split_at_checked(usize::from(u16::from_le_bytes(*key_len)))?;
+            (value.len() <= VALUE_SIZE_CEILING).then_some(Record::Entry { key, value })
+        }
+        SESSION => {
+            let (id, base, last_slot) = (word(&mut body)?, word(&mut body)?, Slot(word(&mut body)?));
+            let [closed @ (0 | 1)] = *body else { return None };
+            Some(Record::Session(SessionRecord { id, base, last_slot, closed: closed == 1 }))
+        }
+        REPLY => {
+            let (session, number) = (word(&mut body)?, word(&mut body)?);
+            Some(Record::Reply { session, number, reply: decode_reply(body)? })
+        }
+        PROPOSER => {
+            let (id, rest) = body.split_first()?;
+            let (incarnation, mut rest) = rest.split_first_chunk()?;
+            let incarnation = Incarnation(u32::from_le_bytes(*incarnation));
+            let next = word(&mut rest)?;
+            rest.is_empty().then_some(Record::Proposer(ReplicaId(*id), Progress { incarnation, next }))
+        }
+        END => {
+            let (entry_count, session_count, digest) = (word(&mut body)?, word(&mut body)?, word(&mut body)?);
+            body.is_empty().then_some(Record::End(Totals { entry_count, session_count, digest }))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,352 @@
+//! A replica's snapshots: when to make one, who needs one, and what the log may forget.
+
+use panch_consensus::protocol::{Event, Protocol};
+use panch_wire::batch::{BatchView, BatchWriter};
+use panch_wire::command::{Command, CommandKind};
+use panch_wire::frame::Frame;
+use panch_wire::ids::{BatchId, Incarnation, ReplicaId, Slot};
+use panch_wire::record::Fixed;
+use panch_wire::rule::{self, Rule};
+use panch_wire::time::Instant;
+
+use crate::core::{MessageKind, Outbox};
+use crate::replica::{Replica, Surroundings};
+use crate::snapshot::SnapshotReader;
+use crate::transfer::{CHUNK_SIZE, Making, Receiving, Sendings, SnapshotFile, TransferMessage};
+
+/// The snapshots of one replica.
+pub(crate) struct Snapshots {
+    log_size_max: u64,
+    /// Bytes appended to the log since the last snapshot was begun.
+    log_size: u64,
+    wanted: bool,
+    making: Option<Making>,
+    latest: Option<SnapshotFile>,
+    /// Peers that wait for a snapshot to exist.
+    waiting: Vec<ReplicaId>,
+    sending: Sendings,
+    receiving: Option<Receiving>,
+    /// Complete and verified, waiting for its file to become durable.
+    received: Option<(ReplicaId, SnapshotFile, crate::machine::StateMachine)>,
+    superseded: Vec<Slot>,
+    chunk: Vec<u8>,
+}
+
+impl Snapshots {
+    pub(crate) fn new(log_size_max: u64) -> Self {
+        Self {
+            log_size_max,
+            log_size: 0,
+            wanted: false,
+            making: None,
+            latest: None,
+            waiting: Vec::new(),
+            sending: Sendings::default(),
+            receiving: None,
+            received: None,
+            superseded: Vec::new(),
+            chunk: Vec::new(),
+        }
+    }
+
+    /// The snapshot that the node started from.
+    pub(crate) fn found(&mut self, file: SnapshotFile) {
+        self.latest = Some(file);
+    }
+
+    /// The log took in `size` bytes of this replica.
+    pub(crate) fn log_grew(&mut self, size: usize) {
+        self.log_size += size as u64;
+    }
+
+    /// The log's disk needs room: make a snapshot soon.
+    pub(crate) fn request(&mut self) {
+        self.wanted = true;
+    }
+
+    /// `peer` can only be helped by a snapshot.
+    pub(crate) fn want(&mut self, now: Instant, peer: ReplicaId) {
+        match self.latest {
+            Some(file) => self.sending.start(now, peer, file),
+            None => {
+                self.wanted = true;
+                if !self.waiting.contains(&peer) {
+                    self.waiting.push(peer);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        // A snapshot being made advances once per turn: the next turn should come at once.
+        let making = self.making.is_some_and(|making| making.has_room()).then_some(Instant(0));
+        making.or(self.sending.deadline())
+    }
+}
+
+impl<P: Protocol> Replica<P> {
+    /// Moves every snapshot on its way by one turn's worth.
+    pub(crate) fn pump_snapshots<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
+        let group = self.group.id;
+        let due = self.snapshots.wanted || self.snapshots.log_size >= self.snapshots.log_size_max;
+        let nothing_new = self.snapshots.latest.is_some_and(|file| file.slot == self.executed);
+        if due && nothing_new {
+            self.snapshots.wanted = false;
+        } else if due && self.snapshots.making.is_none() && self.executed > Slot(0) {
+            self.snapshots.wanted = false;
+            self.snapshots.log_size = 0;
+            self.machine.begin_snapshot(group, self.executed);
+            self.snapshots.making =
+                Some(Making { slot: self.executed, offset: 0, writing: 0, complete: false });
+        }
+        if let Some(making) = &mut self.snapshots.making
+            && making.has_room()
+        {
+            let chunk = &mut self.snapshots.chunk;
+            chunk.clear();
+            making.complete = self.machine.snapshot_chunk(chunk, CHUNK_SIZE);
+            if making.complete || !chunk.is_empty() {
+                around.out.snapshot_write(group, making.slot, making.offset, chunk, making.complete);
+                making.offset += chunk.len() as u64;
+                making.writing += 1;
+            }
+        }
+        while let Some((peer, file, offset, length)) = self.snapshots.sending.next_chunk() {
+            around.out.snapshot_read(group, peer, file, offset, length);
+        }
+        while let Some(peer) = self.snapshots.sending.next_overdue(around.now) {
+            self.step(Event::SnapshotSent(peer, None), around);
+        }
+        self.remove_superseded(around.out);
+    }
+
+    /// The driver wrote a chunk; `durable` once the whole file is complete and survives a crash.
+    pub(crate) fn snapshot_written<O: Outbox>(
+        &mut self,
+        slot: Slot,
+        durable: bool,
+        around: &mut Surroundings<'_, O>,
+    ) {
+        if let Some(making) = &mut self.snapshots.making
+            && making.slot == slot
+        {
+            making.writing -= 1;
+            // [protocols D9] Removed rule: the log is given up while the snapshot may still be lost.
+            let early = !rule::holds(Rule::RecycleAfterSnapshot) && making.complete;
+            if durable || early {
+                let file = SnapshotFile { slot, size: making.offset };
+                self.snapshots.making = None;
+                self.probe.snapshots += 1;
+                self.supersede(file, around);
+                for peer in std::mem::take(&mut self.snapshots.waiting) {
+                    self.snapshots.want(around.now, peer);
+                }
+            }
+            return;
+        }
+        if durable && self.snapshots.received.as_ref().is_some_and(|(_, file, _)| file.slot == slot) {
+            let (from, file, machine) = self.snapshots.received.take().expect("just seen");
+            if file.slot > self.executed {
+                self.probe.installs += 1;
+                self.abandon_making(around.out);
+                self.supersede(file, around);
+                self.installed(machine, file.slot, around);
+            }
+            self.send_transfer(
+                from,
+                TransferMessage::Ack { slot: slot.0, offset: file.size },
+                None,
+                around.out,
+            );
+        }
+    }
+
+    /// The driver could not write a snapshot: it is tried again when the log has grown.
+    pub(crate) fn snapshot_failed(&mut self, slot: Slot, out: &mut impl Outbox) {
+        if self.snapshots.making.is_some_and(|making| making.slot == slot) {
+            self.abandon_making(out);
+        }
+        if self.snapshots.received.as_ref().is_some_and(|(_, file, _)| file.slot == slot) {
+            self.snapshots.received = None;
+        }
+    }
+
+    fn abandon_making(&mut self, out: &mut impl Outbox) {
+        if let Some(making) = self.snapshots.making.take() {
+            self.machine.abort_snapshot();
+            out.snapshot_remove(self.group.id, making.slot);
+        }
+    }
+
+    /// The driver read a chunk for `peer`.
+    pub(crate) fn snapshot_read<O: Outbox>(
+        &mut self,
+        peer: ReplicaId,
+        file: SnapshotFile,
+        offset: u64,
+        bytes: Option<&[u8]>,
+        around: &mut Surroundings<'_, O>,
+    ) {
+        if !self.snapshots.sending.is_sending(peer, file.slot) {
+            return;
+        }
+        let frame = bytes.and_then(|bytes| chunk_frame(around, self.group.me, offset, bytes));
+        match frame {
+            Some(frame) => {
+                let message = TransferMessage::Chunk { slot: file.slot.0, offset, size: file.size };
+                self.send_transfer(peer, message, Some(&frame), around.out);
+            }
+            None => {
+                self.snapshots.sending.stop(peer);
+                self.step(Event::SnapshotSent(peer, None), around);
+            }
+        }
+    }
+
+    /// A peer's word about a snapshot.
+    pub(crate) fn on_transfer<O: Outbox>(
+        &mut self,
+        from: ReplicaId,
+        message: TransferMessage,
+        body: Option<Frame>,
+        around: &mut Surroundings<'_, O>,
+    ) {
+        match message {
+            TransferMessage::Chunk { slot, offset, size } => {
+                self.on_chunk(from, Slot(slot), offset, size, body, around);
+            }
+            TransferMessage::Ack { slot, offset } => {
+                if self.snapshots.sending.acked(around.now, from, Slot(slot), offset) {
+                    self.step(Event::SnapshotSent(from, Some(Slot(slot))), around);
+                }
+            }
+            TransferMessage::Refuse { slot } => {
+                if self.snapshots.sending.is_sending(from, Slot(slot)) {
+                    self.snapshots.sending.stop(from);
+                    self.step(Event::SnapshotSent(from, None), around);
+                }
+            }
+        }
+    }
+
+    fn on_chunk<O: Outbox>(
+        &mut self,
+        from: ReplicaId,
+        slot: Slot,
+        offset: u64,
+        size: u64,
+        body: Option<Frame>,
+        around: &mut Surroundings<'_, O>,
+    ) {
+        if slot <= self.executed {
+            // What the snapshot holds is executed here already.
+            self.send_transfer(from, TransferMessage::Ack { slot: slot.0, offset: size }, None, around.out);
+            return;
+        }
+        if self.snapshots.received.is_some() {
+            return; // waiting for the disk
+        }
+        let view = body.as_ref().and_then(|frame| BatchView::access(frame).ok());
+        let Some(bytes) = view.and_then(|view| view.commands().next()).map(|command| command.value) else {
+            return;
+        };
+        let current = self.snapshots.receiving.as_ref().is_some_and(|it| it.from == from && it.slot == slot);
+        if offset == 0 && !current {
+            if let Some(stale) = self.snapshots.receiving.take() {
+                around.out.snapshot_remove(self.group.id, stale.slot);
+            }
+            let reader = SnapshotReader::new(self.machine.limits());
+            self.snapshots.receiving = Some(Receiving { from, slot, size, offset: 0, reader });
+        }
+        let Some(receiving) = &mut self.snapshots.receiving else {
+            // A transfer that began before this replica restarted.
+            self.send_transfer(from, TransferMessage::Refuse { slot: slot.0 }, None, around.out);
+            return;
+        };
+        if receiving.from != from || receiving.slot != slot || offset != receiving.offset {
+            return; // a repeated or overtaken chunk; the acknowledgement says where to go on
+        }
+        let usable = receiving.reader.feed(bytes).is_ok();
+        receiving.offset += bytes.len() as u64;
+        let (offset, complete) = (receiving.offset, receiving.offset >= receiving.size);
+        if !usable || receiving.offset > receiving.size {
+            self.refuse(around.out);
+            return;
+        }
+        around.out.snapshot_write(self.group.id, slot, offset - bytes.len() as u64, bytes, complete);
+        if !complete {
+            self.send_transfer(from, TransferMessage::Ack { slot: slot.0, offset }, None, around.out);
+            return;
+        }
+        let receiving = self.snapshots.receiving.take().expect("just fed");
+        match receiving.reader.finish() {
+            Ok((found, machine)) if found.group == self.group.id && found.slot == slot => {
+                self.snapshots.received = Some((from, SnapshotFile { slot, size }, machine));
+            }
+            _ => {
+                around.out.snapshot_remove(self.group.id, slot);
+                self.send_transfer(from, TransferMessage::Refuse { slot: slot.0 }, None, around.out);
+            }
+        }
+    }
+
+    fn refuse(&mut self, out: &mut impl Outbox) {
+        if let Some(receiving) = self.snapshots.receiving.take() {
+            out.snapshot_remove(self.group.id, receiving.slot);
+            self.send_transfer(receiving.from, TransferMessage::Refuse { slot: receiving.slot.0 }, None, out);
+        }
+    }
+
+    /// `file` is durable: the log below it may go.
+    fn supersede<O: Outbox>(&mut self, file: SnapshotFile, around: &mut Surroundings<'_, O>) {
+        if let Some(old) = self.snapshots.latest.replace(file)
+            && old.slot != file.slot
+        {
+            self.snapshots.superseded.push(old.slot);
+        }
+        self.log.truncate(file.slot);
+        self.protocol.truncated(file.slot.next());
+        let floor = self.log.earliest().unwrap_or_else(|| around.wal.next_record());
+        around.wal.set_floor(self.group.id, floor);
+        self.remove_superseded(around.out);
+    }
+
+    fn remove_superseded(&mut self, out: &mut impl Outbox) {
+        let (sending, group) = (&self.snapshots.sending, self.group.id);
+        self.snapshots.superseded.retain(|slot| {
+            let used = sending.uses(*slot);
+            if !used {
+                out.snapshot_remove(group, *slot);
+            }
+            used
+        });
+    }
+
+    fn send_transfer(
+        &mut self,
+        to: ReplicaId,
+        message: TransferMessage,
+        body: Option<&Frame>,
+        out: &mut impl Outbox,
+    ) {
+        self.encoded.clear();
+        message.encode_fixed(&mut self.encoded);
+        out.send(to, self.group.id, MessageKind::Transfer, &self.encoded, body);
+        self.probe.messages += 1;
+    }
+}
+
+/// A chunk as a frame with one command.
+fn chunk_frame<O: Outbox>(
+    around: &Surroundings<'_, O>,
+    me: ReplicaId,
+    offset: u64,
+    bytes: &[u8],
+) -> Option<Frame> {
+    let command = Command { kind: CommandKind::Set, flags: 0, session: None, key: b"", value: bytes };
+    let memory = around.pool.take(bytes.len() + 1024)?;
+    let mut writer = BatchWriter::new(memory, Vec::new());
+    let fits = writer.push(&command);
+    assert!(fits, "the frame was taken large enough for this chunk");
+    Some(writer.seal(BatchId { proposer: me, incarnation: Incarnation(0), counter: offset }).0)
+}

@@ -1,0 +1,121 @@
+//! One client connection: what it sent and was not understood yet, what it is owed, how it speaks.
+
+use std::net::SocketAddr;
+
+use panch_ring::ring::SocketId;
+use panch_wire::client::{self, ReplyView, Terms};
+use panch_wire::command::Reply;
+use panch_wire::resp::{self, Parser};
+use panch_wire::time::Instant;
+
+use super::order::ReplyOrder;
+
+/// Names a connection for as long as it lives: the core, a generation and a place in the core's table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ConnectionKey(pub(crate) u64);
+
+const INDEX_BITS: u32 = 24;
+const GENERATION_BITS: u32 = 24;
+/// The most connections of one core.
+pub(crate) const CONNECTIONS_MAX: usize = 1 << INDEX_BITS;
+
+impl ConnectionKey {
+    pub(crate) fn new(core: usize, generation: u32, index: usize) -> Self {
+        let generation = u64::from(generation) & ((1 << GENERATION_BITS) - 1);
+        Self((core as u64) << (INDEX_BITS + GENERATION_BITS) | generation << INDEX_BITS | index as u64)
+    }
+    pub(crate) fn core(self) -> usize {
+        (self.0 >> (INDEX_BITS + GENERATION_BITS)) as usize
+    }
+    pub(crate) fn index(self) -> usize {
+        (self.0 & ((1 << INDEX_BITS) - 1)) as usize
+    }
+}
+
+/// How a connection speaks.
+pub(crate) enum Speech {
+    /// Redis' protocol.
+    Resp(Box<RespSpeech>),
+    /// The native protocol.
+    Native(NativeSpeech),
+}
+
+/// The state of a RESP connection.
+pub(crate) struct RespSpeech {
+    pub(crate) parser: Parser,
+    pub(crate) resp3: bool,
+    pub(crate) order: ReplyOrder,
+    /// Reads may be stale (READONLY).
+    pub(crate) readonly: bool,
+    pub(crate) name: Vec<u8>,
+    pub(crate) library: Vec<u8>,
+    pub(crate) library_version: Vec<u8>,
+}
+
+/// The state of a native connection.
+pub(crate) struct NativeSpeech {
+    /// `None` before the hello.
+    pub(crate) terms: Option<Terms>,
+    pub(crate) outstanding: usize,
+}
+
+/// One client connection.
+pub(crate) struct Connection {
+    pub(crate) key: ConnectionKey,
+    pub(crate) socket: SocketId,
+    pub(crate) address: Option<SocketAddr>,
+    /// Number for CLIENT ID: unique on the node.
+    pub(crate) id: u64,
+    pub(crate) since: Instant,
+    pub(crate) speech: Speech,
+    /// Received and not yet consumed.
+    pub(crate) input: Vec<u8>,
+    /// Replies not yet given to the ring.
+    pub(crate) output: Vec<u8>,
+    /// In the table's list of connections with output.
+    pub(crate) dirty: bool,
+    /// A list of replies is with the ring.
+    pub(crate) sending: bool,
+    /// In the table's list of connections that wait for room.
+    pub(crate) stalled: bool,
+    /// The ring was told to receive no more.
+    pub(crate) paused: bool,
+    /// Close once everything is sent.
+    pub(crate) closing: bool,
+    /// The client sends no more.
+    pub(crate) ended: bool,
+}
+
+impl Connection {
+    /// Encodes the reply to request `number`.
+    pub(crate) fn reply(&mut self, number: u64, reply: Reply<'_>) {
+        match &mut self.speech {
+            Speech::Resp(speech) => {
+                let resp3 = speech.resp3;
+                speech.order.complete(number, &mut self.output, |out| resp::write_reply(&reply, resp3, out));
+            }
+            Speech::Native(speech) => {
+                speech.outstanding = speech.outstanding.saturating_sub(1);
+                let view = ReplyView { number, stages: None, answer: reply.into() };
+                client::write_reply(&view, &mut self.output);
+            }
+        }
+    }
+
+    /// Requests without a reply.
+    pub(crate) fn outstanding(&self) -> usize {
+        match &self.speech {
+            Speech::Resp(speech) => speech.order.len(),
+            Speech::Native(speech) => speech.outstanding,
+        }
+    }
+
+    /// Bytes of replies held for this connection, those with the ring not counted.
+    pub(crate) fn held(&self) -> usize {
+        let side = match &self.speech {
+            Speech::Resp(speech) => speech.order.side_size(),
+            Speech::Native(_) => 0,
+        };
+        self.output.len() + side
+    }
+}

@@ -1,0 +1,394 @@
+//! What a node says of itself to Redis clients: HELLO, INFO, CONFIG GET, CLIENT LIST and CLUSTER.
+
+use std::fmt::Write;
+
+use panch_replica::core::GroupStatus;
+use panch_wal::Durability;
+use panch_wire::ids::{GroupId, ReplicaId};
+use panch_wire::resp::{self, Arguments, ClusterRequest, matches_glob};
+use panch_wire::slots::{SLOT_COUNT, slot_range};
+use panch_wire::time::Instant;
+
+use super::Counter;
+use super::connection::{Connection, Speech};
+use super::table::Clients;
+use crate::counters::CoreCounters;
+use crate::view::NodeView;
+
+/// The version of Redis whose commands and texts are followed.
+const REDIS_VERSION: &str = "7.0.15";
+
+/// What else the core knows when a client asks.
+pub(crate) struct Neighbours<'a> {
+    pub(crate) clients: &'a Clients,
+    pub(crate) counters: &'a CoreCounters,
+}
+
+/// The answer to HELLO.
+pub(crate) fn hello(id: u64, resp3: bool, out: &mut Vec<u8>) {
+    resp::map(7, resp3, out);
+    let mut text = |key: &str, value: &str| {
+        resp::bulk(key.as_bytes(), out);
+        resp::bulk(value.as_bytes(), out);
+    };
+    text("server", "redis");
+    text("version", REDIS_VERSION);
+    text("mode", "cluster");
+    text("role", "master");
+    resp::bulk(b"proto", out);
+    resp::integer(if resp3 { 3 } else { 2 }, out);
+    resp::bulk(b"id", out);
+    resp::integer(id as i64, out);
+    resp::bulk(b"modules", out);
+    resp::array(0, out);
+}
+
+/// One line of CLIENT LIST.
+pub(crate) fn client_line(connection: &Connection, now: Instant) -> String {
+    let show = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let address = connection.address.map_or_else(|| "?".to_string(), |address| address.to_string());
+    let (name, library, version, proto) = match &connection.speech {
+        Speech::Resp(speech) => (
+            show(&speech.name),
+            show(&speech.library),
+            show(&speech.library_version),
+            if speech.resp3 { 3 } else { 2 },
+        ),
+        Speech::Native(_) => Default::default(),
+    };
+    format!(
+        "id={} addr={address} name={name} age={} db=0 qbuf={} oll={} obl={} resp={proto} lib-name={library} lib-ver={version}\n",
+        connection.id,
+        now.since(connection.since).as_secs(),
+        connection.input.len(),
+        connection.outstanding(),
+        connection.held(),
+    )
+}
+
+/// The name of a durability mode.
+pub(crate) fn durability(mode: Durability) -> &'static str {
+    match mode {
+        Durability::Sync => "sync",
+        Durability::Periodic { .. } => "periodic",
+        Durability::Memory => "memory",
+    }
+}
+
+/// Every group of the node, this core's as they are now.
+fn groups(counter: &Counter<'_>) -> Vec<GroupStatus> {
+    let view = counter.view;
+    let mut groups = view.reports.groups();
+    groups.retain(|status| view.core_of(status.group) != view.core);
+    groups.extend(counter.core.status());
+    groups.sort_unstable_by_key(|status| status.group);
+    groups
+}
+
+/// Keys on the node.
+pub(crate) fn keys(counter: &Counter<'_>) -> u64 {
+    groups(counter).iter().map(|status| status.keys).sum()
+}
+
+/// The text of INFO.
+pub(crate) fn info(
+    counter: &mut Counter<'_>,
+    neighbours: &Neighbours<'_>,
+    sections: Arguments<'_>,
+) -> String {
+    let view = counter.view;
+    let everything = sections.is_empty()
+        || sections.iter().any(|given| {
+            ["all", "everything", "default"].iter().any(|name| given.eq_ignore_ascii_case(name.as_bytes()))
+        });
+    let wants =
+        |name: &str| everything || sections.iter().any(|given| given.eq_ignore_ascii_case(name.as_bytes()));
+    let mut counters = CoreCounters::default();
+    for core in 0..view.cores() {
+        if core == view.core {
+            counters.add(neighbours.counters);
+        } else {
+            counters.add(&view.reports.core(core).counters);
+        }
+    }
+    let groups = groups(counter);
+    let mut text = String::new();
+    let mut section = |name: &str, lines: &[(&str, String)]| {
+        if wants(name) {
+            if !text.is_empty() {
+                text.push_str("\r\n");
+            }
+            let mut title = name.to_string();
+            title[..1].make_ascii_uppercase();
+            let _ = write!(text, "# {title}\r\n");
+            for (key, value) in lines {
+                let _ = write!(text, "{key}:{value}\r\n");
+            }
+        }
+    };
+    let uptime = counter.now.since(view.started).as_secs();
+    section(
+        "server",
+        &[
+            ("redis_version", REDIS_VERSION.into()),
+            ("panch_version", env!("CARGO_PKG_VERSION").into()),
+            ("redis_mode", "cluster".into()),
+            ("process_id", std::process::id().to_string()),
+            ("tcp_port", view.options.resp_listen.port().to_string()),
+            ("uptime_in_seconds", uptime.to_string()),
+        ],
+    );
+    section(
+        "clients",
+        &[
+            ("connected_clients", counters.connections.to_string()),
+            ("maxclients", (view.options.connections_max * view.cores()).to_string()),
+        ],
+    );
+    let resident = resident_size();
+    section(
+        "memory",
+        &[
+            ("used_memory", resident.to_string()),
+            ("used_memory_rss", resident.to_string()),
+            ("frames_used", counters.frames_used.to_string()),
+        ],
+    );
+    let applied: u64 = groups.iter().map(|status| status.probe.applied).sum();
+    section(
+        "stats",
+        &[
+            ("total_connections_received", counters.connections_accepted.to_string()),
+            ("total_commands_processed", counters.requests.to_string()),
+            ("rejected_connections", counters.connections_refused.to_string()),
+            ("client_protocol_errors", counters.client_faults.to_string()),
+            ("peer_protocol_errors", counters.peer_faults.to_string()),
+        ],
+    );
+    section("replication", &[("role", "master".into()), ("connected_slaves", "0".into())]);
+    section("cluster", &[("cluster_enabled", "1".into())]);
+    let sum = |of: fn(&GroupStatus) -> u64| groups.iter().map(of).sum::<u64>().to_string();
+    let mut lines = vec![
+        ("node_id", (u64::from(view.node().0) + 1).to_string()),
+        ("cluster_id", format!("{:016x}", view.options.cluster)),
+        ("incarnation", view.incarnation.0.to_string()),
+        ("protocol", "multi".into()),
+        ("durability", durability(view.options.log.durability).into()),
+        ("cores", view.cores().to_string()),
+        ("groups", view.options.groups.to_string()),
+        ("commands_total", sum(|status| status.probe.commands)),
+        ("reads_total", sum(|status| status.probe.reads)),
+        ("batches_total", sum(|status| status.probe.batches)),
+        ("slots_total", sum(|status| status.probe.slots)),
+        ("applied_total", applied.to_string()),
+        ("duplicates_total", sum(|status| status.probe.duplicates)),
+        ("voided_total", sum(|status| status.probe.voided)),
+        ("reproposed_total", sum(|status| status.probe.reproposed)),
+        ("timeouts_total", sum(|status| status.probe.timeouts)),
+        ("snapshots_total", sum(|status| status.probe.snapshots)),
+        ("installs_total", sum(|status| status.probe.installs)),
+        ("commit_us_total", sum(|status| status.probe.commit_us)),
+        ("messages_total", sum(|status| status.probe.messages)),
+        ("elections_total", sum(|status| status.counters.elections)),
+        ("packets_total", counters.packets.to_string()),
+        ("peer_bytes_total", counters.peer_bytes.to_string()),
+        ("dropped_messages_total", counters.dropped_messages.to_string()),
+        ("log_writes_total", counters.log_writes.to_string()),
+        ("log_bytes_total", counters.log_bytes.to_string()),
+        ("ring_enters_total", counters.ring_enters.to_string()),
+        ("turns_total", counters.turns.to_string()),
+        ("parks_total", counters.parks.to_string()),
+    ];
+    let rendered: Vec<(String, String)> = groups
+        .iter()
+        .map(|status| (format!("group_{}", status.group.0), group_line(status, view.options.log.durability)))
+        .collect();
+    lines.extend(rendered.iter().map(|(key, value)| (key.as_str(), value.clone())));
+    section("panch", &lines);
+    let keys: u64 = groups.iter().map(|status| status.keys).sum();
+    let keyspace = if keys == 0 { vec![] } else { vec![("db0", format!("keys={keys},expires=0,avg_ttl=0"))] };
+    section("keyspace", &keyspace);
+    text
+}
+
+fn group_line(status: &GroupStatus, mode: Durability) -> String {
+    let protocol = &status.protocol;
+    let leader = protocol.leader.map_or_else(|| "none".to_string(), |leader| (leader.0 + 1).to_string());
+    format!(
+        "leader={leader},ballot={}.{},committed={},executed={},last={},leading={},lag={},durability={},protocol=multi,digest={:016x},keys={}",
+        protocol.ballot.round,
+        u64::from(protocol.ballot.owner) + 1,
+        protocol.committed.0,
+        status.executed.0,
+        protocol.last.0,
+        u8::from(protocol.leading),
+        protocol.last.0.saturating_sub(status.executed.0),
+        durability(mode),
+        status.digest,
+        status.keys,
+    )
+}
+
+fn resident_size() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or(0) * 4096
+}
+
+/// The answer to CONFIG GET.
+pub(crate) fn config(view: &NodeView, patterns: Arguments<'_>, resp3: bool, out: &mut Vec<u8>) {
+    let options = &view.options;
+    let fsync = match options.log.durability {
+        Durability::Sync => "always",
+        Durability::Periodic { .. } => "everysec",
+        Durability::Memory => "no",
+    };
+    let settings = [
+        ("appendfsync", fsync.to_string()),
+        ("appendonly", if options.log.durability == Durability::Memory { "no" } else { "yes" }.to_string()),
+        ("bind", options.resp_listen.ip().to_string()),
+        ("cluster-enabled", "yes".to_string()),
+        ("databases", "1".to_string()),
+        ("dir", options.data_dir.display().to_string()),
+        ("maxclients", (options.connections_max * view.cores()).to_string()),
+        ("maxmemory", "0".to_string()),
+        ("maxmemory-policy", "noeviction".to_string()),
+        ("port", options.resp_listen.port().to_string()),
+        ("proto-max-bulk-len", options.replica.machine.value_size_max.to_string()),
+        ("save", String::new()),
+        ("timeout", "0".to_string()),
+    ];
+    let chosen: Vec<_> = settings
+        .iter()
+        .filter(|(name, _)| patterns.iter().any(|pattern| matches_glob(pattern, name.as_bytes())))
+        .collect();
+    resp::map(chosen.len(), resp3, out);
+    for (name, value) in chosen {
+        resp::bulk(name.as_bytes(), out);
+        resp::bulk(value.as_bytes(), out);
+    }
+}
+
+/// A node's name for cluster clients: 40 hexadecimal digits, the same on every node that is asked.
+fn node_name(view: &NodeView, node: ReplicaId) -> String {
+    format!("{:016x}{:024x}", view.options.cluster, u64::from(node.0) + 1)
+}
+
+/// The node that a group's keys should be sent to: its leader as known here, its home otherwise.
+fn owner(view: &NodeView, groups: &[GroupStatus], group: GroupId) -> ReplicaId {
+    let leader = groups.iter().find(|status| status.group == group).and_then(|status| status.protocol.leader);
+    leader.unwrap_or(ReplicaId((group.index() % view.options.members.len()) as u8))
+}
+
+/// Runs of slots with the same owner: first, last, owner.
+fn ranges(counter: &Counter<'_>) -> Vec<(u16, u16, ReplicaId)> {
+    let (view, groups) = (counter.view, groups(counter));
+    let mut ranges: Vec<(u16, u16, ReplicaId)> = Vec::new();
+    for group in (0..view.options.groups).map(GroupId) {
+        let slots = slot_range(group, view.options.groups);
+        let node = owner(view, &groups, group);
+        match ranges.last_mut() {
+            Some(last) if last.2 == node => last.1 = slots.end - 1,
+            _ => ranges.push((slots.start, slots.end - 1, node)),
+        }
+    }
+    ranges
+}
+
+/// The answers to CLUSTER.
+pub(crate) fn cluster(counter: &Counter<'_>, request: ClusterRequest, resp3: bool, out: &mut Vec<u8>) {
+    let view = counter.view;
+    let members = &view.options.members;
+    let all = (0..members.len() as u8).map(ReplicaId);
+    match request {
+        ClusterRequest::KeySlot(slot) => resp::integer(i64::from(slot), out),
+        ClusterRequest::MyId => resp::bulk(node_name(view, view.node()).as_bytes(), out),
+        ClusterRequest::Info => {
+            let ready = groups(counter).iter().all(|status| status.protocol.leader.is_some());
+            let text = format!(
+                "cluster_enabled:1\r\ncluster_state:{}\r\ncluster_slots_assigned:{SLOT_COUNT}\r\n\
+                 cluster_slots_ok:{SLOT_COUNT}\r\ncluster_slots_pfail:0\r\ncluster_slots_fail:0\r\n\
+                 cluster_known_nodes:{}\r\ncluster_size:{}\r\ncluster_current_epoch:1\r\ncluster_my_epoch:1\r\n",
+                if ready { "ok" } else { "fail" },
+                members.len(),
+                members.len(),
+            );
+            resp::verbatim(&text, resp3, out);
+        }
+        ClusterRequest::Nodes => {
+            let ranges = ranges(counter);
+            let mut text = String::new();
+            for node in all {
+                let address = members[node.index()].resp;
+                let myself = if node == view.node() { "myself,master" } else { "master" };
+                let _ = write!(
+                    text,
+                    "{} {}:{}@{} {myself} - 0 0 1 connected",
+                    node_name(view, node),
+                    address.ip(),
+                    address.port(),
+                    members[node.index()].peer.port(),
+                );
+                for (first, last, owner) in &ranges {
+                    if *owner == node {
+                        let _ = write!(text, " {first}-{last}");
+                    }
+                }
+                text.push('\n');
+            }
+            resp::verbatim(&text, resp3, out);
+        }
+        ClusterRequest::Slots => {
+            let ranges = ranges(counter);
+            resp::array(ranges.len(), out);
+            for (first, last, owner) in ranges {
+                // The owner first; every other node serves the same keys too.
+                let others = (0..members.len() as u8).map(ReplicaId).filter(|node| *node != owner);
+                resp::array(2 + members.len(), out);
+                resp::integer(i64::from(first), out);
+                resp::integer(i64::from(last), out);
+                for node in std::iter::once(owner).chain(others) {
+                    let address = members[node.index()].resp;
+                    resp::array(4, out);
+                    resp::bulk(address.ip().to_string().as_bytes(), out);
+                    resp::integer(i64::from(address.port()), out);
+                    resp::bulk(node_name(view, node).as_bytes(), out);
+                    resp::array(0, out);
+                }
+            }
+        }
+        ClusterRequest::Shards => {
+            let ranges = ranges(counter);
+            resp::array(members.len(), out);
+            for node in all {
+                let own: Vec<_> = ranges.iter().filter(|(_, _, owner)| *owner == node).collect();
+                resp::map(2, resp3, out);
+                resp::bulk(b"slots", out);
+                resp::array(2 * own.len(), out);
+                for (first, last, _) in own {
+                    resp::integer(i64::from(*first), out);
+                    resp::integer(i64::from(*last), out);
+                }
+                resp::bulk(b"nodes", out);
+                resp::array(1, out);
+                resp::map(7, resp3, out);
+                let address = members[node.index()].resp;
+                let ip = address.ip().to_string();
+                let mut text = |key: &str, value: &str| {
+                    resp::bulk(key.as_bytes(), out);
+                    resp::bulk(value.as_bytes(), out);
+                };
+                text("id", &node_name(view, node));
+                text("ip", &ip);
+                text("endpoint", &ip);
+                text("role", "master");
+                text("health", "online");
+                resp::bulk(b"port", out);
+                resp::integer(i64::from(address.port()), out);
+                resp::bulk(b"replication-offset", out);
+                resp::integer(0, out);
+            }
+        }
+    }
+}

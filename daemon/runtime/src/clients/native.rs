@@ -1,0 +1,115 @@
+//! A native connection's input: the hello, then requests in any order.
+
+use panch_replica::batcher::Refusal;
+use panch_replica::core::ReplyTo;
+use panch_replica::replica::Level;
+use panch_wire::client::{
+    self, Answer, HELLO_SIZE, Hello, HelloReply, Operation, ReadLevel, RefusalCode, ReplyView, Terms,
+};
+use panch_wire::command::{CommandError, Reply};
+use panch_wire::slots::group_of_command;
+
+use super::connection::{Connection, Speech};
+use super::{Counter, Stop};
+
+/// Requests of one connection that may be outstanding before no more are taken in.
+const OUTSTANDING_MAX: usize = 64 << 10;
+/// What a request may have beyond its value: key and header.
+const REQUEST_OVERHEAD: usize = 128 << 10;
+
+/// Consumes requests from the front of `input`. Returns how many bytes, and why it stopped.
+pub(crate) fn consume(
+    connection: &mut Connection,
+    input: &[u8],
+    room: usize,
+    counter: &mut Counter<'_>,
+) -> (usize, Stop) {
+    let Speech::Native(speech) = &mut connection.speech else { unreachable!("the caller looked") };
+    let mut at = 0;
+    let terms = match speech.terms {
+        Some(terms) => terms,
+        None => match greet(input, counter, &mut connection.output) {
+            Ok(Some(terms)) => {
+                at = HELLO_SIZE;
+                *speech.terms.insert(terms)
+            }
+            Ok(None) => return (0, Stop::NeedBytes),
+            Err(stop) => return (input.len(), stop),
+        },
+    };
+    loop {
+        if connection.output.len() > room || speech.outstanding >= OUTSTANDING_MAX {
+            return (at, Stop::Stalled);
+        }
+        let (request, size) = match client::parse_request(&input[at..], &terms) {
+            Ok(Some(request)) => request,
+            Ok(None) => return (at, Stop::NeedBytes),
+            Err(_) => return (input.len(), Stop::Close(true)),
+        };
+        let number = request.number;
+        let answer = |answer: Answer<'_>, output: &mut Vec<u8>| {
+            client::write_reply(&ReplyView { number, stages: None, answer }, output);
+        };
+        match request.operation {
+            Operation::Ping => answer(Answer::Pong, &mut connection.output),
+            Operation::Invalid(error) => answer(Answer::Error(error), &mut connection.output),
+            Operation::Command(command) => {
+                let group = group_of_command(&command, counter.view.options.groups);
+                let Some(group) = group else {
+                    answer(Answer::Error(CommandError::CrossSlot), &mut connection.output);
+                    at += size;
+                    continue;
+                };
+                let output = &mut connection.output;
+                let stale = request.level == ReadLevel::Stale
+                    && counter
+                        .read_stale(group, &command, |reply: Reply<'_>| answer(reply.into(), output))
+                        .is_some();
+                if !stale {
+                    // Without leases a lease read is a quorum read; so is a stale one of another core's group.
+                    let level = if request.level == ReadLevel::Log { Level::Log } else { Level::Quorum };
+                    let token = ReplyTo { connection: connection.key.0, request: number };
+                    match counter.submit(group, &command, level, token) {
+                        Ok(()) => speech.outstanding += 1,
+                        Err(Refusal::Busy) => return (at, Stop::Stalled),
+                        Err(Refusal::TooLarge) => {
+                            answer(Answer::Error(CommandError::TooLarge), &mut connection.output);
+                        }
+                    }
+                }
+            }
+        }
+        at += size;
+    }
+}
+
+/// Answers the hello. `None` if it is not all there.
+fn greet(input: &[u8], counter: &Counter<'_>, out: &mut Vec<u8>) -> Result<Option<Terms>, Stop> {
+    let hello = match Hello::parse(input) {
+        Ok(Some(hello)) => hello,
+        Ok(None) => return Ok(None),
+        Err(_) => return Err(Stop::Close(true)),
+    };
+    let options = &counter.view.options;
+    let request_size_max = (options.replica.machine.value_size_max + REQUEST_OVERHEAD) as u32;
+    let mut reply = HelloReply {
+        version: client::VERSION,
+        refusal: None,
+        node: options.node,
+        group_count: options.groups,
+        request_size_max,
+        text: "",
+    };
+    if hello.version != client::VERSION {
+        reply.refusal = Some(RefusalCode::Version);
+        reply.text = "this node speaks another version of the protocol: use a client of its version";
+    } else if !counter.core.is_live() {
+        reply.refusal = Some(RefusalCode::NotReady);
+        reply.text = "the node is starting: try again";
+    }
+    reply.write(out);
+    match reply.refusal {
+        None => Ok(Some(Terms { session: hello.session, request_size_max })),
+        Some(_) => Err(Stop::Close(false)),
+    }
+}

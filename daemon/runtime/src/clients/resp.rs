@@ -1,0 +1,234 @@
+//! A RESP connection's input: commands for the groups, and what the node answers itself.
+
+use panch_replica::batcher::Refusal;
+use panch_replica::core::ReplyTo;
+use panch_replica::replica::Level;
+use panch_wire::command::{Command, CommandError, Reply};
+use panch_wire::resp::{self, ClientRequest, HelloRequest, Limits, Parsed, Parser, Request};
+use panch_wire::slots::group_of_command;
+
+use super::connection::{Connection, RespSpeech, Speech};
+use super::describe::{self, Neighbours};
+use super::order::{Class, ReplyOrder};
+use super::{Counter, Stop};
+
+/// Requests of one connection that may be outstanding before no more are taken in.
+const OUTSTANDING_MAX: usize = 64 << 10;
+
+/// The state of a new connection.
+pub(crate) fn speech(value_size_max: usize) -> Speech {
+    let defaults = Limits::default();
+    let bulk_size_max = (value_size_max as u32).max(1 << 16);
+    let request_size_max = defaults.request_size_max.max(bulk_size_max.saturating_mul(2));
+    Speech::Resp(Box::new(RespSpeech {
+        parser: Parser::new(Limits { bulk_size_max, request_size_max, ..defaults }),
+        resp3: false,
+        order: ReplyOrder::default(),
+        readonly: false,
+        name: Vec::new(),
+        library: Vec::new(),
+        library_version: Vec::new(),
+    }))
+}
+
+/// Consumes commands from the front of `input`. Returns how many bytes, and why it stopped.
+pub(crate) fn consume(
+    connection: &mut Connection,
+    input: &[u8],
+    room: usize,
+    counter: &mut Counter<'_>,
+    neighbours: &Neighbours<'_>,
+    scratch: &mut Vec<u8>,
+) -> (usize, Stop) {
+    let mut at = 0;
+    loop {
+        if connection.held() > room || connection.outstanding() >= OUTSTANDING_MAX {
+            return (at, Stop::Stalled);
+        }
+        let Speech::Resp(speech) = &mut connection.speech else { unreachable!("the caller looked") };
+        let rest = &input[at..];
+        let size = match speech.parser.parse(rest) {
+            Ok(Parsed::Command { consumed }) => consumed,
+            Ok(Parsed::Empty { consumed }) => {
+                at += consumed;
+                continue;
+            }
+            Ok(Parsed::Incomplete { .. }) => return (at, Stop::NeedBytes),
+            Err(fault) => {
+                answer(&mut speech.order, &mut connection.output, |out| fault.write(out));
+                return (input.len(), Stop::Close(true));
+            }
+        };
+        // The arguments borrow the parser; everything else of the connection stays free.
+        let RespSpeech { parser, resp3, order, readonly, name, library, library_version } = &mut **speech;
+        let output = &mut connection.output;
+        let request = match resp::translate(parser.arguments(rest), scratch) {
+            Ok(request) => request,
+            Err(refusal) => {
+                answer(order, output, |out| refusal.write(out));
+                at += size;
+                continue;
+            }
+        };
+        match request {
+            Request::Data(command) => {
+                match submit(connection.key.0, order, *readonly, *resp3, output, &command, counter) {
+                    Ok(()) => {}
+                    Err(stop) => return (at, stop),
+                }
+            }
+            Request::Ping(None) => answer(order, output, |out| resp::simple("PONG", out)),
+            Request::Ping(Some(message)) | Request::Echo(message) => {
+                answer(order, output, |out| resp::bulk(message, out));
+            }
+            Request::Hello(hello) => {
+                apply_hello(&hello, resp3, name);
+                let (id, resp3) = (connection.id, *resp3);
+                let refused = hello.credentials.is_some_and(|(_, password)| !password.is_empty());
+                answer(order, output, |out| {
+                    if refused {
+                        resp::error(resp::WRONG_PASSWORD, out);
+                    } else {
+                        describe::hello(id, resp3, out);
+                    }
+                });
+            }
+            Request::Authenticate { user, .. } => answer(order, output, |out| {
+                let text = if user.is_some() { resp::WRONG_PASSWORD } else { resp::NO_PASSWORD_SET };
+                resp::error(text, out);
+            }),
+            Request::Accepted => answer(order, output, resp::ok),
+            Request::Quit => {
+                answer(order, output, resp::ok);
+                return (input.len(), Stop::Close(false));
+            }
+            Request::Reset => {
+                (*resp3, *readonly) = (false, false);
+                name.clear();
+                answer(order, output, |out| resp::simple("RESET", out));
+            }
+            Request::ReadOnly | Request::ReadWrite => {
+                *readonly = matches!(request, Request::ReadOnly);
+                answer(order, output, resp::ok);
+            }
+            Request::Command(query) => answer(order, output, |out| query.write(*resp3, out)),
+            Request::Info(sections) => {
+                let text = describe::info(counter, neighbours, sections);
+                answer(order, output, |out| resp::verbatim(&text, *resp3, out));
+            }
+            Request::ConfigGet(patterns) => {
+                answer(order, output, |out| describe::config(counter.view, patterns, *resp3, out));
+            }
+            Request::DbSize => {
+                let keys = describe::keys(counter);
+                answer(order, output, |out| resp::integer(keys as i64, out));
+            }
+            Request::Cluster(request) => {
+                answer(order, output, |out| describe::cluster(counter, request, *resp3, out));
+            }
+            Request::Client(request) => match request {
+                ClientRequest::SetName(given) => {
+                    replace(name, given);
+                    answer(order, output, resp::ok);
+                }
+                ClientRequest::SetLibraryName(given) => {
+                    replace(library, given);
+                    answer(order, output, resp::ok);
+                }
+                ClientRequest::SetLibraryVersion(given) => {
+                    replace(library_version, given);
+                    answer(order, output, resp::ok);
+                }
+                ClientRequest::Name => answer(order, output, |out| match name.as_slice() {
+                    [] => resp::nil(*resp3, out),
+                    name => resp::bulk(name, out),
+                }),
+                ClientRequest::Id => {
+                    answer(order, output, |out| resp::integer(connection.id as i64, out));
+                }
+                ClientRequest::List | ClientRequest::Info => {
+                    let list = request == ClientRequest::List;
+                    let mut text = describe::client_line(connection, counter.now);
+                    if list {
+                        for other in neighbours.clients.iter() {
+                            text.push_str(&describe::client_line(other, counter.now));
+                        }
+                    }
+                    let Speech::Resp(speech) = &mut connection.speech else { unreachable!("as above") };
+                    let resp3 = speech.resp3;
+                    answer(&mut speech.order, &mut connection.output, |out| {
+                        resp::verbatim(&text, resp3, out);
+                    });
+                }
+            },
+        }
+        at += size;
+    }
+}
+
+fn replace(target: &mut Vec<u8>, given: &[u8]) {
+    target.clear();
+    target.extend_from_slice(given);
+}
+
+fn apply_hello(hello: &HelloRequest<'_>, resp3: &mut bool, name: &mut Vec<u8>) {
+    if let Some(version) = hello.version {
+        *resp3 = version == 3;
+    }
+    if let Some(given) = hello.name {
+        replace(name, given);
+    }
+}
+
+/// Answers at once, in the request's turn.
+fn answer(order: &mut ReplyOrder, output: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) {
+    let number = order.begin(Class::Immediate);
+    order.complete(number, output, encode);
+}
+
+/// Hands a command to its group.
+fn submit(
+    connection: u64,
+    order: &mut ReplyOrder,
+    readonly: bool,
+    resp3: bool,
+    output: &mut Vec<u8>,
+    command: &Command<'_>,
+    counter: &mut Counter<'_>,
+) -> Result<(), Stop> {
+    let Some(group) = group_of_command(command, counter.view.options.groups) else {
+        answer(order, output, |out| resp::error(CommandError::CrossSlot.text(), out));
+        return Ok(());
+    };
+    let read = command.kind.is_read();
+    if read && readonly && order.logged() == 0 {
+        let number = order.begin(Class::Immediate);
+        let done = counter.read_stale(group, command, |reply: Reply<'_>| {
+            order.complete(number, output, |out| resp::write_reply(&reply, resp3, out));
+        });
+        if done.is_some() {
+            return Ok(());
+        }
+        order.cancel_last();
+    }
+    // See `Class`: a connection's commands take effect in the order in which it sent them.
+    let (class, level) = match (read, order.logged()) {
+        (true, 0) => (Class::Read, Level::Quorum),
+        _ => (Class::Logged, Level::Log),
+    };
+    if class == Class::Logged && order.reads() > 0 {
+        return Err(Stop::Stalled);
+    }
+    let request = order.begin(class);
+    match counter.submit(group, command, level, ReplyTo { connection, request }) {
+        Ok(()) => Ok(()),
+        Err(Refusal::Busy) => {
+            order.cancel_last();
+            Err(Stop::Stalled)
+        }
+        Err(Refusal::TooLarge) => {
+            order.complete(request, output, |out| resp::error(CommandError::TooLarge.text(), out));
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What a core counts and what it publishes for INFO: plain numbers on the core, a copy behind a mutex for the others.
+
+use std::sync::{Mutex, MutexGuard};
+
+use panch_replica::core::GroupStatus;
+
+/// Counters of one core since its node started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CoreCounters {
+    /// Passes of the core loop.
+    pub turns: u64,
+    /// Packets to peers.
+    pub packets: u64,
+    /// Bytes to peers.
+    pub peer_bytes: u64,
+    /// Messages dropped because a peer's queue was full or it was not connected.
+    pub dropped_messages: u64,
+    /// Log writes.
+    pub log_writes: u64,
+    /// Bytes of log writes.
+    pub log_bytes: u64,
+    /// `io_uring_enter` calls.
+    pub ring_enters: u64,
+    /// Times the core slept.
+    pub parks: u64,
+    /// Client connections open.
+    pub connections: u64,
+    /// Client connections ever accepted.
+    pub connections_accepted: u64,
+    /// Connections refused because there were too many.
+    pub connections_refused: u64,
+    /// Requests of clients.
+    pub requests: u64,
+    /// Connections of clients ended because of their bytes.
+    pub client_faults: u64,
+    /// Connections of peers ended because of their bytes.
+    pub peer_faults: u64,
+    /// Bytes of frame memory in use.
+    pub frames_used: u64,
+}
+
+impl CoreCounters {
+    /// Adds another core's.
+    pub fn add(&mut self, other: &CoreCounters) {
+        let CoreCounters {
+            turns,
+            packets,
+            peer_bytes,
+            dropped_messages,
+            log_writes,
+            log_bytes,
+            ring_enters,
+            parks,
+            connections,
+            connections_accepted,
+            connections_refused,
+            requests,
+            client_faults,
+            peer_faults,
+            frames_used,
+        } = other;
+        self.turns += turns;
+        self.packets += packets;
+        self.peer_bytes += peer_bytes;
+        self.dropped_messages += dropped_messages;
+        self.log_writes += log_writes;
+        self.log_bytes += log_bytes;
+        self.ring_enters += ring_enters;
+        self.parks += parks;
+        self.connections += connections;
+        self.connections_accepted += connections_accepted;
+        self.connections_refused += connections_refused;
+        self.requests += requests;
+        self.client_faults += client_faults;
+        self.peer_faults += peer_faults;
+        self.frames_used += frames_used;
+    }
+}
+
+/// What one core shows to the others.
+#[derive(Clone, Debug, Default)]
+pub struct CoreReport {
+    /// Its counters.
+    pub counters: CoreCounters,
+    /// Its groups.
+    pub groups: Vec<GroupStatus>,
+}
+
+/// The reports of all cores of a node.
+#[derive(Debug)]
+pub struct Reports(Vec<Mutex<CoreReport>>);
+
+impl Reports {
+    /// Empty reports for `cores` cores.
+    pub fn new(cores: usize) -> Self {
+        Self((0..cores).map(|_| Mutex::default()).collect())
+    }
+
+    /// The report of one core.
+    pub fn core(&self, core: usize) -> MutexGuard<'_, CoreReport> {
+        self.0[core].lock().expect("no core panics while it holds its report: a panic aborts")
+    }
+
+    /// All counters added up.
+    pub fn counters(&self) -> CoreCounters {
+        let mut sum = CoreCounters::default();
+        for core in 0..self.0.len() {
+            sum.add(&self.core(core).counters);
+        }
+        sum
+    }
+
+    /// Every group's status, by group.
+    pub fn groups(&self) -> Vec<GroupStatus> {
+        let mut groups = Vec::new();
+        for core in 0..self.0.len() {
+            groups.extend_from_slice(&self.core(core).groups);
+        }
+        groups.sort_unstable_by_key(|status| status.group);
+        groups
+    }
+
+    /// Keys in all groups.
+    pub fn keys(&self) -> u64 {
+        (0..self.0.len())
+            .map(|core| self.core(core).groups.iter().map(|status| status.keys).sum::<u64>())
+            .sum()
+    }
+}

@@ -1,0 +1,263 @@
+//! Who a data directory belongs to, and how often its node has started.
+//!
+//! One small file, replaced atomically: written beside, synced, renamed, directory synced. The incarnation in it is
+//! durable before the node sends anything (protocols D5).
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use panch_replica::core::next_incarnation;
+use panch_wire::ids::{Incarnation, ReplicaId};
+
+const FILE: &str = "identity";
+const LOCK: &str = "lock";
+
+/// What a data directory says of itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Identity {
+    /// The cluster.
+    pub(crate) cluster: u64,
+    /// The node in it.
+    pub(crate) node: ReplicaId,
+    /// How many core logs the directory has.
+    pub(crate) cores: usize,
+    /// How many groups the cluster has.
+    pub(crate) groups: u16,
+    /// How often the node has started, this time included.
+    pub(crate) incarnation: Incarnation,
+    /// What the core logs are named: drawn once, when the directory was made.
+    pub(crate) log: u64,
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityFault {
+    /// The directory cannot be read or written.
+    #[error("data directory {}: {error}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What happened.
+        error: io::Error,
+    },
+    /// Another process uses the directory.
+    #[error("data directory {} is in use by another panchd: stop it, or give this node a directory of its own", .0.display())]
+    Locked(PathBuf),
+    /// The identity file is damaged.
+    #[error("{} is damaged (line {line}): restore it from a backup, or empty the data directory and let the node rejoin under a new node id", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The line that does not parse, from 1.
+        line: usize,
+    },
+    /// The directory is another node's or another cluster's.
+    #[error("data directory {} belongs to {what} {found:#x}, but the configuration says {wanted:#x}: point `data_dir` to this node's own directory", path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// In the directory.
+        found: u64,
+        /// In the configuration.
+        wanted: u64,
+    },
+    /// The number of cores or groups changed.
+    #[error("data directory {} was made with {what} = {found}, but the configuration says {wanted}: each core has a log of its own groups, so restore {what} = {found}", path.display())]
+    Layout {
+        /// The directory.
+        path: PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// In the directory.
+        found: usize,
+        /// In the configuration.
+        wanted: usize,
+    },
+}
+
+/// A data directory that this process holds, with its next incarnation durable.
+pub(crate) struct DataDir {
+    pub(crate) path: PathBuf,
+    pub(crate) identity: Identity,
+    /// Held for the life of the process: the kernel releases it however the process ends.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Opens or creates the directory for the node described by `wanted` (its incarnation and log name are ignored) and
+    /// begins the next incarnation.
+    pub(crate) fn open(path: &Path, wanted: &Identity) -> Result<Self, IdentityFault> {
+        let at = |path: &Path| {
+            let path = path.to_path_buf();
+            move |error| IdentityFault::Io { path, error }
+        };
+        fs::create_dir_all(path).map_err(at(path))?;
+        let lock_path = path.join(LOCK);
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(at(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(IdentityFault::Locked(path.to_path_buf())),
+            Err(fs::TryLockError::Error(error)) => return Err(at(&lock_path)(error)),
+        }
+        let file = path.join(FILE);
+        let mut identity = match fs::read_to_string(&file) {
+            Ok(text) => parse(&text).map_err(|line| IdentityFault::Damaged { path: file.clone(), line })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Identity { incarnation: Incarnation(0), log: fresh_name(wanted), ..wanted.clone() }
+            }
+            Err(error) => return Err(at(&file)(error)),
+        };
+        check(path, &identity, wanted)?;
+        identity.incarnation = next_incarnation(identity.incarnation);
+        write(path, &file, &identity).map_err(at(&file))?;
+        Ok(Self { path: path.to_path_buf(), identity, _lock: lock })
+    }
+}
+
+/// A name for the logs of a new directory: no two directories may share it, so that a segment that strays into another
+/// directory is noticed.
+fn fresh_name(wanted: &Identity) -> u64 {
+    let mut seed = Vec::new();
+    seed.extend_from_slice(&wanted.cluster.to_le_bytes());
+    seed.push(wanted.node.0);
+    seed.extend_from_slice(&std::process::id().to_le_bytes());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    seed.extend_from_slice(&now.as_nanos().to_le_bytes());
+    panch_wire::checksum::checksum(&seed) | 1
+}
+
+fn check(path: &Path, found: &Identity, wanted: &Identity) -> Result<(), IdentityFault> {
+    let foreign =
+        |what, found, wanted| IdentityFault::Foreign { path: path.to_path_buf(), what, found, wanted };
+    let layout =
+        |what, found, wanted| IdentityFault::Layout { path: path.to_path_buf(), what, found, wanted };
+    if found.cluster != wanted.cluster {
+        return Err(foreign("cluster", found.cluster, wanted.cluster));
+    }
+    if found.node != wanted.node {
+        return Err(foreign("node", u64::from(found.node.0) + 1, u64::from(wanted.node.0) + 1));
+    }
+    if found.cores != wanted.cores {
+        return Err(layout("cores", found.cores, wanted.cores));
+    }
+    if found.groups != wanted.groups {
+        return Err(layout("groups", usize::from(found.groups), usize::from(wanted.groups)));
+    }
+    Ok(())
+}
+
+fn render(identity: &Identity) -> String {
+    let body = format!(
+        "cluster {:#018x}\nnode {}\ncores {}\ngroups {}\nincarnation {}\nlog {:#018x}\n",
+        identity.cluster,
+        u64::from(identity.node.0) + 1,
+        identity.cores,
+        identity.groups,
+        identity.incarnation.0,
+        identity.log,
+    );
+    let sum = panch_wire::checksum::checksum(body.as_bytes());
+    format!("{body}checksum {sum:#018x}\n")
+}
+
+/// Parses the file; the number of the first bad line as the error.
+fn parse(text: &str) -> Result<Identity, usize> {
+    let number = |value: &str| match value.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => value.parse().ok(),
+    };
+    let keys = ["cluster", "node", "cores", "groups", "incarnation", "log", "checksum"];
+    let mut values = [0u64; 7];
+    for (index, key) in keys.iter().enumerate() {
+        let line = text.lines().nth(index).ok_or(index + 1)?;
+        let value = line.strip_prefix(key).and_then(|rest| rest.strip_prefix(' ')).and_then(number);
+        values[index] = value.ok_or(index + 1)?;
+    }
+    let [cluster, node, cores, groups, incarnation, log, _] = values;
+    let identity = Identity {
+        cluster,
+        node: ReplicaId(u8::try_from(node).ok().and_then(|node| node.checked_sub(1)).ok_or(2usize)?),
+        cores: cores as usize,
+        groups: u16::try_from(groups).map_err(|_| 4usize)?,
+        incarnation: Incarnation(u32::try_from(incarnation).map_err(|_| 5usize)?),
+        log,
+    };
+    if render(&identity) != text {
+        return Err(7);
+    }
+    Ok(identity)
+}
+
+fn write(directory: &Path, file: &Path, identity: &Identity) -> io::Result<()> {
+    let beside = file.with_extension("new");
+    let mut handle = File::create(&beside)?;
+    handle.write_all(render(identity).as_bytes())?;
+    handle.sync_all()?;
+    fs::rename(&beside, file)?;
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted() -> Identity {
+        Identity { cluster: 7, node: ReplicaId(1), cores: 2, groups: 4, incarnation: Incarnation(0), log: 0 }
+    }
+
+    #[test]
+    fn every_start_is_a_new_incarnation_of_the_same_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DataDir::open(dir.path(), &wanted()).unwrap().identity;
+        let second = DataDir::open(dir.path(), &wanted()).unwrap().identity;
+        assert_eq!(first.incarnation, Incarnation(1));
+        assert_eq!(second.incarnation, Incarnation(2));
+        assert_eq!(first.log, second.log);
+    }
+
+    #[test]
+    fn a_directory_is_held_by_one_process_part_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let _held = DataDir::open(dir.path(), &wanted()).unwrap();
+        assert!(matches!(DataDir::open(dir.path(), &wanted()), Err(IdentityFault::Locked(_))));
+    }
+
+    #[test]
+    fn foreign_changed_and_damaged_directories_are_refused_with_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(DataDir::open(dir.path(), &wanted()).unwrap());
+        let open = |wanted: Identity| DataDir::open(dir.path(), &wanted).map(drop);
+        assert!(matches!(
+            open(Identity { cluster: 8, ..wanted() }),
+            Err(IdentityFault::Foreign { what: "cluster", .. })
+        ));
+        assert!(matches!(
+            open(Identity { node: ReplicaId(0), ..wanted() }),
+            Err(IdentityFault::Foreign { what: "node", .. })
+        ));
+        assert!(matches!(
+            open(Identity { cores: 1, ..wanted() }),
+            Err(IdentityFault::Layout { what: "cores", .. })
+        ));
+        assert!(matches!(
+            open(Identity { groups: 5, ..wanted() }),
+            Err(IdentityFault::Layout { what: "groups", .. })
+        ));
+        let file = dir.path().join(FILE);
+        let text = fs::read_to_string(&file).unwrap();
+        for at in 0..text.len() {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] ^= 1;
+            fs::write(&file, bytes).unwrap();
+            assert!(open(wanted()).is_err(), "flip at {at}");
+        }
+    }
+}

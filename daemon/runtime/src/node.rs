@@ -1,0 +1,325 @@
+//! A node: opens its data, starts one thread per core, and ends when told or when a core fails.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use glommio::{LocalExecutorBuilder, Placement};
+use panch_consensus::multi::Multi;
+use panch_consensus::protocol::random;
+use panch_replica::core::{Core, CoreConfig, ReplayFault};
+use panch_ring::clock;
+use panch_ring::file::LogFile;
+use panch_ring::mesh::{self, MeshPort};
+use panch_ring::ring::{Ring, RingConfig, RingError};
+use panch_wal::{Durability, RecoverError, SegmentReader, Wal, recover};
+use panch_wire::frame::FramePool;
+use panch_wire::ids::Incarnation;
+use panch_wire::peer::Hello;
+use panch_wire::time::Instant;
+
+use crate::clients::table::Clients;
+use crate::core::{CoreFault, CoreLoop};
+use crate::counters::Reports;
+use crate::identity::{DataDir, Identity, IdentityFault};
+use crate::log_io::LogIo;
+use crate::options::NodeOptions;
+use crate::outputs::Outputs;
+use crate::park;
+use crate::peers::Peers;
+use crate::remote::Parcel;
+use crate::storage::{CoreDirectory, Storage};
+use crate::view::NodeView;
+
+/// Parcels that may wait between two cores.
+const MESH_CAPACITY: usize = 1024;
+/// glommio's own registered memory: nothing of ours is in it.
+const EXECUTOR_MEMORY: usize = 64 << 10;
+/// Log segments beyond this many times the snapshot interval make the group that holds the oldest one take a snapshot.
+const LOG_SIZE_FACTOR: u64 = 2;
+
+/// Why a node cannot start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeFault {
+    /// The data directory is not usable.
+    #[error(transparent)]
+    Identity(#[from] IdentityFault),
+    /// A directory of a core cannot be opened.
+    #[error("{}: {error}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What happened.
+        error: io::Error,
+    },
+    /// The log cannot be trusted.
+    #[error("{}: {fault}", path.display())]
+    Log {
+        /// The core's directory.
+        path: PathBuf,
+        /// Why.
+        fault: RecoverError,
+    },
+    /// The log holds what this configuration has no place for.
+    #[error("{}: {fault}", path.display())]
+    Replay {
+        /// The core's directory.
+        path: PathBuf,
+        /// Why.
+        fault: ReplayFault,
+    },
+    /// The log does not reach back to the snapshot.
+    #[error("{}: slot {slot} of group {group} was decided, but is neither in the newest usable snapshot nor in the log: it is lost here. Restore the directory from an exact copy, or empty this node's data directory and let it join again as a new member", path.display())]
+    Hole {
+        /// The core's directory.
+        path: PathBuf,
+        /// The group.
+        group: u16,
+        /// The first slot that is missing.
+        slot: u64,
+    },
+    /// A node without a durable log may not come back.
+    #[error(
+        "this node runs with durability = \"memory\" and has run before: it has forgotten its votes and may not vote again under the same number. Empty the data directories of all nodes to start a new cluster, or use durability = \"sync\""
+    )]
+    Forgotten,
+    /// The ring cannot be made.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// A core failed.
+    #[error(transparent)]
+    Core(#[from] CoreFault),
+    /// A thread or descriptor could not be had.
+    #[error("{what}: {error}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// What happened.
+        error: io::Error,
+    },
+}
+
+/// A running node.
+pub struct Node {
+    threads: Vec<JoinHandle<Result<(), NodeFault>>>,
+    control: Arc<MeshPort<Parcel>>,
+    reports: Arc<Reports>,
+}
+
+/// Stops a node; usable from any thread, and from several.
+#[derive(Clone)]
+pub struct StopHandle(Arc<MeshPort<Parcel>>);
+
+impl StopHandle {
+    /// Asks every core to write what is pending and end.
+    pub fn stop(&self) {
+        for core in 0..self.0.core_count() - 1 {
+            // A full queue belongs to a core that is awake; one Stop in it is enough.
+            let _ = self.0.send(core, Parcel::Stop);
+        }
+    }
+}
+
+impl Node {
+    /// Opens the data directory and starts the cores; returns once every core serves, or with the first fault.
+    ///
+    /// # Errors
+    /// See [`NodeFault`]; each says what to do.
+    pub fn start(options: NodeOptions) -> Result<Self, NodeFault> {
+        let cores = options.cpus.len();
+        assert!(cores > 0 && cores < 256, "the configuration was checked");
+        let wanted = Identity {
+            cluster: options.cluster,
+            node: options.node,
+            cores,
+            groups: options.groups,
+            incarnation: Incarnation(0),
+            log: 0,
+        };
+        let data = DataDir::open(&options.data_dir, &wanted)?;
+        let incarnation = data.identity.incarnation;
+        if options.log.durability == Durability::Memory && incarnation > Incarnation(1) {
+            return Err(NodeFault::Forgotten);
+        }
+        let io = |what| move |error| NodeFault::Io { what, error };
+        // One port more than cores: the control port, through which the node is stopped.
+        let mut ports = mesh::connect::<Parcel>(cores + 1, MESH_CAPACITY).map_err(io("eventfd"))?;
+        let control = Arc::new(ports.pop().expect("one port per core and one more"));
+        let reports = Arc::new(Reports::new(cores));
+        let options = Arc::new(options);
+        let failed = Arc::new(AtomicBool::new(false));
+        let (ready_sender, ready) = crossbeam::channel::bounded(cores);
+        let data = Arc::new(data);
+        let mut threads = Vec::new();
+        for (core, port) in ports.into_iter().enumerate() {
+            let view = NodeView {
+                options: Arc::clone(&options),
+                core,
+                incarnation,
+                started: clock::now(),
+                reports: Arc::clone(&reports),
+            };
+            let (ready, data, failed) = (ready_sender.clone(), Arc::clone(&data), Arc::clone(&failed));
+            let stop = StopHandle(Arc::clone(&control));
+            let thread = std::thread::Builder::new().name(format!("panch-core-{core}")).spawn(move || {
+                let result = run_core(view, port, &data, &failed, &ready);
+                if result.is_err() {
+                    failed.store(true, Ordering::Relaxed);
+                    stop.stop();
+                }
+                // Only now: a start that waits for readiness must find the fault in the thread's result.
+                drop(ready);
+                result
+            });
+            threads.push(thread.map_err(io("cannot start a core's thread"))?);
+        }
+        drop(ready_sender);
+        let node = Self { threads, control, reports };
+        for _ in 0..cores {
+            if ready.recv().is_err() {
+                return Err(node.wait().err().unwrap_or(NodeFault::Io {
+                    what: "a core ended before it served",
+                    error: io::ErrorKind::Other.into(),
+                }));
+            }
+        }
+        Ok(node)
+    }
+
+    /// What stops this node.
+    pub fn stop_handle(&self) -> StopHandle {
+        StopHandle(Arc::clone(&self.control))
+    }
+
+    /// What the cores publish.
+    pub fn reports(&self) -> &Reports {
+        &self.reports
+    }
+
+    /// Waits until the node has ended.
+    ///
+    /// # Errors
+    /// The first fault of a core, if it did not end by request.
+    pub fn wait(self) -> Result<(), NodeFault> {
+        let mut result = Ok(());
+        for thread in self.threads {
+            let ended = thread.join().expect("a panic aborts the process");
+            if result.is_ok() {
+                result = ended;
+            }
+        }
+        result
+    }
+}
+
+fn run_core(
+    view: NodeView,
+    port: MeshPort<Parcel>,
+    data: &DataDir,
+    failed: &Arc<AtomicBool>,
+    ready: &crossbeam::channel::Sender<()>,
+) -> Result<(), NodeFault> {
+    let placement = match view.options.cpus[view.core] {
+        Some(cpu) => Placement::Fixed(cpu),
+        None => Placement::Unbound,
+    };
+    let executor = LocalExecutorBuilder::new(placement)
+        .name("panch-core")
+        .io_memory(EXECUTOR_MEMORY)
+        .make()
+        .map_err(|error| NodeFault::Io { what: "cannot start glommio", error: error.into() })?;
+    executor.run(async move {
+        let mut core = open_core(view, port, data, failed)?;
+        core.listen()?;
+        let _ = ready.send(());
+        park::run(core).await?;
+        Ok(())
+    })
+}
+
+/// Loads snapshots, replays the log, and puts a core together.
+fn open_core(
+    view: NodeView,
+    port: MeshPort<Parcel>,
+    data: &DataDir,
+    failed: &Arc<AtomicBool>,
+) -> Result<CoreLoop, NodeFault> {
+    let options = Arc::clone(&view.options);
+    let path = data.path.join(format!("core-{}", view.core));
+    let directory_fault = |error| NodeFault::Directory { path: path.clone(), error };
+    let directory = CoreDirectory::open(&data.path, view.core).map_err(directory_fault)?;
+    let pool = FramePool::new(options.frame_pool_size);
+    let mut ring = Ring::new(&RingConfig::default(), port.doorbell().clone())?;
+    let hello = Hello {
+        cluster: options.cluster,
+        node: options.node,
+        core_index: view.core as u16,
+        core_count: view.cores() as u16,
+        fingerprint: options.fingerprint,
+        incarnation: view.incarnation,
+        ..Hello::new(panch_wal::FORMAT_VERSION)
+    };
+    let storage = Storage::start(directory.clone(), options.log.segment_size, port.doorbell().clone())
+        .map_err(directory_fault)?;
+    let connections_max = options.connections_max.div_ceil(view.cores());
+    let mut out = Outputs {
+        core: view.core,
+        peers: Peers::new(hello, options.members.iter().map(|member| member.peer)),
+        clients: Clients::new(view.core, view.cores(), connections_max),
+        storage,
+        replies: vec![Vec::new(); view.cores()],
+        loads: Default::default(),
+    };
+    let mut snapshots = directory.load_snapshots(options.replica.machine).map_err(directory_fault)?;
+    let config = CoreConfig {
+        me: options.node,
+        replica_count: options.members.len(),
+        groups: view.groups(),
+        replica: options.replica,
+        tuning: options.tuning,
+        log_size_max: options.replica.snapshot_log_size * LOG_SIZE_FACTOR + options.log.segment_size,
+    };
+    let seed = clock::now().0 ^ data.identity.log ^ u64::from(view.incarnation.0) << 32;
+    let mut core = Core::<Multi>::open(
+        &config,
+        view.incarnation,
+        pool.clone(),
+        |group| random(seed ^ u64::from(group.0) << 48),
+        |group| {
+            let at = snapshots.iter().position(|(other, _, _)| *other == group)?;
+            let (_, file, machine) = snapshots.swap_remove(at);
+            Some((file, machine))
+        },
+    );
+    let mut log = LogIo::default();
+    let identity = data.identity.log ^ view.core as u64;
+    let now: Instant = clock::now();
+    let mut segments = directory.segments();
+    let existing = segments.segments().map_err(directory_fault)?;
+    if options.log.durability == Durability::Memory || existing.is_empty() {
+        core.start(now, Wal::create(options.log.clone(), identity), panch_wal::Lsn(0), &mut out);
+    } else {
+        let mut fault = None;
+        let recovered = recover(&mut segments, identity, &pool, |entry| {
+            if fault.is_none() {
+                fault = core.replay(entry, &mut out).err();
+            }
+        });
+        let recovered = recovered.map_err(|fault| NodeFault::Log { path: path.clone(), fault })?;
+        if let Some(fault) = fault {
+            return Err(NodeFault::Replay { path: path.clone(), fault });
+        }
+        if let Some((group, slot)) = core.hole() {
+            return Err(NodeFault::Hole { path: path.clone(), group: group.0, slot: slot.0 });
+        }
+        for file in &existing {
+            let segment = LogFile::open(&directory.segment(file.sequence)).map_err(directory_fault)?;
+            log.open(file.sequence, ring.add_file(segment));
+        }
+        let last = recovered.last;
+        core.start(now, Wal::resume(options.log.clone(), recovered), last, &mut out);
+    }
+    Ok(CoreLoop::new(view, ring, port, pool, core, out, log, hello, Arc::clone(failed)))
+}

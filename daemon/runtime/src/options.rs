@@ -1,0 +1,74 @@
+//! What a node is told at its start.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use panch_consensus::protocol::Tuning;
+use panch_replica::replica::ReplicaConfig;
+use panch_wal::Config as LogConfig;
+use panch_wire::ids::ReplicaId;
+use panch_wire::time::Duration;
+
+/// Where a member of the cluster is reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// For the other nodes.
+    pub peer: SocketAddr,
+    /// For Redis clients, as told to them.
+    pub resp: SocketAddr,
+    /// For native clients, as told to them.
+    pub native: SocketAddr,
+}
+
+/// What a core does when it finds nothing to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Idle {
+    /// Looks again at once: for a CPU that nobody else needs.
+    Spin,
+    /// Looks again for a while, then sleeps. Where looking again does not pay (the CPU is shared) it sleeps at once.
+    #[default]
+    SpinThenPark,
+    /// Sleeps at once.
+    Park,
+}
+
+/// Everything a node needs to know.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// This node.
+    pub node: ReplicaId,
+    /// Name of the cluster: nodes of another are refused.
+    pub cluster: u64,
+    /// Digest of the configuration that all nodes must have alike.
+    pub fingerprint: u64,
+    /// All nodes, by number.
+    pub members: Vec<Member>,
+    /// Consensus groups of the cluster.
+    pub groups: u16,
+    /// One core thread per entry, pinned to that CPU; `None` leaves it to the scheduler.
+    pub cpus: Vec<Option<usize>>,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Where to listen for nodes.
+    pub peer_listen: SocketAddr,
+    /// Where to listen for Redis clients.
+    pub resp_listen: SocketAddr,
+    /// Where to listen for native clients.
+    pub native_listen: SocketAddr,
+    /// The log.
+    pub log: LogConfig,
+    /// Every replica.
+    pub replica: ReplicaConfig,
+    /// The protocol.
+    pub tuning: Tuning,
+    /// What to do when there is nothing to do.
+    pub idle: Idle,
+    /// How long [`Idle::SpinThenPark`] looks again.
+    pub spin: Duration,
+    /// Bytes of frame memory per core.
+    pub frame_pool_size: usize,
+    /// Connections of clients per core.
+    pub connections_max: usize,
+    /// Bytes of unsent replies at which no more is read from a client.
+    pub output_size_max: usize,
+}

@@ -1,0 +1,74 @@
+//! Where a core's effects go: peers, clients, other cores, the helper thread.
+
+use std::collections::VecDeque;
+
+use panch_replica::core::{MessageKind, Outbox, ReplyTo};
+use panch_replica::transfer::SnapshotFile;
+use panch_wal::Location;
+use panch_wire::command::Reply;
+use panch_wire::frame::Frame;
+use panch_wire::ids::{GroupId, ReplicaId, Slot};
+
+use crate::clients::connection::ConnectionKey;
+use crate::clients::table::Clients;
+use crate::peers::Peers;
+use crate::remote;
+use crate::storage::{Job, Storage};
+
+/// The world as the pure core sees it.
+pub(crate) struct Outputs {
+    pub(crate) core: usize,
+    pub(crate) peers: Peers,
+    pub(crate) clients: Clients,
+    pub(crate) storage: Storage,
+    /// Replies for the clients of other cores, gathering during this turn.
+    pub(crate) replies: Vec<Vec<u8>>,
+    /// Reads from the log to be started.
+    pub(crate) loads: VecDeque<(GroupId, Slot, Location)>,
+}
+
+impl Outbox for Outputs {
+    fn send(
+        &mut self,
+        to: ReplicaId,
+        group: GroupId,
+        kind: MessageKind,
+        message: &[u8],
+        body: Option<&Frame>,
+    ) {
+        self.peers.send(to, group, kind as u8, message, body);
+    }
+
+    fn reply(&mut self, to: ReplyTo, reply: Reply<'_>) {
+        let core = ConnectionKey(to.connection).core();
+        if core == self.core {
+            self.clients.reply(to, reply);
+        } else {
+            remote::push_reply(&mut self.replies[core], to, reply);
+        }
+    }
+
+    fn load(&mut self, group: GroupId, slot: Slot, location: Location) {
+        self.loads.push_back((group, slot, location));
+    }
+
+    fn snapshot_write(&mut self, group: GroupId, slot: Slot, offset: u64, bytes: &[u8], last: bool) {
+        let bytes = bytes.to_vec();
+        self.storage.submit(Job::SnapshotWrite { group, slot, offset, bytes, last });
+    }
+
+    fn snapshot_read(
+        &mut self,
+        group: GroupId,
+        peer: ReplicaId,
+        file: SnapshotFile,
+        offset: u64,
+        length: usize,
+    ) {
+        self.storage.submit(Job::SnapshotRead { group, peer, file, offset, length });
+    }
+
+    fn snapshot_remove(&mut self, group: GroupId, slot: Slot) {
+        self.storage.submit(Job::SnapshotRemove { group, slot });
+    }
+}

@@ -1,0 +1,117 @@
+//! How a core waits: it looks again for a while, then sleeps on its ring's eventfd through glommio.
+
+use std::os::fd::{AsFd, FromRawFd, IntoRawFd};
+
+use glommio::io::BufferedFile;
+use panch_ring::clock;
+use panch_wire::time::{Duration, Instant};
+
+use crate::core::{CoreFault, CoreLoop};
+use crate::options::Idle;
+
+/// Looking again stops to be tried when fewer than one in this many tries found something.
+const FUTILE_RATIO: u32 = 4;
+/// How often a core that gave up looking again tries it anew.
+const RETRY_EVERY: u32 = 64;
+
+/// Decides whether looking again pays: on a CPU of its own it nearly always does under load; on a shared one it takes time
+/// from the very process that has the work.
+struct Patience {
+    idle: Idle,
+    budget: Duration,
+    /// Recent tries and how many of them found something.
+    tried: u32,
+    found: u32,
+    skipped: u32,
+}
+
+impl Patience {
+    fn wants_spin(&mut self) -> bool {
+        match self.idle {
+            Idle::Spin => true,
+            Idle::Park => false,
+            Idle::SpinThenPark => {
+                if self.tried < 16 || self.found * FUTILE_RATIO >= self.tried {
+                    return true;
+                }
+                self.skipped += 1;
+                self.skipped.is_multiple_of(RETRY_EVERY)
+            }
+        }
+    }
+
+    fn learn(&mut self, found: bool) {
+        self.tried += 1;
+        self.found += u32::from(found);
+        if self.tried >= 64 {
+            self.tried /= 2;
+            self.found /= 2;
+        }
+    }
+}
+
+/// Runs `core` until it stops. Must be called inside a glommio executor.
+pub(crate) async fn run(mut core: CoreLoop) -> Result<(), CoreFault> {
+    let options = core.view.options.clone();
+    let mut patience = Patience { idle: options.idle, budget: options.spin, tried: 0, found: 0, skipped: 0 };
+    let io = |what: &'static str| move |error| CoreFault::Io { what: what.into(), error };
+    let bell = core.ring.eventfd().as_fd().try_clone_to_owned().map_err(io("eventfd"))?;
+    // SAFETY: the descriptor was duplicated just above and is owned by nothing else; the file closes it.
+    let bell = unsafe { BufferedFile::from_raw_fd(bell.into_raw_fd()) };
+    let result = loop {
+        match core.turn() {
+            Ok(true) if !core.stopped => continue,
+            Ok(_) => {}
+            Err(fault) => break Err(fault),
+        }
+        if core.stopped {
+            break Ok(());
+        }
+        if patience.wants_spin() {
+            let until = clock::now() + patience.budget;
+            let found = spin(&mut core, until, options.idle == Idle::Spin);
+            patience.learn(found);
+            if found {
+                continue;
+            }
+        }
+        let now = clock::now();
+        if core.deadline().is_some_and(|at| at <= now) || core.has_unsent_parcels() {
+            continue;
+        }
+        core.report(now);
+        let CoreLoop { ring, port, out, .. } = &mut core;
+        match ring.prepare_park(|| port.is_empty() && out.storage.is_quiet()) {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(error) => break Err(CoreFault::Ring(error)),
+        }
+        core.parked();
+        let woken = bell.read_at(0, 8).await;
+        core.ring.finish_park();
+        if let Err(error) = woken {
+            break Err(CoreFault::Io { what: "waiting for work".into(), error: error.into() });
+        }
+    };
+    let _ = bell.close().await;
+    result
+}
+
+/// Looks for work until `until`, or for ever; true if there is some.
+fn spin(core: &mut CoreLoop, until: Instant, forever: bool) -> bool {
+    loop {
+        for _ in 0..16 {
+            if core.ring.has_completions() || !core.is_idle() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        let now = clock::now();
+        if core.deadline().is_some_and(|at| at <= now) {
+            return true;
+        }
+        if now >= until && !forever {
+            return false;
+        }
+    }
+}

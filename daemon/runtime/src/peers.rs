@@ -1,0 +1,354 @@
+//! Streams between nodes. Each core dials every other node and sends on the stream it dialled; it receives on the streams
+//! that others dialled. So a stream has one direction, and two nodes never disagree about which of two connections counts.
+//!
+//! Invariants:
+//! * Nothing is sent before both hellos agreed.
+//! * One packet per peer and turn; while it is being sent, the next one gathers.
+//! * What waits for a peer is bounded: beyond that, messages are dropped, and the protocol repairs it.
+
+use std::net::SocketAddr;
+
+use panch_ring::event::Token;
+use panch_ring::parts::SendList;
+use panch_ring::ring::{Ring, SocketId};
+use panch_ring::socket;
+use panch_wire::frame::Frame;
+use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
+use panch_wire::peer::{Hello, HelloReply, Incarnations, PacketReader, PacketWriter, PeerFault};
+use panch_wire::time::{Duration, Instant};
+
+use crate::token;
+
+/// Bytes that may gather for one peer.
+const QUEUE_SIZE_MAX: usize = 8 << 20;
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// A peer that does not answer for this long while a stream is opened is given up.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same complaint about a peer is printed at most this often.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+
+enum State {
+    /// Not connected; try again at this time.
+    Down(Instant),
+    /// Waiting for the connection, or for the answer to the hello.
+    Opening { socket: SocketId, since: Instant, answer: Vec<u8> },
+    /// Packets flow.
+    Up(SocketId),
+}
+
+/// The stream to one peer.
+struct Outbound {
+    address: SocketAddr,
+    state: State,
+    backoff: Duration,
+    incarnation: Incarnation,
+    writer: PacketWriter,
+    /// The writer has a packet open.
+    open: bool,
+    /// A packet is with the ring.
+    sending: bool,
+    complained: Option<Instant>,
+}
+
+/// What happened on the streams of this node to others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum PeerEvent {
+    /// Packets flow to this peer, which is in this incarnation.
+    Up(ReplicaId, Incarnation),
+    /// The stream to this peer is lost or could not be opened.
+    Down(ReplicaId),
+}
+
+/// The streams from this core to every other node.
+pub(crate) struct Peers {
+    hello: Hello,
+    me: ReplicaId,
+    outbound: Vec<Outbound>,
+    list: SendList,
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+    pub(crate) dropped: u64,
+}
+
+impl Peers {
+    /// Streams to the nodes at `addresses` (by number, this node's ignored), opened with `hello`.
+    pub(crate) fn new(hello: Hello, addresses: impl Iterator<Item = SocketAddr>) -> Self {
+        let outbound = addresses.map(|address| Outbound {
+            address,
+            state: State::Down(Instant(0)),
+            backoff: BACKOFF_MIN,
+            incarnation: Incarnation(0),
+            writer: PacketWriter::new(),
+            open: false,
+            sending: false,
+            complained: None,
+        });
+        Self {
+            me: hello.node,
+            hello,
+            outbound: outbound.collect(),
+            list: SendList::new(),
+            packets: 0,
+            bytes: 0,
+            dropped: 0,
+        }
+    }
+
+    /// Adds a message to the packet that is gathering for `to`.
+    pub(crate) fn send(
+        &mut self,
+        to: ReplicaId,
+        group: GroupId,
+        kind: u8,
+        message: &[u8],
+        body: Option<&Frame>,
+    ) {
+        let sender = self.hello.incarnation;
+        let peer = &mut self.outbound[to.index()];
+        if !matches!(peer.state, State::Up(_)) {
+            self.dropped += 1;
+            return;
+        }
+        if !peer.open {
+            peer.open = true;
+            peer.writer.start(Incarnations { sender, receiver: peer.incarnation });
+        }
+        let size = peer.writer.size() + body.map_or(0, |frame| frame.bytes().len());
+        if (size > QUEUE_SIZE_MAX && !peer.writer.is_empty())
+            || !peer.writer.push_bytes(group, kind, message, body)
+        {
+            self.dropped += 1;
+        }
+    }
+
+    /// Gives this turn's packets to the ring.
+    pub(crate) fn flush(&mut self, ring: &mut Ring) {
+        for (index, peer) in self.outbound.iter_mut().enumerate() {
+            let State::Up(socket) = peer.state else { continue };
+            if !peer.open || peer.sending || peer.writer.is_empty() {
+                continue;
+            }
+            self.bytes += peer.writer.finish() as u64;
+            self.packets += 1;
+            let (head, frames) = peer.writer.take_parts(ring.send_buffers().take());
+            self.list.push_bytes(head);
+            for frame in frames {
+                self.list.push_frame(frame);
+            }
+            peer.open = false;
+            peer.sending = true;
+            ring.send(socket, &mut self.list, token::peer_out(index as u8));
+        }
+    }
+
+    /// Opens streams whose time has come and gives up those that take too long.
+    pub(crate) fn maintain(&mut self, now: Instant, ring: &mut Ring, mut report: impl FnMut(PeerEvent)) {
+        for index in 0..self.outbound.len() {
+            let id = ReplicaId(index as u8);
+            if id == self.me {
+                continue;
+            }
+            match self.outbound[index].state {
+                State::Down(at) if at <= now => self.dial(now, id, ring),
+                State::Opening { since, .. } if now.since(since) > OPEN_TIMEOUT => {
+                    self.fail(now, id, ring, "no answer");
+                    report(PeerEvent::Down(id));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// When [`Peers::maintain`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let others = self.outbound.iter().enumerate().filter(|(index, _)| *index != self.me.index());
+        others
+            .filter_map(|(_, peer)| match peer.state {
+                State::Down(at) => Some(at),
+                State::Opening { since, .. } => Some(since + OPEN_TIMEOUT + Duration::from_millis(1)),
+                State::Up(_) => None,
+            })
+            .min()
+    }
+
+    fn dial(&mut self, now: Instant, id: ReplicaId, ring: &mut Ring) {
+        let address = self.outbound[id.index()].address;
+        match socket::stream_for(address) {
+            Ok(stream) => {
+                let socket = ring.add_socket(stream);
+                ring.connect(socket, address, token::peer_out(id.0));
+                self.outbound[id.index()].state = State::Opening { socket, since: now, answer: Vec::new() };
+            }
+            Err(error) => self.fail(now, id, ring, &error.to_string()),
+        }
+    }
+
+    /// The connection to `id` stands (or does not): say hello.
+    pub(crate) fn connected(
+        &mut self,
+        now: Instant,
+        id: ReplicaId,
+        result: Result<(), std::io::Error>,
+        ring: &mut Ring,
+    ) -> Option<PeerEvent> {
+        let State::Opening { socket, .. } = self.outbound[id.index()].state else { return None };
+        if let Err(error) = result {
+            // A peer that is not up yet is no news.
+            let _ = error;
+            self.fail(now, id, ring, "");
+            return Some(PeerEvent::Down(id));
+        }
+        let mut bytes = ring.send_buffers().take();
+        self.hello.write(&mut bytes);
+        self.list.push_bytes(bytes);
+        ring.send(socket, &mut self.list, token::peer_out(id.0));
+        ring.receive(socket, token::peer_out(id.0));
+        None
+    }
+
+    /// Bytes came back on the stream to `id`: the answer to the hello, and nothing else.
+    pub(crate) fn received(
+        &mut self,
+        now: Instant,
+        id: ReplicaId,
+        bytes: &[u8],
+        ring: &mut Ring,
+    ) -> Option<PeerEvent> {
+        let peer = &mut self.outbound[id.index()];
+        let State::Opening { socket, answer, .. } = &mut peer.state else {
+            self.fail(now, id, ring, "it sent something on a stream that goes the other way");
+            return Some(PeerEvent::Down(id));
+        };
+        answer.extend_from_slice(bytes);
+        let (socket, complaint) = match HelloReply::parse(answer) {
+            Ok(None) => return None,
+            Ok(Some((HelloReply { refusal: None, incarnation, .. }, _))) => {
+                let socket = *socket;
+                peer.incarnation = incarnation;
+                (socket, None)
+            }
+            Ok(Some((HelloReply { refusal: Some(code), text, .. }, _))) => {
+                (*socket, Some(format!("it refused this node: {} {text}", code.text())))
+            }
+            Err(fault) => (*socket, Some(fault.to_string())),
+        };
+        if let Some(complaint) = complaint {
+            self.fail(now, id, ring, &complaint);
+            return Some(PeerEvent::Down(id));
+        }
+        peer.state = State::Up(socket);
+        peer.backoff = BACKOFF_MIN;
+        peer.sending = false;
+        peer.open = false;
+        peer.writer.release();
+        Some(PeerEvent::Up(id, peer.incarnation))
+    }
+
+    /// A send on the stream to `id` has ended.
+    pub(crate) fn sent(
+        &mut self,
+        now: Instant,
+        id: ReplicaId,
+        result: Result<(), std::io::Error>,
+        ring: &mut Ring,
+    ) -> Option<PeerEvent> {
+        let peer = &mut self.outbound[id.index()];
+        if !matches!(peer.state, State::Up(_)) {
+            return None;
+        }
+        peer.sending = false;
+        if result.is_err() {
+            self.fail(now, id, ring, "");
+            return Some(PeerEvent::Down(id));
+        }
+        None
+    }
+
+    /// The stream to `id` has ended.
+    pub(crate) fn ended(&mut self, now: Instant, id: ReplicaId, ring: &mut Ring) -> Option<PeerEvent> {
+        if matches!(self.outbound[id.index()].state, State::Down(_)) {
+            return None;
+        }
+        self.fail(now, id, ring, "");
+        Some(PeerEvent::Down(id))
+    }
+
+    fn fail(&mut self, now: Instant, id: ReplicaId, ring: &mut Ring, complaint: &str) {
+        let peer = &mut self.outbound[id.index()];
+        if let State::Opening { socket, .. } | State::Up(socket) = peer.state {
+            ring.close_socket(socket, Token(token::IGNORED));
+        }
+        let quiet = peer.complained.is_some_and(|at| now.since(at) < COMPLAIN_EVERY);
+        if !complaint.is_empty() && !quiet {
+            peer.complained = Some(now);
+            eprintln!("panchd: node {} at {}: {complaint}", id.0 + 1, peer.address);
+        }
+        peer.state = State::Down(now + peer.backoff);
+        peer.backoff = (peer.backoff * 2).min(BACKOFF_MAX);
+        peer.sending = false;
+        peer.open = false;
+        peer.writer.release();
+    }
+}
+
+/// A stream that another node dialled.
+pub(crate) struct Inbound {
+    pub(crate) socket: SocketId,
+    pub(crate) state: InboundState,
+    /// Received, and not taken in because frame memory ran out.
+    pub(crate) held: Vec<u8>,
+}
+
+pub(crate) enum InboundState {
+    /// Its hello is not all here.
+    Greeting(Vec<u8>),
+    /// Packets flow from this node.
+    Up { from: ReplicaId, reader: PacketReader },
+}
+
+/// What a hello came to.
+pub(crate) enum Greeting {
+    /// More bytes are needed.
+    Incomplete,
+    /// Accept: packets follow.
+    Accepted(Hello),
+    /// The answer was written; close.
+    Refused(String),
+    /// These bytes are no hello.
+    Fault(PeerFault),
+}
+
+/// Judges the hello in `bytes` and writes the answer to `out`. `latest` is the highest incarnation known of a node.
+pub(crate) fn greet(
+    bytes: &[u8],
+    ours: &Hello,
+    node_count: u8,
+    latest: impl Fn(ReplicaId) -> Incarnation,
+    out: &mut Vec<u8>,
+) -> Greeting {
+    use panch_wire::peer::RefusalCode;
+    let hello = match Hello::parse(bytes) {
+        Ok(Some(hello)) => hello,
+        Ok(None) => return Greeting::Incomplete,
+        Err(fault) => return Greeting::Fault(fault),
+    };
+    let mut refusal = hello.refusal(ours, node_count);
+    if refusal.is_none() && hello.incarnation < latest(hello.node) {
+        // Its directory was lost or replaced by an older copy: it has forgotten votes.
+        refusal = Some(RefusalCode::Incarnation);
+    }
+    let text = refusal.map_or("", RefusalCode::text);
+    HelloReply {
+        version: ours.version,
+        refusal,
+        incarnation: ours.incarnation,
+        core_count: ours.core_count,
+        text,
+    }
+    .write(out);
+    match refusal {
+        None => Greeting::Accepted(hello),
+        Some(_) => Greeting::Refused(format!("node {} refused: {text}", u64::from(hello.node.0) + 1)),
+    }
+}

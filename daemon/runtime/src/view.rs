@@ -1,0 +1,42 @@
+//! What every core knows of the node and the cluster; the same for as long as the node runs.
+
+use std::sync::Arc;
+
+use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
+use panch_wire::time::Instant;
+
+use crate::counters::Reports;
+use crate::options::NodeOptions;
+
+/// One core's view of its node.
+#[derive(Clone)]
+pub(crate) struct NodeView {
+    pub(crate) options: Arc<NodeOptions>,
+    /// This core.
+    pub(crate) core: usize,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) started: Instant,
+    pub(crate) reports: Arc<Reports>,
+}
+
+impl NodeView {
+    /// How many cores the node has.
+    pub(crate) fn cores(&self) -> usize {
+        self.options.cpus.len()
+    }
+
+    /// The core that runs `group`: groups are dealt out in turn.
+    pub(crate) fn core_of(&self, group: GroupId) -> usize {
+        group.index() % self.cores()
+    }
+
+    /// The groups of this core.
+    pub(crate) fn groups(&self) -> Vec<GroupId> {
+        (0..self.options.groups).map(GroupId).filter(|group| self.core_of(*group) == self.core).collect()
+    }
+
+    /// This node.
+    pub(crate) fn node(&self) -> ReplicaId {
+        self.options.node
+    }
+}

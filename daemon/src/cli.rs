@@ -1,0 +1,204 @@
+//! The command line: what can be asked, and the exit code of every answer.
+//!
+//! Invariant: except for what `dev` makes up, tuning keys are never flags. There is one way to change a key without editing the file: `--set key=value`.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::dev::{DevPlan, default_folder};
+use crate::config::{self, Address, Durability, Loaded};
+
+/// Exit codes, after `sysexits.h`.
+pub mod exit {
+    /// The command line makes no sense.
+    pub const USAGE: u8 = 64;
+    /// A broken invariant: a bug in panch.
+    pub const BUG: u8 = 70;
+    /// The environment failed: a disk, a socket, a limit.
+    pub const IO: u8 = 74;
+    /// The configuration is wrong; starting again will not help.
+    pub const CONFIG: u8 = 78;
+}
+
+/// A replicated key-value service.
+#[derive(Parser, Debug)]
+#[command(name = "panchd", version, about, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run one node
+    Run(RunArgs),
+    /// Run a whole cluster on this machine, for development
+    Dev(DevArgs),
+    /// Check a configuration and whether this machine can run it
+    Check(CheckArgs),
+    /// Show every group of a running node, or of all nodes of a configuration
+    Status(StatusArgs),
+}
+
+/// Where the configuration comes from.
+#[derive(Args, Clone, Debug)]
+pub struct ConfigArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Overrides one key, for example --set cluster.batch_commands=50; may be repeated, the last one wins
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+}
+
+impl ConfigArgs {
+    /// Loads the configuration; prints warnings, or every error.
+    ///
+    /// # Errors
+    /// The exit code, after the errors were printed.
+    pub fn load(&self) -> Result<Loaded, u8> {
+        let is_terminal = std::io::stderr().is_terminal();
+        match config::load(&self.config, &self.overrides) {
+            Ok(loaded) => {
+                eprint!("{}", loaded.warnings.render(is_terminal));
+                Ok(loaded)
+            }
+            Err(error) => {
+                eprint!("{}", error.render(is_terminal));
+                Err(exit::CONFIG)
+            }
+        }
+    }
+}
+
+/// `panchd run`.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// The node's configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+/// `panchd dev`.
+#[derive(Args, Debug)]
+pub struct DevArgs {
+    /// Folder for configuration and data, kept between runs [default: panch-dev in the user's state folder]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Number of nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub replicas: u8,
+    /// RESP port of node 1; the others follow, native ports lie 100 and peer ports 200 above
+    #[arg(long, default_value_t = 7001, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub base_port: u16,
+    /// Number of consensus groups
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub groups: u16,
+    /// Core threads of each node
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub cores: u16,
+    /// When a write counts as remembered: sync, periodic or memory
+    #[arg(long, default_value_t = Durability::Sync, value_name = "MODE")]
+    pub durability: Durability,
+    /// Delete the data of earlier runs in the folder
+    #[arg(long)]
+    pub fresh: bool,
+}
+
+impl DevArgs {
+    /// The cluster that was asked for.
+    pub fn plan(&self) -> DevPlan {
+        DevPlan {
+            folder: self.dir.clone().unwrap_or_else(default_folder),
+            replicas: self.replicas,
+            base_port: self.base_port,
+            groups: self.groups,
+            cores: self.cores,
+            durability: self.durability,
+            is_fresh: self.fresh,
+        }
+    }
+}
+
+/// `panchd check`.
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// The configuration to check.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Print the effective values
+    #[arg(long)]
+    pub print: bool,
+}
+
+/// `panchd status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// RESP address of a node [default: 127.0.0.1:7001]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "config")]
+    pub address: Option<Address>,
+    /// Ask every node of this configuration
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Overrides one key of the configuration
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
+    pub overrides: Vec<String>,
+}
+
+/// Reads the command line. Prints help or the error itself.
+///
+/// # Errors
+/// The code to exit with: 0 after help or the version, [`exit::USAGE`] after an error.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
+    Cli::try_parse_from(arguments).map_err(|error| {
+        // Nothing is left to do if standard error is closed.
+        let _ = error.print();
+        if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS }
+    })
+}
+
+/// Writes to standard output. A reader that went away (`panchd status | head`) is no error.
+pub fn print(text: &str) {
+    let mut output = std::io::stdout().lock();
+    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cli(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn overrides_keep_their_order() {
+        let Command::Run(run) = cli("panchd run --config a.toml --set a.b=1 --set a.b=2").unwrap().command
+        else {
+            panic!("not run")
+        };
+        assert_eq!(run.config.overrides, ["a.b=1", "a.b=2"]);
+    }
+
+    #[test]
+    fn a_wrong_mode_names_the_right_ones() {
+        let text = cli("panchd dev --durability fsync").unwrap_err().to_string();
+        assert!(text.contains("choose sync, periodic or memory"), "{text}");
+        assert!(cli("panchd dev --replicas 10").is_err());
+        assert!(
+            cli("panchd status --address nowhere").unwrap_err().to_string().contains("a port is missing")
+        );
+    }
+}

@@ -1,0 +1,124 @@
+//! The effective values as TOML: what `panchd check --print` shows, and the canonical text of `[cluster]` that is
+//! fingerprinted.
+//!
+//! Invariant: reading the text gives back the same config. The text of [`cluster`] changes only if a value changes, so
+//! changing its layout is a change of the protocol between nodes.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::Path;
+
+use super::schema::{ClusterConfig, Config, Cores, NodeConfig};
+use super::units::{Period, Size};
+
+/// The whole config. Keys in `defaulted` (full names) are marked.
+pub fn config(config: &Config, defaulted: &BTreeSet<String>) -> String {
+    let mut table = "";
+    let mut text = String::new();
+    for line in format!("{}\n{}", cluster(&config.cluster), node(&config.node)).lines() {
+        if line.starts_with('[') {
+            table = line.trim_matches(['[', ']']);
+        }
+        let key = line.split(" = ").next().unwrap_or("");
+        if defaulted.contains(&format!("{table}.{key}")) {
+            let _ = writeln!(text, "{line:<40} # default");
+        } else {
+            let _ = writeln!(text, "{line}");
+        }
+    }
+    text
+}
+
+/// `[cluster]` in canonical spelling.
+pub(super) fn cluster(cluster: &ClusterConfig) -> String {
+    let mut text = String::from("[cluster]\n");
+    let mut put = |key: &str, value: String| {
+        let _ = writeln!(text, "{key} = {value}");
+    };
+    put("name", quoted(&cluster.name));
+    put("id", quoted(&cluster.id));
+    put("protocol", quoted(cluster.protocol.word()));
+    put("groups", cluster.groups.to_string());
+    let members: String = cluster
+        .members
+        .iter()
+        .map(|member| {
+            let (peer, client, native) = (&member.peer, &member.client, &member.native);
+            let node = member.node;
+            format!(
+                "  {{ node = {node}, peer = \"{peer}\", client = \"{client}\", native = \"{native}\" }},\n"
+            )
+        })
+        .collect();
+    put("members", format!("[\n{members}]"));
+    put("batch_commands", cluster.batch_commands.to_string());
+    put("pipeline_depth", cluster.pipeline_depth.to_string());
+    put("batch_size_max", size(cluster.batch_size_max as u64));
+    put("linger", period(cluster.linger));
+    put("value_size_max", size(cluster.value_size_max as u64));
+    put("heartbeat_interval", period(cluster.heartbeat_interval));
+    put("election_timeout", period(cluster.election_timeout));
+    text
+}
+
+fn node(node: &NodeConfig) -> String {
+    let mut text = String::from("[node]\n");
+    let mut put = |key: &str, value: String| {
+        let _ = writeln!(text, "{key} = {value}");
+    };
+    put("id", node.id.to_string());
+    put("data_dir", path(&node.data_dir));
+    put(
+        "cores",
+        match &node.cores {
+            Cores::Count(count) => count.to_string(),
+            Cores::All => quoted("all"),
+            Cores::List(cpus) => format!("{cpus:?}"),
+        },
+    );
+    put("durability", quoted(node.durability.word()));
+    put("periodic_interval", period(node.periodic_interval));
+    put("idle", quoted(node.idle.word()));
+    put("spin", period(node.spin));
+    put("resp_listen", quoted(&node.resp_listen.to_string()));
+    put("native_listen", quoted(&node.native_listen.to_string()));
+    put("peer_listen", quoted(&node.peer_listen.to_string()));
+    put("log_segment_size", size(node.log_segment_size));
+    put("log_writes_in_flight", node.log_writes_in_flight.to_string());
+    put("snapshot_log_size", size(node.snapshot_log_size));
+    put("frame_pool_size", size(node.frame_pool_size as u64));
+    put("client_connections_max", node.client_connections_max.to_string());
+    put("client_output_max", size(node.client_output_max as u64));
+    text
+}
+
+fn size(bytes: u64) -> String {
+    format!("\"{}\"", Size(bytes))
+}
+
+fn period(duration: std::time::Duration) -> String {
+    format!("\"{}\"", Period(duration))
+}
+
+fn path(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
+}
+
+/// A TOML basic string.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => {
+                out.push('\\');
+                out.push(c);
+            }
+            c if c.is_control() => {
+                let _ = write!(out, "\\u{:04X}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}

@@ -1,0 +1,382 @@
+//! From the tree to typed values: every key with its range and default, and the rules between keys.
+//!
+//! Invariant: if no error was noted, the result satisfies everything that the doc comments of the schema promise.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use panch_wire::batch;
+use panch_wire::command::{Command, CommandKind, KEY_SIZE_MAX, SessionHeader};
+use panch_wire::frame::{FRAME_SIZE_MAX, PAGE_SIZE, pages_for};
+use panch_wire::ids::REPLICAS_MAX;
+
+use super::members;
+use super::reader::{Located, Notes, Reader};
+use super::schema::{
+    ClusterConfig, Config, Cores, Durability, Idle, Member, NodeConfig, NodeId, ProtocolKind,
+};
+use super::source::{Diagnostic, Item, Table};
+use super::units::{Period, Size};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+/// A core needs room for a batch being filled, one being sent, one being received and one being caught up.
+const FRAMES_MIN: u64 = 4;
+/// The longest reply beyond the value itself: a RESP length line.
+const REPLY_OVERHEAD: u64 = 64;
+
+const fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+/// Bytes that a batch of one command adds to the command's value, at most.
+fn command_overhead() -> u64 {
+    let session = Some(SessionHeader { session: 1, number: 1, acked_below: 1 });
+    let empty = Command { kind: CommandKind::Set, flags: 0, session, key: &[], value: &[] };
+    (batch::OVERHEAD + batch::size_of_command(&empty) + KEY_SIZE_MAX) as u64
+}
+
+/// Memory that a frame of `size` bytes takes from its pool: the pool's classes are powers of two of pages.
+fn footprint(size: u64) -> u64 {
+    (pages_for(size as usize).next_power_of_two() * PAGE_SIZE) as u64
+}
+
+/// Reads the whole tree. `file_folder` is what relative paths of the file start from. `None` if something that the rest
+/// hangs on is missing; whatever is wrong is in `notes`.
+pub(super) fn config(tree: &Table, file_folder: &Path, notes: &Notes) -> Option<Config> {
+    let mut root = Reader::root(tree, notes);
+    let cluster_reader = root.table("cluster", "what all nodes agree on");
+    let node_reader = root.table("node", "what this node decides for itself");
+    root.finish(&[]);
+    let cluster = cluster_reader.map(|mut reader| (cluster(&mut reader, notes), reader));
+    let members = cluster.as_ref().map_or(&[][..], |((cluster, _), _)| cluster.members.as_slice());
+    let node = node_reader.map(|mut reader| (node(&mut reader, members, file_folder, notes), reader));
+
+    let keys = |reader: &Reader<'_>| reader.asked().to_vec();
+    let cluster_keys = cluster.as_ref().map_or(Vec::new(), |(_, reader)| keys(reader));
+    let node_keys = node.as_ref().map_or(Vec::new(), |(_, reader)| keys(reader));
+    let cluster = cluster.map(|(parts, reader)| {
+        reader.finish(&[("node", &node_keys)]);
+        parts
+    });
+    let node = node.map(|(node, reader)| {
+        reader.finish(&[("cluster", &cluster_keys)]);
+        node
+    });
+    let ((cluster, sizes), (node, located)) = (cluster?, node?);
+    between(&sizes, &located, notes);
+    Some(Config { cluster, node })
+}
+
+/// The values of `[cluster]` that rules of `[node]` compare with.
+struct ClusterSizes {
+    batch_size_max: Located<u64>,
+    value_size_max: Located<u64>,
+}
+
+/// The values of `[node]` that are compared with `[cluster]`.
+struct NodeSizes {
+    log_segment_size: Located<u64>,
+    frame_pool_size: Located<u64>,
+    client_output_max: Located<u64>,
+}
+
+fn cluster(reader: &mut Reader<'_>, notes: &Notes) -> (ClusterConfig, ClusterSizes) {
+    // What fits a frame, in round numbers.
+    let value_size_limit = (FRAME_SIZE_MAX as u64 - command_overhead()) / MIB * MIB;
+    let name = reader.required_text("name", "\"orders\"");
+    let id = reader.text("id", "", "\"2f6c\"");
+    let protocol = protocol(reader);
+    let groups = reader.number("groups", 1..=1024, 1);
+    let members = members::read(reader, notes);
+    let batch_commands = reader.number("batch_commands", 1..=65_536, 100);
+    let pipeline_depth = reader.number("pipeline_depth", 1..=1024, 10);
+    let batch_size_max = reader.size("batch_size_max", 4 * KIB..=16 * MIB, 64 * KIB);
+    let linger = reader.period("linger", Duration::ZERO..=ms(1000), Duration::ZERO);
+    let value_size_max = reader.size("value_size_max", 1..=value_size_limit, MIB);
+    let heartbeat_interval = reader.period("heartbeat_interval", ms(1)..=ms(60_000), ms(100));
+    let election_timeout = reader.period("election_timeout", ms(3)..=ms(600_000), ms(500));
+
+    identifier(&name, "cluster.name", false, notes);
+    identifier(&id, "cluster.id", true, notes);
+    let (beat, timeout) = (&heartbeat_interval, &election_timeout);
+    if beat.sound && timeout.sound && timeout.value < beat.value * 3 {
+        let title = format!(
+            "`cluster.election_timeout` ({}) is less than three times `cluster.heartbeat_interval` ({})",
+            Period(timeout.value),
+            Period(beat.value)
+        );
+        let (place, context) =
+            if timeout.place.is_some() { (&timeout.place, &beat.place) } else { (&beat.place, &None) };
+        let diagnostic = Diagnostic::error(title)
+            .near(place.as_ref(), "one lost heartbeat would start an election")
+            .with(context.as_ref(), "the interval")
+            .help(format!(
+                "use an election timeout of at least {}, or a shorter interval",
+                Period(beat.value * 3)
+            ));
+        notes.push(diagnostic);
+    }
+
+    let config = ClusterConfig {
+        name: name.value,
+        id: id.value,
+        protocol: protocol.value,
+        groups: groups.value as u16,
+        members,
+        batch_commands: batch_commands.value as usize,
+        pipeline_depth: pipeline_depth.value as usize,
+        batch_size_max: batch_size_max.value as usize,
+        linger: linger.value,
+        value_size_max: value_size_max.value as usize,
+        heartbeat_interval: heartbeat_interval.value,
+        election_timeout: election_timeout.value,
+    };
+    (config, ClusterSizes { batch_size_max, value_size_max })
+}
+
+/// The protocols of the family that this version does not have get a sentence of their own.
+fn protocol(reader: &mut Reader<'_>) -> Located<ProtocolKind> {
+    let is_planned = |text: &str| matches!(text, "basic" | "fast" | "epaxos");
+    match reader.find("protocol") {
+        Some(value) if matches!(&value.item, Item::String(text) if is_planned(text)) => {
+            let reason = "this version runs \"multi\" only";
+            reader.refuse(
+                "protocol",
+                value,
+                "names a protocol that is not available",
+                reason,
+                "use protocol = \"multi\"",
+            );
+            Located { value: ProtocolKind::Multi, place: Some(value.place.clone()), sound: false }
+        }
+        _ => reader.choice("protocol", ProtocolKind::ALL, ProtocolKind::Multi),
+    }
+}
+
+/// Names end up in file names, log lines and metric labels.
+fn identifier(text: &Located<String>, key: &str, may_be_empty: bool, notes: &Notes) {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let is_valid =
+        text.value.len() <= 64 && text.value.chars().all(fits) && (may_be_empty || !text.value.is_empty());
+    if text.sound && !is_valid {
+        let label = if text.value.is_empty() {
+            "empty"
+        } else {
+            "only letters, digits, `.`, `_` and `-`, 64 at most"
+        };
+        notes.push(
+            Diagnostic::error(format!("`{key}` cannot be used as a name")).near(text.place.as_ref(), label),
+        );
+    }
+}
+
+fn node(
+    reader: &mut Reader<'_>,
+    members: &[Member],
+    file_folder: &Path,
+    notes: &Notes,
+) -> (NodeConfig, NodeSizes) {
+    let id = reader.required_number("id", 1..=REPLICAS_MAX as u64, "1");
+    let own = members.iter().find(|member| u64::from(member.node.0) == id.value);
+    if id.sound && own.is_none() && !members.is_empty() {
+        let known: Vec<String> = members.iter().map(|member| member.node.to_string()).collect();
+        let title = format!("`node.id` is {}, but `cluster.members` has no such node", id.value);
+        let diagnostic = Diagnostic::error(title).near(id.place.as_ref(), "not a member");
+        notes.push(diagnostic.help(format!("the members are nodes {}", known.join(", "))));
+    }
+    let data_dir = data_dir(reader, file_folder);
+    let cores = cores(reader);
+    let durability = reader.choice("durability", Durability::ALL, Durability::Sync);
+    let periodic_interval = reader.period("periodic_interval", ms(1)..=ms(60_000), ms(100));
+    let idle = reader.choice("idle", Idle::ALL, Idle::SpinThenPark);
+    let spin = reader.period("spin", Duration::ZERO..=ms(10), Duration::from_micros(50));
+    let own = if id.sound { own } else { None };
+    let (resp, native, peer) = (
+        members::listen(reader, "resp_listen", own.map(|own| &own.client), "client"),
+        members::listen(reader, "native_listen", own.map(|own| &own.native), "native"),
+        members::listen(reader, "peer_listen", own.map(|own| &own.peer), "peer"),
+    );
+    members::check_listen(
+        &[("node.resp_listen", &resp), ("node.native_listen", &native), ("node.peer_listen", &peer)],
+        notes,
+    );
+    let log_segment_size = reader.size("log_segment_size", 2 * MIB..=4 * GIB, 64 * MIB);
+    let log_writes_in_flight = reader.number("log_writes_in_flight", 1..=64, 4);
+    let snapshot_log_size = reader.size("snapshot_log_size", 2 * MIB..=1 << 40, 256 * MIB);
+    let frame_pool_size = reader.size("frame_pool_size", MIB..=64 * GIB, 64 * MIB);
+    let client_connections_max = reader.number("client_connections_max", 1..=1_000_000, 10_000);
+    let client_output_max = reader.size("client_output_max", 16 * KIB..=4 * GIB, 8 * MIB);
+
+    let segment = &log_segment_size;
+    if segment.sound && !segment.value.is_multiple_of(PAGE_SIZE as u64) {
+        let title = "`node.log_segment_size` is not a multiple of 4KiB";
+        let diagnostic =
+            Diagnostic::error(title).near(segment.place.as_ref(), "direct writes need whole pages");
+        let rounded = segment.value.next_multiple_of(PAGE_SIZE as u64);
+        notes.push(diagnostic.help(format!("use {}", Size(rounded))));
+    }
+    let snapshot = &snapshot_log_size;
+    if snapshot.sound && segment.sound && snapshot.value < segment.value {
+        let title = format!(
+            "`node.snapshot_log_size` ({}) is less than `node.log_segment_size` ({})",
+            Size(snapshot.value),
+            Size(segment.value)
+        );
+        let (place, context) = if snapshot.place.is_some() {
+            (&snapshot.place, &segment.place)
+        } else {
+            (&segment.place, &None)
+        };
+        let diagnostic = Diagnostic::error(title)
+            .near(place.as_ref(), "a snapshot would free no whole segment")
+            .with(context.as_ref(), "one segment")
+            .help("let a snapshot cover at least one segment; four or more are usual");
+        notes.push(diagnostic);
+    }
+    if durability.sound && durability.value != Durability::Sync {
+        let text = match durability.value {
+            Durability::Periodic => "a power failure may lose writes that were acknowledged",
+            _ => "nothing is written to disk: every restart of this node forgets",
+        };
+        let title = format!("`node.durability` is \"{}\"", durability.value);
+        let diagnostic = Diagnostic::warning(title).near(durability.place.as_ref(), text);
+        notes.push(diagnostic.help("use \"sync\" wherever the data matters"));
+    }
+
+    let unspecified = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+    let config = NodeConfig {
+        id: NodeId(id.value as u8),
+        data_dir,
+        cores,
+        durability: durability.value,
+        periodic_interval: periodic_interval.value,
+        idle: idle.value,
+        spin: spin.value,
+        resp_listen: resp.value.unwrap_or(unspecified),
+        native_listen: native.value.unwrap_or(unspecified),
+        peer_listen: peer.value.unwrap_or(unspecified),
+        log_segment_size: log_segment_size.value,
+        log_writes_in_flight: log_writes_in_flight.value as usize,
+        snapshot_log_size: snapshot_log_size.value,
+        frame_pool_size: frame_pool_size.value as usize,
+        client_connections_max: client_connections_max.value as usize,
+        client_output_max: client_output_max.value as usize,
+    };
+    (config, NodeSizes { log_segment_size, frame_pool_size, client_output_max })
+}
+
+/// A relative path of the file starts from the file's folder, so that the node finds its data wherever it is started
+/// from; one of a flag starts from the current directory, as the shell completes it.
+fn data_dir(reader: &mut Reader<'_>, file_folder: &Path) -> PathBuf {
+    let text = reader.required_text("data_dir", "\"/var/lib/panch\"");
+    let Some(place) = text.place.as_ref().filter(|_| text.sound) else { return PathBuf::new() };
+    let path = if place.source == 0 { file_folder.join(&text.value) } else { PathBuf::from(&text.value) };
+    let problem = if text.value.is_empty() {
+        Some(("is empty", "name a folder that belongs to this node alone"))
+    } else if path.exists() && !path.is_dir() {
+        Some(("is not a folder", "a file of this name exists; choose another name or remove it"))
+    } else {
+        None
+    };
+    if let Some((problem, help)) = problem {
+        let diagnostic = Diagnostic::error(format!("`node.data_dir` {problem}"));
+        reader.note(diagnostic.at(place.clone(), path.display().to_string()).help(help));
+    }
+    path
+}
+
+fn cores(reader: &mut Reader<'_>) -> Cores {
+    const CPU_MAX: i128 = 4095;
+    let help = "write a number of cores (`cores = 2`), `cores = \"all\"`, or the CPUs (`cores = [0, 2]`)";
+    let Some(value) = reader.find("cores") else {
+        reader.note_default("cores");
+        return Cores::Count(1);
+    };
+    match &value.item {
+        Item::Integer(count @ 1..=1024) => return Cores::Count(*count as usize),
+        Item::String(word) if word == "all" => return Cores::All,
+        Item::Integer(_) => reader.refuse("cores", value, "is out of range", "must be from 1 to 1024", ""),
+        Item::Array(items) if items.is_empty() => {
+            reader.refuse("cores", value, "is empty", "no CPU at all", help)
+        }
+        Item::Array(items) => {
+            let mut cpus = Vec::new();
+            let errors_before = reader.error_count();
+            for item in items {
+                match &item.item {
+                    Item::Integer(cpu @ 0..=CPU_MAX) if cpus.contains(&(*cpu as usize)) => {
+                        reader.refuse("cores", item, "names a CPU twice", "again", "")
+                    }
+                    Item::Integer(cpu @ 0..=CPU_MAX) => cpus.push(*cpu as usize),
+                    other => {
+                        let reason = format!("this is {}", other.describe());
+                        reader.refuse("cores", item, "must list CPU numbers from 0 to 4095", reason, "")
+                    }
+                }
+            }
+            if reader.error_count() == errors_before {
+                return Cores::List(cpus);
+            }
+        }
+        other => {
+            let reason = format!("this is {}", other.describe());
+            reader.refuse("cores", value, "cannot be understood", reason, help);
+        }
+    }
+    Cores::Count(1)
+}
+
+/// Rules between `[cluster]` and `[node]`: what is agreed on must fit what this node sets aside.
+fn between(cluster: &ClusterSizes, node: &NodeSizes, notes: &Notes) {
+    let (batch, value) = (&cluster.batch_size_max, &cluster.value_size_max);
+    if !(batch.sound && value.sound) {
+        return;
+    }
+    let from_value = value.value + command_overhead();
+    let (largest, cause) = if from_value > batch.value { (from_value, value) } else { (batch.value, batch) };
+    let frame = footprint(largest);
+    let too_small = |size: &Located<u64>, key: &str, least: u64, label: &str, reason: &str| {
+        if !size.sound || size.value >= least {
+            return;
+        }
+        let title = format!("`{key}` ({}) is too small: {reason}", Size(size.value));
+        let (place, context) =
+            if size.place.is_some() { (&size.place, &cause.place) } else { (&cause.place, &None) };
+        let diagnostic =
+            Diagnostic::error(title).near(place.as_ref(), label).with(context.as_ref(), "because of this");
+        notes.push(diagnostic.help(format!("set `{key}` to at least {}, or allow less here", Size(least))));
+    };
+    let need = format!("the largest batch takes {}", Size(frame));
+    too_small(
+        &node.log_segment_size,
+        "node.log_segment_size",
+        2 * frame,
+        "a segment must hold two of the largest",
+        &need,
+    );
+    too_small(
+        &node.frame_pool_size,
+        "node.frame_pool_size",
+        FRAMES_MIN * frame,
+        "a core must hold four of the largest",
+        &need,
+    );
+    let output = &node.client_output_max;
+    let least = (value.value + REPLY_OVERHEAD).next_multiple_of(64 * KIB);
+    if output.sound && output.value < least {
+        let (place, context) =
+            if output.place.is_some() { (&output.place, &value.place) } else { (&value.place, &None) };
+        let title = format!(
+            "`node.client_output_max` ({}) cannot hold the largest value ({})",
+            Size(output.value),
+            Size(value.value)
+        );
+        let diagnostic = Diagnostic::error(title)
+            .near(place.as_ref(), "a reply with such a value could never be sent")
+            .with(context.as_ref(), "the largest value");
+        notes.push(diagnostic.help(format!("set `node.client_output_max` to at least {}", Size(least))));
+    }
+}

@@ -1,0 +1,364 @@
+//! Can this machine run this node? Asked by `panchd check`, before a start finds out the hard way.
+//!
+//! Invariants:
+//! * Every finding that is not fine says which setting of the system or which key of the config to change.
+//! * Nothing is left behind: test files have no name by the time they are written to, test sockets are closed.
+
+mod disk;
+mod sys;
+
+use std::fmt::Write;
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use crate::cli::{self, CheckArgs, exit};
+use crate::config::schema::list;
+use crate::config::units::Size;
+use crate::config::{Address, Config};
+
+use sys::{Limit, Resource, UNLIMITED};
+
+/// Single-issuer rings with deferred task work, as the core threads use them.
+const KERNEL_MIN: (u32, u32) = (6, 1);
+/// glommio refuses to make an executor with less.
+const LOCKED_MEMORY_MIN: u64 = 512 << 10;
+/// Descriptors beyond client connections: rings, eventfds, segments, snapshots, listeners.
+const OPEN_FILES_RESERVE: u64 = 128;
+/// Descriptors that each core thread adds to the reserve.
+const OPEN_FILES_PER_CORE: u64 = 32;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Level {
+    /// As it should be.
+    Fine,
+    /// The node runs, but not as well or as safely as it could.
+    Warning,
+    /// The node cannot run.
+    Failure,
+}
+
+/// One thing looked at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// How bad.
+    pub level: Level,
+    /// What was looked at, in two words.
+    pub what: &'static str,
+    /// What was found.
+    pub text: String,
+    /// What to change; empty if fine.
+    pub remedy: String,
+}
+
+impl Finding {
+    fn fine(what: &'static str, text: impl Into<String>) -> Self {
+        Self { level: Level::Fine, what, text: text.into(), remedy: String::new() }
+    }
+
+    fn warning(what: &'static str, text: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { level: Level::Warning, what, text: text.into(), remedy: remedy.into() }
+    }
+
+    fn failure(what: &'static str, text: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { level: Level::Failure, what, text: text.into(), remedy: remedy.into() }
+    }
+}
+
+/// `panchd check`: prints what was found and returns the exit code.
+pub fn check(arguments: &CheckArgs) -> u8 {
+    let loaded = match arguments.config.load() {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    let findings = examine(&loaded.config);
+    let text = render(&findings);
+    if arguments.print {
+        // Only the values go to standard output, so that they can be kept as a file.
+        eprint!("{text}");
+        cli::print(&loaded.print());
+    } else {
+        cli::print(&format!("The configuration is valid.\n{text}"));
+    }
+    if findings.iter().any(|finding| finding.level == Level::Failure) { exit::IO } else { 0 }
+}
+
+/// Looks at everything that the node of `config` needs from this machine.
+pub fn examine(config: &Config) -> Vec<Finding> {
+    let allowed = sys::allowed_cpus();
+    let cores = match &allowed {
+        Ok(allowed) => config.node.cores.place(allowed).map_or(1, |cpus| cpus.len()) as u64,
+        Err(_) => 1,
+    };
+    let mut findings = vec![kernel(&fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default())];
+    let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    findings.push(ring(sys::try_ring(), disabled.trim()));
+    findings.push(match sys::limit(Resource::LockedMemory) {
+        Ok(limit) => locked_memory(limit, cores),
+        Err(error) => Finding::warning("locked memory", format!("the limit cannot be read: {error}"), ""),
+    });
+    findings.push(match sys::limit(Resource::OpenFiles) {
+        Ok(limit) => open_files(limit, config.node.client_connections_max as u64, cores),
+        Err(error) => Finding::warning("open files", format!("the limit cannot be read: {error}"), ""),
+    });
+    findings.push(cpus(config, allowed));
+    findings.extend(disk::examine(&config.node, config.cluster.groups, cores));
+    let listeners = [
+        ("node.resp_listen", config.node.resp_listen),
+        ("node.native_listen", config.node.native_listen),
+        ("node.peer_listen", config.node.peer_listen),
+    ];
+    findings.extend(listeners.map(|(key, address)| port(key, address)));
+    for member in &config.cluster.members {
+        findings.extend(name(&member.peer));
+    }
+    findings
+}
+
+/// SIGTERM and SIGINT no longer reach this thread, nor those it starts from now on.
+pub fn block_stop_signals() {
+    sys::set_stop_signals_blocked(true);
+}
+
+/// They reach this thread again.
+pub fn unblock_stop_signals() {
+    sys::set_stop_signals_blocked(false);
+}
+
+/// Raises the limit on open files as far as this process may. Returns the new limit.
+///
+/// # Errors
+/// If the system refuses.
+pub fn raise_open_files() -> io::Result<u64> {
+    sys::raise(Resource::OpenFiles).map(|limit| limit.soft)
+}
+
+/// The findings as lines, remedies below what they remedy.
+pub fn render(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    let width = findings.iter().map(|finding| finding.what.len()).max().unwrap_or(0);
+    for finding in findings {
+        let level = match finding.level {
+            Level::Fine => "ok",
+            Level::Warning => "warn",
+            Level::Failure => "FAIL",
+        };
+        let _ = writeln!(text, "{level:<4}  {:<width$}  {}", finding.what, finding.text);
+        if !finding.remedy.is_empty() {
+            let _ = writeln!(text, "{:<4}  {:<width$}  -> {}", "", "", finding.remedy);
+        }
+    }
+    let count = |level| findings.iter().filter(|finding| finding.level == level).count();
+    let _ = match (count(Level::Failure), count(Level::Warning)) {
+        (0, 0) => writeln!(text, "This machine can run the node."),
+        (0, warnings) => writeln!(text, "This machine can run the node, with warnings: {warnings}."),
+        (failures, _) => writeln!(text, "This machine cannot run the node yet; to be changed: {failures}."),
+    };
+    text
+}
+
+fn kernel(release: &str) -> Finding {
+    let what = "kernel";
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().ok());
+    let release = release.trim();
+    match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(major), Some(minor)) if (major, minor) >= KERNEL_MIN => {
+            Finding::fine(what, format!("Linux {release}"))
+        }
+        (Some(_), Some(_)) => Finding::failure(
+            what,
+            format!("Linux {release} is too old"),
+            format!("use Linux {}.{} or later", KERNEL_MIN.0, KERNEL_MIN.1),
+        ),
+        _ => Finding::warning(
+            what,
+            format!("the version \"{release}\" cannot be read"),
+            "make sure it is Linux 6.1 or later",
+        ),
+    }
+}
+
+/// `disabled` is the value of the sysctl, empty if the kernel has none.
+fn ring(made: io::Result<()>, disabled: &str) -> Finding {
+    let what = "io_uring";
+    let Err(error) = made else { return Finding::fine(what, "a ring could be made") };
+    let remedy = match (error.raw_os_error(), disabled) {
+        (Some(libc::EPERM), "2") => "run `sysctl -w kernel.io_uring_disabled=0`".to_owned(),
+        (Some(libc::EPERM), "1") => {
+            "run `sysctl -w kernel.io_uring_disabled=0`, or put this user into the group of kernel.io_uring_group".to_owned()
+        }
+        (Some(libc::EPERM | libc::ENOSYS), _) => "a seccomp filter forbids it: allow io_uring_setup, io_uring_enter and \
+             io_uring_register (Docker: --security-opt seccomp=FILE; systemd: SystemCallFilter=@system-service @aio)"
+            .to_owned(),
+        (Some(libc::EINVAL), _) => "use Linux 6.1 or later".to_owned(),
+        (Some(libc::ENOMEM), _) => "raise the limit on locked memory (systemd: LimitMEMLOCK=infinity)".to_owned(),
+        _ => "see `man io_uring_setup` for this error".to_owned(),
+    };
+    Finding::failure(what, format!("a ring could not be made: {error}"), remedy)
+}
+
+fn locked_memory(limit: Limit, cores: u64) -> Finding {
+    let what = "locked memory";
+    let remedy = "set LimitMEMLOCK=infinity in the systemd unit, or `ulimit -l unlimited` in the shell \
+                  (Docker: --ulimit memlock=-1)";
+    let text =
+        if limit.soft == UNLIMITED { "no limit".to_owned() } else { format!("limit {}", Size(limit.soft)) };
+    if limit.soft < LOCKED_MEMORY_MIN {
+        Finding::failure(what, format!("{text}; at least {} are needed", Size(LOCKED_MEMORY_MIN)), remedy)
+    } else if limit.soft < LOCKED_MEMORY_MIN.saturating_mul(cores) {
+        let need = Size(LOCKED_MEMORY_MIN * cores);
+        Finding::warning(what, format!("{text}; {cores} cores are safe with {need}"), remedy)
+    } else {
+        Finding::fine(what, text)
+    }
+}
+
+fn open_files(limit: Limit, connections: u64, cores: u64) -> Finding {
+    let what = "open files";
+    let reserve = OPEN_FILES_RESERVE + OPEN_FILES_PER_CORE * cores;
+    let need = connections + reserve;
+    let text = if limit.hard == UNLIMITED { "no limit".to_owned() } else { format!("limit {}", limit.hard) };
+    if limit.hard >= need {
+        return Finding::fine(what, format!("{text}; {need} may be needed"));
+    }
+    let remedy = format!(
+        "set LimitNOFILE={need} in the systemd unit (Docker: --ulimit nofile={need}), or lower \
+         node.client_connections_max to {}",
+        limit.hard.saturating_sub(reserve)
+    );
+    let text = format!("{text}, but {connections} client connections and {reserve} other files are {need}");
+    Finding::failure(what, text, remedy)
+}
+
+fn cpus(config: &Config, allowed: io::Result<Vec<usize>>) -> Finding {
+    let what = "CPUs";
+    let allowed = match allowed {
+        Ok(allowed) => allowed,
+        Err(error) => {
+            return Finding::warning(what, format!("the affinity mask cannot be read: {error}"), "");
+        }
+    };
+    match config.node.cores.place(&allowed) {
+        Ok(cpus) => Finding::fine(what, format!("cores on {} of CPUs {}", list(&cpus), list(&allowed))),
+        Err(text) => Finding::failure(
+            what,
+            text,
+            "change node.cores, or allow more CPUs (systemd: AllowedCPUs= and CPUAffinity=; Docker: --cpuset-cpus)",
+        ),
+    }
+}
+
+fn port(key: &'static str, address: SocketAddr) -> Finding {
+    let Err(error) = TcpListener::bind(address) else {
+        return Finding::fine("port", format!("{address} is free ({key})"));
+    };
+    let remedy = match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "stop what listens there (`ss -ltnp 'sport = :{}'` names it; it may be this very node), or change {key}",
+            address.port()
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            format!(
+                "this machine has no address {} (see `ip address`): change {key}, or cluster.members",
+                address.ip()
+            )
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("choose a port from 1024 for {key}, or grant CAP_NET_BIND_SERVICE")
+        }
+        _ => format!("change {key}"),
+    };
+    Finding::failure("port", format!("cannot listen on {address} ({key}): {error}"), remedy)
+}
+
+/// Nothing to say about an address that is not a name.
+fn name(address: &Address) -> Option<Finding> {
+    if address.ip().is_some() {
+        return None;
+    }
+    let host = address.host();
+    Some(match address.resolve() {
+        Ok(found) => Finding::fine("name", format!("{host} is {}", found.ip())),
+        Err(error) => Finding::warning(
+            "name",
+            format!("{host} has no address: {error}"),
+            format!("add {host} to the DNS or to /etc/hosts, or use an IP address in cluster.members"),
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::parse;
+
+    fn refused(errno: i32) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(errno))
+    }
+
+    #[test]
+    fn old_kernels_are_told_from_new_ones_by_number() {
+        assert_eq!(kernel("6.1.0-18-amd64\n").level, Level::Fine);
+        assert_eq!(kernel("10.0.1").level, Level::Fine);
+        assert_eq!(kernel("6.0.19").level, Level::Failure);
+        assert_eq!(kernel("5.15.0-91-generic").level, Level::Failure);
+        assert_eq!(kernel("").level, Level::Warning);
+    }
+
+    #[test]
+    fn a_ring_that_is_refused_names_the_setting_that_refuses_it() {
+        assert_eq!(ring(Ok(()), "2").level, Level::Fine);
+        assert!(ring(refused(libc::EPERM), "2").remedy.contains("io_uring_disabled=0"));
+        assert!(ring(refused(libc::EPERM), "1").remedy.contains("io_uring_group"));
+        assert!(ring(refused(libc::EPERM), "0").remedy.contains("seccomp"));
+        assert!(ring(refused(libc::ENOMEM), "0").remedy.contains("LimitMEMLOCK"));
+        assert!(ring(refused(libc::EINVAL), "0").remedy.contains("6.1"));
+    }
+
+    #[test]
+    fn limits_are_compared_with_what_the_config_needs() {
+        let limit = |soft, hard| Limit { soft, hard };
+        assert_eq!(locked_memory(limit(UNLIMITED, UNLIMITED), 64).level, Level::Fine);
+        assert_eq!(locked_memory(limit(64 << 10, UNLIMITED), 1).level, Level::Failure);
+        assert_eq!(locked_memory(limit(512 << 10, 512 << 10), 2).level, Level::Warning);
+        // The soft limit on files does not count: the node raises it.
+        assert_eq!(open_files(limit(1024, 20_000), 10_000, 2).level, Level::Fine);
+        let finding = open_files(limit(1024, 4096), 10_000, 2);
+        assert_eq!(finding.level, Level::Failure);
+        assert!(finding.remedy.contains("client_connections_max to 3904"), "{}", finding.remedy);
+    }
+
+    #[test]
+    fn taken_and_foreign_addresses_fail_with_different_remedies() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = port("node.resp_listen", listener.local_addr().unwrap());
+        assert!(taken.level == Level::Failure && taken.remedy.contains("change node.resp_listen"));
+        // 192.0.2.0/24 is reserved for examples: no machine has it.
+        let foreign = port("node.peer_listen", "192.0.2.1:7001".parse().expect("an address"));
+        assert!(foreign.level == Level::Failure && foreign.remedy.contains("192.0.2.1"), "{foreign:?}");
+    }
+
+    #[test]
+    fn examining_covers_every_need_and_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = include_str!("../../configs/cluster-3/1.toml");
+        let config = parse(&folder.path().join("1.toml"), text, &[]).unwrap().config;
+        let findings = examine(&config);
+        for what in
+            ["kernel", "io_uring", "locked memory", "open files", "CPUs", "data folder", "disk space", "port"]
+        {
+            assert!(findings.iter().any(|finding| finding.what == what), "{what} is missing");
+        }
+        assert!(findings.iter().all(|finding| finding.level == Level::Fine || !finding.remedy.is_empty()));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(!Path::new(&config.node.data_dir).exists());
+        let text = render(&findings);
+        assert_eq!(
+            text.lines().filter(|line| line.contains("->")).count(),
+            findings.iter().filter(|f| !f.remedy.is_empty()).count()
+        );
+    }
+}

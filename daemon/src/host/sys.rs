@@ -1,0 +1,135 @@
+//! The calls to the system that the standard library does not offer. All `unsafe` of this crate is here.
+
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// A resource limit of this process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Limit {
+    /// What holds now.
+    pub(super) soft: u64,
+    /// What the process may raise it to.
+    pub(super) hard: u64,
+}
+
+/// "No limit" among limits.
+pub(super) const UNLIMITED: u64 = libc::RLIM_INFINITY;
+
+/// Which limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Resource {
+    /// RLIMIT_NOFILE.
+    OpenFiles,
+    /// RLIMIT_MEMLOCK, in bytes.
+    LockedMemory,
+}
+
+impl Resource {
+    fn code(self) -> libc::__rlimit_resource_t {
+        match self {
+            Resource::OpenFiles => libc::RLIMIT_NOFILE,
+            Resource::LockedMemory => libc::RLIMIT_MEMLOCK,
+        }
+    }
+}
+
+/// The limit as it is.
+pub(super) fn limit(resource: Resource) -> io::Result<Limit> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes one `rlimit` to the pointer, which is valid for the call.
+    check(unsafe { libc::getrlimit(resource.code(), &mut limit) })?;
+    Ok(Limit { soft: limit.rlim_cur, hard: limit.rlim_max })
+}
+
+/// Raises the soft limit to the hard one.
+pub(super) fn raise(resource: Resource) -> io::Result<Limit> {
+    let before = limit(resource)?;
+    let wanted = libc::rlimit { rlim_cur: before.hard, rlim_max: before.hard };
+    // SAFETY: the kernel reads one `rlimit` from the pointer, which is valid for the call.
+    check(unsafe { libc::setrlimit(resource.code(), &wanted) })?;
+    limit(resource)
+}
+
+/// The CPUs that this process may use, ascending.
+pub(super) fn allowed_cpus() -> io::Result<Vec<usize>> {
+    let mut set = MaybeUninit::<libc::cpu_set_t>::zeroed();
+    // SAFETY: the kernel writes at most the given size, which is that of the set.
+    check(unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), set.as_mut_ptr()) })?;
+    // SAFETY: a set is plain bits: zeroed above, then filled by the kernel.
+    let set = unsafe { set.assume_init() };
+    let has = |cpu: &usize| {
+        // SAFETY: `cpu` is below CPU_SETSIZE, the number of bits in the set.
+        unsafe { libc::CPU_ISSET(*cpu, &set) }
+    };
+    Ok((0..libc::CPU_SETSIZE as usize).filter(has).collect())
+}
+
+/// Bytes that this user may still write on the file system of `file`.
+pub(super) fn free_bytes(file: &File) -> io::Result<u64> {
+    let mut stat = MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: the descriptor is open for the call, and the kernel writes one `statvfs` to the pointer.
+    check(unsafe { libc::fstatvfs(file.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: the call succeeded, so the struct is filled; all its bits were valid zeros before.
+    let stat = unsafe { stat.assume_init() };
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// IORING_SETUP_SINGLE_ISSUER and IORING_SETUP_DEFER_TASKRUN of `linux/io_uring.h`.
+const RING_FLAGS: u32 = (1 << 12) | (1 << 13);
+
+/// Makes and closes a small ring, set up as the core threads set up theirs.
+///
+/// # Errors
+/// ENOSYS: not in this kernel; EPERM: forbidden; EINVAL: too old for the flags; ENOMEM: memory limits.
+pub(super) fn try_ring() -> io::Result<()> {
+    /// `struct io_uring_params`: only the flags are given, the rest is for the kernel to fill.
+    #[repr(C)]
+    struct Parameters {
+        entries: [u32; 2],
+        flags: u32,
+        rest: [u32; 27],
+    }
+    const { assert!(size_of::<Parameters>() == 120) };
+    let mut parameters = Parameters { entries: [0; 2], flags: RING_FLAGS, rest: [0; 27] };
+    // SAFETY: the kernel reads and writes one `io_uring_params`, which has exactly this size and outlives the call.
+    let descriptor = unsafe { libc::syscall(libc::SYS_io_uring_setup, 2_u32, &raw mut parameters) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call returned a new descriptor that nothing else owns.
+    drop(unsafe { OwnedFd::from_raw_fd(descriptor as i32) });
+    Ok(())
+}
+
+fn check(result: i32) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_cpus_limits_and_a_disk() {
+        assert!(!allowed_cpus().unwrap().is_empty());
+        let limit = limit(Resource::OpenFiles).unwrap();
+        assert!(limit.soft > 0 && limit.soft <= limit.hard);
+        assert!(free_bytes(&tempfile::tempfile().unwrap()).unwrap() > 0);
+    }
+}
+
+/// Blocks (or unblocks) SIGTERM and SIGINT for the calling thread and those it starts from now on.
+pub(super) fn set_stop_signals_blocked(blocked: bool) {
+    // SAFETY: an all-zero set is a valid place for `sigemptyset` to write to.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    let how = if blocked { libc::SIG_BLOCK } else { libc::SIG_UNBLOCK };
+    // SAFETY: `set` is a valid signal set from the first call on, and outlives the others; the signals exist.
+    unsafe {
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGTERM);
+        libc::sigaddset(&mut set, libc::SIGINT);
+        libc::pthread_sigmask(how, &set, std::ptr::null_mut());
+    }
+}

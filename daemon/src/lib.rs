@@ -1,0 +1,8 @@
+//! The panch daemon: the command line, the configuration and the checks of the machine; the work is done by the layers
+//! below it (`panch-runtime` and what that builds on).
+
+pub mod cli;
+pub mod config;
+pub mod host;
+pub mod run;
+pub mod status;

@@ -1,0 +1,204 @@
+//! From a configuration to running nodes, and to their orderly end.
+
+use std::io;
+use std::path::Path;
+
+use panch_consensus::protocol::Tuning;
+use panch_replica::batcher::BatchLimits;
+use panch_replica::machine::MachineLimits;
+use panch_replica::replica::ReplicaConfig;
+use panch_runtime::options::{Idle, Member, NodeOptions};
+use panch_runtime::placement::allowed_cpus;
+use panch_runtime::{Node, NodeFault};
+use panch_wal::Durability;
+use panch_wire::time::Duration;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::cli::{DevArgs, RunArgs, exit, print};
+use crate::config::dev::connect_text;
+use crate::config::{self, Config};
+use crate::host;
+
+/// A command that has waited this long is answered with an error.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Batches that may wait for the pipeline, per group.
+const BATCH_QUEUE_MAX: usize = 64;
+/// The share of a core's frame memory that recent entries for lagging peers may take: one in this many.
+const TAIL_SHARE: usize = 4;
+/// The most of it per group, in bytes.
+const TAIL_SIZE_MAX: usize = 16 << 20;
+
+/// `panchd run`.
+pub fn run(arguments: &RunArgs) -> u8 {
+    let loaded = match arguments.config.load() {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    serve(&[loaded.config], |config| {
+        let node = &config[0].node;
+        print(&format!(
+            "panchd: node {} serves Redis clients on {}, native clients on {}, peers on {}; data in {}; durability {}\n",
+            node.id,
+            node.resp_listen,
+            node.native_listen,
+            node.peer_listen,
+            node.data_dir.display(),
+            node.durability,
+        ));
+    })
+}
+
+/// `panchd dev`.
+pub fn dev(arguments: &DevArgs) -> u8 {
+    let plan = arguments.plan();
+    let loaded = match plan.prepare() {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            eprintln!("panchd dev: {error}");
+            return exit::IO;
+        }
+    };
+    let configs: Vec<Config> = loaded.into_iter().map(|loaded| loaded.config).collect();
+    serve(&configs, |configs| print(&connect_text(configs, Path::new(&plan.folder))))
+}
+
+/// Starts a node for each configuration in this process and waits for their end.
+fn serve(configs: &[Config], announce: impl FnOnce(&[Config])) -> u8 {
+    if let Err(error) = host::raise_open_files() {
+        eprintln!("panchd: cannot raise the open files limit: {error}");
+    }
+    // Core threads must never be interrupted: they inherit this mask, the signal thread takes its own back.
+    host::block_stop_signals();
+    let mut nodes = Vec::new();
+    for config in configs {
+        let options = match node_options(config) {
+            Ok(options) => options,
+            Err(message) => {
+                eprintln!("panchd: {message}");
+                return exit::CONFIG;
+            }
+        };
+        match Node::start(options) {
+            Ok(node) => nodes.push(node),
+            Err(fault) => {
+                eprintln!("panchd: node {} cannot start: {fault}", config.node.id);
+                return exit_code(&fault);
+            }
+        }
+    }
+    let handles: Vec<_> = nodes.iter().map(Node::stop_handle).collect();
+    let signals = std::thread::Builder::new().name("panch-signals".into()).spawn(move || {
+        host::unblock_stop_signals();
+        let mut signals = match Signals::new([SIGTERM, SIGINT]) {
+            Ok(signals) => signals,
+            Err(error) => {
+                eprintln!("panchd: cannot listen for signals: {error}");
+                return;
+            }
+        };
+        for (count, _) in signals.forever().enumerate() {
+            if count > 0 {
+                // Asked twice: do not wait for anything.
+                std::process::exit(i32::from(exit::IO));
+            }
+            for handle in &handles {
+                handle.stop();
+            }
+        }
+    });
+    if let Err(error) = signals {
+        eprintln!("panchd: cannot start the signal thread: {error}");
+        return exit::IO;
+    }
+    announce(configs);
+    let mut code = 0;
+    for (node, config) in nodes.into_iter().zip(configs) {
+        if let Err(fault) = node.wait() {
+            eprintln!("panchd: node {} stopped: {fault}", config.node.id);
+            code = exit_code(&fault);
+        }
+    }
+    code
+}
+
+fn exit_code(fault: &NodeFault) -> u8 {
+    match fault {
+        NodeFault::Identity(_) | NodeFault::Forgotten | NodeFault::Hole { .. } | NodeFault::Replay { .. } => {
+            exit::CONFIG
+        }
+        _ => exit::IO,
+    }
+}
+
+/// What the runtime is told about a configured node.
+fn node_options(config: &Config) -> Result<NodeOptions, String> {
+    let (cluster, node) = (&config.cluster, &config.node);
+    let resolve = |address: &config::Address| {
+        address.resolve().map_err(|error: io::Error| format!("cannot resolve {address}: {error}"))
+    };
+    let members = cluster.members.iter().map(|member| {
+        Ok(Member {
+            peer: resolve(&member.peer)?,
+            resp: resolve(&member.client)?,
+            native: resolve(&member.native)?,
+        })
+    });
+    let members = members.collect::<Result<Vec<_>, String>>()?;
+    let allowed = allowed_cpus().map_err(|error| format!("cannot read the CPU affinity: {error}"))?;
+    let cpus = node.cores.place(&allowed)?;
+    // More cores than CPUs (several nodes on one machine, or a test): let the scheduler place them.
+    let pinned = matches!(node.cores, config::Cores::List(_)) || node.idle != config::Idle::Park;
+    let groups_per_core = usize::from(cluster.groups).div_ceil(cpus.len());
+    let tail_size_max = (node.frame_pool_size / TAIL_SHARE / groups_per_core).min(TAIL_SIZE_MAX);
+    Ok(NodeOptions {
+        node: node.id.replica(),
+        cluster: cluster.cluster_id(),
+        fingerprint: cluster.fingerprint(),
+        members,
+        groups: cluster.groups,
+        cpus: cpus.into_iter().map(|cpu| pinned.then_some(cpu)).collect(),
+        data_dir: node.data_dir.clone(),
+        peer_listen: node.peer_listen,
+        resp_listen: node.resp_listen,
+        native_listen: node.native_listen,
+        log: panch_wal::Config {
+            segment_size: node.log_segment_size,
+            writes_in_flight_max: node.log_writes_in_flight,
+            durability: match node.durability {
+                config::Durability::Sync => Durability::Sync,
+                config::Durability::Periodic => Durability::Periodic { interval: node.periodic_interval },
+                config::Durability::Memory => Durability::Memory,
+            },
+            ..panch_wal::Config::default()
+        },
+        replica: ReplicaConfig {
+            batch: BatchLimits {
+                commands_max: cluster.batch_commands,
+                size_max: cluster.batch_size_max,
+                pipeline_depth: cluster.pipeline_depth,
+                linger: cluster.linger,
+                queue_max: BATCH_QUEUE_MAX,
+            },
+            machine: MachineLimits { value_size_max: cluster.value_size_max, ..MachineLimits::default() },
+            request_timeout: REQUEST_TIMEOUT,
+            snapshot_log_size: node.snapshot_log_size,
+        },
+        tuning: Tuning {
+            heartbeat_interval: cluster.heartbeat_interval,
+            election_timeout: cluster.election_timeout,
+            pipeline_depth: cluster.pipeline_depth,
+            tail_size_max,
+            ..Tuning::default()
+        },
+        idle: match node.idle {
+            config::Idle::Spin => Idle::Spin,
+            config::Idle::SpinThenPark => Idle::SpinThenPark,
+            config::Idle::Park => Idle::Park,
+        },
+        spin: node.spin,
+        frame_pool_size: node.frame_pool_size,
+        connections_max: node.client_connections_max,
+        output_size_max: node.client_output_max,
+    })
+}

@@ -1,0 +1,284 @@
+//! `panchd status`: asks nodes for `INFO panch` over RESP and shows every group as a table.
+//!
+//! Invariants:
+//! * What a node sends is foreign: its length is bounded, and a line that is not understood is left out, not guessed at.
+//! * Fields that a newer node adds are ignored.
+
+use std::fmt::Write as _;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::cli::{self, ConfigArgs, StatusArgs, exit};
+use crate::config::Address;
+
+const DEFAULT_ADDRESS: &str = "127.0.0.1:7001";
+const PATIENCE: Duration = Duration::from_secs(3);
+const REQUEST: &[u8] = b"*2\r\n$4\r\nINFO\r\n$5\r\npanch\r\n";
+/// A section for 1024 groups is an eighth of this.
+const SECTION_SIZE_MAX: usize = 1 << 20;
+const LINE_SIZE_MAX: u64 = 512;
+
+/// What a node says of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NodeStatus {
+    /// Lines that are not about a group, such as the node's number and the durability mode.
+    pub facts: Vec<(String, String)>,
+    /// Every group, in the order of their numbers.
+    pub groups: Vec<GroupStatus>,
+}
+
+/// What a node says of one group. Values are shown as the node spelt them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GroupStatus {
+    /// The group's number.
+    pub group: u16,
+    fields: Vec<(String, String)>,
+}
+
+impl GroupStatus {
+    /// The value of a field, such as `leader` or `committed`.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// `panchd status`: prints one table and returns the exit code.
+pub fn status(arguments: &StatusArgs) -> u8 {
+    let mut addresses = Vec::new();
+    match (&arguments.config, &arguments.address) {
+        (Some(config), _) => {
+            let config = ConfigArgs { config: config.clone(), overrides: arguments.overrides.clone() };
+            match config.load() {
+                Ok(loaded) => {
+                    let members = &loaded.config.cluster.members;
+                    addresses.extend(
+                        members.iter().map(|member| (format!("{}", member.node), member.client.clone())),
+                    );
+                }
+                Err(code) => return code,
+            }
+        }
+        (None, Some(address)) => addresses.push((address.to_string(), address.clone())),
+        (None, None) => {
+            let address: Address = DEFAULT_ADDRESS.parse().expect("the default is an address");
+            addresses.push((address.to_string(), address));
+        }
+    }
+    let answers: Vec<_> = addresses.iter().map(|(name, address)| (name.clone(), ask(address))).collect();
+    let mut has_answer = false;
+    let mut statuses = Vec::new();
+    for ((name, answer), (_, address)) in answers.into_iter().zip(&addresses) {
+        match answer {
+            Ok(status) => {
+                has_answer = true;
+                statuses.push((name, status));
+            }
+            Err(error) => eprintln!("The node at {address} does not answer: {error}."),
+        }
+    }
+    cli::print(&render(&statuses));
+    if has_answer { 0 } else { exit::IO }
+}
+
+/// Asks the node at `address`. Blocks for a few seconds at most, unless a name takes longer to look up.
+///
+/// # Errors
+/// If the node cannot be reached, does not answer in time, or answers with something else.
+pub fn ask(address: &Address) -> io::Result<NodeStatus> {
+    let mut stream = TcpStream::connect_timeout(&address.resolve()?, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(REQUEST)?;
+    let answer = read_section(&mut BufReader::new(stream)).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => {
+            io::Error::new(io::ErrorKind::TimedOut, "it accepts connections but sends nothing")
+        }
+        _ => error,
+    })?;
+    Ok(parse(&answer))
+}
+
+/// One bulk or verbatim string, or the error that came instead.
+fn read_section(reader: &mut impl BufRead) -> io::Result<String> {
+    let foreign = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
+    let mut line = Vec::new();
+    reader.take(LINE_SIZE_MAX).read_until(b'\n', &mut line)?;
+    let line = String::from_utf8_lossy(&line);
+    let Some(line) = line.strip_suffix("\r\n") else {
+        return Err(foreign("it does not speak RESP".to_owned()));
+    };
+    let length = match line.split_at_checked(1) {
+        Some(("$" | "=", length)) => {
+            length.parse::<usize>().ok().filter(|length| *length <= SECTION_SIZE_MAX)
+        }
+        Some(("-", error)) => return Err(foreign(format!("it refuses INFO: {error}"))),
+        _ => None,
+    };
+    let Some(length) = length else {
+        return Err(foreign("it does not answer INFO as a panch node does".to_owned()));
+    };
+    let mut section = vec![0; length];
+    reader.read_exact(&mut section)?;
+    if line.starts_with('=') && section.len() >= 4 {
+        // RESP3 verbatim strings start with their format, "txt:".
+        section.drain(..4);
+    }
+    Ok(String::from_utf8_lossy(&section).into_owned())
+}
+
+/// Understands the text of the section.
+pub fn parse(section: &str) -> NodeStatus {
+    let mut status = NodeStatus::default();
+    for line in section.lines() {
+        let Some((key, value)) = line.trim().split_once(':').filter(|(key, _)| !key.starts_with('#')) else {
+            continue;
+        };
+        match key.strip_prefix("group_").map(str::parse::<u16>) {
+            Some(Ok(group)) => {
+                let fields = value.split(',').filter_map(|field| field.split_once('='));
+                let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+                status.groups.push(GroupStatus { group, fields });
+            }
+            _ => status.facts.push((key.to_owned(), value.to_owned())),
+        }
+    }
+    status.groups.sort_by_key(|group| group.group);
+    status
+}
+
+/// Columns: heading, field of the section, whether it is a number.
+const COLUMNS: &[(&str, &str, bool)] = &[
+    ("protocol", "protocol", false),
+    ("leader", "leader", true),
+    ("ballot", "ballot", true),
+    ("committed", "committed", true),
+    ("executed", "executed", true),
+    ("last", "last", true),
+    ("lag", "lag", true),
+    ("durability", "durability", false),
+];
+
+/// The tables of several nodes as one, sorted by group, so that what should be alike stands together.
+pub fn render(nodes: &[(String, NodeStatus)]) -> String {
+    let mut text = String::new();
+    for (name, status) in nodes.iter().filter(|(_, status)| !status.facts.is_empty()) {
+        let facts: Vec<String> =
+            status.facts.iter().map(|(key, value)| format!("{key} {}", printable(value))).collect();
+        let _ = writeln!(text, "node {name}: {}", facts.join(", "));
+    }
+    let mut groups: Vec<_> = nodes
+        .iter()
+        .flat_map(|(name, status)| status.groups.iter().map(move |group| (group, name)))
+        .collect();
+    if groups.is_empty() {
+        return text;
+    }
+    // Stable: nodes stay in their order within a group.
+    groups.sort_by_key(|(group, _)| group.group);
+    let mut rows = vec![vec!["group".to_owned(), "node".to_owned(), "role".to_owned()]];
+    rows[0].extend(COLUMNS.iter().map(|(heading, ..)| (*heading).to_owned()));
+    for (group, name) in groups {
+        let role = match group.field("leading") {
+            Some("1") => "leader",
+            Some("0") => "follower",
+            _ => "?",
+        };
+        let mut row = vec![group.group.to_string(), name.clone(), role.to_owned()];
+        row.extend(COLUMNS.iter().map(|(_, field, _)| group.field(field).map_or("?".to_owned(), printable)));
+        rows.push(row);
+    }
+    let is_number = |column: usize| column == 0 || column >= 3 && COLUMNS[column - 3].2;
+    let widths: Vec<usize> = (0..rows[0].len())
+        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    for row in &rows {
+        let mut line = String::new();
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            let _ = match is_number(column) {
+                true => write!(line, "{cell:>width$}  "),
+                false => write!(line, "{cell:<width$}  "),
+            };
+        }
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    text
+}
+
+/// What a node sends may be anything; a terminal obeys control characters.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    const SECTION: &str = "# panch\r\nnode:1\r\ndurability:sync\r\n\
+        group_1:leader=2,ballot=1.1,committed=7,executed=7,last=9,leading=0,lag=2,durability=sync,protocol=multi,new=1\r\n\
+        group_0:leader=1,ballot=3.0,committed=123,executed=123,last=123,leading=1,lag=0,durability=sync,protocol=multi\r\n";
+
+    #[test]
+    fn groups_become_a_table_in_order() {
+        let text = render(&[("1".to_owned(), parse(SECTION))]);
+        let expected = "\
+node 1: node 1, durability sync
+group  node  role      protocol  leader  ballot  committed  executed  last  lag  durability
+    0  1     leader    multi          1     3.0        123       123   123    0  sync
+    1  1     follower  multi          2     1.1          7         7     9    2  sync
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn nodes_of_one_group_stand_together() {
+        let nodes = [("1".to_owned(), parse(SECTION)), ("2".to_owned(), parse(SECTION))];
+        let text = render(&nodes);
+        let keys: Vec<String> = text
+            .lines()
+            .skip(3)
+            .map(|line| line.split_whitespace().take(2).collect::<Vec<_>>().join("."))
+            .collect();
+        assert_eq!(keys, ["0.1", "0.2", "1.1", "1.2"]);
+    }
+
+    #[test]
+    fn foreign_answers_are_errors_or_left_out_and_never_obeyed() {
+        let read = |bytes: &[u8]| read_section(&mut BufReader::new(bytes)).map_err(|error| error.to_string());
+        assert_eq!(read(b"$2\r\nhi\r\n"), Ok("hi".to_owned()));
+        assert_eq!(read(b"=6\r\ntxt:hi\r\n"), Ok("hi".to_owned()));
+        assert!(read(b"-NOAUTH no\r\n").unwrap_err().contains("NOAUTH no"));
+        assert!(read(b"HTTP/1.1 400 Bad\r\n").is_err());
+        assert!(read(b"$99999999999\r\n").is_err());
+        assert!(read(b"$-1\r\n").is_err());
+        assert!(read(b"$5\r\nhi").is_err());
+        assert!(read(b"").is_err());
+        assert!(read("é\r\n".as_bytes()).is_err());
+        assert!(read(&[b'x'; 4096]).is_err());
+        let status =
+            parse("nonsense\ngroup_x:1\ngroup_70000:leader=1\ngroup_2:\u{1b}[2J,leader=\u{1b}[31m\n");
+        assert_eq!(status.groups.len(), 1);
+        assert!(!render(&[("1".to_owned(), status)]).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_node_is_asked_over_resp() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address: Address = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let node = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = vec![0; REQUEST.len()];
+            stream.read_exact(&mut request).unwrap();
+            stream.write_all(format!("${}\r\n{SECTION}\r\n", SECTION.len()).as_bytes()).unwrap();
+            request
+        });
+        let status = ask(&address).unwrap();
+        assert_eq!(node.join().unwrap(), REQUEST);
+        assert_eq!(status, parse(SECTION));
+        assert_eq!(status.groups[0].field("ballot"), Some("3.0"));
+        assert!(ask(&address).is_err(), "nobody listens any more");
+    }
+}

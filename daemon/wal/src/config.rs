@@ -1,0 +1,109 @@
+//! What an operator may choose about the log, and the bounds between the choices.
+
+use panch_wire::frame::PAGE_SIZE;
+use panch_wire::time::Duration;
+
+/// The most buffers one vectored write may have (Linux `IOV_MAX`).
+const PARTS_MAX: usize = 1024;
+
+/// When appended records count as durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Durability {
+    /// Once they are on stable storage.
+    #[default]
+    Sync,
+    /// Once they are written; stable storage follows at most `interval` plus one fdatasync later. A power failure loses
+    /// what was acknowledged since.
+    Periodic {
+        /// Time between two fdatasyncs.
+        interval: Duration,
+    },
+    /// At once; nothing is written. A restarted node has forgotten its votes.
+    Memory,
+}
+
+/// Sizes, limits and times of one log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Bytes of a segment file; a multiple of the page size.
+    pub segment_size: u64,
+    /// Bytes of pages in one commit group, above which records go to the next one; a multiple of the page size. Only a
+    /// single larger body or a restatement exceeds it.
+    pub group_size_max: usize,
+    /// Writes that may be in flight at once; at least 1. More shorten the wait under load, fewer gather more per write.
+    pub writes_in_flight_max: usize,
+    /// Segments kept prepared beyond the current one; at least 1.
+    pub spares: usize,
+    /// Quiet time after which the last commit groups are attested by an empty one.
+    pub attest_after: Duration,
+    /// Time between attempts to prepare a segment after a failure.
+    pub retry_after: Duration,
+    /// When records count as durable.
+    pub durability: Durability,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            segment_size: 64 << 20,
+            group_size_max: 1 << 20,
+            writes_in_flight_max: 4,
+            spares: 1,
+            attest_after: Duration::from_millis(50),
+            retry_after: Duration::from_secs(1),
+            durability: Durability::Sync,
+        }
+    }
+}
+
+impl Config {
+    /// The largest frame, in padded bytes, that [`crate::Wal::append`] takes. The rest of a segment is for its headers and
+    /// for the restatement that opens the segment.
+    pub fn body_size_max(&self) -> usize {
+        (self.segment_size / 2) as usize / PAGE_SIZE * PAGE_SIZE
+    }
+
+    /// Checks the bounds between the fields.
+    ///
+    /// # Errors
+    /// The first bound that does not hold.
+    pub fn check(&self) -> Result<(), ConfigFault> {
+        let page = PAGE_SIZE as u64;
+        if !self.segment_size.is_multiple_of(page) || self.segment_size < 8 * page {
+            return Err(ConfigFault::SegmentSize);
+        }
+        if !self.group_size_max.is_multiple_of(PAGE_SIZE)
+            || self.group_size_max < 2 * PAGE_SIZE
+            || self.group_size_max as u64 > self.segment_size / 2
+            || self.group_size_max / PAGE_SIZE >= PARTS_MAX
+        {
+            return Err(ConfigFault::GroupSize);
+        }
+        if self.writes_in_flight_max == 0 {
+            return Err(ConfigFault::WritesInFlight);
+        }
+        if self.spares == 0 {
+            return Err(ConfigFault::Spares);
+        }
+        Ok(())
+    }
+}
+
+/// Why a [`Config`] cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ConfigFault {
+    /// See [`Config::group_size_max`].
+    #[error(
+        "the commit group size must be a multiple of 4 KiB, from 8 KiB to half a segment, and below 4 MiB"
+    )]
+    GroupSize,
+    /// See [`Config::segment_size`].
+    #[error("the segment size must be a multiple of 4 KiB and at least 32 KiB")]
+    SegmentSize,
+    /// See [`Config::spares`].
+    #[error("at least one segment must be kept prepared")]
+    Spares,
+    /// See [`Config::writes_in_flight_max`].
+    #[error("at least one log write must be allowed in flight")]
+    WritesInFlight,
+}

@@ -1,0 +1,10 @@
+//! The log against a disk in memory that loses, tears and reorders what is not yet stable.
+#![allow(clippy::unwrap_used)]
+
+#[cfg(feature = "mutants")]
+mod mutants;
+mod recovery;
+mod segments;
+mod support;
+mod tear;
+mod writing;

@@ -1,0 +1,259 @@
+//! Gathering, completing, modes and limits of the writer.
+
+use std::io;
+
+use panch_wal::{Config, ConfigFault, Durability, Lsn, RecordKind, Wal};
+use panch_wire::frame::PAGE_SIZE;
+use panch_wire::ids::GroupId;
+use panch_wire::time::{Duration, Instant};
+
+use crate::support::{IDENTITY, Node, config, read_back};
+
+#[test]
+fn records_of_a_turn_share_one_write() {
+    let mut node = Node::create(config());
+    let first = node.append(0, b"one");
+    let second = node.append(1, b"two");
+    assert_eq!(first.lsn, second.lsn);
+    assert_eq!(node.submit(), 1);
+    assert_eq!(node.in_flight[0].size(), PAGE_SIZE);
+    assert!(node.wal.durable() < first.lsn);
+    node.complete(0);
+    assert_eq!(node.wal.durable(), first.lsn);
+    assert_eq!(node.submit(), 0);
+}
+
+#[test]
+fn records_gather_while_enough_writes_are_in_flight() {
+    let mut node = Node::create(Config { writes_in_flight_max: 1, ..config() });
+    let first = node.append(0, b"one");
+    assert_eq!(node.submit(), 1);
+    let second = node.append(0, b"two");
+    assert_eq!(node.submit(), 0);
+    let third = node.append(0, b"three");
+    assert!(first.lsn < second.lsn && second.lsn == third.lsn);
+    node.complete(0);
+    assert_eq!(node.submit(), 1);
+}
+
+#[test]
+fn a_commit_group_is_bounded() {
+    let mut node = Node::create(config());
+    let numbers: Vec<_> = (0..5).map(|_| node.append_body(0, b"batch", 3000).0.lsn).collect();
+    assert_eq!(numbers, [Lsn(1), Lsn(1), Lsn(1), Lsn(2), Lsn(2)]);
+    assert_eq!(node.submit(), 2);
+    assert!(node.in_flight.iter().all(|write| write.size() <= config().group_size_max));
+    // A single body above the bound goes alone.
+    let (large, _) = node.append_body(0, b"large", 7 * PAGE_SIZE);
+    let after = node.append(0, b"after");
+    assert!(large.lsn < after.lsn);
+    node.settle();
+    let (_, past) = read_back(&mut node.disk, IDENTITY).unwrap();
+    assert_eq!(past.appended.len(), 7);
+}
+
+#[test]
+fn many_records_take_more_header_pages() {
+    let mut node = Node::create(config());
+    let bytes = [7; 128];
+    for _ in 0..80 {
+        node.append(0, &bytes);
+    }
+    assert_eq!(node.submit(), 1);
+    assert_eq!(node.in_flight[0].size(), 3 * PAGE_SIZE);
+    node.complete(0);
+    let (_, past) = read_back(&mut node.disk, IDENTITY).unwrap();
+    assert_eq!(past.appended.len(), 80);
+    assert!(past.appended.iter().all(|record| record.bytes == bytes));
+}
+
+#[test]
+fn durable_is_the_contiguous_prefix() {
+    let mut node = Node::create(config());
+    let numbers: Vec<_> = (0..3)
+        .map(|_| {
+            let appended = node.append(0, b"record");
+            node.submit();
+            appended.lsn
+        })
+        .collect();
+    node.complete(2);
+    node.complete(1);
+    assert_eq!(node.wal.durable(), Lsn(0));
+    node.complete(0);
+    assert_eq!(node.wal.durable(), numbers[2]);
+}
+
+#[test]
+fn a_failed_write_stops_the_log() {
+    let mut node = Node::create(config());
+    node.append(0, b"one");
+    node.submit();
+    node.append(0, b"two");
+    node.submit();
+    let second = node.in_flight.pop().unwrap();
+    let failed = node.wal.on_written(second, Err(io::Error::from_raw_os_error(5)));
+    assert!(failed.unwrap_err().to_string().starts_with("log write failed: segment 0000000000000001.wal"));
+    assert!(node.wal.has_failed());
+    // Not even an earlier write that succeeds makes anything durable now.
+    node.complete(0);
+    assert_eq!(node.wal.durable(), Lsn(0));
+    node.append(0, b"three");
+    assert_eq!(node.submit(), 0);
+}
+
+#[test]
+fn a_failed_sync_stops_the_log() {
+    let periodic = Durability::Periodic { interval: Duration::from_millis(10) };
+    let mut node = Node::create(Config { durability: periodic, ..config() });
+    node.append(0, b"one");
+    node.submit();
+    node.complete(0);
+    let sync = node.wal.next_sync(node.now).unwrap();
+    assert!(node.wal.on_synced(sync, Err(io::Error::from_raw_os_error(5))).is_err());
+    assert!(node.wal.has_failed() && node.wal.next_sync(node.now).is_none());
+    node.append(0, b"two");
+    assert_eq!(node.submit(), 0);
+}
+
+#[test]
+fn memory_mode_writes_nothing_and_is_durable_at_once() {
+    let mut wal = Wal::create(Config { durability: Durability::Memory, ..config() }, IDENTITY);
+    let appended = wal.append(GroupId(0), RecordKind(1), b"record", None);
+    assert_eq!(wal.durable(), appended.lsn);
+    assert!(wal.next_write(Instant(0), |_| panic!("nothing to restate")).is_none());
+    assert!(wal.wants_segment(Instant(0)).is_none());
+    assert!(!wal.is_stalled() && !wal.is_full() && wal.deadline().is_none());
+}
+
+#[test]
+fn periodic_mode_counts_written_as_durable_and_asks_for_syncs_at_the_interval() {
+    let interval = Duration::from_millis(10);
+    let mut node = Node::create(Config { durability: Durability::Periodic { interval }, ..config() });
+    let one = node.append(0, b"one");
+    node.submit();
+    node.complete(0);
+    assert_eq!((node.wal.durable(), node.wal.synced()), (one.lsn, Lsn(0)));
+    let sync = node.wal.next_sync(node.now).unwrap();
+    assert!(node.wal.next_sync(node.now).is_none());
+    // A write that completes while the sync is under way is not covered by it.
+    let two = node.append(0, b"two");
+    node.submit();
+    node.complete(0);
+    node.wal.on_synced(sync, Ok(())).unwrap();
+    assert_eq!((node.wal.durable(), node.wal.synced()), (two.lsn, one.lsn));
+    assert!(node.wal.next_sync(node.now).is_none());
+    assert_eq!(node.wal.deadline(), Some(node.now + interval));
+    node.now = node.now + interval;
+    node.sync();
+    assert_eq!(node.wal.synced(), two.lsn);
+}
+
+#[test]
+fn periodic_mode_shortens_the_log_on_power_failure_and_never_spoils_it() {
+    let periodic = Durability::Periodic { interval: Duration::from_secs(1) };
+    let mut node = Node::create(Config { durability: periodic, ..config() });
+    let start = node.wal.next_sync(node.now);
+    assert!(start.is_none());
+    for _ in 0..3 {
+        node.append(0, b"record");
+        node.submit();
+        node.complete(0);
+    }
+    // The last page survives, the two before it do not.
+    node.disk.lose_power(&mut |at| at.1 == 2, true);
+    let (recovered, past) = node.restart(config()).unwrap();
+    assert_eq!((recovered.last, past.appended.len()), (Lsn(0), 0));
+}
+
+#[test]
+fn a_quiet_log_is_attested_once() {
+    let mut node = Node::create(config());
+    let one = node.append(0, b"one");
+    node.settle();
+    assert!(!node.wal.attest_due(node.now));
+    assert_eq!(node.wal.deadline(), Some(node.now + Duration::from_millis(50)));
+    node.now = node.now + Duration::from_millis(50);
+    assert!(node.wal.attest_due(node.now));
+    assert_eq!(node.submit(), 1);
+    assert!(node.in_flight[0].lsn() > one.lsn);
+    node.complete(0);
+    assert_eq!(node.wal.deadline(), None);
+    node.now = node.now + Duration::from_secs(5);
+    assert_eq!(node.submit(), 0);
+}
+
+#[test]
+fn an_orderly_stop_attests_without_waiting() {
+    let mut node = Node::create(config());
+    node.append(0, b"one");
+    node.settle();
+    node.wal.request_attest();
+    assert_eq!(node.submit(), 1);
+    node.complete(0);
+    node.wal.request_attest();
+    assert_eq!(node.submit(), 0);
+}
+
+#[test]
+fn a_body_is_found_where_it_was_written() {
+    let mut node = Node::create(config());
+    let mut expected = Vec::new();
+    for size in [100, 5000, 9000, 100, 3000, 12_000, 40, 20_000] {
+        node.append(0, &[1; 120]);
+        let (appended, frame) = node.append_body(1, b"batch", size);
+        let named = appended.body.unwrap();
+        assert_eq!(node.wal.locate(named), None);
+        node.settle();
+        expected.push((named, frame));
+    }
+    for (named, frame) in &expected {
+        let at = node.wal.locate(*named).unwrap();
+        let file = &node.disk.files[&at.segment.0];
+        assert_eq!(&file[at.offset as usize..][..at.padded_length()], frame.padded());
+    }
+    let located: Vec<_> = expected.iter().map(|(named, _)| node.wal.locate(*named)).collect();
+    let (_, past) = node.restart(config()).unwrap();
+    for ((named, location, frame), (expected, at)) in past.bodies.iter().zip(expected.iter().zip(located)) {
+        assert_eq!((*named, Some(*location), frame), (expected.0, at, &expected.1));
+        assert_eq!(node.wal.locate(*named), at);
+    }
+    assert_eq!(past.bodies.len(), expected.len());
+}
+
+#[test]
+fn a_driver_may_borrow_the_header_pages() {
+    let mut node = Node::create(config());
+    let (appended, frame) = node.append_body(0, b"batch", 3000);
+    node.submit();
+    let write = &mut node.in_flight[0];
+    let size = write.size();
+    let header = write.take_header();
+    assert_eq!((header.len(), write.bodies(), write.size()), (1, &[frame][..], size));
+    write.return_header(header);
+    node.complete(0);
+    assert_eq!(node.wal.durable(), appended.lsn);
+    assert_eq!(read_back(&mut node.disk, IDENTITY).unwrap().1.appended.len(), 1);
+}
+
+#[test]
+fn configurations_out_of_bounds_are_named() {
+    let page = PAGE_SIZE as u64;
+    assert_eq!(Config::default().check(), Ok(()));
+    assert_eq!(Config { segment_size: 100 * page + 1, ..config() }.check(), Err(ConfigFault::SegmentSize));
+    assert_eq!(Config { group_size_max: 9 * PAGE_SIZE, ..config() }.check(), Err(ConfigFault::GroupSize));
+    assert_eq!(Config { group_size_max: 4 << 20, ..Config::default() }.check(), Err(ConfigFault::GroupSize));
+    assert_eq!(Config { writes_in_flight_max: 0, ..config() }.check(), Err(ConfigFault::WritesInFlight));
+    assert_eq!(Config { spares: 0, ..config() }.check(), Err(ConfigFault::Spares));
+}
+
+#[test]
+fn frames_go_back_to_the_pool_when_their_write_completes() {
+    let mut node = Node::create(config());
+    let (_, frame) = node.append_body(0, b"batch", 3000);
+    drop(frame);
+    node.submit();
+    assert!(node.pool.used() > 0);
+    node.complete(0);
+    assert_eq!(node.pool.used(), 0);
+}
