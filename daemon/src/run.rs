@@ -22,6 +22,8 @@ use crate::host;
 
 /// A command that has waited this long is answered with an error.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A session that was not used for this long is closed.
+const SESSION_IDLE_MAX: Duration = Duration::from_secs(3600);
 /// Batches that may wait for the pipeline, per group.
 const BATCH_QUEUE_MAX: usize = 64;
 /// The share of a core's frame memory that recent entries for lagging peers may take: one in this many.
@@ -183,6 +185,7 @@ fn node_options(config: &Config) -> Result<NodeOptions, String> {
             machine: MachineLimits { value_size_max: cluster.value_size_max, ..MachineLimits::default() },
             request_timeout: REQUEST_TIMEOUT,
             snapshot_log_size: node.snapshot_log_size,
+            session_idle_max: SESSION_IDLE_MAX,
         },
         tuning: Tuning {
             heartbeat_interval: cluster.heartbeat_interval,

@@ -18,7 +18,7 @@ use panch_wire::time::Instant;
 use crate::batcher::Refusal;
 use crate::machine::StateMachine;
 use crate::probe::Probe;
-use crate::replica::{Level, PROTOCOL_RECORD, Replica, ReplicaConfig, Surroundings};
+use crate::replica::{Level, PROTOCOL_RECORD, Replica, ReplicaConfig, Surroundings, takes_proposals};
 use crate::transfer::{SnapshotFile, TransferMessage};
 
 /// Whom a reply is for: the driver's own words, carried along and given back.
@@ -28,6 +28,11 @@ pub struct ReplyTo {
     pub connection: u64,
     /// The request on it.
     pub request: u64,
+}
+
+impl ReplyTo {
+    /// For commands that nobody waits for.
+    pub const NOBODY: ReplyTo = ReplyTo { connection: u64::MAX, request: u64::MAX };
 }
 
 /// What kind of message a packet carries, as the peer protocol numbers them.
@@ -370,7 +375,7 @@ impl<P: Protocol> Core<P> {
     ) {
         self.with(group, now, out, |replica, around| match written {
             Ok(durable) => replica.snapshot_written(slot, durable, around),
-            Err(()) => replica.snapshot_failed(slot, around.out),
+            Err(()) => replica.snapshot_failed(slot, around),
         });
     }
 
@@ -394,7 +399,7 @@ impl<P: Protocol> Core<P> {
     pub fn end_turn(&mut self, now: Instant, out: &mut impl Outbox) {
         self.for_each(now, out, |replica, around| replica.end_turn(around));
         let Some(wal) = &mut self.wal else { return };
-        if wal.retained_size() > self.log_size_max
+        if (wal.is_full() || wal.retained_size() > self.log_size_max)
             && let Some(group) = wal.oldest_blocking_group()
             && let Ok(index) = self.replicas.binary_search_by_key(&group, |replica| replica.group.id)
         {
@@ -426,8 +431,10 @@ impl<P: Protocol> Core<P> {
 
     /// When the next turn is wanted even if nothing arrives.
     pub fn deadline(&self) -> Option<Instant> {
+        let takes = self.wal.as_ref().is_some_and(takes_proposals);
+        let live = self.is_live();
         let replicas =
-            self.is_live().then(|| self.replicas.iter().filter_map(Replica::deadline).min()).flatten();
+            self.replicas.iter().filter(|_| live).filter_map(|replica| replica.deadline(takes)).min();
         let wal = self.wal.as_ref().and_then(Wal::deadline);
         [replicas, wal].into_iter().flatten().min()
     }

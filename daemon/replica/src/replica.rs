@@ -8,7 +8,7 @@
 use panch_consensus::protocol::{Counters, Dest, Effects, Event, Group, Persist, Protocol, Status, Value};
 use panch_wal::{BodyRef, Lsn, RecordKind, Restatement, Wal};
 use panch_wire::batch::BatchView;
-use panch_wire::command::{Command, CommandError, Reply};
+use panch_wire::command::{Command, CommandError, CommandKind, Reply};
 use panch_wire::frame::{Frame, FramePool};
 use panch_wire::ids::{Incarnation, ReplicaId, Slot};
 use panch_wire::record::Fixed;
@@ -30,6 +30,9 @@ const REPROPOSE_EVERY: Duration = Duration::from_millis(5);
 /// A proposal that has not been executed for this long is doubtful.
 const DOUBT_AFTER: Duration = Duration::from_millis(1000);
 
+/// The time after which a session expires is measured in this many steps.
+const SESSION_MARKS: usize = 8;
+
 /// Settings of a replica.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplicaConfig {
@@ -41,6 +44,8 @@ pub struct ReplicaConfig {
     pub request_timeout: Duration,
     /// Bytes of log after which a snapshot is made.
     pub snapshot_log_size: u64,
+    /// A session that was not used for this long is closed; one eighth longer at most.
+    pub session_idle_max: Duration,
 }
 
 /// How a command wants to be served.
@@ -70,9 +75,17 @@ pub struct Replica<P: Protocol> {
     incarnation: Incarnation,
     repropose_at: Option<Instant>,
     reproposed: Instant,
+    /// What was executed at the last few steps of the session clock, oldest first.
+    session_marks: [Slot; SESSION_MARKS],
+    session_mark_at: Instant,
     pub(crate) probe: Probe,
     pub(crate) encoded: Vec<u8>,
     pub(crate) reply: Vec<u8>,
+}
+
+/// Whether batches may be proposed: what room is left on a full disk is for votes and snapshots.
+pub(crate) fn takes_proposals(wal: &Wal) -> bool {
+    !wal.is_stalled() && !wal.is_full()
 }
 
 /// What a replica needs from its core while it works.
@@ -108,6 +121,8 @@ impl<P: Protocol> Replica<P> {
             incarnation,
             repropose_at: None,
             reproposed: Instant::default(),
+            session_marks: [Slot(0); SESSION_MARKS],
+            session_mark_at: Instant::default(),
             probe: Probe::default(),
             encoded: Vec::new(),
             reply: Vec::new(),
@@ -140,6 +155,7 @@ impl<P: Protocol> Replica<P> {
 
     /// The log is replayed and this incarnation is durable.
     pub(crate) fn start<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
+        self.session_mark_at = around.now;
         self.protocol.start(around.now, &mut self.effects);
         self.settle(around);
     }
@@ -188,7 +204,14 @@ impl<P: Protocol> Replica<P> {
         if self.repropose_at.is_some_and(|at| at <= now) {
             self.repropose(around);
         }
-        if !around.wal.is_stalled() && !around.wal.is_full() {
+        if around.wal.is_full() {
+            // Never proposed, so the answer can be definite.
+            while let Some(tokens) = self.batcher.overdue_waiting(Instant(u64::MAX)) {
+                self.answer(tokens, CommandError::LogFull, around.out);
+            }
+        }
+        self.expire_sessions(around);
+        if takes_proposals(around.wal) {
             while let Some(frame) = self.batcher.seal_next(now) {
                 let frame = frame.clone();
                 self.probe.batches += 1;
@@ -213,14 +236,16 @@ impl<P: Protocol> Replica<P> {
     }
 
     /// When this replica wants its next turn even if nothing happens.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
+    ///
+    /// While the log takes no proposals, batches are not waited for: the log's own events end that.
+    pub(crate) fn deadline(&self, takes_proposals: bool) -> Option<Instant> {
         let overdue = [self.batcher.oldest(), self.reads.oldest()];
         let overdue = overdue.into_iter().flatten().map(|since| since + self.config.request_timeout);
         let doubt =
             self.batcher.outstanding().next().map(|batch| self.reproposed.max(batch.since) + DOUBT_AFTER);
         [
             self.protocol.deadline(),
-            self.batcher.deadline(),
+            self.batcher.deadline().filter(|_| takes_proposals),
             self.reads.deadline(),
             self.snapshots.deadline(),
             self.repropose_at,
@@ -489,6 +514,26 @@ impl<P: Protocol> Replica<P> {
             out.reply(*token, Reply::Error(error));
         }
         self.batcher.recycle(tokens);
+    }
+
+    /// As leader: proposes to close sessions that were not used for the configured time. All replicas close the same ones,
+    /// because the command says up to which slot, not since when.
+    fn expire_sessions<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
+        let now = around.now;
+        if now.since(self.session_mark_at) < self.config.session_idle_max / SESSION_MARKS as u32 {
+            return;
+        }
+        self.session_mark_at = now;
+        self.session_marks.rotate_left(1);
+        let unused_since = std::mem::replace(&mut self.session_marks[SESSION_MARKS - 1], self.executed);
+        if unused_since == Slot(0) || !self.status().leading || self.machine.sessions().known_count() == 0 {
+            return;
+        }
+        let value = unused_since.0.to_le_bytes();
+        let command =
+            Command { kind: CommandKind::ExpireSessions, flags: 0, session: None, key: b"", value: &value };
+        // Refused for want of room: the next mark is soon enough.
+        let _ = self.batcher.push(now, around.pool, &command, ReplyTo::NOBODY);
     }
 
     /// The state was replaced by one that covers everything up to `slot`.

@@ -12,7 +12,7 @@ use panch_wire::time::Instant;
 use crate::core::{MessageKind, Outbox};
 use crate::replica::{Replica, Surroundings};
 use crate::snapshot::SnapshotReader;
-use crate::transfer::{CHUNK_SIZE, Making, Receiving, Sendings, SnapshotFile, TransferMessage};
+use crate::transfer::{Ack, CHUNK_SIZE, Chunk, Making, Receiving, Sendings, SnapshotFile, TransferMessage};
 
 /// The snapshots of one replica.
 pub(crate) struct Snapshots {
@@ -154,7 +154,7 @@ impl<P: Protocol> Replica<P> {
             }
             self.send_transfer(
                 from,
-                TransferMessage::Ack { slot: slot.0, offset: file.size },
+                TransferMessage::Ack(Ack { slot: slot.0, offset: file.size }),
                 None,
                 around.out,
             );
@@ -162,9 +162,12 @@ impl<P: Protocol> Replica<P> {
     }
 
     /// The driver could not write a snapshot: it is tried again when the log has grown.
-    pub(crate) fn snapshot_failed(&mut self, slot: Slot, out: &mut impl Outbox) {
+    pub(crate) fn snapshot_failed<O: Outbox>(&mut self, slot: Slot, around: &mut Surroundings<'_, O>) {
         if self.snapshots.making.is_some_and(|making| making.slot == slot) {
-            self.abandon_making(out);
+            self.abandon_making(around.out);
+            for peer in std::mem::take(&mut self.snapshots.waiting) {
+                self.step(Event::SnapshotSent(peer, None), around);
+            }
         }
         if self.snapshots.received.as_ref().is_some_and(|(_, file, _)| file.slot == slot) {
             self.snapshots.received = None;
@@ -193,7 +196,7 @@ impl<P: Protocol> Replica<P> {
         let frame = bytes.and_then(|bytes| chunk_frame(around, self.group.me, offset, bytes));
         match frame {
             Some(frame) => {
-                let message = TransferMessage::Chunk { slot: file.slot.0, offset, size: file.size };
+                let message = TransferMessage::Chunk(Chunk { slot: file.slot.0, offset, size: file.size });
                 self.send_transfer(peer, message, Some(&frame), around.out);
             }
             None => {
@@ -212,15 +215,15 @@ impl<P: Protocol> Replica<P> {
         around: &mut Surroundings<'_, O>,
     ) {
         match message {
-            TransferMessage::Chunk { slot, offset, size } => {
+            TransferMessage::Chunk(Chunk { slot, offset, size }) => {
                 self.on_chunk(from, Slot(slot), offset, size, body, around);
             }
-            TransferMessage::Ack { slot, offset } => {
+            TransferMessage::Ack(Ack { slot, offset }) => {
                 if self.snapshots.sending.acked(around.now, from, Slot(slot), offset) {
                     self.step(Event::SnapshotSent(from, Some(Slot(slot))), around);
                 }
             }
-            TransferMessage::Refuse { slot } => {
+            TransferMessage::Refuse(slot) => {
                 if self.snapshots.sending.is_sending(from, Slot(slot)) {
                     self.snapshots.sending.stop(from);
                     self.step(Event::SnapshotSent(from, None), around);
@@ -240,7 +243,12 @@ impl<P: Protocol> Replica<P> {
     ) {
         if slot <= self.executed {
             // What the snapshot holds is executed here already.
-            self.send_transfer(from, TransferMessage::Ack { slot: slot.0, offset: size }, None, around.out);
+            self.send_transfer(
+                from,
+                TransferMessage::Ack(Ack { slot: slot.0, offset: size }),
+                None,
+                around.out,
+            );
             return;
         }
         if self.snapshots.received.is_some() {
@@ -260,7 +268,7 @@ impl<P: Protocol> Replica<P> {
         }
         let Some(receiving) = &mut self.snapshots.receiving else {
             // A transfer that began before this replica restarted.
-            self.send_transfer(from, TransferMessage::Refuse { slot: slot.0 }, None, around.out);
+            self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
             return;
         };
         if receiving.from != from || receiving.slot != slot || offset != receiving.offset {
@@ -275,7 +283,7 @@ impl<P: Protocol> Replica<P> {
         }
         around.out.snapshot_write(self.group.id, slot, offset - bytes.len() as u64, bytes, complete);
         if !complete {
-            self.send_transfer(from, TransferMessage::Ack { slot: slot.0, offset }, None, around.out);
+            self.send_transfer(from, TransferMessage::Ack(Ack { slot: slot.0, offset }), None, around.out);
             return;
         }
         let receiving = self.snapshots.receiving.take().expect("just fed");
@@ -285,7 +293,7 @@ impl<P: Protocol> Replica<P> {
             }
             _ => {
                 around.out.snapshot_remove(self.group.id, slot);
-                self.send_transfer(from, TransferMessage::Refuse { slot: slot.0 }, None, around.out);
+                self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
             }
         }
     }
@@ -293,7 +301,7 @@ impl<P: Protocol> Replica<P> {
     fn refuse(&mut self, out: &mut impl Outbox) {
         if let Some(receiving) = self.snapshots.receiving.take() {
             out.snapshot_remove(self.group.id, receiving.slot);
-            self.send_transfer(receiving.from, TransferMessage::Refuse { slot: receiving.slot.0 }, None, out);
+            self.send_transfer(receiving.from, TransferMessage::Refuse(receiving.slot.0), None, out);
         }
     }
 

@@ -20,30 +20,34 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What replicas say to each other about snapshots. Chunks carry their bytes as a frame with one command, so that
 /// every body on the wire has one format, one checksum and one validator.
-#[allow(missing_docs, reason = "the archived fields repeat the documented ones")]
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TransferMessage {
-    /// Bytes of the snapshot up to `slot` from `offset`; `size` is the whole length.
-    Chunk {
-        /// The last slot that the snapshot covers.
-        slot: u64,
-        /// Position of the chunk.
-        offset: u64,
-        /// Length of the whole snapshot.
-        size: u64,
-    },
-    /// Everything below `offset` has arrived; `offset == size` says that it is installed.
-    Ack {
-        /// The last slot that the snapshot covers.
-        slot: u64,
-        /// Everything below has arrived.
-        offset: u64,
-    },
-    /// The snapshot is not wanted or not usable: start again or give up.
-    Refuse {
-        /// The last slot that the snapshot covers.
-        slot: u64,
-    },
+    /// See [`Chunk`].
+    Chunk(Chunk),
+    /// See [`Ack`].
+    Ack(Ack),
+    /// The snapshot up to this slot is not wanted or not usable: start again or give up.
+    Refuse(u64),
+}
+
+/// Bytes of a snapshot.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Chunk {
+    /// The last slot that the snapshot covers.
+    pub slot: u64,
+    /// Position of the chunk.
+    pub offset: u64,
+    /// Length of the whole snapshot.
+    pub size: u64,
+}
+
+/// How much of a snapshot has arrived.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ack {
+    /// The last slot that the snapshot covers.
+    pub slot: u64,
+    /// Everything below has arrived; the whole size says that it is installed.
+    pub offset: u64,
 }
 
 /// A snapshot whose file is complete and durable.

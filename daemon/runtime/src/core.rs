@@ -507,12 +507,12 @@ impl CoreLoop {
             }
             InboundState::Greeting(early) => {
                 early.extend_from_slice(bytes);
-                self.greet(now, place);
+                self.greet(place);
             }
         }
     }
 
-    fn greet(&mut self, now: Instant, place: usize) {
+    fn greet(&mut self, place: usize) {
         let Some(inbound) = self.inbound.get_mut(place) else { return };
         let InboundState::Greeting(early) = &mut inbound.state else { return };
         let mut answer = self.ring.send_buffers().take();
@@ -522,13 +522,15 @@ impl CoreLoop {
             Greeting::Incomplete => {}
             Greeting::Accepted(hello) => {
                 let socket = inbound.socket;
-                let rest = early.split_off(Hello::SIZE);
-                inbound.state = InboundState::Up { from: hello.node, reader: PacketReader::new() };
-                self.core.admits(hello.node, hello.incarnation, Incarnation(0));
-                self.answer(socket, answer, place);
-                if !rest.is_empty() {
-                    self.on_peer_bytes(now, place, &rest);
+                let owner = usize::from(hello.core_index) % self.view.cores();
+                if owner != self.view.core
+                    && usize::from(hello.core_count) == self.view.cores()
+                    && self.hand_over(owner, socket, hello)
+                {
+                    self.inbound.take(place);
+                    return;
                 }
+                self.begin_stream(place, socket, hello, answer);
             }
             Greeting::Refused(reason) => {
                 eprintln!("panchd: {reason}");
@@ -538,11 +540,42 @@ impl CoreLoop {
                 self.ring.finish_sending(socket);
                 self.ring.pause_receive(socket);
             }
-            Greeting::Fault(_) => {
+            Greeting::Fault => {
                 self.counters.peer_faults += 1;
                 self.close_inbound(place);
             }
         }
+    }
+
+    /// Packets of `hello.node` flow on this stream from now on.
+    fn begin_stream(&mut self, place: usize, socket: SocketId, hello: Hello, answer: Vec<u8>) {
+        if let Some(inbound) = self.inbound.get_mut(place) {
+            inbound.state = InboundState::Up { from: hello.node, reader: PacketReader::new() };
+        }
+        self.core.admits(hello.node, hello.incarnation, Incarnation(0));
+        self.answer(socket, answer, place);
+    }
+
+    /// Gives a stream to the core that runs its groups; false if that core cannot take it now.
+    fn hand_over(&mut self, core: usize, socket: SocketId, hello: Hello) -> bool {
+        let stream = self.ring.socket_fd(socket).and_then(|fd| fd.try_clone_to_owned().ok());
+        let Some(stream) = stream else { return false };
+        if self.port.send(core, Parcel::PeerStream { stream, hello }).is_err() {
+            return false;
+        }
+        self.ring.release_socket(socket, Token(token::IGNORED));
+        true
+    }
+
+    /// Takes over a stream that another core accepted.
+    fn adopt(&mut self, stream: std::os::fd::OwnedFd, hello: Hello) {
+        let socket = self.ring.add_socket(stream);
+        let state = InboundState::Greeting(Vec::new());
+        let place = self.inbound.add(Inbound { socket, state, held: Vec::new() });
+        let mut answer = self.ring.send_buffers().take();
+        peers::accept(&self.hello, &mut answer);
+        self.begin_stream(place, socket, hello, answer);
+        self.ring.receive(socket, token::peer_in(place));
     }
 
     fn answer(&mut self, socket: SocketId, bytes: Vec<u8>, place: usize) {
@@ -641,6 +674,7 @@ impl CoreLoop {
                         at = next;
                     }
                 }
+                Parcel::PeerStream { stream, hello } => self.adopt(stream, hello),
                 Parcel::PeerMessage(message) => self.on_forwarded(now, *message),
                 Parcel::Stop => self.begin_stop(now),
             }

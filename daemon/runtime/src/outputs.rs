@@ -40,6 +40,9 @@ impl Outbox for Outputs {
     }
 
     fn reply(&mut self, to: ReplyTo, reply: Reply<'_>) {
+        if to == ReplyTo::NOBODY {
+            return;
+        }
         let core = ConnectionKey(to.connection).core();
         if core == self.core {
             self.clients.reply(to, reply);

@@ -14,7 +14,7 @@ use panch_ring::ring::{Ring, SocketId};
 use panch_ring::socket;
 use panch_wire::frame::Frame;
 use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
-use panch_wire::peer::{Hello, HelloReply, Incarnations, PacketReader, PacketWriter, PeerFault};
+use panch_wire::peer::{Hello, HelloReply, Incarnations, PacketReader, PacketWriter, RefusalCode};
 use panch_wire::time::{Duration, Instant};
 
 use crate::token;
@@ -316,7 +316,18 @@ pub(crate) enum Greeting {
     /// The answer was written; close.
     Refused(String),
     /// These bytes are no hello.
-    Fault(PeerFault),
+    Fault,
+}
+
+/// Writes the answer that accepts a hello.
+pub(crate) fn accept(ours: &Hello, out: &mut Vec<u8>) {
+    answer(ours, None, out);
+}
+
+fn answer(ours: &Hello, refusal: Option<RefusalCode>, out: &mut Vec<u8>) {
+    let text = refusal.map_or("", RefusalCode::text);
+    let (version, incarnation, core_count) = (ours.version, ours.incarnation, ours.core_count);
+    HelloReply { version, refusal, incarnation, core_count, text }.write(out);
 }
 
 /// Judges the hello in `bytes` and writes the answer to `out`. `latest` is the highest incarnation known of a node.
@@ -327,11 +338,10 @@ pub(crate) fn greet(
     latest: impl Fn(ReplicaId) -> Incarnation,
     out: &mut Vec<u8>,
 ) -> Greeting {
-    use panch_wire::peer::RefusalCode;
     let hello = match Hello::parse(bytes) {
         Ok(Some(hello)) => hello,
         Ok(None) => return Greeting::Incomplete,
-        Err(fault) => return Greeting::Fault(fault),
+        Err(_) => return Greeting::Fault,
     };
     let mut refusal = hello.refusal(ours, node_count);
     if refusal.is_none() && hello.incarnation < latest(hello.node) {
@@ -339,14 +349,7 @@ pub(crate) fn greet(
         refusal = Some(RefusalCode::Incarnation);
     }
     let text = refusal.map_or("", RefusalCode::text);
-    HelloReply {
-        version: ours.version,
-        refusal,
-        incarnation: ours.incarnation,
-        core_count: ours.core_count,
-        text,
-    }
-    .write(out);
+    answer(ours, refusal, out);
     match refusal {
         None => Greeting::Accepted(hello),
         Some(_) => Greeting::Refused(format!("node {} refused: {text}", u64::from(hello.node.0) + 1)),

@@ -2,11 +2,14 @@
 //!
 //! The bytes are those of the native client protocol behind a small prefix: one format, one validator.
 
+use std::os::fd::OwnedFd;
+
 use panch_replica::core::ReplyTo;
 use panch_replica::replica::Level;
 use panch_wire::client::{self, Answer, Operation, ReadLevel, ReplyView, RequestView, Terms};
 use panch_wire::command::{Command, Reply};
 use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
+use panch_wire::peer::Hello;
 
 /// What one core hands to another.
 pub(crate) enum Parcel {
@@ -14,6 +17,8 @@ pub(crate) enum Parcel {
     Requests(Vec<u8>),
     /// Replies to the other's requests: see [`push_reply`].
     Replies(Vec<u8>),
+    /// A peer's stream whose sender speaks for the other's groups; its hello was accepted and not yet answered.
+    PeerStream { stream: OwnedFd, hello: Hello },
     /// A message for a group of the other core, which arrived at this core.
     PeerMessage(Box<PeerMessage>),
     /// The node stops.

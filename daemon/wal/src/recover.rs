@@ -102,6 +102,9 @@ pub(crate) struct Tail {
 
 /// Reads a log from oldest to newest and hands every record to `receive`.
 ///
+/// Records below their group's floor may or may not be among them, as long as their segment was not reused: even ones that
+/// an earlier recovery left out. A receiver skips what its snapshot covers.
+///
 /// Memory: one commit group at a time, its bodies in frames of `pool`.
 ///
 /// # Errors

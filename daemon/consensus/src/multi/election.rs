@@ -89,11 +89,11 @@ impl Multi {
             self.stand(effects);
             return;
         }
-        let ballot = Ballot::above(self.promised.max(self.seen), self.me());
+        let ballot = self.next_ballot();
         self.role = Role::PreCandidate;
         self.candidacy.open(ballot, self.commit.next());
         self.candidacy.grants.insert(self.me());
-        let pre_vote = PreVote { ballot, last: self.window.last(), commit: self.commit };
+        let pre_vote = PreVote { ballot, commit: self.commit };
         effects.send(Dest::Others, pre_vote, None);
     }
 
@@ -141,10 +141,16 @@ impl Multi {
         }
     }
 
+    fn next_ballot(&self) -> Ballot {
+        // Without the rule the round is whatever this replica's own log says, durable or not.
+        let known = if holds(Rule::BallotNeverReused) { self.promised.max(self.seen) } else { self.promised };
+        Ballot::above(known, self.me())
+    }
+
     /// Opens a ballot of one's own above everything heard of, and asks for promises.
     pub(super) fn stand(&mut self, effects: &mut Effects<Self>) {
         self.become_follower(effects);
-        let ballot = Ballot::above(self.promised.max(self.seen), self.me());
+        let ballot = self.next_ballot();
         self.counters.elections += 1;
         self.promise(ballot);
         self.role = Role::Candidate;

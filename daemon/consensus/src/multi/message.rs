@@ -19,8 +19,6 @@ const NUMBER_MAX: u64 = 1 << 62;
 pub struct PreVote {
     /// The ballot that would be used.
     pub ballot: Ballot,
-    /// The sender's last accepted slot.
-    pub last: Slot,
     /// What the sender knows to be chosen: phase 1 would start behind it.
     pub commit: Slot,
 }
@@ -249,7 +247,7 @@ impl Message {
     /// Whether the numbers are in a range that cannot overflow anything here.
     pub(super) fn is_plausible(&self) -> bool {
         let (ballots, slots) = match *self {
-            Message::PreVote(m) => ([m.ballot, m.ballot], [m.last, m.commit]),
+            Message::PreVote(m) => ([m.ballot, m.ballot], [m.commit, m.commit]),
             Message::PreVoteReply(m) => ([m.ballot, m.seen], [Slot(0); 2]),
             Message::Prepare(m) => ([m.ballot, m.ballot], [m.from_slot, m.from_slot]),
             Message::Promise(m) => ([m.ballot, m.ballot], [m.from_slot, m.commit]),

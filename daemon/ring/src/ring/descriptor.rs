@@ -99,6 +99,13 @@ impl Ring {
         self.close(socket.0, token, true);
     }
 
+    /// Gives a socket up without ending the connection, for a duplicate of its descriptor to go on with. What is received
+    /// meanwhile is lost: the peer must be waiting for an answer. [`Event::Closed`] is the last event.
+    pub fn release_socket(&mut self, socket: SocketId, token: Token) {
+        self.pause_receive(socket);
+        self.close(socket.0, token, false);
+    }
+
     /// Closes a file once the operations in flight have ended, and reported so. [`Event::Closed`] is the last event.
     pub fn close_file(&mut self, file: FileId, token: Token) {
         self.close(file.0, token, false);

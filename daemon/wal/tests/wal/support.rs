@@ -295,10 +295,14 @@ impl Node {
         }
     }
 
-    /// Lets the log go quiet.
+    /// Lets the log go quiet, until it has nothing more to attest.
     pub(crate) fn rest(&mut self) {
         self.settle();
-        self.now = self.now + Duration::from_millis(60);
-        self.settle();
+        // One attests the records, one a restatement if that opened a segment, one a release.
+        for _ in 0..4 {
+            self.now = self.now + Duration::from_millis(60);
+            self.settle();
+        }
+        assert!(self.wal.is_stalled() || self.wal.deadline().is_none(), "the log comes to rest");
     }
 }

@@ -207,8 +207,8 @@ impl Model {
         for (group, promised) in &self.promised {
             prop_assert!(past.states.get(group) >= Some(promised), "group {} forgot its promise", group.0);
         }
+        // What lies before `start` stays: it may come back, as long as its file is there.
         self.history.truncate(end);
-        self.history.drain(..start);
         Ok(())
     }
 }

@@ -184,6 +184,27 @@ fn a_quiet_log_is_attested_once() {
 }
 
 #[test]
+fn an_attest_that_opens_a_segment_is_attested_too() {
+    let mut node = Node::create(config());
+    node.promise(1, 5);
+    node.settle();
+    for _ in 0..15 {
+        node.append(0, b"record");
+        node.settle();
+    }
+    // The segment is full, so the attest goes to the next one, with a restatement that nothing attests yet.
+    for _ in 0..2 {
+        node.now = node.now + Duration::from_millis(50);
+        assert_eq!(node.submit(), 1);
+        assert_eq!(node.in_flight[0].segment().0, 2);
+        node.complete(0);
+    }
+    assert_eq!(node.wal.deadline(), None);
+    node.disk.flip(2, 100, 1);
+    assert!(read_back(&mut node.disk, IDENTITY).is_err());
+}
+
+#[test]
 fn an_orderly_stop_attests_without_waiting() {
     let mut node = Node::create(config());
     node.append(0, b"one");

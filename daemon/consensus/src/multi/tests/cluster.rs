@@ -263,15 +263,19 @@ impl Cluster {
         }
     }
 
+    /// A message arrives now, past everything that keeps messages back.
+    pub(super) fn inject(&mut self, from: u8, to: u8, message: impl Into<Message>) {
+        self.step(to, Event::Deliver { from: ReplicaId(from), message: message.into(), body: None });
+    }
+
+    pub(super) fn held_count(&self) -> usize {
+        self.held.len()
+    }
+
     pub(super) fn release_held(&mut self) {
         for packet in std::mem::take(&mut self.held) {
             self.schedule(self.now, Happening::Arrive(packet));
         }
-    }
-
-    /// What was held is forgotten.
-    pub(super) fn held_count(&self) -> usize {
-        self.held.len()
     }
 
     /// The state machine's snapshot becomes durable; the log below it, but for a few slots, is recycled.

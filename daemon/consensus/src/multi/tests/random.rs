@@ -144,10 +144,21 @@ fn random_schedules_agree_and_recover() {
         // A schedule that never reaches the interesting places would prove nothing.
         assert!(reads_served > 1000, "{reads_served} reads");
         assert!(
-            total.terms > 300 && total.adopted > 100 && total.gaps > 100 && total.rewinds > 100,
+            total.terms > 150 && total.adopted > 100 && total.gaps > 100 && total.rewinds > 100,
             "{total:?}"
         );
         assert!(total.refused > 100 && total.step_downs > 20 && total.transfers > 20, "{total:?}");
         assert!(total.overwritten > 5 && total.commit_held > 5, "{total:?}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let run_once = |seed| {
+        let mut counters = Counters::default();
+        (run(seed, &mut counters), counters)
+    };
+    for seed in 0..5 {
+        assert_eq!(run_once(seed), run_once(seed));
     }
 }

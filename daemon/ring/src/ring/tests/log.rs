@@ -147,16 +147,49 @@ fn a_closed_file_reports_its_writes_first() {
 
 #[test]
 fn a_dropped_ring_waits_for_its_writes() {
+    const COUNT: u64 = 8;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let mut ring = ring(&small());
     let pool = FramePool::new(8 << 20);
-    let file = ring.add_file(LogFile::create(&path, 1024 * PAGE).unwrap());
     let frame = frame(&pool, 2 << 20, 5);
-    ring.write_log(file, 0, vec![LogPart::Frame(frame)], true, Token(1));
+    let (size, count) = (frame.padded().len() as u64, frame.page_count());
+    let file = ring.add_file(LogFile::create(&path, COUNT * size).unwrap());
+    for number in 0..COUNT {
+        ring.write_log(file, number * size, vec![LogPart::Frame(frame.clone())], true, Token(number));
+    }
     ring.submit().unwrap();
     drop(ring);
+    let log = LogFile::open(&path).unwrap();
+    let mut back = zeroed_pages(count);
+    for number in (0..COUNT).rev() {
+        log.read_pages(number * size, &mut back).unwrap();
+        assert!(bytemuck::cast_slice::<_, u8>(&back) == frame.padded(), "write {number}");
+    }
+    drop(frame);
     assert_eq!(pool.used(), 0);
+}
+
+#[test]
+fn memory_of_a_dropped_ring_is_not_written_to_any_more() {
+    const COUNT: usize = 8;
+    const SIZE: usize = 1 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let log = LogFile::create(&directory.path().join("log"), (COUNT * SIZE) as u64).unwrap();
+    let mut ring = ring(&small());
+    let file = ring.add_file(log);
+    let pool = FramePool::new(COUNT * SIZE);
+    for number in 0..COUNT {
+        let memory = ReadBuffer::Frame(pool.take(SIZE).unwrap());
+        ring.read_log(file, (number * SIZE) as u64, SIZE, memory, Token(0));
+    }
+    ring.submit().unwrap();
+    drop(ring);
+    // The same memory: the pool has no other.
+    let mut memory: Vec<_> = (0..COUNT).map(|_| pool.take(SIZE).unwrap()).collect();
+    memory.iter_mut().for_each(|memory| memory.fill(0xaa));
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(memory.iter().all(|memory| memory.iter().all(|byte| *byte == 0xaa)));
 }
 
 #[test]

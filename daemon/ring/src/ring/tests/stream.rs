@@ -343,6 +343,17 @@ fn submissions_in_the_backlog_keep_their_order_and_are_not_lost() {
 }
 
 #[test]
+fn a_close_ends_also_what_a_shutdown_does_not_reach() {
+    let mut ring = ring(&plain());
+    let (reader, _writer) = std::io::pipe().unwrap();
+    let pipe = ring.add_socket(reader);
+    ring.receive(pipe, CLIENT);
+    ring.submit().unwrap();
+    ring.close_socket(pipe, Token(3));
+    assert!(matches!(next(&mut ring), Event::Closed { token: Token(3) }));
+}
+
+#[test]
 fn a_descriptor_number_is_not_reused_while_an_operation_refers_to_it() {
     let mut ring = ring(&small());
     let (socket, _peer) = connection(&mut ring);

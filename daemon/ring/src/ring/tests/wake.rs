@@ -125,7 +125,8 @@ fn a_parked_core_is_woken_by_parcels_bytes_and_deadlines() {
             }
         }
         drop(thread.join().unwrap());
-        assert!((20..200).contains(&sleeps), "{sleeps} sleeps for 21 wake-ups");
+        // Wake-ups may coincide; many more sleeps than wake-ups would mean that sleeping does not work.
+        assert!((1..200).contains(&sleeps), "{sleeps} sleeps for 21 wake-ups");
     }
 }
 
@@ -140,6 +141,27 @@ fn a_core_with_work_does_not_park() {
     peer.write_all(b"x").unwrap();
     assert!(!ring.prepare_park(|| true).unwrap(), "bytes on loopback are there at once");
     assert!(matches!(ring.next_event(), Some(Event::Received { .. })));
+}
+
+#[test]
+fn what_happens_while_a_core_is_awake_does_not_end_its_next_sleep() {
+    let mut ring = ring(&small());
+    let (socket, mut peer) = connection(&mut ring);
+    ring.receive(socket, Token(1));
+    assert!(!ring.prepare_park(|| false).unwrap());
+    if ring.task_work() != TaskWork::Deferred {
+        return;
+    }
+    for _ in 0..5 {
+        peer.write_all(b"x").unwrap();
+        ring.doorbell().ring();
+        while ring.next_event().is_none() {
+            ring.submit().unwrap();
+        }
+        assert!(ring.prepare_park(|| true).unwrap());
+        assert!(!ring.doorbell().sleep(Some(milliseconds(5))).unwrap());
+        ring.finish_park();
+    }
 }
 
 #[test]

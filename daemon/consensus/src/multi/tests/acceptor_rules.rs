@@ -1,0 +1,345 @@
+//! The exact effects of single events: acceptor, restart, election.
+
+use panch_wire::ids::{ReplicaId, Slot};
+
+use super::super::message::*;
+use super::TIMEOUT;
+use super::solo::{ME, R1, R2, Solo, accepted, ballot, claim, hint, promised};
+use crate::ballot::Ballot;
+use crate::protocol::{Counters, Dest, Event, Protocol, Value};
+
+#[test]
+fn promises_a_higher_ballot_after_writing_it_down_and_reports_what_it_accepted() {
+    let mut solo = Solo::new(3);
+    let frames = [solo.frame(1), solo.frame(2), solo.frame(3)];
+    let (old, new) = (ballot(1, 1), ballot(2, 2));
+    for (slot, frame) in (1..).zip(&frames) {
+        solo.accept(R1, old, slot, 1, frame);
+    }
+    solo.settle();
+    solo.deliver(R2, Prepare { ballot: new, from_slot: Slot(2) }, None);
+    assert_eq!(solo.records(), [promised(new, 1)]);
+    let promise = Promise { ballot: new, from_slot: Slot(2), commit: Slot(1), entry_count: 2 };
+    let entry = |slot| PromiseEntry { ballot: new, slot: Slot(slot), accepted: old };
+    let reply = [claim(4, R2, promise), claim(4, R2, entry(2)), claim(4, R2, entry(3))];
+    assert_eq!(solo.effects.outgoing[1].body.as_ref(), Some(&frames[1]));
+    assert_eq!(solo.sent(), reply);
+    // The same request again: the same answer, nothing to write.
+    solo.deliver(R2, Prepare { ballot: new, from_slot: Slot(2) }, None);
+    assert_eq!(solo.records(), []);
+    assert_eq!(solo.sent(), reply);
+}
+
+#[test]
+fn refuses_lower_ballots() {
+    let mut solo = Solo::new(3);
+    let frame = solo.frame(1);
+    let high = ballot(5, 2);
+    solo.deliver(R2, Prepare { ballot: high, from_slot: Slot(1) }, None);
+    solo.settle();
+    let low = ballot(5, 1);
+    solo.deliver(R1, Prepare { ballot: low, from_slot: Slot(1) }, None);
+    solo.accept(R1, low, 1, 0, &frame);
+    solo.deliver(R1, Commit { ballot: low, commit: Slot(1) }, None);
+    let refused = Refused { ballot: low, promised: high, behind: false };
+    assert_eq!(solo.sent(), [hint(R1, refused), hint(R1, refused)]);
+    let heartbeat = Heartbeat { ballot: low, round: 7, commit: Slot(0), sent: Slot(0), acked: Slot(0) };
+    solo.deliver(R1, heartbeat, None);
+    let reply = HeartbeatReply { ballot: high, round: 7, sent: Slot(0), received: Slot(0) };
+    assert_eq!(solo.sent(), [hint(R1, reply)]);
+    assert_eq!(solo.records(), []);
+    assert_eq!(solo.multi.counters().refused, 4);
+}
+
+#[test]
+fn a_ballot_is_owned_by_who_uses_it() {
+    let mut solo = Solo::new(3);
+    let frame = solo.frame(1);
+    solo.deliver(R1, Prepare { ballot: ballot(3, 2), from_slot: Slot(1) }, None);
+    solo.accept(R1, ballot(3, 2), 1, 0, &frame);
+    solo.settle();
+    assert_eq!(solo.status().ballot, Ballot::default());
+}
+
+#[test]
+fn does_not_promise_what_it_can_no_longer_report() {
+    let frame = Solo::new(3).frame(1);
+    let records = [(accepted(ballot(1, 1), 5, 4), Some(frame))];
+    let mut solo = Solo::restarted(3, Slot(4), &records);
+    solo.deliver(R2, Prepare { ballot: ballot(2, 2), from_slot: Slot(4) }, None);
+    let refused = Refused { ballot: ballot(2, 2), promised: ballot(1, 1), behind: true };
+    assert_eq!(solo.sent(), [hint(R2, refused)]);
+    solo.deliver(R2, Prepare { ballot: ballot(2, 2), from_slot: Slot(5) }, None);
+    assert_eq!(solo.sent().len(), 2);
+}
+
+#[test]
+fn acknowledges_once_per_turn_and_after_the_last_record() {
+    let mut solo = Solo::new(3);
+    let frames = [solo.frame(1), solo.frame(2)];
+    let leader = ballot(1, 1);
+    solo.accept(R1, leader, 1, 0, &frames[0]);
+    solo.accept(R1, leader, 2, 0, &frames[1]);
+    assert_eq!(solo.records(), [accepted(leader, 1, 0), accepted(leader, 2, 0)]);
+    assert_eq!(solo.sent(), []);
+    solo.end_turn();
+    assert_eq!(solo.sent(), [claim(2, R1, Accepted { ballot: leader, upto: Slot(2) })]);
+    // Again: acknowledged again, not written again.
+    solo.accept(R1, leader, 1, 0, &frames[0]);
+    solo.end_turn();
+    assert_eq!(solo.records(), []);
+    assert_eq!(solo.sent(), [claim(2, R1, Accepted { ballot: leader, upto: Slot(2) })]);
+    assert!(solo.effects.repropose, "the leader became known");
+}
+
+#[test]
+fn a_gap_is_reported_not_accepted() {
+    let mut solo = Solo::new(3);
+    let frame = solo.frame(1);
+    let leader = ballot(1, 1);
+    solo.accept(R1, leader, 2, 0, &frame);
+    solo.end_turn();
+    assert_eq!(solo.records(), []);
+    assert_eq!(solo.sent(), [hint(R1, Gap { ballot: leader, expected: Slot(1) })]);
+}
+
+#[test]
+fn a_new_ballot_overwrites_what_was_not_chosen() {
+    let mut solo = Solo::new(3);
+    let frames = [solo.frame(1), solo.frame(2)];
+    solo.accept(R1, ballot(1, 1), 1, 0, &frames[0]);
+    solo.settle();
+    solo.accept(R2, ballot(2, 2), 1, 1, &frames[1]);
+    assert_eq!(solo.records(), [accepted(ballot(2, 2), 1, 0)]);
+    assert_eq!(solo.chosen(), [(1, Value::Batch(frames[1].clone()))]);
+    assert_eq!(solo.multi.counters().overwritten, 1);
+    // Chosen: nothing changes it, whatever the ballot.
+    solo.accept(R1, ballot(3, 1), 1, 1, &frames[0]);
+    assert_eq!(solo.records(), []);
+    solo.end_turn();
+    assert_eq!(solo.sent().last(), Some(&claim(2, R1, Accepted { ballot: ballot(3, 1), upto: Slot(1) })));
+}
+
+#[test]
+fn commits_only_what_was_accepted_in_the_ballot_that_announces_it() {
+    let mut solo = Solo::new(3);
+    let frames = [solo.frame(1), solo.frame(2)];
+    solo.accept(R1, ballot(1, 1), 1, 0, &frames[0]);
+    solo.deliver(R2, Commit { ballot: ballot(2, 2), commit: Slot(1) }, None);
+    assert_eq!(solo.chosen(), []);
+    assert_eq!(solo.multi.counters().commit_held, 1);
+    solo.accept(R2, ballot(2, 2), 1, 1, &frames[1]);
+    assert_eq!(solo.chosen(), [(1, Value::Batch(frames[1].clone()))]);
+}
+
+pub(super) fn snapshot_keeps_what_lies_beyond() {
+    let mut solo = Solo::new(3);
+    let leader = ballot(1, 1);
+    for slot in 1..=5 {
+        let frame = solo.frame(slot);
+        solo.accept(R1, leader, slot, 0, &frame);
+    }
+    solo.settle();
+    solo.step(Event::Installed(Slot(3)));
+    assert_eq!(solo.settle(), [claim(5, R1, Accepted { ballot: leader, upto: Slot(5) })]);
+    solo.deliver(R2, Prepare { ballot: ballot(2, 2), from_slot: Slot(4) }, None);
+    assert_eq!(solo.sent().len(), 3, "a promise and the two entries beyond the snapshot");
+    assert_eq!(solo.chosen(), []);
+    assert_eq!(solo.status().committed, Slot(3));
+}
+
+/// T-M15.
+#[test]
+fn a_snapshot_keeps_acknowledged_entries_beyond_it() {
+    snapshot_keeps_what_lies_beyond();
+}
+
+#[test]
+fn an_acknowledgement_that_was_lost_is_repeated_on_a_heartbeat() {
+    let mut solo = Solo::new(3);
+    let frame = solo.frame(1);
+    let leader = ballot(1, 1);
+    solo.accept(R1, leader, 1, 0, &frame);
+    solo.settle();
+    let heartbeat =
+        |acked| Heartbeat { ballot: leader, round: 1, commit: Slot(0), sent: Slot(1), acked: Slot(acked) };
+    let reply = HeartbeatReply { ballot: leader, round: 1, sent: Slot(1), received: Slot(1) };
+    solo.deliver(R1, heartbeat(0), None);
+    solo.end_turn();
+    let again = claim(1, R1, Accepted { ballot: leader, upto: Slot(1) });
+    assert_eq!(solo.sent(), [hint(R1, reply), again]);
+    solo.deliver(R1, heartbeat(1), None);
+    solo.end_turn();
+    assert_eq!(solo.sent(), [hint(R1, reply)]);
+}
+
+// Restart.
+
+#[test]
+fn replay_restores_promise_entries_and_what_was_chosen() {
+    let pool = Solo::new(3);
+    let (b1, b2) = (ballot(1, 1), ballot(2, 2));
+    let frames: Vec<_> = (0..6).map(|counter| pool.frame(counter + 1)).collect();
+    let records = [
+        (promised(b1, 0), None),
+        (accepted(b1, 1, 0), Some(frames[0].clone())),
+        (accepted(b1, 2, 0), Some(frames[1].clone())),
+        (accepted(b1, 3, 1), Some(frames[2].clone())),
+        (promised(b2, 1), None),
+        (accepted(b2, 2, 1), Some(frames[3].clone())),
+        (accepted(b2, 3, 2), Some(frames[4].clone())),
+    ];
+    let mut solo = Solo::restarted(3, Slot(1), &records);
+    assert_eq!(solo.chosen(), [(2, Value::Batch(frames[3].clone()))]);
+    assert_eq!(solo.multi.restate(), promised(b2, 2));
+    assert_eq!(solo.status().last, Slot(3));
+    // What is there in the leader's ballot is acknowledged without writing it again.
+    solo.accept(R2, b2, 2, 2, &frames[3]);
+    solo.end_turn();
+    assert_eq!(solo.records(), []);
+    assert_eq!(solo.sent(), [claim(0, R2, Accepted { ballot: b2, upto: Slot(3) })]);
+}
+
+#[test]
+fn a_promise_that_rose_over_an_acceptance_is_not_an_acceptance() {
+    let pool = Solo::new(3);
+    let frames = [pool.frame(1), pool.frame(2)];
+    let records = [
+        (accepted(ballot(1, 1), 1, 0), Some(frames[0].clone())),
+        (accepted(ballot(1, 1), 2, 1), Some(frames[1].clone())),
+        (promised(ballot(2, 2), 1), None),
+    ];
+    let mut solo = Solo::restarted(3, Slot(0), &records);
+    solo.chosen();
+    solo.deliver(R2, Commit { ballot: ballot(2, 2), commit: Slot(2) }, None);
+    assert_eq!(solo.chosen(), [], "slot 2 may hold another value in ballot 2");
+}
+
+#[test]
+fn a_restarted_candidate_stands_above_every_ballot_it_used() {
+    let mut solo = Solo::restarted(3, Slot(0), &[(promised(ballot(7, 0), 0), None)]);
+    assert_eq!(solo.candidate(), ballot(8, 0));
+}
+
+#[test]
+fn a_pre_vote_is_granted_unless_a_leader_lives_or_entries_would_be_missing() {
+    let grant = |solo: &mut Solo, from: ReplicaId, commit: u64| {
+        let ballot = ballot(9, from.0);
+        solo.deliver(from, PreVote { ballot, commit: Slot(commit) }, None);
+        match solo.sent().last() {
+            Some((None, Dest::One(to), Message::PreVoteReply(reply))) if *to == from => reply.granted,
+            other => panic!("{other:?} is not a reply to a pre-vote"),
+        }
+    };
+    let mut solo = Solo::restarted(3, Slot(4), &[]);
+    assert!(grant(&mut solo, R2, 4));
+    assert!(!grant(&mut solo, R2, 3), "slot 4 is no longer in memory");
+    solo.deliver(R1, Commit { ballot: ballot(1, 1), commit: Slot(4) }, None);
+    assert!(!grant(&mut solo, R2, 4), "a leader was just heard");
+    assert!(grant(&mut solo, R1, 4), "the leader itself has restarted");
+    solo.now = solo.now + TIMEOUT;
+    assert!(grant(&mut solo, R2, 4));
+    let (mut leader, _) = Solo::leader(3);
+    assert!(!grant(&mut leader, R2, 9));
+}
+
+#[test]
+fn a_candidate_writes_its_ballot_down_before_it_asks() {
+    let mut solo = Solo::new(3);
+    solo.pass(TIMEOUT);
+    let first = ballot(1, 0);
+    let pre_vote = PreVote { ballot: first, commit: Slot(0) };
+    assert_eq!(solo.sent(), [(None, Dest::Others, pre_vote.into())]);
+    assert_eq!(solo.records(), []);
+    solo.deliver(R1, PreVoteReply { ballot: first, seen: ballot(4, 2), granted: true }, None);
+    let second = ballot(5, 0);
+    assert_eq!(solo.records(), [promised(second, 0)]);
+    let prepare = Prepare { ballot: second, from_slot: Slot(1) };
+    assert_eq!(solo.sent(), [(Some(1), Dest::All, prepare.into())]);
+}
+
+pub(super) fn highest_ballot_is_adopted() {
+    let mut solo = Solo::new(5);
+    let (newer, older) = (solo.frame(1), solo.frame(2));
+    let ballot_ = solo.candidate();
+    solo.report(R1, ballot_, 1, ballot(3, 3), &newer);
+    solo.report(R2, ballot_, 1, ballot(2, 4), &older);
+    solo.promise(R1, ballot_, 1, 0, 1);
+    solo.promise(R2, ballot_, 1, 0, 1);
+    let values: Vec<_> = solo.effects.records.drain(..).map(|(_, body)| body).collect();
+    assert_eq!(values, [Some(newer), None], "the newer value and the term start");
+}
+
+/// T-M4.
+#[test]
+fn the_value_of_the_highest_ballot_is_proposed_again() {
+    highest_ballot_is_adopted();
+}
+
+/// T-M2.
+#[test]
+fn a_hole_gets_a_noop_and_its_neighbours_keep_their_values() {
+    let mut solo = Solo::new(3);
+    let (five, seven) = (solo.frame(5), solo.frame(7));
+    let mut solo_ballot = solo.candidate();
+    for slot in 1..5 {
+        let frame = solo.frame(slot);
+        solo.report(R1, solo_ballot, slot, ballot(1, 1), &frame);
+    }
+    solo.report(R1, solo_ballot, 7, ballot(1, 1), &seven);
+    solo.report(R1, solo_ballot, 5, ballot(1, 1), &five);
+    solo.promise(R1, solo_ballot, 1, 4, 6);
+    let values: Vec<_> = solo.effects.records.drain(..).skip(4).collect();
+    let record = |slot| accepted(solo_ballot, slot, 0);
+    assert_eq!(
+        values,
+        [(record(5), Some(five)), (record(6), None), (record(7), Some(seven)), (record(8), None)]
+    );
+    assert_eq!(
+        solo.multi.counters(),
+        Counters { elections: 1, terms: 1, adopted: 6, noops: 1, ..Counters::default() }
+    );
+    solo_ballot = solo.status().ballot;
+    assert_eq!(solo_ballot.owner(), ME);
+}
+
+/// PM5.
+#[test]
+fn a_slot_that_a_promise_calls_chosen_is_never_filled() {
+    let mut solo = Solo::new(3);
+    let frame = solo.frame(1);
+    let ballot_ = solo.candidate();
+    solo.report(R1, ballot_, 2, ballot(1, 1), &frame);
+    solo.promise(R1, ballot_, 1, 2, 1);
+    assert_eq!(solo.records(), []);
+    assert_eq!(solo.multi.counters().terms, 0);
+}
+
+#[test]
+fn a_promise_counts_once_its_entries_are_there_in_any_order() {
+    let mut solo = Solo::new(3);
+    let frames = [solo.frame(1), solo.frame(2)];
+    let ballot_ = solo.candidate();
+    solo.report(R1, ballot_, 2, ballot(1, 1), &frames[1]);
+    solo.report(R1, ballot_, 2, ballot(1, 1), &frames[1]);
+    solo.promise(R1, ballot_, 1, 0, 2);
+    assert_eq!(solo.multi.counters().terms, 0, "a duplicate is not the other entry");
+    solo.report(R1, ballot_, 1, ballot(1, 1), &frames[0]);
+    assert_eq!(solo.multi.counters().terms, 1);
+    assert!(solo.effects.repropose);
+}
+
+#[test]
+fn a_candidate_too_far_behind_gives_up_once_no_quorum_is_left() {
+    let mut solo = Solo::new(5);
+    let ballot_ = solo.candidate();
+    let refused = Refused { ballot: ballot_, promised: Ballot::default(), behind: true };
+    for (from, terms) in [(R1, 0), (R2, 0), (R2, 0)] {
+        solo.deliver(from, refused, None);
+        assert_eq!(solo.multi.counters().terms, terms);
+    }
+    solo.deliver(ReplicaId(3), refused, None);
+    solo.promise(R1, ballot_, 1, 0, 0);
+    solo.promise(R2, ballot_, 1, 0, 0);
+    assert_eq!(solo.multi.counters().terms, 0);
+}
