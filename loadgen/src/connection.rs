@@ -1,0 +1,466 @@
+//! One client connection without its socket: what is outstanding, how requests are written and replies are matched.
+//!
+//! Invariants:
+//! * At most `pipeline` requests are outstanding.
+//! * Every request ends exactly once: answered by [`Connection::receive`] or given back by [`Connection::abandon`].
+//! * Nothing allocates per request once the buffers have grown to their working size.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::str::FromStr;
+
+use panch_wire::client::{
+    self, Answer as NativeAnswer, ClientFault, Hello, HelloReply, ReadLevel, RequestView,
+};
+use panch_wire::command::{Command, CommandError, CommandKind};
+use panch_wire::time::Instant;
+
+use crate::resp::{self, RespFault, RespReply};
+use crate::workload::{Operation, OperationKind, VALUE_SIZE_MAX};
+
+/// What a server speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protocol {
+    /// panch's own: replies in any order, read levels.
+    Native,
+    /// Redis': replies in order.
+    Resp,
+}
+
+impl FromStr for Protocol {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "native" => Ok(Self::Native),
+            "resp" => Ok(Self::Resp),
+            _ => Err("choose native or resp".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Resp => "resp",
+        })
+    }
+}
+
+/// A request on its way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pending {
+    /// What was asked.
+    pub operation: Operation,
+    /// When it was due.
+    pub intended: Instant,
+    /// Before it was given to the kernel.
+    pub sent: Instant,
+}
+
+/// What a server says to a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer<'a> {
+    /// Done.
+    Ok,
+    /// There is no such value.
+    Nil,
+    /// A number.
+    Integer(i64),
+    /// A value.
+    Value(&'a [u8]),
+    /// Refused.
+    Error {
+        /// The server's words.
+        text: &'a str,
+        /// Whether the command may nevertheless have been applied.
+        maybe_applied: bool,
+    },
+}
+
+/// Why a connection cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionFault {
+    /// The server does not speak the native protocol, or speaks it wrongly.
+    #[error("native protocol: {0}")]
+    Native(#[from] ClientFault),
+    /// The server does not speak RESP, or speaks it wrongly.
+    #[error("{0}")]
+    Resp(#[from] RespFault),
+    /// The node does not take this client.
+    #[error("the node refuses the connection: {0}")]
+    Refused(String),
+    /// A reply to a request that was never made, or was answered already.
+    #[error("a reply to no request")]
+    Unasked,
+    /// A request of this size would be refused.
+    #[error("the node takes requests of at most {0} bytes")]
+    RequestTooLarge(u32),
+}
+
+/// The longest reply that is accepted, in bytes.
+const REPLY_SIZE_MAX: usize = VALUE_SIZE_MAX + (64 << 10);
+/// What pipelines are bounded by: a request's place is the low 16 bits of its number.
+pub const PIPELINE_MAX: usize = 1 << 16;
+
+/// The state of one connection.
+pub struct Connection {
+    pipeline: usize,
+    outstanding: Outstanding,
+    ready: bool,
+    /// The beginning of a reply whose rest has not come yet.
+    partial: Vec<u8>,
+    read_level: ReadLevel,
+    /// The longest request that will be made.
+    request_size: usize,
+}
+
+enum Outstanding {
+    /// Replies come in the order of the requests.
+    InOrder(VecDeque<Pending>),
+    /// Replies name their request: the slot in the low 16 bits, a sequence number above.
+    Numbered { slots: Vec<Option<(u64, Pending)>>, free: Vec<u16>, sequence: u64 },
+}
+
+impl Connection {
+    /// A connection that is not open yet. `request_size` is the most bytes that key and value of one request have.
+    ///
+    /// # Panics
+    /// If `pipeline` is zero or above [`PIPELINE_MAX`].
+    pub fn new(protocol: Protocol, pipeline: usize, read_level: ReadLevel, request_size: usize) -> Self {
+        assert!((1..=PIPELINE_MAX).contains(&pipeline));
+        let outstanding = match protocol {
+            Protocol::Resp => Outstanding::InOrder(VecDeque::with_capacity(pipeline)),
+            Protocol::Native => Outstanding::Numbered {
+                slots: vec![None; pipeline],
+                free: (0..pipeline).rev().map(|slot| slot as u16).collect(),
+                sequence: 0,
+            },
+        };
+        Self { pipeline, outstanding, ready: false, partial: Vec::new(), read_level, request_size }
+    }
+
+    /// There is a socket now: appends what has to be said first.
+    pub fn open(&mut self, out: &mut Vec<u8>) {
+        assert!(!self.ready && self.partial.is_empty() && self.outstanding() == 0, "abandoned before reuse");
+        match self.outstanding {
+            Outstanding::InOrder(_) => self.ready = true,
+            Outstanding::Numbered { .. } => Hello::new(0).write(out),
+        }
+    }
+
+    /// Whether requests may be made.
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Requests without an answer.
+    pub fn outstanding(&self) -> usize {
+        match &self.outstanding {
+            Outstanding::InOrder(queue) => queue.len(),
+            Outstanding::Numbered { free, .. } => self.pipeline - free.len(),
+        }
+    }
+
+    /// How many requests may be made at this moment.
+    pub fn room(&self) -> usize {
+        if self.ready { self.pipeline - self.outstanding() } else { 0 }
+    }
+
+    /// Appends a request to `out`.
+    ///
+    /// # Panics
+    /// If there is no [`Connection::room`].
+    pub fn request(&mut self, pending: Pending, key: &[u8], value: &[u8], out: &mut Vec<u8>) {
+        assert!(self.room() > 0, "requests are made only where there is room");
+        let kind = pending.operation.kind;
+        match &mut self.outstanding {
+            Outstanding::InOrder(queue) => {
+                queue.push_back(pending);
+                match kind {
+                    OperationKind::Get => resp::write_command(&[b"GET", key], out),
+                    OperationKind::Set => resp::write_command(&[b"SET", key, value], out),
+                    OperationKind::Incr => resp::write_command(&[b"INCR", key], out),
+                }
+            }
+            Outstanding::Numbered { slots, free, sequence } => {
+                let slot = free.pop().expect("there is room");
+                *sequence += 1;
+                let number = *sequence << 16 | u64::from(slot);
+                slots[usize::from(slot)] = Some((number, pending));
+                let one = 1i64.to_le_bytes();
+                let (kind, value) = match kind {
+                    OperationKind::Get => (CommandKind::Get, [].as_slice()),
+                    OperationKind::Set => (CommandKind::Set, value),
+                    OperationKind::Incr => (CommandKind::IncrBy, one.as_slice()),
+                };
+                let command = Command { kind, flags: 0, session: None, key, value };
+                let request = RequestView {
+                    number,
+                    acked_below: 0,
+                    level: self.read_level,
+                    ask_stages: false,
+                    operation: client::Operation::Command(command),
+                };
+                client::write_request(&request, out);
+            }
+        }
+    }
+
+    /// Takes bytes from the server and reports every complete answer.
+    ///
+    /// # Errors
+    /// If the connection cannot go on: close it, then [`Connection::abandon`].
+    pub fn receive(
+        &mut self,
+        bytes: &[u8],
+        mut on_answer: impl FnMut(Pending, Answer<'_>),
+    ) -> Result<(), ConnectionFault> {
+        if self.partial.is_empty() {
+            let used = self.consume(bytes, &mut on_answer)?;
+            self.partial.extend_from_slice(&bytes[used..]);
+        } else {
+            let mut whole = std::mem::take(&mut self.partial);
+            whole.extend_from_slice(bytes);
+            let used = self.consume(&whole, &mut on_answer)?;
+            whole.drain(..used);
+            self.partial = whole;
+        }
+        Ok(())
+    }
+
+    fn consume(
+        &mut self,
+        bytes: &[u8],
+        on_answer: &mut impl FnMut(Pending, Answer<'_>),
+    ) -> Result<usize, ConnectionFault> {
+        let mut at = 0;
+        if !self.ready {
+            match HelloReply::parse(bytes)? {
+                None => return Ok(0),
+                Some((reply, size)) => {
+                    at = size;
+                    self.accept_terms(&reply)?;
+                }
+            }
+        }
+        match &mut self.outstanding {
+            Outstanding::InOrder(queue) => {
+                while let Some((reply, size)) = resp::parse_reply(&bytes[at..], REPLY_SIZE_MAX)? {
+                    let pending = queue.pop_front().ok_or(ConnectionFault::Unasked)?;
+                    on_answer(pending, from_resp(reply));
+                    at += size;
+                }
+            }
+            Outstanding::Numbered { slots, free, .. } => {
+                while let Some((reply, size)) = client::parse_reply(&bytes[at..], REPLY_SIZE_MAX as u32)? {
+                    let slot = reply.number as u16;
+                    let (_, pending) = slots
+                        .get_mut(usize::from(slot))
+                        .and_then(|place| place.take_if(|(number, _)| *number == reply.number))
+                        .ok_or(ConnectionFault::Unasked)?;
+                    free.push(slot);
+                    on_answer(pending, from_native(reply.answer));
+                    at += size;
+                }
+            }
+        }
+        Ok(at)
+    }
+
+    fn accept_terms(&mut self, reply: &HelloReply<'_>) -> Result<(), ConnectionFault> {
+        if let Some(refusal) = reply.refusal {
+            return Err(ConnectionFault::Refused(match reply.text {
+                "" => format!("{refusal:?}"),
+                text => text.to_owned(),
+            }));
+        }
+        if reply.request_size_max < (client::REQUEST_HEADER_SIZE + self.request_size) as u32 {
+            return Err(ConnectionFault::RequestTooLarge(reply.request_size_max));
+        }
+        self.ready = true;
+        Ok(())
+    }
+
+    /// The socket is gone: gives back every request whose answer will not come, and is as new.
+    pub fn abandon(&mut self, mut on_lost: impl FnMut(Pending)) {
+        self.ready = false;
+        self.partial.clear();
+        match &mut self.outstanding {
+            Outstanding::InOrder(queue) => queue.drain(..).for_each(on_lost),
+            Outstanding::Numbered { slots, free, .. } => {
+                for (slot, place) in slots.iter_mut().enumerate() {
+                    if let Some((_, pending)) = place.take() {
+                        free.push(slot as u16);
+                        on_lost(pending);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn from_native(answer: NativeAnswer<'_>) -> Answer<'_> {
+    match answer {
+        NativeAnswer::Ok | NativeAnswer::Status(_) | NativeAnswer::Array(_) | NativeAnswer::Pong => {
+            Answer::Ok
+        }
+        NativeAnswer::Nil => Answer::Nil,
+        NativeAnswer::Int(number) => Answer::Integer(number),
+        NativeAnswer::Bytes(value) => Answer::Value(value),
+        NativeAnswer::Error(error) => {
+            Answer::Error { text: error.text(), maybe_applied: error == CommandError::Unknown }
+        }
+    }
+}
+
+fn from_resp(reply: RespReply<'_>) -> Answer<'_> {
+    match reply {
+        RespReply::Status(_) | RespReply::Array { .. } => Answer::Ok,
+        RespReply::Nil => Answer::Nil,
+        RespReply::Integer(number) => Answer::Integer(number),
+        RespReply::Bulk(value) => Answer::Value(value),
+        RespReply::Error(text) => {
+            let text = str::from_utf8(text).unwrap_or("an error that is not UTF-8");
+            Answer::Error { text, maybe_applied: text.starts_with("UNKNOWN") }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use panch_wire::client::{ReplyView, Terms, parse_request, write_reply};
+    use panch_wire::ids::ReplicaId;
+
+    fn pending(key: u64) -> Pending {
+        let operation = Operation { kind: OperationKind::Get, key, write: 0 };
+        Pending { operation, intended: Instant(1), sent: Instant(2) }
+    }
+
+    fn connection(protocol: Protocol) -> Connection {
+        Connection::new(protocol, 3, ReadLevel::Quorum, 100)
+    }
+
+    fn answer_of(refusal: u16, request_size_max: u32) -> Vec<u8> {
+        let mut out = Vec::new();
+        let reply = HelloReply {
+            version: 1,
+            refusal: client::RefusalCode::from_code(refusal),
+            node: ReplicaId(0),
+            group_count: 1,
+            request_size_max,
+            text: "",
+        };
+        reply.write(&mut out);
+        out
+    }
+
+    fn native() -> Connection {
+        let mut connection = connection(Protocol::Native);
+        let mut out = Vec::new();
+        connection.open(&mut out);
+        assert_eq!(Hello::parse(&out), Ok(Some(Hello::new(0))));
+        assert_eq!(connection.room(), 0);
+        for byte in answer_of(0, 1 << 20) {
+            connection.receive(&[byte], |_, _| panic!("nothing was asked")).unwrap();
+        }
+        assert_eq!(connection.room(), 3);
+        connection
+    }
+
+    #[test]
+    fn native_replies_find_their_request_in_any_order_and_in_pieces() {
+        let mut connection = native();
+        let mut out = Vec::new();
+        for key in 0..3 {
+            connection.request(pending(key), b"key", b"", &mut out);
+        }
+        assert_eq!(connection.room(), 0);
+        let terms = Terms { session: 0, request_size_max: 1 << 20 };
+        let (mut numbers, mut at) = (Vec::new(), 0);
+        while let Some((request, size)) = parse_request(&out[at..], &terms).unwrap() {
+            assert_eq!(request.level, ReadLevel::Quorum);
+            numbers.push(request.number);
+            at += size;
+        }
+        let mut replies = Vec::new();
+        for &number in numbers.iter().rev() {
+            let answer = NativeAnswer::Bytes(b"value");
+            write_reply(&ReplyView { number, stages: None, answer }, &mut replies);
+        }
+        let mut keys = Vec::new();
+        for piece in replies.chunks(7) {
+            connection
+                .receive(piece, |pending, answer| {
+                    assert_eq!(answer, Answer::Value(b"value"));
+                    keys.push(pending.operation.key);
+                })
+                .unwrap();
+        }
+        assert_eq!(keys, [2, 1, 0]);
+        let again = connection.receive(&replies[..21], |_, _| panic!("answered already"));
+        assert!(matches!(again, Err(ConnectionFault::Unasked)));
+    }
+
+    #[test]
+    fn resp_replies_come_in_the_order_of_the_requests() {
+        let mut connection = connection(Protocol::Resp);
+        let mut out = Vec::new();
+        connection.open(&mut out);
+        for key in 0..3 {
+            connection.request(pending(key), b"key", b"", &mut out);
+        }
+        assert!(out.starts_with(b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n*2"));
+        let mut answers = Vec::new();
+        for piece in b"$-1\r\n-UNKNOWN x\r\n:7\r\n".chunks(3) {
+            let note = |pending: Pending, answer: Answer<'_>| {
+                answers.push((
+                    pending.operation.key,
+                    matches!(answer, Answer::Error { maybe_applied: true, .. }),
+                ));
+            };
+            connection.receive(piece, note).unwrap();
+        }
+        assert_eq!(answers, [(0, false), (1, true), (2, false)]);
+        let more = connection.receive(b"+OK\r\n", |_, _| panic!("nothing is outstanding"));
+        assert!(matches!(more, Err(ConnectionFault::Unasked)));
+    }
+
+    #[test]
+    fn an_abandoned_connection_gives_every_request_back_and_starts_anew() {
+        for protocol in [Protocol::Native, Protocol::Resp] {
+            let mut connection = match protocol {
+                Protocol::Native => native(),
+                Protocol::Resp => {
+                    let mut connection = connection(Protocol::Resp);
+                    connection.open(&mut Vec::new());
+                    connection
+                }
+            };
+            connection.request(pending(5), b"key", b"", &mut Vec::new());
+            connection.request(pending(6), b"key", b"", &mut Vec::new());
+            let mut lost = Vec::new();
+            connection.abandon(|pending| lost.push(pending.operation.key));
+            lost.sort_unstable();
+            assert_eq!((lost, connection.outstanding(), connection.is_ready()), (vec![5, 6], 0, false));
+            connection.open(&mut Vec::new());
+        }
+    }
+
+    #[test]
+    fn refusals_and_small_limits_are_named() {
+        for (bytes, part) in [(answer_of(2, 0), "TooManyConnections"), (answer_of(0, 131), "at most 131")] {
+            let mut connection = connection(Protocol::Native);
+            connection.open(&mut Vec::new());
+            let text = connection.receive(&bytes, |_, _| ()).unwrap_err().to_string();
+            assert!(text.contains(part), "{text}");
+        }
+        let mut connection = connection(Protocol::Native);
+        connection.open(&mut Vec::new());
+        assert!(matches!(
+            connection.receive(b"-ERR", |_, _| ()),
+            Err(ConnectionFault::Native(ClientFault::Magic))
+        ));
+    }
+}

@@ -1,0 +1,30 @@
+//! A load generator that people believe: open loop, latency from when a request was due, and one table.
+//!
+//! Map:
+//! * what is asked, and when: [`workload`], [`keys`], [`schedule`]
+//! * asking it: [`engine`] (one io_uring loop per thread), [`connection`], [`resp`]
+//! * what came of it: [`record`], [`check`], [`truth`] (the servers' own counters), [`progress`], [`report`],
+//!   [`json`]
+//! * where: [`cluster`] (a local cluster of processes), [`control`] (single blocking requests), [`host`]
+//! * the command line: [`cli`], [`quantity`], and the two commands, [`local`] and [`drive`]
+
+pub mod check;
+pub mod cli;
+pub mod cluster;
+pub mod connection;
+pub mod control;
+pub mod drive;
+pub mod engine;
+pub mod host;
+pub mod json;
+pub mod keys;
+mod lane;
+pub mod local;
+pub mod progress;
+pub mod quantity;
+pub mod record;
+pub mod report;
+pub mod resp;
+pub mod schedule;
+pub mod truth;
+pub mod workload;

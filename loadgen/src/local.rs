@@ -1,0 +1,176 @@
+//! `local`: a cluster for the time of three runs, and one table.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::cli::{DurabilityArg, LocalArgs, Rate, Via};
+use crate::cluster::{Cluster, ClusterPlan};
+use crate::connection::{PIPELINE_MAX, Protocol};
+use crate::drive::{DriveError, environment_facts, measure, preload, run_name, workload_fact};
+use crate::engine::Plan;
+use crate::host::{self, Environment};
+use crate::report::{Column, Heading};
+use crate::schedule::Load;
+use crate::truth::scrape;
+use crate::workload::Mix;
+
+/// How long the nodes may take until they serve.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+/// How long giving every key a value may take.
+const PRELOAD_LIMIT: Duration = Duration::from_secs(5);
+/// The part of the closed loop's throughput that the open loop asks for.
+const OPEN_PART: f64 = 0.5;
+
+/// `panch-loadgen local`: the heading and the columns of its report.
+///
+/// # Errors
+/// If the cluster could not be started or measured. It is gone in any case.
+pub fn run(arguments: &LocalArgs, stop: &AtomicBool) -> Result<(Heading, Vec<Column>), DriveError> {
+    let load = &arguments.load;
+    let writes = load.workload(Mix::WRITES).map_err(DriveError::Usage)?;
+    let mixed = load.workload(arguments.mix).map_err(DriveError::Usage)?;
+    let cpus = load.pin.cpus(true).map_err(DriveError::Usage)?;
+    let cluster_plan = cluster_plan(arguments);
+    eprintln!(
+        "starting {} nodes of {} in {}",
+        cluster_plan.replicas,
+        cluster_plan.panchd.display(),
+        cluster_plan.folder.display()
+    );
+    let mut cluster = Cluster::start(&cluster_plan, START_PATIENCE, stop)?;
+    let sources = cluster.sources();
+    let targets = match arguments.via {
+        Via::All => cluster.addresses().iter().map(|addresses| addresses.native).collect(),
+        Via::Leader => {
+            let leads = scrape(&sources).iter().position(|node| node.as_ref().is_some_and(|node| node.leads));
+            vec![cluster.addresses()[leads.unwrap_or(0)].native]
+        }
+    };
+    let closed = Plan {
+        targets,
+        protocol: Protocol::Native,
+        connections: load.connections,
+        pipeline: load.pipeline,
+        threads: load.threads,
+        cpus,
+        load: Load::Closed,
+        workload: writes,
+        run: run_name(),
+        warm_up: load.warm_up.0,
+        duration: load.duration.0,
+        count: None,
+        drain: load.drain.0,
+        connect_timeout: START_PATIENCE,
+        spin: load.spin.0,
+        check: load.check,
+    };
+    if arguments.mix.reads() {
+        preload(&closed, PRELOAD_LIMIT, stop)?;
+    }
+    let mut columns = vec![measure(&closed, &sources, "closed-write", stop)?];
+    cluster.check_alive()?;
+    let rate = match arguments.rate {
+        Rate::Auto => (columns[0].throughput * OPEN_PART).max(1.0),
+        Rate::Fixed(rate) => rate.0 as f64,
+    };
+    let open = Load::Open { rate, arrivals: load.arrivals.into(), drop_after: load.drop_after.0 };
+    let mixed = Plan { workload: mixed, run: run_name(), ..closed.clone() };
+    let open = Plan { load: open, pipeline: open_pipeline(load.pipeline), run: run_name(), ..closed.clone() };
+    for (plan, label) in [(&mixed, "closed-mixed"), (&open, "open-write")] {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        columns.push(measure(plan, &sources, label, stop)?);
+        cluster.check_alive()?;
+    }
+    let heading = heading(arguments, &cluster_plan, &closed, &cluster);
+    drop(cluster);
+    Ok((heading, columns))
+}
+
+/// An open loop needs more room than a closed one of the same throughput: else arrivals that come together would wait for
+/// each other.
+fn open_pipeline(pipeline: usize) -> usize {
+    pipeline.saturating_mul(4).min(PIPELINE_MAX)
+}
+
+fn cluster_plan(arguments: &LocalArgs) -> ClusterPlan {
+    let cpus = host::allowed_cpus();
+    ClusterPlan {
+        panchd: arguments.panchd.clone().unwrap_or_else(daemon_beside_this_program),
+        replicas: arguments.replicas,
+        groups: arguments.groups,
+        durability: arguments.durability.to_string(),
+        folder: arguments.dir.clone().unwrap_or_else(std::env::temp_dir),
+        overrides: arguments.overrides.clone(),
+        crowded: cpus.len() < usize::from(arguments.replicas) + arguments.load.threads,
+        cpus,
+        keep: arguments.keep,
+    }
+}
+
+fn daemon_beside_this_program() -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    own.with_file_name("panchd")
+}
+
+fn heading(arguments: &LocalArgs, plan: &ClusterPlan, closed: &Plan, cluster: &Cluster) -> Heading {
+    let environment = Environment::read();
+    let file_system = host::file_system(&plan.folder);
+    let mut facts = environment_facts(&environment);
+    let processes = usize::from(plan.replicas);
+    facts.push((
+        "placement".to_owned(),
+        format!(
+            "client and all replicas share this machine, loopback: {processes} nodes and {} client threads on {} CPUs",
+            closed.threads, environment.cores
+        ),
+    ));
+    facts.push(("durability".to_owned(), durability_fact(arguments.durability, &file_system)));
+    facts.push((
+        "groups".to_owned(),
+        format!("{}, clients connect to {}", plan.groups, via_words(arguments.via)),
+    ));
+    if !plan.overrides.is_empty() {
+        facts.push(("settings".to_owned(), plan.overrides.join(" ")));
+    }
+    facts.push(workload_fact(closed));
+    if plan.keep {
+        facts.push(("kept".to_owned(), cluster.folder().display().to_string()));
+    }
+    let noun = if processes == 1 { "replica" } else { "replicas" };
+    Heading { title: format!("panch-loadgen local: {processes} {noun} over the native protocol"), facts }
+}
+
+fn via_words(via: Via) -> &'static str {
+    match via {
+        Via::All => "all nodes in turn",
+        Via::Leader => "the leader",
+    }
+}
+
+fn durability_fact(mode: DurabilityArg, file_system: &str) -> String {
+    let on_disk = format!("all replicas on one {file_system}");
+    match (mode, file_system) {
+        (DurabilityArg::Memory, _) => "MEMORY: nothing is written to disk".to_owned(),
+        (DurabilityArg::Periodic, _) => format!("PERIODIC: a power failure loses the last writes; {on_disk}"),
+        (DurabilityArg::Sync, "tmpfs" | "ramfs") => {
+            format!("sync, BUT {on_disk}, which is memory: name a folder on a disk with --dir")
+        }
+        (DurabilityArg::Sync, _) => format!("sync: on disk before a vote leaves; {on_disk}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weak_durability_is_said_loudly() {
+        assert!(durability_fact(DurabilityArg::Memory, "ext4").contains("MEMORY"));
+        assert!(durability_fact(DurabilityArg::Periodic, "ext4").contains("PERIODIC"));
+        assert!(durability_fact(DurabilityArg::Sync, "tmpfs").contains("BUT"));
+        assert!(durability_fact(DurabilityArg::Sync, "ext4").starts_with("sync: on disk"));
+    }
+}

@@ -1,0 +1,183 @@
+//! When requests are due: the open loop's arrivals, and how the load ends.
+//!
+//! Invariants:
+//! * An arrival's time does not depend on the server: it is fixed before anything is sent. Latency counted from it shows
+//!   what users would have waited, stalls included (no coordinated omission).
+//! * Every arrival before the end is either taken or counted as dropped.
+
+use panch_wire::time::{Duration, Instant};
+use rand::SeedableRng;
+use rand_distr::{Distribution, Exp1};
+use rand_xoshiro::Xoshiro256PlusPlus;
+
+/// How the arrivals of an open loop are spread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Arrivals {
+    /// Independent of each other, as those of many users are: a Poisson process.
+    #[default]
+    Poisson,
+    /// Equally spaced.
+    Constant,
+}
+
+/// What decides when the next request is sent.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Load {
+    /// A request is sent when the reply to an earlier one has come: as fast as the server answers.
+    Closed,
+    /// Requests are sent when they are due, whatever the server does.
+    Open {
+        /// Arrivals per second, over all threads.
+        rate: f64,
+        /// How they are spread.
+        arrivals: Arrivals,
+        /// An arrival that could not be sent for so long is dropped, and counted.
+        drop_after: Duration,
+    },
+}
+
+/// The arrivals of one thread.
+pub struct Schedule {
+    start: Instant,
+    end: Instant,
+    /// Nanoseconds between arrivals on average.
+    interval: f64,
+    arrivals: Arrivals,
+    random: Xoshiro256PlusPlus,
+    /// The next arrival, nanoseconds after `start`.
+    next: f64,
+    dropped: u64,
+}
+
+impl Schedule {
+    /// Arrivals at `rate` per second from `start` until before `end`. `phase`, from 0 up to 1, shifts a constant spread, so
+    /// that several threads interleave.
+    ///
+    /// # Panics
+    /// If the rate is not a positive number.
+    pub fn new(arrivals: Arrivals, rate: f64, phase: f64, start: Instant, end: Instant, seed: u64) -> Self {
+        assert!(rate.is_finite() && rate > 0.0, "a rate is positive");
+        let mut schedule = Self {
+            start,
+            end,
+            interval: 1e9 / rate,
+            arrivals,
+            random: Xoshiro256PlusPlus::seed_from_u64(seed),
+            next: 0.0,
+            dropped: 0,
+        };
+        schedule.next = match arrivals {
+            Arrivals::Constant => phase * schedule.interval,
+            Arrivals::Poisson => schedule.draw(),
+        };
+        schedule
+    }
+
+    fn draw(&mut self) -> f64 {
+        let gap: f64 = Exp1.sample(&mut self.random);
+        gap * self.interval
+    }
+
+    fn at(&self, offset: f64) -> Instant {
+        self.start + Duration::from_nanos(offset as u64)
+    }
+
+    /// The next arrival; `None` after the last.
+    pub fn next_at(&self) -> Option<Instant> {
+        let at = self.at(self.next);
+        (at < self.end).then_some(at)
+    }
+
+    /// Takes the next arrival if it is due: the time from which its latency counts.
+    pub fn take_due(&mut self, now: Instant) -> Option<Instant> {
+        let at = self.next_at().filter(|at| *at <= now)?;
+        self.advance();
+        Some(at)
+    }
+
+    /// Drops the arrivals before `limit`. Returns how many they were.
+    pub fn drop_before(&mut self, limit: Instant) -> u64 {
+        let mut count = 0;
+        while self.next_at().is_some_and(|at| at < limit) {
+            self.advance();
+            count += 1;
+        }
+        self.dropped += count;
+        count
+    }
+
+    /// Arrivals dropped so far.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    fn advance(&mut self) {
+        self.next += match self.arrivals {
+            Arrivals::Constant => self.interval,
+            Arrivals::Poisson => self.draw(),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Instant = Instant(5_000_000_000);
+    const SECOND: u64 = 1_000_000_000;
+
+    fn schedule(arrivals: Arrivals, rate: f64, phase: f64, seconds: u64) -> Schedule {
+        Schedule::new(arrivals, rate, phase, START, Instant(START.0 + seconds * SECOND), 7)
+    }
+
+    fn all(mut schedule: Schedule) -> Vec<Instant> {
+        std::iter::from_fn(|| schedule.take_due(Instant(u64::MAX))).collect()
+    }
+
+    #[test]
+    fn constant_arrivals_keep_their_distance_and_threads_interleave() {
+        let first = all(schedule(Arrivals::Constant, 1000.0, 0.0, 1));
+        let second = all(schedule(Arrivals::Constant, 1000.0, 0.5, 1));
+        assert_eq!((first.len(), second.len()), (1000, 1000));
+        for (index, (a, b)) in first.iter().zip(&second).enumerate() {
+            assert_eq!(a.0, START.0 + index as u64 * 1_000_000);
+            assert_eq!(b.0, a.0 + 500_000);
+        }
+    }
+
+    #[test]
+    fn poisson_arrivals_have_the_rate_and_the_spread_of_independent_users() {
+        let times = all(schedule(Arrivals::Poisson, 10_000.0, 0.0, 20));
+        let gaps: Vec<f64> = times.windows(2).map(|pair| (pair[1].0 - pair[0].0) as f64).collect();
+        let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+        let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
+        assert!((mean / 100_000.0 - 1.0).abs() < 0.02, "mean gap {mean} ns");
+        // The standard deviation of an exponential distribution is its mean; that of equal gaps is zero.
+        assert!((variance.sqrt() / mean - 1.0).abs() < 0.05, "deviation {}", variance.sqrt());
+    }
+
+    #[test]
+    fn a_late_caller_gets_the_times_at_which_requests_were_due() {
+        let mut late = schedule(Arrivals::Poisson, 1000.0, 0.0, 2);
+        let on_time = all(schedule(Arrivals::Poisson, 1000.0, 0.0, 2));
+        assert_eq!(late.take_due(Instant(on_time[0].0 - 1)), None);
+        let stalled_until = Instant(START.0 + SECOND);
+        let taken: Vec<_> = std::iter::from_fn(|| late.take_due(stalled_until)).collect();
+        assert_eq!(taken, on_time.iter().copied().filter(|at| *at <= stalled_until).collect::<Vec<_>>());
+        assert!(taken.len() > 800);
+    }
+
+    #[test]
+    fn every_arrival_is_taken_or_counted_as_dropped() {
+        let mut schedule = schedule(Arrivals::Constant, 1000.0, 0.0, 1);
+        let mut taken = 0;
+        while schedule.take_due(Instant(START.0 + SECOND / 4)).is_some() {
+            taken += 1;
+        }
+        assert_eq!(schedule.drop_before(Instant(START.0 + SECOND / 2)), 249);
+        assert_eq!(schedule.take_due(Instant(u64::MAX)), Some(Instant(START.0 + SECOND / 2)));
+        schedule.drop_before(Instant(u64::MAX));
+        assert_eq!(taken + 1 + schedule.dropped(), 1000);
+        assert_eq!(schedule.next_at(), None);
+    }
+}

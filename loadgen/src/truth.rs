@@ -1,0 +1,213 @@
+//! What the servers themselves count: scraped from INFO before and after a run, compared with what clients saw.
+//!
+//! Invariant: a counter that a server does not have is absent, never zero.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::control;
+use crate::host;
+
+/// Counters of one server at one moment.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Snapshot {
+    /// Numbers by name.
+    pub counters: BTreeMap<String, f64>,
+    /// The durability mode, if it says.
+    pub durability: Option<String>,
+    /// Its number in the cluster, if it says.
+    pub node: Option<u64>,
+    /// Whether it leads some group.
+    pub leads: bool,
+    /// CPU time of its process, if it can be known.
+    pub cpu: Option<Duration>,
+}
+
+impl Snapshot {
+    /// Reads the lines of INFO, whichever sections they come from.
+    pub fn parse(text: &str) -> Self {
+        let mut snapshot = Self::default();
+        for line in text.lines() {
+            let Some((key, value)) = line.trim().split_once(':') else { continue };
+            if key.starts_with("group_") {
+                snapshot.leads |= value.split(',').any(|field| field == "leading=1");
+            } else if key == "durability" {
+                snapshot.durability = Some(value.to_owned());
+            } else if let Ok(number) = value.parse::<f64>() {
+                snapshot.counters.insert(key.to_owned(), number);
+            }
+        }
+        let number = |name: &str| snapshot.counters.get(name).copied();
+        snapshot.node = number("node_id").map(|node| node as u64);
+        // Redis says it itself; everybody else only if the process is on this machine.
+        snapshot.cpu = number("used_cpu_user")
+            .zip(number("used_cpu_sys"))
+            .map(|(user, system)| Duration::from_secs_f64((user + system).max(0.0)));
+        snapshot
+    }
+}
+
+/// One server whose counters are wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Source {
+    /// Its RESP address.
+    pub address: SocketAddr,
+    /// Its process, if it runs on this machine.
+    pub process: Option<u32>,
+}
+
+impl Source {
+    /// Its counters now; `None` if it does not answer.
+    pub fn scrape(&self, patience: Duration) -> Option<Snapshot> {
+        let mut text = control::info(self.address, "panch", patience).unwrap_or_default();
+        text.push('\n');
+        text.push_str(&control::info(self.address, "cpu", patience).unwrap_or_default());
+        text.push('\n');
+        text.push_str(&control::info(self.address, "server", patience).unwrap_or_default());
+        let mut snapshot = Snapshot::parse(&text);
+        // A server on this machine says which process it is, unless the caller knows.
+        let told = snapshot.counters.get("process_id").filter(|_| self.address.ip().is_loopback());
+        if let Some(process) = self.process.or(told.map(|process| *process as u32)) {
+            snapshot.cpu = host::process_cpu_time(process).or(snapshot.cpu);
+        }
+        (snapshot != Snapshot::default()).then_some(snapshot)
+    }
+}
+
+/// Counters of every server at one moment, in the order of the sources.
+pub fn scrape(sources: &[Source]) -> Vec<Option<Snapshot>> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    sources.iter().map(|source| source.scrape(PATIENCE)).collect()
+}
+
+/// What the servers did between two moments.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Truth {
+    /// The mode that the servers name; joined by `/` if they differ.
+    pub durability: Option<String>,
+    /// Growth of each counter over all servers. Only of servers that answered both times.
+    growth: BTreeMap<String, f64>,
+    /// CPU time of each server's process.
+    pub cpu: Vec<ProcessCpu>,
+}
+
+/// CPU time of one process.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ProcessCpu {
+    /// What the process is: `node 1 (leader)`.
+    pub name: String,
+    /// What it used; `None` if that is not known.
+    pub used: Option<Duration>,
+}
+
+impl Truth {
+    /// The difference of two scrapes of the same sources.
+    pub fn between(before: &[Option<Snapshot>], after: &[Option<Snapshot>]) -> Self {
+        let mut truth = Self::default();
+        let mut modes: Vec<&str> = Vec::new();
+        for (index, pair) in before.iter().zip(after).enumerate() {
+            let (Some(before), Some(after)) = pair else {
+                truth.cpu.push(ProcessCpu { name: format!("server {}", index + 1), used: None });
+                continue;
+            };
+            let is_restarted = before.counters.get("process_id") != after.counters.get("process_id");
+            for (key, value) in &after.counters {
+                if let Some(earlier) = before.counters.get(key) {
+                    // A counter that went back belongs to a process that was restarted: it starts from zero.
+                    let growth = if is_restarted || value < earlier { *value } else { value - earlier };
+                    *truth.growth.entry(key.clone()).or_default() += growth;
+                }
+            }
+            modes.extend(after.durability.as_deref());
+            truth.cpu.push(ProcessCpu {
+                name: match (after.node, after.leads) {
+                    (Some(node), true) => format!("node {node} (leader)"),
+                    (Some(node), false) => format!("node {node}"),
+                    (None, _) => format!("server {}", index + 1),
+                },
+                used: before
+                    .cpu
+                    .zip(after.cpu)
+                    .map(|(before, after)| if is_restarted { after } else { after.saturating_sub(before) }),
+            });
+        }
+        modes.sort_unstable();
+        modes.dedup();
+        truth.durability = (!modes.is_empty()).then(|| modes.join("/"));
+        truth
+    }
+
+    /// How much a counter grew over all servers; `None` if no server has it.
+    pub fn growth(&self, name: &str) -> Option<f64> {
+        self.growth.get(name).copied()
+    }
+
+    /// Growth of one counter per growth of another; `None` if one is missing or the divisor did not grow.
+    pub fn ratio(&self, name: &str, per: &str) -> Option<f64> {
+        let divisor = self.growth(per).filter(|divisor| *divisor > 0.0)?;
+        Some(self.growth(name)? / divisor)
+    }
+
+    /// Growth of a counter per command that clients saw acknowledged.
+    pub fn per_command(&self, name: &str, commands: u64) -> Option<f64> {
+        (commands > 0).then(|| self.growth(name).map(|growth| growth / commands as f64)).flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INFO: &str = "# Panch\r\nnode_id:2\r\ndurability:sync\r\ncommands_total:100\r\nbatches_total:10\r\n\
+                        cluster_id:00ff00ff00ff00fg\r\ngroup_0:leader=2,ballot=3.2,leading=1,lag=0\r\n";
+
+    #[test]
+    fn numbers_mode_and_leadership_are_read_and_the_rest_is_left() {
+        let snapshot = Snapshot::parse(INFO);
+        assert_eq!(snapshot.counters.len(), 3);
+        assert_eq!(
+            (snapshot.node, snapshot.leads, snapshot.durability.as_deref()),
+            (Some(2), true, Some("sync"))
+        );
+        assert_eq!(snapshot.cpu, None);
+        let redis = Snapshot::parse("# CPU\r\nused_cpu_sys:0.5\r\nused_cpu_user:1.25\r\n");
+        assert_eq!(redis.cpu, Some(Duration::from_millis(1750)));
+    }
+
+    #[test]
+    fn growth_is_summed_over_servers_and_a_restart_counts_from_zero() {
+        let at = |commands: f64, batches: f64| {
+            let text = INFO
+                .replace("commands_total:100", &format!("commands_total:{commands}"))
+                .replace("batches_total:10", &format!("batches_total:{batches}"));
+            Some(Snapshot::parse(&text))
+        };
+        let truth = Truth::between(&[at(100.0, 10.0), at(50.0, 5.0)], &[at(300.0, 20.0), at(20.0, 10.0)]);
+        assert_eq!(truth.growth("commands_total"), Some(220.0));
+        assert_eq!(truth.ratio("commands_total", "batches_total"), Some(220.0 / 15.0));
+        assert_eq!(truth.per_command("commands_total", 110), Some(2.0));
+        assert_eq!(truth.durability.as_deref(), Some("sync"));
+        assert_eq!(truth.cpu[0], ProcessCpu { name: "node 2 (leader)".to_owned(), used: None });
+        let of = |process: u32, cpu: f64| {
+            let text =
+                format!("process_id:{process}\ncommands_total:{cpu}\nused_cpu_user:{cpu}\nused_cpu_sys:0\n");
+            [Some(Snapshot::parse(&text))]
+        };
+        let truth = Truth::between(&of(7, 3.0), &of(8, 4.0));
+        assert_eq!(
+            (truth.growth("commands_total"), truth.cpu[0].used),
+            (Some(4.0), Some(Duration::from_secs(4)))
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_absent_and_not_zero() {
+        let truth = Truth::between(&[Some(Snapshot::default()), None], &[Some(Snapshot::parse(INFO)), None]);
+        assert_eq!(truth.growth("commands_total"), None);
+        assert_eq!(truth.ratio("commands_total", "batches_total"), None);
+        assert_eq!(truth.per_command("messages_total", 5), None);
+        assert_eq!(truth.cpu.len(), 2);
+        assert_eq!(Truth::between(&[], &[]).durability, None);
+    }
+}

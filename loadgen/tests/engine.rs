@@ -1,0 +1,202 @@
+//! The engine against a small server on loopback: every request is accounted for, whatever the server does.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use panch_loadgen::connection::Protocol;
+use panch_loadgen::drive::measure;
+use panch_loadgen::engine::{self, EngineError, Outcome, Plan};
+use panch_loadgen::keys::KeyDistribution;
+use panch_loadgen::progress::Progress;
+use panch_loadgen::schedule::{Arrivals, Load};
+use panch_loadgen::truth::Source;
+use panch_loadgen::workload::Workload;
+use panch_wire::client::ReadLevel;
+use support::{Faults, Server};
+
+const FOREVER: Duration = Duration::from_secs(60);
+const MS: u64 = 1_000_000;
+
+/// A closed loop of `count` commands over two connections.
+fn counted(server: &Server, mix: &str, count: u64) -> Plan {
+    Plan {
+        targets: vec![server.address],
+        protocol: Protocol::Native,
+        connections: 2,
+        pipeline: 8,
+        threads: 1,
+        cpus: Vec::new(),
+        load: Load::Closed,
+        workload: Workload {
+            mix: mix.parse().unwrap(),
+            keys: KeyDistribution::Uniform,
+            key_count: 50,
+            key_size: 16,
+            value_size: 16,
+            read_level: ReadLevel::Quorum,
+            seed: 5,
+        },
+        run: 4711,
+        warm_up: Duration::ZERO,
+        duration: FOREVER,
+        count: Some(count),
+        drain: FOREVER,
+        connect_timeout: FOREVER,
+        spin: Duration::ZERO,
+        check: true,
+    }
+}
+
+fn open(server: &Server, rate: f64, duration: Duration) -> Plan {
+    let load = Load::Open { rate, arrivals: Arrivals::Constant, drop_after: FOREVER };
+    Plan { load, duration, count: None, ..counted(server, "set", 0) }
+}
+
+fn run(plan: &Plan) -> Outcome {
+    engine::run(plan, &AtomicBool::new(false), &mut Progress::silent()).unwrap()
+}
+
+#[test]
+fn a_closed_loop_makes_exactly_the_requests_that_were_asked_for() {
+    for protocol in [Protocol::Native, Protocol::Resp] {
+        let server = Server::start(Faults { reversed: true, ..Faults::default() });
+        let plan = Plan {
+            protocol,
+            threads: 2,
+            spin: Duration::from_micros(20),
+            ..counted(&server, "set=1,get=1", 3001)
+        };
+        let outcome = run(&plan);
+        let counts = &outcome.recorder.counts;
+        assert_eq!(
+            (server.requests(), counts.acknowledged, counts.completed, counts.errors()),
+            (3001, 3001, 3001, 0)
+        );
+        let all = outcome.recorder.all();
+        assert_eq!((all.service.len(), all.response.len()), (3001, 3001));
+        assert!(outcome.throughput() > 0.0 && outcome.client_load() > 0.0);
+    }
+}
+
+#[test]
+fn an_honest_server_passes_the_audit() {
+    let server = Server::start(Faults::default());
+    let sources = [Source { address: server.address, process: None }];
+    // Twice, so that the second run finds counters and values of the first.
+    for run in [1, 2] {
+        let plan = Plan { run, ..counted(&server, "set=2,incr=1,get=1", 2000) };
+        let column = measure(&plan, &sources, "test", &AtomicBool::new(false)).unwrap();
+        let verdict = column.verdict.as_ref().unwrap();
+        assert_eq!((verdict.checked, verdict.violations.as_slice()), (100, [].as_slice()));
+        assert!(column.is_clean());
+        assert_eq!(column.truth.durability.as_deref(), Some("memory"));
+        assert!(column.truth.ratio("commands_total", "batches_total").is_some());
+        assert_eq!(column.truth.growth("log_writes_total"), None);
+    }
+}
+
+#[test]
+fn a_server_that_loses_acknowledged_writes_fails_the_audit() {
+    for mix in ["set", "incr"] {
+        let server = Server::start(Faults { lose_every: Some(7), ..Faults::default() });
+        let column = measure(&counted(&server, mix, 1000), &[], "test", &AtomicBool::new(false)).unwrap();
+        assert!(!column.verdict.as_ref().unwrap().violations.is_empty());
+        assert!(!column.is_clean());
+    }
+}
+
+#[test]
+fn a_stalled_server_cannot_hide_it_from_an_open_loop() {
+    let stall = Duration::from_millis(400);
+    let server = Server::start(Faults { stall: Some((100, stall)), ..Faults::default() });
+    let plan = Plan { connections: 1, pipeline: 1, ..open(&server, 500.0, Duration::from_secs(1)) };
+    let outcome = run(&plan);
+    let all = outcome.recorder.all();
+    let long = |histogram: &panch_loadgen::record::Latencies| histogram.count_between(200 * MS, u64::MAX);
+    assert!(all.response.max() >= 400 * MS && all.service.max() >= 400 * MS);
+    // 100 requests were due in the first half of the stall, and one of them was being served.
+    assert!(
+        long(&all.response) > 10 * long(&all.service),
+        "{} of {}",
+        long(&all.response),
+        long(&all.service)
+    );
+    assert!(outcome.recorder.counts.queued > 50);
+    assert_eq!(outcome.recorder.counts.errors(), 0);
+}
+
+#[test]
+fn every_arrival_is_sent_or_counted_as_dropped() {
+    let server = Server::start(Faults { mute: true, ..Faults::default() });
+    let mut plan = Plan {
+        connections: 1,
+        pipeline: 3,
+        drain: Duration::from_millis(10),
+        ..open(&server, 1000.0, Duration::from_millis(300))
+    };
+    for drop_after in [Duration::from_millis(50), FOREVER] {
+        plan.load = Load::Open { rate: 1000.0, arrivals: Arrivals::Constant, drop_after };
+        let counts = run(&plan).recorder.counts;
+        assert_eq!((counts.sent, counts.dropped), (3, 297));
+        assert_eq!((counts.unanswered, counts.acknowledged), (3, 0));
+    }
+}
+
+#[test]
+fn broken_connections_are_counted_opened_again_and_their_outcomes_unknown() {
+    let server = Server::start(Faults { hang_up_every: Some(200), ..Faults::default() });
+    let column =
+        measure(&counted(&server, "set=1,incr=1", 1000), &[], "test", &AtomicBool::new(false)).unwrap();
+    let counts = &column.counts;
+    assert!(counts.disconnects >= 4 && counts.lost >= 4, "{counts:?}");
+    assert_eq!(counts.acknowledged + counts.lost, 1000);
+    assert!(column.verdict.as_ref().unwrap().violations.is_empty(), "{:?}", column.verdict);
+    assert!(!column.is_clean());
+}
+
+#[test]
+fn refusals_are_counted_by_their_words() {
+    let server = Server::start(Faults { refuse_incr: true, ..Faults::default() });
+    let outcome = run(&counted(&server, "incr=1,set=1", 500));
+    let counts = &outcome.recorder.counts;
+    assert!(counts.refused > 100);
+    assert_eq!(counts.acknowledged + counts.refused, 500);
+    assert_eq!(outcome.recorder.errors.len(), 1);
+    assert!(outcome.recorder.errors[0].0.contains("not an integer"));
+}
+
+#[test]
+fn nobody_there_is_an_error_that_names_the_address() {
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let server = Server::start(Faults::default());
+    let plan = Plan {
+        targets: vec![address],
+        threads: 2,
+        connect_timeout: Duration::from_millis(100),
+        ..counted(&server, "set", 1)
+    };
+    let error = engine::run(&plan, &AtomicBool::new(false), &mut Progress::silent()).err().unwrap();
+    assert!(matches!(&error, EngineError::Connect { address: named, .. } if *named == address), "{error}");
+}
+
+#[test]
+fn a_stop_ends_a_run_early_with_what_there_is() {
+    let server = Server::start(Faults::default());
+    let plan = Plan { count: None, ..counted(&server, "set", 0) };
+    let stop = AtomicBool::new(false);
+    let outcome = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while server.requests() < 100 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            stop.store(true, Ordering::SeqCst);
+        });
+        engine::run(&plan, &stop, &mut Progress::silent()).unwrap()
+    });
+    assert!(outcome.interrupted && outcome.elapsed < FOREVER);
+    assert_eq!(outcome.recorder.counts.acknowledged, server.requests());
+}

@@ -1,0 +1,164 @@
+//! `panch-loadgen local` as a whole, with a stand-in for the daemon: this test program, started once more.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use support::{Faults, Server};
+
+const CONFIG: &str = "PANCH_STAND_IN_CONFIG";
+
+/// Not a test by itself: what the stand-in runs. It serves the addresses of its config until it is killed.
+#[test]
+fn stand_in_daemon() {
+    let Some(config) = std::env::var_os(CONFIG) else { return };
+    let text = fs::read_to_string(config).unwrap();
+    let id: usize = text.split("id = ").nth(1).unwrap().lines().next().unwrap().parse().unwrap();
+    let member = text.lines().find(|line| line.contains(&format!("node = {id},"))).unwrap();
+    let listener = |name: &str| {
+        let address = member.split(&format!("{name} = \"")).nth(1).unwrap().split('"').next().unwrap();
+        TcpListener::bind(address).unwrap()
+    };
+    let native = Server::listen(listener("native"), Faults::default());
+    let _resp = native.also_listen(listener("client"));
+    std::thread::sleep(Duration::from_secs(600));
+}
+
+struct Fixture {
+    folder: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let daemon = folder.path().join("panchd");
+        let own = std::env::current_exe().unwrap();
+        let script = format!(
+            "#!/bin/sh\n{CONFIG}=\"$3\" exec {} --exact stand_in_daemon --nocapture --test-threads 1\n",
+            own.display()
+        );
+        fs::write(&daemon, script).unwrap();
+        fs::set_permissions(&daemon, PermissionsExt::from_mode(0o755)).unwrap();
+        fs::create_dir(folder.path().join("data")).unwrap();
+        Self { folder }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn command(&self, duration: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_panch-loadgen"));
+        command.args([
+            "local",
+            "--replicas",
+            "1",
+            "--warm-up",
+            "50ms",
+            "--duration",
+            duration,
+            "--key-count",
+            "100",
+        ]);
+        command.args([
+            "--rate",
+            "200",
+            "--connections",
+            "2",
+            "--pipeline",
+            "2",
+            "--check",
+            "--durability",
+            "memory",
+        ]);
+        command.arg("--panchd").arg(self.folder.path().join("panchd")).arg("--dir").arg(self.data());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn is_clean(&self) -> bool {
+        fs::read_dir(self.data()).unwrap().count() == 0
+    }
+}
+
+/// Processes whose command line or environment names `folder`: nodes that were left behind.
+fn processes_of(folder: &Path) -> usize {
+    let name = folder.to_str().unwrap();
+    let names_it =
+        |path: PathBuf| fs::read(path).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(name));
+    let processes = fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()));
+    processes
+        .filter(|entry| names_it(entry.path().join("cmdline")) || names_it(entry.path().join("environ")))
+        .count()
+}
+
+fn text(output: &Output) -> String {
+    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn local_prints_one_table_of_three_runs_and_leaves_nothing() {
+    let fixture = Fixture::new();
+    let output = fixture.command("300ms").output().unwrap();
+    let text = text(&output);
+    assert!(output.status.success(), "{text}");
+    for part in [
+        "closed loop",
+        "open loop",
+        "response time p50",
+        "batch fill",
+        "node 1 (leader)",
+        "MEMORY",
+        "loopback",
+    ] {
+        assert!(text.contains(part), "{part} is missing in {text}");
+    }
+    assert_eq!(text.matches('┌').count(), 1, "{text}");
+    assert!(text.contains("ok, 100 reads"), "{text}");
+    assert!(fixture.is_clean());
+    assert_eq!(processes_of(&fixture.data()), 0);
+}
+
+#[test]
+fn a_signal_ends_the_measurement_and_everything_is_cleaned_up() {
+    let fixture = Fixture::new();
+    let mut process = fixture.command("60s").spawn().unwrap();
+    let patience = Instant::now() + Duration::from_secs(60);
+    // Not before the node is there, to see that it goes.
+    while fixture.is_clean() && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    // SAFETY: signals a child that has not been waited for.
+    unsafe { libc::kill(process.id() as libc::pid_t, libc::SIGTERM) };
+    let status = process.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+    assert!(fixture.is_clean());
+    assert_eq!(processes_of(&fixture.data()), 0);
+}
+
+#[test]
+fn nodes_do_not_outlive_a_generator_that_is_killed() {
+    let fixture = Fixture::new();
+    let mut process = fixture.command("60s").spawn().unwrap();
+    let patience = Instant::now() + Duration::from_secs(60);
+    while processes_of(&fixture.data()) < 2 && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    process.kill().unwrap();
+    process.wait().unwrap();
+    while processes_of(&fixture.data()) > 0 && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(processes_of(&fixture.data()), 0);
+}
