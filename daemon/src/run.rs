@@ -11,6 +11,7 @@ use panch_runtime::options::{Idle, Member, NodeOptions};
 use panch_runtime::placement::allowed_cpus;
 use panch_runtime::{Node, NodeFault};
 use panch_wal::Durability;
+use panch_wire::command::KEY_SIZE_MAX;
 use panch_wire::time::Duration;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -28,7 +29,11 @@ const SESSION_IDLE_MAX: Duration = Duration::from_secs(3600);
 const BATCH_QUEUE_MAX: usize = 64;
 /// The share of a core's frame memory that recent entries for lagging peers may take: one in this many.
 const TAIL_SHARE: usize = 4;
-/// The most of it per group, in bytes.
+/// The share of it that entries which are not chosen yet may take.
+const UNCHOSEN_SHARE: usize = 8;
+/// What a command has beyond its value: a key, a session header, its place in the batch.
+const COMMAND_OVERHEAD: usize = KEY_SIZE_MAX + 64;
+/// The most of the tail per group, in bytes.
 const TAIL_SIZE_MAX: usize = 16 << 20;
 
 /// `panchd run`.
@@ -178,6 +183,7 @@ fn node_options(config: &Config) -> Result<NodeOptions, String> {
             batch: BatchLimits {
                 commands_max: cluster.batch_commands,
                 size_max: cluster.batch_size_max,
+                command_size_max: cluster.value_size_max + COMMAND_OVERHEAD,
                 pipeline_depth: cluster.pipeline_depth,
                 linger: cluster.linger,
                 queue_max: BATCH_QUEUE_MAX,
@@ -192,6 +198,7 @@ fn node_options(config: &Config) -> Result<NodeOptions, String> {
             election_timeout: cluster.election_timeout,
             pipeline_depth: cluster.pipeline_depth,
             tail_size_max,
+            unchosen_size_max: node.frame_pool_size / UNCHOSEN_SHARE / groups_per_core,
             ..Tuning::default()
         },
         idle: match node.idle {

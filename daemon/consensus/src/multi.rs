@@ -276,7 +276,8 @@ impl Protocol for Multi {
             leader: None,
             heard: None,
             stalled: false,
-            window: Window::new(executed, tuning.tail_size_max),
+            // No tail while the log is replayed: what is chosen is executed and leaves memory.
+            window: Window::new(executed, 0),
             commit: executed,
             accepted_upto: executed,
             // Below the snapshot the log may hold values that lost: the snapshot may have come from a peer.
@@ -300,6 +301,7 @@ impl Protocol for Multi {
         // While records were replayed the promise rose over what had been accepted below it.
         self.accepted_upto = self.commit;
         self.advance_accepted();
+        self.window.keep_tail(self.tuning.tail_size_max);
         if self.group.replica_count == 1 {
             self.stand(effects);
             return;
@@ -346,7 +348,9 @@ impl Protocol for Multi {
     }
 
     fn restate(&self) -> Record {
-        Record::Promise(PromiseRecord { ballot: self.promised, commit: self.commit })
+        // Only what a durable snapshot covers is stated to be chosen: acceptances below the commit index may still wait to
+        // be written behind this record, and a crash between the two would leave a losing value in their place.
+        Record::Promise(PromiseRecord { ballot: self.promised, commit: self.loadable_from.prev() })
     }
 
     fn truncated(&mut self, below: Slot) {

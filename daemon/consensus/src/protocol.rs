@@ -57,6 +57,8 @@ pub struct Tuning {
     pub pipeline_depth: usize,
     /// Bytes of recent frames kept in memory for peers that lag (frame footprint); older entries are read from the log.
     pub tail_size_max: usize,
+    /// Bytes of unchosen entries at which a leader takes no further proposals.
+    pub unchosen_size_max: usize,
     /// The most entries in flight to a peer that is catching up.
     pub catchup_window: usize,
 }
@@ -68,6 +70,7 @@ impl Default for Tuning {
             election_timeout: Duration::from_millis(500),
             pipeline_depth: 10,
             tail_size_max: 8 << 20,
+            unchosen_size_max: 8 << 20,
             catchup_window: 64,
         }
     }
@@ -183,8 +186,8 @@ pub struct Effects<P: Protocol> {
     pub reads: Vec<(ReadContext, Option<Slot>)>,
     /// Chosen entries to be read back from the log.
     pub loads: Vec<Slot>,
-    /// Peers that need a snapshot because the log no longer reaches back far enough.
-    pub snapshots: Vec<ReplicaId>,
+    /// Peers that need a snapshot because the log no longer reaches back to the slot, which the snapshot must cover.
+    pub snapshots: Vec<(ReplicaId, Slot)>,
     /// The fate of outstanding proposals became doubtful: propose those that are not executed again, in order.
     pub repropose: bool,
 }
@@ -252,9 +255,9 @@ impl<P: Protocol> Effects<P> {
         self.loads.push(slot);
     }
 
-    /// `peer` can only be helped by a snapshot; answered by [`Event::SnapshotSent`].
-    pub fn send_snapshot(&mut self, peer: ReplicaId) {
-        self.snapshots.push(peer);
+    /// `peer` needs the value at `slot` and can only be helped by a snapshot; answered by [`Event::SnapshotSent`].
+    pub fn send_snapshot(&mut self, peer: ReplicaId, slot: Slot) {
+        self.snapshots.push((peer, slot));
     }
 
     /// Asks the replica to propose its unexecuted batches again.

@@ -42,7 +42,9 @@ pub struct Window {
     last: Slot,
     /// Everything up to here is chosen.
     chosen: Slot,
-    /// Footprint of the chosen entries in the ring, in bytes.
+    /// Footprint of all entries in the ring, in bytes.
+    size: usize,
+    /// Of that, of the chosen ones.
     chosen_size: usize,
     /// How many bytes of chosen entries may stay.
     tail_size_max: usize,
@@ -53,7 +55,7 @@ impl Window {
     pub fn new(chosen: Slot, tail_size_max: usize) -> Self {
         let mut ring = Vec::new();
         ring.resize_with(CAPACITY_MIN, || None);
-        Self { ring, first: chosen.next(), last: chosen, chosen, chosen_size: 0, tail_size_max }
+        Self { ring, first: chosen.next(), last: chosen, chosen, size: 0, chosen_size: 0, tail_size_max }
     }
 
     /// The first slot that may be present: everything below has left memory.
@@ -64,6 +66,16 @@ impl Window {
     /// The last slot that is present, or the one before [`Window::first`] if none is.
     pub fn last(&self) -> Slot {
         self.last
+    }
+
+    /// Footprint of the entries that are not known to be chosen, in bytes.
+    pub fn unchosen_size(&self) -> usize {
+        self.size - self.chosen_size
+    }
+
+    /// From now on chosen entries may take this many bytes.
+    pub fn keep_tail(&mut self, tail_size_max: usize) {
+        self.tail_size_max = tail_size_max;
     }
 
     fn place(&self, slot: Slot) -> usize {
@@ -91,7 +103,10 @@ impl Window {
             self.grow(span.next_power_of_two());
         }
         let place = self.place(slot);
-        self.ring[place] = Some(entry);
+        self.size += footprint(&entry);
+        if let Some(old) = self.ring[place].replace(entry) {
+            self.size -= footprint(&old);
+        }
         self.last = self.last.max(slot);
     }
 
@@ -118,10 +133,11 @@ impl Window {
 
     fn pop_first(&mut self) {
         let place = self.place(self.first);
-        if let Some(entry) = self.ring[place].take()
-            && self.first <= self.chosen
-        {
-            self.chosen_size -= footprint(&entry);
+        if let Some(entry) = self.ring[place].take() {
+            self.size -= footprint(&entry);
+            if self.first <= self.chosen {
+                self.chosen_size -= footprint(&entry);
+            }
         }
         self.first = self.first.next();
         self.last = self.last.max(self.first.prev());
@@ -141,7 +157,9 @@ impl Window {
     pub fn drop_above(&mut self, slot: Slot) {
         while self.last > slot && self.last >= self.first {
             let place = self.place(self.last);
-            self.ring[place] = None;
+            if let Some(entry) = self.ring[place].take() {
+                self.size -= footprint(&entry);
+            }
             self.last = self.last.prev();
         }
     }

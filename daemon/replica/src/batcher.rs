@@ -28,6 +28,8 @@ pub struct BatchLimits {
     pub commands_max: usize,
     /// Bytes of a batch at which it is complete; a larger single command gets a batch of its own.
     pub size_max: usize,
+    /// The largest command, in bytes. Every node of the cluster must be able to take it: its log and its frame memory.
+    pub command_size_max: usize,
     /// Batches in flight.
     pub pipeline_depth: usize,
     /// The longest that a partial batch waits while other batches are in flight.
@@ -41,6 +43,7 @@ impl Default for BatchLimits {
         Self {
             commands_max: 100,
             size_max: 64 << 10,
+            command_size_max: 1 << 20,
             pipeline_depth: 10,
             linger: Duration::ZERO,
             queue_max: 64,
@@ -108,7 +111,7 @@ impl Batcher {
         token: ReplyTo,
     ) -> Result<(), Refusal> {
         let size = OVERHEAD + size_of_command(command);
-        if size > FRAME_SIZE_MAX {
+        if size > FRAME_SIZE_MAX || size_of_command(command) > self.limits.command_size_max {
             return Err(Refusal::TooLarge);
         }
         if let Some(open) = &mut self.open
@@ -121,6 +124,10 @@ impl Batcher {
             return Ok(());
         }
         if self.queue.len() >= self.limits.queue_max {
+            return Err(Refusal::Busy);
+        }
+        // The last quarter is for what peers send: their messages are what frees the rest.
+        if pool.used() > pool.size_max() / 4 * 3 {
             return Err(Refusal::Busy);
         }
         let memory = pool.take(size.max(self.limits.size_max)).ok_or(Refusal::Busy)?;

@@ -74,7 +74,7 @@ impl Reads {
         command: &Command<'_>,
         token: ReplyTo,
     ) -> Result<(), Refusal> {
-        let size = command.key.len() + command.value.len();
+        let size = command.key.len() + command.value.len() + size_of::<Read>();
         if self.size + size > SIZE_MAX {
             return Err(if size > SIZE_MAX { Refusal::TooLarge } else { Refusal::Busy });
         }
@@ -124,11 +124,10 @@ impl Reads {
         }
     }
 
-    /// Takes the next round that may be served after `executed`.
+    /// Takes the next round that may be served after `executed`. Rounds are served in order, since a client's later read
+    /// must not see an older state than its earlier one.
     pub(crate) fn next_servable(&mut self, executed: Slot) -> Option<Round> {
-        let servable = |round: &Round| matches!(round.state, State::ServeAt(at) if at <= executed);
-        let index = self.waiting.iter().position(servable)?;
-        self.waiting.remove(index)
+        self.waiting.pop_front_if(|round| matches!(round.state, State::ServeAt(at) if at <= executed))
     }
 
     /// Takes the next round that has waited since before `limit`.
@@ -141,7 +140,7 @@ impl Reads {
 
     /// Gives a round's storage back.
     pub(crate) fn recycle(&mut self, mut round: Round) {
-        self.size -= round.bytes.len();
+        self.size -= round.bytes.len() + round.reads.len() * size_of::<Read>();
         round.bytes.clear();
         round.reads.clear();
         if self.spare.len() < 16 {

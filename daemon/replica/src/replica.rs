@@ -156,6 +156,7 @@ impl<P: Protocol> Replica<P> {
     /// The log is replayed and this incarnation is durable.
     pub(crate) fn start<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
         self.session_mark_at = around.now;
+        self.raise_floor(around.wal);
         self.protocol.start(around.now, &mut self.effects);
         self.settle(around);
     }
@@ -310,8 +311,8 @@ impl<P: Protocol> Replica<P> {
             if !self.effects.snapshots.is_empty() {
                 progressed = true;
                 let mut peers = std::mem::take(&mut self.effects.snapshots);
-                for peer in peers.drain(..) {
-                    self.snapshots.want(around.now, peer);
+                for (peer, slot) in peers.drain(..) {
+                    self.snapshots.want(around.now, peer, slot);
                 }
                 self.effects.snapshots = peers;
             }
@@ -552,6 +553,7 @@ impl<P: Protocol> Replica<P> {
             self.answer(batch.tokens, CommandError::Unknown, around.out);
         }
         self.step(Event::Installed(slot), around);
+        self.serve_reads(around.out);
         self.doubt(around.now);
     }
 }

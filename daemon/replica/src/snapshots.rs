@@ -1,18 +1,22 @@
 //! A replica's snapshots: when to make one, who needs one, and what the log may forget.
 
 use panch_consensus::protocol::{Event, Protocol};
+use panch_wal::Wal;
 use panch_wire::batch::{BatchView, BatchWriter};
 use panch_wire::command::{Command, CommandKind};
 use panch_wire::frame::Frame;
 use panch_wire::ids::{BatchId, Incarnation, ReplicaId, Slot};
 use panch_wire::record::Fixed;
 use panch_wire::rule::{self, Rule};
-use panch_wire::time::Instant;
+use panch_wire::time::{Duration, Instant};
 
 use crate::core::{MessageKind, Outbox};
 use crate::replica::{Replica, Surroundings};
 use crate::snapshot::SnapshotReader;
 use crate::transfer::{Ack, CHUNK_SIZE, Chunk, Making, Receiving, Sendings, SnapshotFile, TransferMessage};
+
+/// How long a snapshot that could not be written waits for the next try.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The snapshots of one replica.
 pub(crate) struct Snapshots {
@@ -24,6 +28,10 @@ pub(crate) struct Snapshots {
     latest: Option<SnapshotFile>,
     /// Peers that wait for a snapshot to exist.
     waiting: Vec<ReplicaId>,
+    /// A snapshot that could not be written is tried again not before this.
+    retry_at: Instant,
+    /// The last slot of the latest snapshot that a peer began to send; its file is not to be mixed up with one's own.
+    last_received: Slot,
     sending: Sendings,
     receiving: Option<Receiving>,
     /// Complete and verified, waiting for its file to become durable.
@@ -41,6 +49,8 @@ impl Snapshots {
             making: None,
             latest: None,
             waiting: Vec::new(),
+            retry_at: Instant(0),
+            last_received: Slot(0),
             sending: Sendings::default(),
             receiving: None,
             received: None,
@@ -64,11 +74,11 @@ impl Snapshots {
         self.wanted = true;
     }
 
-    /// `peer` can only be helped by a snapshot.
-    pub(crate) fn want(&mut self, now: Instant, peer: ReplicaId) {
+    /// `peer` can only be helped by a snapshot that covers `slot`.
+    pub(crate) fn want(&mut self, now: Instant, peer: ReplicaId, slot: Slot) {
         match self.latest {
-            Some(file) => self.sending.start(now, peer, file),
-            None => {
+            Some(file) if file.slot >= slot => self.sending.start(now, peer, file),
+            _ => {
                 self.wanted = true;
                 if !self.waiting.contains(&peer) {
                     self.waiting.push(peer);
@@ -80,7 +90,12 @@ impl Snapshots {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         // A snapshot being made advances once per turn: the next turn should come at once.
         let making = self.making.is_some_and(|making| making.has_room()).then_some(Instant(0));
-        making.or(self.sending.deadline())
+        let retry = self.is_due().then_some(self.retry_at).filter(|_| self.making.is_none());
+        [making, retry, self.sending.deadline()].into_iter().flatten().min()
+    }
+
+    fn is_due(&self) -> bool {
+        self.wanted || self.log_size >= self.log_size_max
     }
 }
 
@@ -88,16 +103,26 @@ impl<P: Protocol> Replica<P> {
     /// Moves every snapshot on its way by one turn's worth.
     pub(crate) fn pump_snapshots<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
         let group = self.group.id;
-        let due = self.snapshots.wanted || self.snapshots.log_size >= self.snapshots.log_size_max;
-        let nothing_new = self.snapshots.latest.is_some_and(|file| file.slot == self.executed);
-        if due && nothing_new {
-            self.snapshots.wanted = false;
-        } else if due && self.snapshots.making.is_none() && self.executed > Slot(0) {
+        let due = self.snapshots.is_due()
+            && self.snapshots.making.is_none()
+            && self.snapshots.retry_at <= around.now;
+        if due {
             self.snapshots.wanted = false;
             self.snapshots.log_size = 0;
-            self.machine.begin_snapshot(group, self.executed);
-            self.snapshots.making =
-                Some(Making { slot: self.executed, offset: 0, writing: 0, complete: false });
+            let covered = self.snapshots.latest.map_or(Slot(0), |file| file.slot);
+            if self.executed == covered {
+                // Nothing new to cover, but the log may hold this group's records from before the last start.
+                self.raise_floor(around.wal);
+            } else if self.executed != self.snapshots.last_received {
+                self.machine.begin_snapshot(group, self.executed);
+                self.snapshots.making = Some(Making {
+                    slot: self.executed,
+                    offset: 0,
+                    writing: 0,
+                    complete: false,
+                    failed: false,
+                });
+            }
         }
         if let Some(making) = &mut self.snapshots.making
             && making.has_room()
@@ -131,6 +156,10 @@ impl<P: Protocol> Replica<P> {
             && making.slot == slot
         {
             making.writing -= 1;
+            if making.failed {
+                self.end_failed_making(around);
+                return;
+            }
             // [protocols D9] Removed rule: the log is given up while the snapshot may still be lost.
             let early = !rule::holds(Rule::RecycleAfterSnapshot) && making.complete;
             if durable || early {
@@ -139,7 +168,7 @@ impl<P: Protocol> Replica<P> {
                 self.probe.snapshots += 1;
                 self.supersede(file, around);
                 for peer in std::mem::take(&mut self.snapshots.waiting) {
-                    self.snapshots.want(around.now, peer);
+                    self.snapshots.sending.start(around.now, peer, file);
                 }
             }
             return;
@@ -148,9 +177,11 @@ impl<P: Protocol> Replica<P> {
             let (from, file, machine) = self.snapshots.received.take().expect("just seen");
             if file.slot > self.executed {
                 self.probe.installs += 1;
-                self.abandon_making(around.out);
+                self.abandon_making();
                 self.supersede(file, around);
                 self.installed(machine, file.slot, around);
+            } else if self.snapshots.latest != Some(file) {
+                around.out.snapshot_remove(self.group.id, file.slot);
             }
             self.send_transfer(
                 from,
@@ -163,21 +194,45 @@ impl<P: Protocol> Replica<P> {
 
     /// The driver could not write a snapshot: it is tried again when the log has grown.
     pub(crate) fn snapshot_failed<O: Outbox>(&mut self, slot: Slot, around: &mut Surroundings<'_, O>) {
-        if self.snapshots.making.is_some_and(|making| making.slot == slot) {
-            self.abandon_making(around.out);
-            for peer in std::mem::take(&mut self.snapshots.waiting) {
-                self.step(Event::SnapshotSent(peer, None), around);
-            }
+        if let Some(making) = &mut self.snapshots.making
+            && making.slot == slot
+        {
+            making.writing -= 1;
+            self.abandon_making();
+            self.end_failed_making(around);
+            return;
         }
         if self.snapshots.received.as_ref().is_some_and(|(_, file, _)| file.slot == slot) {
             self.snapshots.received = None;
         }
     }
 
-    fn abandon_making(&mut self, out: &mut impl Outbox) {
-        if let Some(making) = self.snapshots.making.take() {
+    /// The snapshot being made is no longer wanted or cannot be written. It is forgotten once the driver holds no chunk of
+    /// it, so that a late completion is never taken for one of the next.
+    fn abandon_making(&mut self) {
+        if let Some(making) = &mut self.snapshots.making
+            && !std::mem::replace(&mut making.failed, true)
+        {
             self.machine.abort_snapshot();
-            out.snapshot_remove(self.group.id, making.slot);
+        }
+    }
+
+    fn end_failed_making<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
+        let Some(making) = self.snapshots.making.filter(|making| making.writing == 0) else { return };
+        self.snapshots.making = None;
+        around.out.snapshot_remove(self.group.id, making.slot);
+        self.snapshots.retry_at = around.now + RETRY_AFTER;
+        self.snapshots.wanted = true;
+        for peer in std::mem::take(&mut self.snapshots.waiting) {
+            self.step(Event::SnapshotSent(peer, None), around);
+        }
+    }
+
+    /// The log below what the latest snapshot covers is not needed.
+    pub(crate) fn raise_floor(&mut self, wal: &mut Wal) {
+        if self.snapshots.latest.is_some() {
+            let floor = self.log.earliest().unwrap_or_else(|| wal.next_record());
+            wal.set_floor(self.group.id, floor);
         }
     }
 
@@ -243,6 +298,9 @@ impl<P: Protocol> Replica<P> {
     ) {
         if slot <= self.executed {
             // What the snapshot holds is executed here already.
+            if let Some(overtaken) = self.snapshots.receiving.take_if(|it| it.slot <= slot) {
+                around.out.snapshot_remove(self.group.id, overtaken.slot);
+            }
             self.send_transfer(
                 from,
                 TransferMessage::Ack(Ack { slot: slot.0, offset: size }),
@@ -263,6 +321,7 @@ impl<P: Protocol> Replica<P> {
             if let Some(stale) = self.snapshots.receiving.take() {
                 around.out.snapshot_remove(self.group.id, stale.slot);
             }
+            self.snapshots.last_received = slot;
             let reader = SnapshotReader::new(self.machine.limits());
             self.snapshots.receiving = Some(Receiving { from, slot, size, offset: 0, reader });
         }
@@ -271,8 +330,14 @@ impl<P: Protocol> Replica<P> {
             self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
             return;
         };
-        if receiving.from != from || receiving.slot != slot || offset != receiving.offset {
-            return; // a repeated or overtaken chunk; the acknowledgement says where to go on
+        if receiving.from != from || receiving.slot != slot {
+            return; // another transfer goes first
+        }
+        if offset != receiving.offset {
+            // A chunk was lost, or the sender began again: the acknowledgement says where to go on.
+            let offset = receiving.offset;
+            self.send_transfer(from, TransferMessage::Ack(Ack { slot: slot.0, offset }), None, around.out);
+            return;
         }
         let usable = receiving.reader.feed(bytes).is_ok();
         receiving.offset += bytes.len() as u64;
@@ -314,8 +379,7 @@ impl<P: Protocol> Replica<P> {
         }
         self.log.truncate(file.slot);
         self.protocol.truncated(file.slot.next());
-        let floor = self.log.earliest().unwrap_or_else(|| around.wal.next_record());
-        around.wal.set_floor(self.group.id, floor);
+        self.raise_floor(around.wal);
         self.remove_superseded(around.out);
     }
 

@@ -15,6 +15,8 @@ use rkyv::{Archive, Deserialize, Serialize};
 pub const CHUNK_SIZE: usize = 64 << 10;
 /// Chunks in flight.
 const WINDOW: u64 = 4;
+/// Lost chunks are sent again at most this often.
+const REWIND_EVERY: Duration = Duration::from_millis(200);
 /// A peer that acknowledges nothing for this long is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -68,12 +70,14 @@ pub(crate) struct Making {
     pub(crate) writing: u64,
     /// All chunks were handed over.
     pub(crate) complete: bool,
+    /// Given up; it ends once nothing of it is being written.
+    pub(crate) failed: bool,
 }
 
 impl Making {
     /// Whether another chunk may be handed to the driver.
     pub(crate) fn has_room(&self) -> bool {
-        !self.complete && self.writing < WINDOW
+        !self.complete && !self.failed && self.writing < WINDOW
     }
 }
 
@@ -84,6 +88,7 @@ pub(crate) struct Sending {
     pub(crate) requested: u64,
     pub(crate) acked: u64,
     heard: Instant,
+    rewound: Instant,
 }
 
 /// All snapshots on their way to peers.
@@ -93,7 +98,13 @@ pub(crate) struct Sendings([Option<Sending>; REPLICAS_MAX]);
 impl Sendings {
     /// Starts to send `file` to `peer`, unless it is already on its way.
     pub(crate) fn start(&mut self, now: Instant, peer: ReplicaId, file: SnapshotFile) {
-        self.0[peer.index()].get_or_insert(Sending { file, requested: 0, acked: 0, heard: now });
+        self.0[peer.index()].get_or_insert(Sending {
+            file,
+            requested: 0,
+            acked: 0,
+            heard: now,
+            rewound: now,
+        });
     }
 
     /// The next chunk to read from the file: peer, file, offset, length.
@@ -117,8 +128,16 @@ impl Sendings {
         if sending.file.slot != slot || offset > sending.file.size {
             return false;
         }
-        sending.acked = sending.acked.max(offset);
-        sending.requested = sending.requested.max(sending.acked);
+        if offset <= sending.acked {
+            // It repeats an older place: what followed was lost. Once per loss, since every later chunk repeats it too.
+            if now.since(sending.rewound) >= REWIND_EVERY {
+                sending.rewound = now;
+                sending.requested = sending.acked;
+            }
+        } else {
+            sending.acked = offset;
+            sending.requested = sending.requested.max(offset);
+        }
         sending.heard = now;
         let done = offset == sending.file.size;
         if done {

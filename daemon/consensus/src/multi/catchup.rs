@@ -95,7 +95,7 @@ impl Multi {
                 effects.send(Dest::One(to), message, entry.value.body());
             } else if slot < self.loadable_from {
                 peer.snapshotting = true;
-                effects.send_snapshot(to);
+                effects.send_snapshot(to, slot);
             } else {
                 self.load_from(slot, room, effects);
                 return;
@@ -143,7 +143,7 @@ impl Multi {
                 }
                 None => {
                     peer.snapshotting = true;
-                    effects.send_snapshot(id);
+                    effects.send_snapshot(id, slot);
                 }
             }
         }

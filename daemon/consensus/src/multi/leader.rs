@@ -116,7 +116,11 @@ impl Multi {
 
     /// Beyond the bound and during a transfer the batch is dropped; its proposer proposes it again.
     fn propose(&mut self, frame: Frame, effects: &mut Effects<Self>) {
-        if self.term.transfer.is_some() || self.term.last.0 - self.commit.0 >= self.unchosen_max() {
+        let unchosen = self.term.last.0 - self.commit.0;
+        // Memory for what is not chosen must not take what peers' acknowledgements need to arrive in.
+        let too_large =
+            unchosen > 0 && self.window.unchosen_size() + frame.footprint() > self.tuning.unchosen_size_max;
+        if self.term.transfer.is_some() || unchosen >= self.unchosen_max() || too_large {
             return;
         }
         self.append(self.term.last.next(), Value::Batch(frame), effects);

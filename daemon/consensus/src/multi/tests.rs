@@ -30,6 +30,7 @@ fn tuning() -> Tuning {
         election_timeout: TIMEOUT,
         pipeline_depth: 4,
         tail_size_max: 8 * PAGE_SIZE,
+        unchosen_size_max: 1 << 20,
         catchup_window: 6,
     }
 }

@@ -483,7 +483,7 @@ impl Cluster {
         }
         for peer in snapshots {
             let at = self.now + self.random_time(Duration::from_millis(20));
-            self.schedule(at, Happening::Snapshot { from: id, to: peer.0, incarnation });
+            self.schedule(at, Happening::Snapshot { from: id, to: peer.0.0, incarnation });
         }
         if repropose {
             self.repropose(id);
