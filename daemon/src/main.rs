@@ -1,4 +1,5 @@
 //! `panchd`: see `panchd --help`.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "this crate touches the world")]
 
 use std::process::ExitCode;
 

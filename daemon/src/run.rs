@@ -34,7 +34,7 @@ const UNCHOSEN_SHARE: usize = 8;
 /// What a command has beyond its value: a key, a session header, its place in the batch.
 const COMMAND_OVERHEAD: usize = KEY_SIZE_MAX + 64;
 /// The most of the tail per group, in bytes.
-const TAIL_SIZE_MAX: usize = 16 << 20;
+const TAIL_SIZE_MAX: usize = 8 << 20;
 
 /// `panchd run`.
 pub fn run(arguments: &RunArgs) -> u8 {

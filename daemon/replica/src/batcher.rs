@@ -83,6 +83,8 @@ pub(crate) struct Batcher {
     open: Option<Filling>,
     queue: VecDeque<Filling>,
     outstanding: VecDeque<Outstanding>,
+    /// Size of the batch sealed last, in bytes.
+    likely_size: usize,
     spare_entries: Vec<Vec<Entry>>,
     spare_tokens: Vec<Vec<ReplyTo>>,
 }
@@ -97,6 +99,7 @@ impl Batcher {
             open: None,
             queue: VecDeque::new(),
             outstanding: VecDeque::new(),
+            likely_size: 0,
             spare_entries: Vec::new(),
             spare_tokens: Vec::new(),
         }
@@ -114,13 +117,7 @@ impl Batcher {
         if size > FRAME_SIZE_MAX || size_of_command(command) > self.limits.command_size_max {
             return Err(Refusal::TooLarge);
         }
-        if let Some(open) = &mut self.open
-            && open.writer.push(command)
-        {
-            open.tokens.push(token);
-            if open.writer.command_count() >= self.limits.commands_max {
-                self.queue.extend(self.open.take());
-            }
+        if self.open.is_some() && self.push_open(pool, command, token) {
             return Ok(());
         }
         if self.queue.len() >= self.limits.queue_max {
@@ -130,7 +127,7 @@ impl Batcher {
         if pool.used() > pool.size_max() / 4 * 3 {
             return Err(Refusal::Busy);
         }
-        let memory = pool.take(size.max(self.limits.size_max)).ok_or(Refusal::Busy)?;
+        let memory = pool.take(size.max(self.likely_size)).ok_or(Refusal::Busy)?;
         self.queue.extend(self.open.take());
         let mut writer = BatchWriter::new(memory, self.spare_entries.pop().unwrap_or_default());
         let fits = writer.push(command);
@@ -144,6 +141,28 @@ impl Batcher {
             self.open = Some(filling);
         }
         Ok(())
+    }
+
+    /// Adds to the open batch, which grows up to its bound; false if it is complete without the command.
+    fn push_open(&mut self, pool: &FramePool, command: &Command<'_>, token: ReplyTo) -> bool {
+        let Some(open) = &mut self.open else { return false };
+        if !open.writer.push(command) {
+            let needed = open.writer.size() + size_of_command(command);
+            let capacity = needed.max(2 * open.writer.capacity()).min(self.limits.size_max);
+            if needed > capacity || capacity <= open.writer.capacity() {
+                return false;
+            }
+            let Some(memory) = pool.take(capacity) else { return false };
+            open.writer.move_to(memory);
+            if !open.writer.push(command) {
+                return false;
+            }
+        }
+        open.tokens.push(token);
+        if open.writer.command_count() >= self.limits.commands_max {
+            self.queue.extend(self.open.take());
+        }
+        true
     }
 
     /// Seals the next batch that may leave now.
@@ -165,6 +184,9 @@ impl Batcher {
         self.counter += 1;
         let id = BatchId { proposer: self.me, incarnation: self.incarnation, counter: self.counter };
         let (frame, entries) = filling.writer.seal(id);
+        // Batches resemble each other: the next one starts in memory of this size, and recent batches kept for peers take
+        // no more than they need.
+        self.likely_size = frame.bytes().len().min(self.limits.size_max);
         self.spare_entries.push(entries);
         self.outstanding.push_back(Outstanding { frame, tokens: filling.tokens, since: now });
         self.outstanding.back().map(|batch| &batch.frame)

@@ -136,6 +136,7 @@ impl<P: Protocol> Replica<P> {
                 making.writing += 1;
             }
         }
+        self.snapshots.sending.resend_lost(around.now);
         while let Some((peer, file, offset, length)) = self.snapshots.sending.next_chunk() {
             around.out.snapshot_read(group, peer, file, offset, length);
         }

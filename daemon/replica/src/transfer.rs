@@ -91,6 +91,13 @@ pub(crate) struct Sending {
     rewound: Instant,
 }
 
+impl Sending {
+    /// When chunks that are on their way count as lost.
+    fn resends_at(&self) -> Option<Instant> {
+        (self.requested > self.acked).then(|| self.heard.max(self.rewound) + REWIND_EVERY)
+    }
+}
+
 /// All snapshots on their way to peers.
 #[derive(Debug, Default)]
 pub(crate) struct Sendings([Option<Sending>; REPLICAS_MAX]);
@@ -105,6 +112,16 @@ impl Sendings {
             heard: now,
             rewound: now,
         });
+    }
+
+    /// What was asked for and brought no word from the peer for a while goes out again, from the last place acknowledged.
+    pub(crate) fn resend_lost(&mut self, now: Instant) {
+        for sending in self.0.iter_mut().flatten() {
+            if sending.resends_at().is_some_and(|at| at <= now) {
+                sending.rewound = now;
+                sending.requested = sending.acked;
+            }
+        }
     }
 
     /// The next chunk to read from the file: peer, file, offset, length.
@@ -169,9 +186,11 @@ impl Sendings {
         self.0.iter().flatten().any(|sending| sending.file.slot == slot)
     }
 
-    /// When [`Sendings::next_overdue`] may have something.
+    /// When [`Sendings::resend_lost`] or [`Sendings::next_overdue`] may have something.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.0.iter().flatten().map(|sending| sending.heard + PATIENCE + Duration::from_millis(1)).min()
+        let overdue = |sending: &Sending| sending.heard + PATIENCE + Duration::from_millis(1);
+        let next = |sending: &Sending| sending.resends_at().into_iter().chain([overdue(sending)]).min();
+        self.0.iter().flatten().filter_map(next).min()
     }
 }
 

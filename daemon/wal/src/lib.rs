@@ -17,8 +17,8 @@
 //!
 //! What holds, and where it is argued:
 //! * Nothing counts as durable before everything older is durable ([`writer`]).
-//! * A log sequence number is never used twice, not even by writes that a crash cut off ([`recover`]).
-//! * Recovery returns everything that was reported durable and nothing that was not appended, or refuses ([`recover`]).
+//! * A log sequence number is never used twice, not even by writes that a crash cut off ([`mod@recover`]).
+//! * Recovery returns everything that was reported durable and nothing that was not appended, or refuses ([`mod@recover`]).
 //! * A segment is released only after the newer segment that restates the small state, and a commit group that says the
 //!   old one is no longer part of the log, are both on stable storage ([`segment`]).
 #![forbid(unsafe_code)]

@@ -73,6 +73,19 @@ impl BatchWriter {
         OVERHEAD + self.length + self.entries.len() * size_of::<ArchivedEntry>()
     }
 
+    /// Bytes of the memory.
+    pub fn capacity(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// Goes on in `memory`, which must be larger.
+    pub fn move_to(&mut self, mut memory: FrameMut) {
+        assert!(memory.len() > self.memory.len(), "a batch only grows");
+        let used = HEADER_SIZE..HEADER_SIZE + self.length;
+        memory[used.clone()].copy_from_slice(&self.memory[used]);
+        self.memory = memory;
+    }
+
     /// Adds `command` if it fits into the memory; false if it does not.
     pub fn push(&mut self, command: &Command<'_>) -> bool {
         if self.size() + size_of_command(command) > self.memory.len() {

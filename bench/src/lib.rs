@@ -1,0 +1,17 @@
+//! The experiments of panch: what it costs, how it compares, and that it keeps its promises.
+//!
+//! * programs, run by `panch-bench`: [`side_by_side`] (panch and Redis under the same load), [`cost`] (log writes, packets
+//!   and system calls per turn), [`memory`] (resident memory against its bars)
+//! * [`loopback`]: a cluster in one thread, for the micro-benchmarks (`cargo bench -p panch-bench`) and for the test that
+//!   counts allocations
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "this crate touches the world")]
+
+pub mod cost;
+pub mod failure;
+pub mod guard;
+pub mod loopback;
+pub mod memory;
+pub mod nodes;
+mod redis;
+mod sample;
+pub mod side_by_side;
