@@ -4,7 +4,6 @@
 //!   and system calls per turn), [`memory`] (resident memory against its bars)
 //! * [`loopback`]: a cluster in one thread, for the micro-benchmarks (`cargo bench -p panch-bench`) and for the test that
 //!   counts allocations
-#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "this crate touches the world")]
 
 pub mod cost;
 pub mod failure;

@@ -1,5 +1,4 @@
 //! `panch-bench`: the experiments. See the library for how.
-#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "this crate touches the world")]
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -1,6 +1,5 @@
 //! The panch daemon: the command line, the configuration and the checks of the machine; the work is done by the layers
 //! below it (`panch-runtime` and what that builds on).
-#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "this crate touches the world")]
 
 pub mod cli;
 pub mod config;

@@ -1,5 +1,4 @@
 //! `panchd`: see `panchd --help`.
-#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "this crate touches the world")]
 
 use std::process::ExitCode;
 

@@ -7,7 +7,6 @@
 //!   [`json`]
 //! * where: [`cluster`] (a local cluster of processes), [`control`] (single blocking requests), [`host`]
 //! * the command line: [`cli`], [`quantity`], and the two commands, [`local`] and [`drive`]
-#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "this crate touches the world")]
 
 pub mod check;
 pub mod cli;

@@ -1,5 +1,4 @@
 //! `panch-loadgen`: measures panch, or any server that speaks RESP. See the library for how.
-#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "this crate touches the world")]
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;

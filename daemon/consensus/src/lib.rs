@@ -9,6 +9,7 @@
 //! No clock, no randomness of its own, no I/O: the same state, the same event and the same `now` give the same
 //! effects on every machine.
 #![forbid(unsafe_code)]
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 pub mod ballot;
 pub mod multi;

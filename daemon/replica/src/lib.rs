@@ -4,6 +4,7 @@
 //! protocol (`panch-consensus`) decides the batch's slot, `gate` holds votes back until they are durable, [`machine`]
 //! executes it, and the reply leaves through [`core::Outbox`].
 #![forbid(unsafe_code)]
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 pub mod batcher;
 pub mod core;

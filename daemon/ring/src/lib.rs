@@ -30,7 +30,6 @@
 //! ```
 //!
 //! The lost-wake-up proof: `RUSTFLAGS="--cfg loom" cargo test -p panch-ring --release loom`.
-#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "this crate touches the world")]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
 pub mod buffers;

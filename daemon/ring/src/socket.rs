@@ -3,8 +3,9 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// How to listen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,15 +14,47 @@ pub struct ListenOptions {
     pub reuse_port: bool,
     /// Connections that may wait to be accepted; the kernel bounds it by net.core.somaxconn.
     pub backlog: u32,
+    /// How connections that are accepted notice that the other end is gone.
+    pub liveness: Option<Liveness>,
 }
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        Self { reuse_port: false, backlog: 1024 }
+        Self { reuse_port: false, backlog: 1024, liveness: None }
     }
 }
 
-/// A TCP socket that listens on `address`, with SO_REUSEADDR. What it accepts inherits TCP_NODELAY.
+/// When a connection whose other end has vanished, or hangs, is given up by the kernel: every operation on it then fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Liveness {
+    /// Silence after which the other end is probed. Whole seconds, as the next.
+    pub idle: Duration,
+    /// Time between probes.
+    pub interval: Duration,
+    /// Unanswered probes after which the connection is given up.
+    pub probes: u32,
+    /// What was sent must be acknowledged, or find room at the other end, within this time.
+    pub unacknowledged_max: Option<Duration>,
+}
+
+/// Makes the kernel watch over a connection. On a listener: over all connections that it accepts.
+///
+/// # Errors
+/// If it is not a TCP socket.
+pub fn set_liveness(socket: impl AsFd, liveness: &Liveness) -> io::Result<()> {
+    let socket = SockRef::from(&socket);
+    let keep_alive = TcpKeepalive::new()
+        .with_time(liveness.idle)
+        .with_interval(liveness.interval)
+        .with_retries(liveness.probes);
+    socket.set_tcp_keepalive(&keep_alive)?;
+    if liveness.unacknowledged_max.is_some() {
+        socket.set_tcp_user_timeout(liveness.unacknowledged_max)?;
+    }
+    Ok(())
+}
+
+/// A TCP socket that listens on `address`, with SO_REUSEADDR. What it accepts inherits TCP_NODELAY and liveness.
 ///
 /// # Errors
 /// If the address is in use, is not this machine's, or is not allowed.
@@ -35,6 +68,9 @@ pub fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<OwnedFd
         socket.set_only_v6(false)?;
     }
     socket.set_tcp_nodelay(true)?;
+    if let Some(liveness) = &options.liveness {
+        set_liveness(&socket, liveness)?;
+    }
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
     Ok(socket.into())
@@ -83,8 +119,32 @@ mod tests {
     }
 
     #[test]
+    fn accepted_connections_inherit_liveness() {
+        let liveness = Liveness {
+            idle: Duration::from_secs(5),
+            interval: Duration::from_secs(2),
+            probes: 3,
+            unacknowledged_max: Some(Duration::from_secs(7)),
+        };
+        let options = ListenOptions { liveness: Some(liveness), ..ListenOptions::default() };
+        let listener = listen("127.0.0.1:0".parse().unwrap(), options).unwrap();
+        let address = local_address(&listener).unwrap();
+        let dialled = stream_for(address).unwrap();
+        set_liveness(&dialled, &liveness).unwrap();
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        let (accepted, _) = SockRef::from(&listener).accept().unwrap();
+        for stream in [SockRef::from(&accepted), SockRef::from(&dialled)] {
+            assert!(stream.keepalive().unwrap());
+            assert_eq!(stream.tcp_keepalive_time().unwrap(), liveness.idle);
+            assert_eq!(stream.tcp_keepalive_interval().unwrap(), liveness.interval);
+            assert_eq!(stream.tcp_keepalive_retries().unwrap(), liveness.probes);
+            assert_eq!(stream.tcp_user_timeout().unwrap(), liveness.unacknowledged_max);
+        }
+    }
+
+    #[test]
     fn only_listeners_that_all_ask_for_it_share_a_port() {
-        let shared = ListenOptions { reuse_port: true, backlog: 16 };
+        let shared = ListenOptions { reuse_port: true, backlog: 16, liveness: None };
         let first = listen("127.0.0.1:0".parse().unwrap(), shared).unwrap();
         let address = local_address(&first).unwrap();
         listen(address, shared).unwrap();

@@ -13,7 +13,8 @@ pub struct CoreCounters {
     pub packets: u64,
     /// Bytes to peers.
     pub peer_bytes: u64,
-    /// Messages dropped because a peer's queue was full or it was not connected.
+    /// Messages dropped: to a peer that is not connected or whose queue is full, from a peer or between cores for want of
+    /// memory.
     pub dropped_messages: u64,
     /// Log writes.
     pub log_writes: u64,
@@ -27,12 +28,14 @@ pub struct CoreCounters {
     pub connections: u64,
     /// Client connections ever accepted.
     pub connections_accepted: u64,
-    /// Connections refused because there were too many.
+    /// Connections refused, of clients and peers, because there were too many.
     pub connections_refused: u64,
     /// Requests of clients.
     pub requests: u64,
     /// Connections of clients ended because of their bytes.
     pub client_faults: u64,
+    /// Connections of clients ended because they did not take their replies.
+    pub output_overruns: u64,
     /// Connections of peers ended because of their bytes.
     pub peer_faults: u64,
     /// Bytes of frame memory in use.
@@ -56,6 +59,7 @@ impl CoreCounters {
             connections_refused,
             requests,
             client_faults,
+            output_overruns,
             peer_faults,
             frames_used,
         } = other;
@@ -72,6 +76,7 @@ impl CoreCounters {
         self.connections_refused += connections_refused;
         self.requests += requests;
         self.client_faults += client_faults;
+        self.output_overruns += output_overruns;
         self.peer_faults += peer_faults;
         self.frames_used += frames_used;
     }

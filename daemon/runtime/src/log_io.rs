@@ -34,6 +34,11 @@ impl<T> Places<T> {
         self.0.get_mut(place)?.as_mut()
     }
 
+    /// The values, with their places.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
+        self.0.iter().enumerate().filter_map(|(place, value)| Some((place, value.as_ref()?)))
+    }
+
     /// Places, in use or not.
     pub(crate) fn len(&self) -> usize {
         self.0.len()

@@ -20,8 +20,9 @@ use panch_wire::ids::Incarnation;
 use panch_wire::peer::Hello;
 use panch_wire::time::Instant;
 
+use crate::clients::overrun_size;
 use crate::clients::table::Clients;
-use crate::core::{CoreFault, CoreLoop};
+use crate::core::{CoreFault, CoreLoop, check_ports};
 use crate::counters::Reports;
 use crate::identity::{DataDir, Identity, IdentityFault};
 use crate::log_io::LogIo;
@@ -37,6 +38,10 @@ use crate::view::NodeView;
 const MESH_CAPACITY: usize = 1024;
 /// glommio's own registered memory: nothing of ours is in it.
 const EXECUTOR_MEMORY: usize = 64 << 10;
+/// The share of a core's frame memory whose size may gather for one peer: one in this many.
+const PEER_QUEUE_SHARE: usize = 4;
+/// At least this much may gather for one peer, in bytes.
+const PEER_QUEUE_SIZE_MIN: usize = 8 << 20;
 /// Log segments beyond this many times the snapshot interval make the group that holds the oldest one take a snapshot.
 const LOG_SIZE_FACTOR: u64 = 2;
 
@@ -79,6 +84,14 @@ pub enum NodeFault {
         group: u16,
         /// The first slot that is missing.
         slot: u64,
+    },
+    /// The log is not there although votes may be in it.
+    #[error("{}: the log of core {core} is gone but this node has run before: it may have voted and can no longer know how; restore the directory from an exact copy, or empty the whole data directory and let the node join again as a new member", path.display())]
+    LogMissing {
+        /// The core's directory.
+        path: PathBuf,
+        /// The core.
+        core: usize,
     },
     /// A node without a durable log may not come back.
     #[error(
@@ -142,6 +155,9 @@ impl Node {
         let incarnation = data.identity.incarnation;
         if options.log.durability == Durability::Memory && incarnation > Incarnation(1) {
             return Err(NodeFault::Forgotten);
+        }
+        if cores > 1 {
+            check_ports(&options)?;
         }
         let io = |what| move |error| NodeFault::Io { what, error };
         // One port more than cores: the control port, through which the node is stopped.
@@ -264,15 +280,27 @@ fn open_core(
     let storage = Storage::start(directory.clone(), options.log.segment_size, port.doorbell().clone())
         .map_err(directory_fault)?;
     let connections_max = options.connections_max.div_ceil(view.cores());
+    let queue_size_max = (options.frame_pool_size / PEER_QUEUE_SHARE).max(PEER_QUEUE_SIZE_MIN);
     let mut out = Outputs {
         core: view.core,
-        peers: Peers::new(hello, options.members.iter().map(|member| member.peer)),
-        clients: Clients::new(view.core, view.cores(), connections_max),
+        peers: Peers::new(hello, options.members.iter().map(|member| member.peer), queue_size_max),
+        clients: Clients::new(view.core, view.cores(), connections_max, overrun_size(&options)),
         storage,
         replies: vec![Vec::new(); view.cores()],
         loads: Default::default(),
     };
+    let mut segments = directory.segments();
+    let existing = segments.segments().map_err(directory_fault)?;
+    let memory = options.log.durability == Durability::Memory;
     let mut snapshots = directory.load_snapshots(options.replica.machine).map_err(directory_fault)?;
+    // Judged by what it left behind and not by its incarnation: a first start that failed early has not voted.
+    let begun = directory.has_begun().map_err(directory_fault)? || !snapshots.is_empty();
+    if existing.is_empty() && begun && !memory {
+        return Err(NodeFault::LogMissing { path, core: view.core });
+    }
+    if memory || !existing.is_empty() {
+        directory.mark_begun().map_err(directory_fault)?;
+    }
     let config = CoreConfig {
         me: options.node,
         replica_count: options.members.len(),
@@ -296,9 +324,7 @@ fn open_core(
     let mut log = LogIo::default();
     let identity = data.identity.log ^ view.core as u64;
     let now: Instant = clock::now();
-    let mut segments = directory.segments();
-    let existing = segments.segments().map_err(directory_fault)?;
-    if options.log.durability == Durability::Memory || existing.is_empty() {
+    if memory || existing.is_empty() {
         core.start(now, Wal::create(options.log.clone(), identity), panch_wal::Lsn(0), &mut out);
     } else {
         let mut fault = None;

@@ -67,7 +67,7 @@ pub struct NodeOptions {
     pub spin: Duration,
     /// Bytes of frame memory per core.
     pub frame_pool_size: usize,
-    /// Connections of clients per core.
+    /// Connections of clients, over all cores.
     pub connections_max: usize,
     /// Bytes of unsent replies at which no more is read from a client.
     pub output_size_max: usize,

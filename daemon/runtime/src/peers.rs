@@ -1,5 +1,5 @@
-//! Streams between nodes. Each core dials every other node and sends on the stream it dialled; it receives on the streams
-//! that others dialled. So a stream has one direction, and two nodes never disagree about which of two connections counts.
+//! Streams to other nodes. Each core dials every other node and sends on the stream it dialled; it receives on the streams
+//! that others dialled (`inbound`). So a stream has one direction, and two nodes never disagree about which of two connections counts.
 //!
 //! Invariants:
 //! * Nothing is sent before both hellos agreed.
@@ -11,22 +11,27 @@ use std::net::SocketAddr;
 use panch_ring::event::Token;
 use panch_ring::parts::SendList;
 use panch_ring::ring::{Ring, SocketId};
-use panch_ring::socket;
+use panch_ring::socket::{self, Liveness};
 use panch_wire::frame::Frame;
 use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
-use panch_wire::peer::{Hello, HelloReply, Incarnations, PacketReader, PacketWriter, RefusalCode};
+use panch_wire::peer::{Hello, HelloReply, Incarnations, PacketWriter};
 use panch_wire::time::{Duration, Instant};
 
+use crate::complaints::Complaints;
 use crate::token;
 
-/// Bytes that may gather for one peer.
-const QUEUE_SIZE_MAX: usize = 8 << 20;
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// A peer that does not answer for this long while a stream is opened is given up.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
-/// The same complaint about a peer is printed at most this often.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+pub(crate) const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// A peer that has vanished or hangs is noticed by the kernel within seconds: another stream may reach it, and what is
+/// queued for it holds frame memory.
+pub(crate) const PEER_LIVENESS: Liveness = Liveness {
+    idle: Duration::from_secs(5),
+    interval: Duration::from_secs(2),
+    probes: 3,
+    unacknowledged_max: Some(Duration::from_secs(5)),
+};
 
 enum State {
     /// Not connected; try again at this time.
@@ -48,7 +53,6 @@ struct Outbound {
     open: bool,
     /// A packet is with the ring.
     sending: bool,
-    complained: Option<Instant>,
 }
 
 /// What happened on the streams of this node to others.
@@ -66,14 +70,22 @@ pub(crate) struct Peers {
     me: ReplicaId,
     outbound: Vec<Outbound>,
     list: SendList,
+    /// Bytes that may gather for one peer.
+    queue_size_max: usize,
+    complaints: Complaints,
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
     pub(crate) dropped: u64,
 }
 
 impl Peers {
-    /// Streams to the nodes at `addresses` (by number, this node's ignored), opened with `hello`.
-    pub(crate) fn new(hello: Hello, addresses: impl Iterator<Item = SocketAddr>) -> Self {
+    /// Streams to the nodes at `addresses` (by number, this node's ignored), opened with `hello`. At most
+    /// `queue_size_max` bytes gather for each.
+    pub(crate) fn new(
+        hello: Hello,
+        addresses: impl Iterator<Item = SocketAddr>,
+        queue_size_max: usize,
+    ) -> Self {
         let outbound = addresses.map(|address| Outbound {
             address,
             state: State::Down(Instant(0)),
@@ -82,13 +94,14 @@ impl Peers {
             writer: PacketWriter::new(),
             open: false,
             sending: false,
-            complained: None,
         });
         Self {
             me: hello.node,
             hello,
             outbound: outbound.collect(),
             list: SendList::new(),
+            queue_size_max,
+            complaints: Complaints::default(),
             packets: 0,
             bytes: 0,
             dropped: 0,
@@ -115,7 +128,8 @@ impl Peers {
             peer.writer.start(Incarnations { sender, receiver: peer.incarnation });
         }
         let size = peer.writer.size() + body.map_or(0, |frame| frame.bytes().len());
-        if (size > QUEUE_SIZE_MAX && !peer.writer.is_empty())
+        // A full queue, in bytes or in messages, is a slow peer: what it misses it asks for.
+        if (size > self.queue_size_max && !peer.writer.is_empty())
             || !peer.writer.push_bytes(group, kind, message, body)
         {
             self.dropped += 1;
@@ -152,7 +166,7 @@ impl Peers {
             match self.outbound[index].state {
                 State::Down(at) if at <= now => self.dial(now, id, ring),
                 State::Opening { since, .. } if now.since(since) > OPEN_TIMEOUT => {
-                    self.fail(now, id, ring, "no answer");
+                    self.fail(now, id, ring, Some(("no answer", "")));
                     report(PeerEvent::Down(id));
                 }
                 _ => {}
@@ -174,13 +188,17 @@ impl Peers {
 
     fn dial(&mut self, now: Instant, id: ReplicaId, ring: &mut Ring) {
         let address = self.outbound[id.index()].address;
-        match socket::stream_for(address) {
+        let stream = socket::stream_for(address).and_then(|stream| {
+            socket::set_liveness(&stream, &PEER_LIVENESS)?;
+            Ok(stream)
+        });
+        match stream {
             Ok(stream) => {
                 let socket = ring.add_socket(stream);
                 ring.connect(socket, address, token::peer_out(id.0));
                 self.outbound[id.index()].state = State::Opening { socket, since: now, answer: Vec::new() };
             }
-            Err(error) => self.fail(now, id, ring, &error.to_string()),
+            Err(error) => self.fail(now, id, ring, Some(("cannot connect", &error.to_string()))),
         }
     }
 
@@ -193,10 +211,9 @@ impl Peers {
         ring: &mut Ring,
     ) -> Option<PeerEvent> {
         let State::Opening { socket, .. } = self.outbound[id.index()].state else { return None };
-        if let Err(error) = result {
+        if result.is_err() {
             // A peer that is not up yet is no news.
-            let _ = error;
-            self.fail(now, id, ring, "");
+            self.fail(now, id, ring, None);
             return Some(PeerEvent::Down(id));
         }
         let mut bytes = ring.send_buffers().take();
@@ -217,24 +234,25 @@ impl Peers {
     ) -> Option<PeerEvent> {
         let peer = &mut self.outbound[id.index()];
         let State::Opening { socket, answer, .. } = &mut peer.state else {
-            self.fail(now, id, ring, "it sent something on a stream that goes the other way");
+            self.fail(now, id, ring, Some(("it sent something on a stream that goes the other way", "")));
             return Some(PeerEvent::Down(id));
         };
         answer.extend_from_slice(bytes);
-        let (socket, complaint) = match HelloReply::parse(answer) {
+        let socket = *socket;
+        let complaint = match HelloReply::parse(answer) {
             Ok(None) => return None,
             Ok(Some((HelloReply { refusal: None, incarnation, .. }, _))) => {
-                let socket = *socket;
                 peer.incarnation = incarnation;
-                (socket, None)
+                None
             }
             Ok(Some((HelloReply { refusal: Some(code), text, .. }, _))) => {
-                (*socket, Some(format!("it refused this node: {} {text}", code.text())))
+                let detail = if text.is_empty() { code.text() } else { text };
+                Some(("it refused this node", detail.to_string()))
             }
-            Err(fault) => (*socket, Some(fault.to_string())),
+            Err(fault) => Some(("its answer to the hello is wrong", fault.to_string())),
         };
-        if let Some(complaint) = complaint {
-            self.fail(now, id, ring, &complaint);
+        if let Some((kind, detail)) = complaint {
+            self.fail(now, id, ring, Some((kind, &detail)));
             return Some(PeerEvent::Down(id));
         }
         peer.state = State::Up(socket);
@@ -259,7 +277,7 @@ impl Peers {
         }
         peer.sending = false;
         if result.is_err() {
-            self.fail(now, id, ring, "");
+            self.fail(now, id, ring, None);
             return Some(PeerEvent::Down(id));
         }
         None
@@ -270,88 +288,32 @@ impl Peers {
         if matches!(self.outbound[id.index()].state, State::Down(_)) {
             return None;
         }
-        self.fail(now, id, ring, "");
+        self.fail(now, id, ring, None);
         Some(PeerEvent::Down(id))
     }
 
-    fn fail(&mut self, now: Instant, id: ReplicaId, ring: &mut Ring, complaint: &str) {
+    /// Gives the stream to `id` up, for now. `complaint` is what happened and its detail, if it is worth a line.
+    fn fail(
+        &mut self,
+        now: Instant,
+        id: ReplicaId,
+        ring: &mut Ring,
+        complaint: Option<(&'static str, &str)>,
+    ) {
         let peer = &mut self.outbound[id.index()];
         if let State::Opening { socket, .. } | State::Up(socket) = peer.state {
             ring.close_socket(socket, Token(token::IGNORED));
         }
-        let quiet = peer.complained.is_some_and(|at| now.since(at) < COMPLAIN_EVERY);
-        if !complaint.is_empty() && !quiet {
-            peer.complained = Some(now);
-            eprintln!("panchd: node {} at {}: {complaint}", id.0 + 1, peer.address);
+        if let Some((kind, detail)) = complaint {
+            let (number, address) = (u64::from(id.0) + 1, peer.address);
+            let separator = if detail.is_empty() { "" } else { ": " };
+            let text = format_args!("node {number} at {address}: {kind}{separator}{detail}");
+            self.complaints.print(now, kind, Some(address), text);
         }
         peer.state = State::Down(now + peer.backoff);
         peer.backoff = (peer.backoff * 2).min(BACKOFF_MAX);
         peer.sending = false;
         peer.open = false;
         peer.writer.release();
-    }
-}
-
-/// A stream that another node dialled.
-pub(crate) struct Inbound {
-    pub(crate) socket: SocketId,
-    pub(crate) state: InboundState,
-    /// Received, and not taken in because frame memory ran out.
-    pub(crate) held: Vec<u8>,
-}
-
-pub(crate) enum InboundState {
-    /// Its hello is not all here.
-    Greeting(Vec<u8>),
-    /// Packets flow from this node.
-    Up { from: ReplicaId, reader: PacketReader },
-}
-
-/// What a hello came to.
-pub(crate) enum Greeting {
-    /// More bytes are needed.
-    Incomplete,
-    /// Accept: packets follow.
-    Accepted(Hello),
-    /// The answer was written; close.
-    Refused(String),
-    /// These bytes are no hello.
-    Fault,
-}
-
-/// Writes the answer that accepts a hello.
-pub(crate) fn accept(ours: &Hello, out: &mut Vec<u8>) {
-    answer(ours, None, out);
-}
-
-fn answer(ours: &Hello, refusal: Option<RefusalCode>, out: &mut Vec<u8>) {
-    let text = refusal.map_or("", RefusalCode::text);
-    let (version, incarnation, core_count) = (ours.version, ours.incarnation, ours.core_count);
-    HelloReply { version, refusal, incarnation, core_count, text }.write(out);
-}
-
-/// Judges the hello in `bytes` and writes the answer to `out`. `latest` is the highest incarnation known of a node.
-pub(crate) fn greet(
-    bytes: &[u8],
-    ours: &Hello,
-    node_count: u8,
-    latest: impl Fn(ReplicaId) -> Incarnation,
-    out: &mut Vec<u8>,
-) -> Greeting {
-    let hello = match Hello::parse(bytes) {
-        Ok(Some(hello)) => hello,
-        Ok(None) => return Greeting::Incomplete,
-        Err(_) => return Greeting::Fault,
-    };
-    let mut refusal = hello.refusal(ours, node_count);
-    if refusal.is_none() && hello.incarnation < latest(hello.node) {
-        // Its directory was lost or replaced by an older copy: it has forgotten votes.
-        refusal = Some(RefusalCode::Incarnation);
-    }
-    let text = refusal.map_or("", RefusalCode::text);
-    answer(ours, refusal, out);
-    match refusal {
-        None => Greeting::Accepted(hello),
-        Some(_) => Greeting::Refused(format!("node {} refused: {text}", u64::from(hello.node.0) + 1)),
     }
 }

@@ -1,9 +1,13 @@
 //! Commands for groups of another core, and their replies: collected during a turn, one parcel per core and turn.
 //!
 //! The bytes are those of the native client protocol behind a small prefix: one format, one validator.
+//!
+//! What a core has been given and has not taken in is bounded by a credit ([`OUTSTANDING_SIZE_MAX`]): the giver counts, the
+//! taker says how much has left its [`Backlog`], and clients whose commands find no credit wait.
 
 use std::os::fd::OwnedFd;
 
+use panch_replica::batcher::Refusal;
 use panch_replica::core::ReplyTo;
 use panch_replica::replica::Level;
 use panch_wire::client::{self, Answer, Operation, ReadLevel, ReplyView, RequestView, Terms};
@@ -11,18 +15,25 @@ use panch_wire::command::{Command, Reply};
 use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
 use panch_wire::peer::Hello;
 
+/// Bytes of commands given to one other core and not yet taken in by it, at which no more are given.
+const OUTSTANDING_SIZE_MAX: usize = 4 << 20;
+
 /// What one core hands to another.
 pub(crate) enum Parcel {
     /// Commands of this core's clients for the other's groups: see [`push_request`].
     Requests(Vec<u8>),
     /// Replies to the other's requests: see [`push_reply`].
     Replies(Vec<u8>),
+    /// So many bytes of the other's requests have been taken in.
+    Taken(usize),
     /// A peer's stream whose sender speaks for the other's groups; its hello was accepted and not yet answered.
     PeerStream { stream: OwnedFd, hello: Hello },
     /// A message for a group of the other core, which arrived at this core.
     PeerMessage(Box<PeerMessage>),
     /// The node stops.
     Stop,
+    /// The node stops, and no client of this core is owed a reply any more.
+    Drained,
 }
 
 /// A message on its way between cores; its body is copied, frames belong to one core.
@@ -34,6 +45,99 @@ pub(crate) struct PeerMessage {
     pub(crate) kind: u8,
     pub(crate) message: Vec<u8>,
     pub(crate) body: Option<Vec<u8>>,
+}
+
+/// Commands for one other core: those that gather for the next parcel, and how much is on its way.
+#[derive(Default)]
+pub(crate) struct Forwarding {
+    pub(crate) parcel: Vec<u8>,
+    /// Bytes not yet reported as taken, those in `parcel` included.
+    outstanding: usize,
+}
+
+impl Forwarding {
+    /// Adds a command.
+    pub(crate) fn push(
+        &mut self,
+        group: GroupId,
+        command: &Command<'_>,
+        level: Level,
+        token: ReplyTo,
+    ) -> Result<(), Refusal> {
+        if self.outstanding > OUTSTANDING_SIZE_MAX {
+            return Err(Refusal::Busy);
+        }
+        let before = self.parcel.len();
+        push_request(&mut self.parcel, group, command, level, token);
+        self.outstanding += self.parcel.len() - before;
+        Ok(())
+    }
+
+    /// The other core has taken in so many bytes.
+    pub(crate) fn taken(&mut self, size: usize) {
+        self.outstanding -= size;
+    }
+}
+
+/// Commands of other cores that found no room yet in this core's groups.
+#[derive(Default)]
+pub(crate) struct Backlog {
+    parcels: Vec<Waiting>,
+    /// By core: bytes taken in and not yet reported to it.
+    taken: Vec<usize>,
+}
+
+struct Waiting {
+    from: usize,
+    bytes: Vec<u8>,
+    /// Where to go on.
+    at: usize,
+}
+
+impl Backlog {
+    /// A backlog of the commands of `cores` cores.
+    pub(crate) fn new(cores: usize) -> Self {
+        Self { parcels: Vec::new(), taken: vec![0; cores] }
+    }
+
+    pub(crate) fn push(&mut self, from: usize, bytes: Vec<u8>) {
+        self.parcels.push(Waiting { from, bytes, at: 0 });
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.parcels.is_empty()
+    }
+
+    /// Hands commands to `submit` in their order until it is busy; true if any was taken in.
+    pub(crate) fn drain(&mut self, mut submit: impl FnMut(RemoteRequest<'_>) -> Result<(), Refusal>) -> bool {
+        let (mut progressed, mut busy) = (false, false);
+        let taken = &mut self.taken;
+        self.parcels.retain_mut(|Waiting { from, bytes, at }| {
+            while !busy && let Some((request, next)) = request_at(bytes, *at) {
+                busy = submit(request) == Err(Refusal::Busy);
+                if !busy {
+                    progressed = true;
+                    *at = next;
+                }
+            }
+            let done = !busy;
+            if done {
+                taken[*from] += bytes.len();
+            }
+            !done
+        });
+        progressed
+    }
+
+    /// Bytes taken in from `core` that it does not know of.
+    pub(crate) fn taken_of(&mut self, core: usize) -> &mut usize {
+        &mut self.taken[core]
+    }
+
+    /// Whether there is something to report to any core.
+    pub(crate) fn has_taken(&self) -> bool {
+        self.taken.iter().any(|size| *size > 0)
+    }
 }
 
 const REQUEST_PREFIX: usize = 18;
@@ -116,6 +220,63 @@ pub(crate) fn reply_at(bytes: &[u8], at: usize) -> Option<(ReplyTo, Reply<'_>, u
 mod tests {
     use super::*;
     use panch_wire::command::{CommandKind, SessionHeader};
+
+    fn get(value: &[u8]) -> Command<'_> {
+        Command { kind: CommandKind::Set, flags: 0, session: None, key: b"k", value }
+    }
+
+    #[test]
+    fn a_core_that_takes_nothing_is_given_no_more_than_its_credit() {
+        let mut forwarding = Forwarding::default();
+        let value = vec![0; 1 << 20];
+        let push = |forwarding: &mut Forwarding| {
+            forwarding.push(GroupId(1), &get(&value), Level::Log, ReplyTo { connection: 1, request: 1 })
+        };
+        let accepted = (0..10).take_while(|_| push(&mut forwarding).is_ok()).count();
+        assert_eq!(accepted, 4);
+        // That the parcel has left changes nothing; that it was taken in does.
+        let parcel = std::mem::take(&mut forwarding.parcel);
+        assert_eq!(push(&mut forwarding), Err(Refusal::Busy));
+        forwarding.taken(parcel.len());
+        assert_eq!(push(&mut forwarding), Ok(()));
+    }
+
+    #[test]
+    fn a_backlog_keeps_order_and_reports_each_parcel_once_it_is_used_up() {
+        let parcel = |numbers: &[u64]| {
+            let mut bytes = Vec::new();
+            for number in numbers {
+                let token = ReplyTo { connection: 1, request: *number };
+                push_request(&mut bytes, GroupId(0), &get(b"v"), Level::Log, token);
+            }
+            bytes
+        };
+        let (first, second) = (parcel(&[1, 2, 3]), parcel(&[4]));
+        let mut backlog = Backlog::new(3);
+        backlog.push(1, first.clone());
+        backlog.push(2, second.clone());
+        let (mut seen, mut room) = (Vec::new(), 2);
+        let mut drain = |backlog: &mut Backlog, more: usize| {
+            room = more;
+            backlog.drain(|request| {
+                if room == 0 {
+                    return Err(Refusal::Busy);
+                }
+                room -= 1;
+                seen.push(request.token.request);
+                Ok(())
+            })
+        };
+        assert!(drain(&mut backlog, 2));
+        assert!(!backlog.has_taken(), "a parcel in use is not taken");
+        assert!(!drain(&mut backlog, 0));
+        assert!(drain(&mut backlog, 1));
+        assert_eq!((*backlog.taken_of(1), *backlog.taken_of(2)), (first.len(), 0));
+        assert!(drain(&mut backlog, 5));
+        assert_eq!((*backlog.taken_of(1), *backlog.taken_of(2)), (first.len(), second.len()));
+        assert!(backlog.is_empty());
+        assert_eq!(seen, [1, 2, 3, 4]);
+    }
 
     #[test]
     fn requests_and_replies_cross_as_they_were() {

@@ -1,6 +1,7 @@
-//! Files: the directory of one core, read at start, and the helper thread that does what would block a turn.
+//! Files: the directory of one core, read at start, and the helper threads that do what would block a turn.
 //!
 //! ```text
+//! DATA_DIR/core-N.begun                         the core has had a log: without one it may not start again
 //! DATA_DIR/core-N/log/0000000000000001.wal      segments of the core's log
 //! DATA_DIR/core-N/snapshot/G-SLOT.snapshot      the state of group G up to and including SLOT
 //! DATA_DIR/core-N/snapshot/G-SLOT.partial       one that is being written; removed at start
@@ -14,6 +15,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use panch_replica::machine::{MachineLimits, StateMachine};
@@ -25,7 +28,9 @@ use panch_wal::{Preparation, SegmentFile, SegmentReader, SegmentSequence};
 use panch_wire::frame::{PAGE_SIZE, Page};
 use panch_wire::ids::{GroupId, ReplicaId, Slot};
 
-/// Something for the helper thread.
+use crate::complaints::say;
+
+/// Something for a helper thread.
 pub(crate) enum Job {
     /// Create or rename a segment.
     Prepare(Preparation),
@@ -59,26 +64,59 @@ pub(crate) enum Done {
     },
 }
 
-/// The core's end of its helper thread, which ends when this is dropped.
+/// The core's end of its helper threads, which end when this is dropped.
+///
+/// There are two, so that the log never waits for a snapshot: one that needs its next segment stops taking writes.
 pub(crate) struct Storage {
-    jobs: Sender<Job>,
+    log: Option<Sender<Job>>,
+    snapshots: Option<Sender<Job>>,
     done: Receiver<Done>,
+    /// Set when nothing that still waits is wanted any more.
+    ending: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Storage {
-    /// Starts the helper thread of a core; it rings `doorbell` for each thing done.
+    /// Starts the helper threads of a core; they ring `doorbell` for each thing done.
     pub(crate) fn start(directory: CoreDirectory, segment_size: u64, doorbell: Doorbell) -> io::Result<Self> {
-        let (jobs, inbox) = unbounded();
         let (outbox, done) = unbounded();
-        let worker = Worker { directory, segment_size, partial: HashMap::new(), outbox, doorbell };
-        std::thread::Builder::new().name("panch-storage".into()).spawn(move || worker.run(&inbox))?;
-        Ok(Self { jobs, done })
+        let (log, log_jobs) = unbounded();
+        let (snapshots, snapshot_jobs) = unbounded();
+        let ending = Arc::new(AtomicBool::new(false));
+        let mut storage = Self {
+            log: Some(log),
+            snapshots: Some(snapshots),
+            done,
+            ending: Arc::clone(&ending),
+            threads: Vec::new(),
+        };
+        for (name, inbox) in [("panch-log", log_jobs), ("panch-snapshot", snapshot_jobs)] {
+            let worker = Worker {
+                directory: directory.clone(),
+                segment_size,
+                partial: HashMap::new(),
+                outbox: outbox.clone(),
+                doorbell: doorbell.clone(),
+                ending: Arc::clone(&ending),
+            };
+            let thread = std::thread::Builder::new().name(name.into()).spawn(move || worker.run(&inbox))?;
+            storage.threads.push(thread);
+        }
+        Ok(storage)
     }
 
-    /// Hands a job over. The queue is bounded by what the log and the snapshots have in flight.
+    /// Hands a job over. The queues are bounded by what the log and the snapshots have in flight.
     pub(crate) fn submit(&self, job: Job) {
-        // The helper ends only after this sender is dropped.
-        let _ = self.jobs.send(job);
+        let jobs = match job {
+            Job::Prepare(_) | Job::Delete(_) => &self.log,
+            Job::SnapshotWrite { .. } | Job::SnapshotRead { .. } | Job::SnapshotRemove { .. } => {
+                &self.snapshots
+            }
+        };
+        if let Some(jobs) = jobs {
+            // A helper ends only after its sender is dropped.
+            let _ = jobs.send(job);
+        }
     }
 
     /// The next thing done.
@@ -92,17 +130,42 @@ impl Storage {
     }
 }
 
+impl Drop for Storage {
+    /// Waits for what is being done: the lock on the data directory may be released next, and then the files are
+    /// another process's.
+    fn drop(&mut self) {
+        self.ending.store(true, Ordering::Relaxed);
+        (self.log, self.snapshots) = (None, None);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Bytes of a snapshot between two syncs while it is written, so that the last one is short.
+const SYNC_EVERY: usize = 8 << 20;
+
+/// A snapshot that is being written.
+struct Partial {
+    file: File,
+    unsynced: usize,
+}
+
 struct Worker {
     directory: CoreDirectory,
     segment_size: u64,
-    partial: HashMap<(GroupId, Slot), File>,
+    partial: HashMap<(GroupId, Slot), Partial>,
     outbox: Sender<Done>,
     doorbell: Doorbell,
+    ending: Arc<AtomicBool>,
 }
 
 impl Worker {
     fn run(mut self, inbox: &Receiver<Job>) {
         while let Ok(job) = inbox.recv() {
+            if self.ending.load(Ordering::Relaxed) {
+                return;
+            }
             if let Some(done) = self.perform(job) {
                 let _ = self.outbox.send(done);
                 self.doorbell.ring();
@@ -144,13 +207,27 @@ impl Worker {
 
     fn prepare(&self, preparation: Preparation) -> io::Result<OwnedFd> {
         let path = self.directory.segment(preparation.sequence);
+        // Left by an earlier try that failed late, when its name was there already.
+        let left = fs::metadata(&path).is_ok_and(|file| file.len() == self.segment_size);
         let log = match preparation.recycle {
             Some(old) => {
-                file::rename(&self.directory.segment(old), &path)?;
-                LogFile::open(&path)?
+                let old = self.directory.segment(old);
+                let log = file::rename(&old, &path).and_then(|()| LogFile::open(&path));
+                if log.is_err() && !old.exists() {
+                    // The segment failed under its new name: under the old one it will be deleted.
+                    let _ = file::rename(&path, &old);
+                }
+                log?
+            }
+            None if left => {
+                let log = LogFile::open(&path)?;
+                file::sync_directory(&self.directory.log)?;
+                log
             }
             None => LogFile::create(&path, self.segment_size)?,
         };
+        // Before the log can be written to: nothing in it may be forgotten from now on.
+        self.directory.mark_begun()?;
         Ok(log.into())
     }
 
@@ -162,18 +239,22 @@ impl Worker {
         bytes: &[u8],
         last: bool,
     ) -> io::Result<bool> {
-        let partial = self.directory.partial(group, slot);
+        let path = self.directory.partial(group, slot);
         if offset == 0 {
-            self.partial.insert((group, slot), File::create(&partial)?);
+            self.partial.insert((group, slot), Partial { file: File::create(&path)?, unsynced: 0 });
         }
-        let Some(file) = self.partial.get(&(group, slot)) else {
+        let Some(partial) = self.partial.get_mut(&(group, slot)) else {
             return Err(io::Error::other("the snapshot was given up"));
         };
-        file.write_all_at(bytes, offset)?;
+        partial.file.write_all_at(bytes, offset)?;
+        partial.unsynced += bytes.len();
         if last {
-            file.sync_all()?;
-            file::rename(&partial, &self.directory.snapshot(group, slot))?;
+            partial.file.sync_all()?;
+            file::rename(&path, &self.directory.snapshot(group, slot))?;
             self.partial.remove(&(group, slot));
+        } else if partial.unsynced >= SYNC_EVERY {
+            partial.unsynced = 0;
+            partial.file.sync_data()?;
         }
         Ok(last)
     }
@@ -191,6 +272,7 @@ impl Worker {
 pub(crate) struct CoreDirectory {
     log: Arc<Path>,
     snapshots: Arc<Path>,
+    begun: Arc<Path>,
 }
 
 const COMPLETE: &str = "snapshot";
@@ -206,7 +288,22 @@ impl CoreDirectory {
         for directory in [data_dir, &base, &snapshots] {
             file::sync_directory(directory)?;
         }
-        Ok(Self { log: log.into(), snapshots: snapshots.into() })
+        let begun = data_dir.join(format!("core-{core}.begun"));
+        Ok(Self { log: log.into(), snapshots: snapshots.into(), begun: begun.into() })
+    }
+
+    /// Whether the core may have voted: it has had a log.
+    pub(crate) fn has_begun(&self) -> io::Result<bool> {
+        self.begun.try_exists()
+    }
+
+    /// Notes for good that the core may vote from now on. Not in the core's own directory: that may be what gets lost.
+    pub(crate) fn mark_begun(&self) -> io::Result<()> {
+        if self.has_begun()? {
+            return Ok(());
+        }
+        File::create(&self.begun)?.sync_all()?;
+        file::sync_directory(self.begun.parent().expect("it lies in the data directory"))
     }
 
     pub(crate) fn segment(&self, sequence: SegmentSequence) -> PathBuf {
@@ -249,7 +346,7 @@ impl CoreDirectory {
             match load(&path, group, slot, limits) {
                 Ok((file, machine)) => loaded.push((group, file, machine)),
                 Err(reason) => {
-                    eprintln!("panchd: snapshot {} is not usable: {reason}", path.display());
+                    say(format_args!("snapshot {} is not usable: {reason}", path.display()));
                     // Kept for inspection, out of the way.
                     fs::rename(&path, path.with_extension("damaged"))?;
                 }
@@ -333,5 +430,101 @@ impl SegmentReader for DirectoryReader<'_> {
         let pages: &mut [Page] = bytemuck::cast_slice_mut(into);
         let count = self.file(sequence)?.read_pages(offset, pages)?;
         if count == pages.len() * PAGE_SIZE { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEGMENT_SIZE: u64 = 1 << 16;
+    const GROUP: GroupId = GroupId(3);
+
+    fn storage(path: &Path) -> (CoreDirectory, Storage) {
+        let directory = CoreDirectory::open(path, 0).unwrap();
+        let storage = Storage::start(directory.clone(), SEGMENT_SIZE, Doorbell::new().unwrap()).unwrap();
+        (directory, storage)
+    }
+
+    fn wait(storage: &Storage) -> Done {
+        storage.done.recv_timeout(std::time::Duration::from_secs(20)).expect("something is done")
+    }
+
+    fn prepare(storage: &Storage, sequence: u64, recycle: Option<u64>) -> io::Result<OwnedFd> {
+        let preparation =
+            Preparation { sequence: SegmentSequence(sequence), recycle: recycle.map(SegmentSequence) };
+        storage.submit(Job::Prepare(preparation));
+        let Done::Prepared { sequence: prepared, result } = wait(storage) else { panic!("a segment") };
+        assert_eq!(prepared, SegmentSequence(sequence));
+        result
+    }
+
+    #[test]
+    fn a_core_has_begun_once_it_has_a_segment() {
+        let dir = tempfile::tempdir().unwrap();
+        let (directory, storage) = storage(dir.path());
+        assert!(!directory.has_begun().unwrap());
+        prepare(&storage, 1, None).unwrap();
+        assert!(directory.has_begun().unwrap());
+        fs::remove_dir_all(dir.path().join("core-0")).unwrap();
+        assert!(CoreDirectory::open(dir.path(), 0).unwrap().has_begun().unwrap());
+    }
+
+    #[test]
+    fn a_segment_that_is_there_already_is_taken_if_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let (directory, storage) = storage(dir.path());
+        drop(LogFile::create(&directory.segment(SegmentSequence(1)), SEGMENT_SIZE).unwrap());
+        prepare(&storage, 1, None).unwrap();
+        fs::write(directory.segment(SegmentSequence(2)), b"short").unwrap();
+        assert_eq!(prepare(&storage, 2, None).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn a_recycled_segment_that_cannot_be_opened_gets_its_name_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (directory, storage) = storage(dir.path());
+        let [old, new] = [1, 2].map(|sequence| directory.segment(SegmentSequence(sequence)));
+        // A directory can be renamed, but not opened for writing.
+        fs::create_dir(&old).unwrap();
+        assert!(prepare(&storage, 2, Some(1)).is_err());
+        assert!(old.exists() && !new.exists());
+        fs::remove_dir(&old).unwrap();
+        prepare(&storage, 1, None).unwrap();
+        prepare(&storage, 2, Some(1)).unwrap();
+        assert!(!old.exists() && new.exists());
+    }
+
+    #[test]
+    fn a_snapshot_has_its_name_when_it_is_complete() {
+        let dir = tempfile::tempdir().unwrap();
+        let (directory, storage) = storage(dir.path());
+        let chunk = vec![7; 3 << 20];
+        for index in 0..4 {
+            let (offset, last) = (index * chunk.len() as u64, index == 3);
+            assert!(!directory.snapshot(GROUP, Slot(9)).exists());
+            let bytes = chunk.clone();
+            storage.submit(Job::SnapshotWrite { group: GROUP, slot: Slot(9), offset, bytes, last });
+            let Done::SnapshotWritten { result, .. } = wait(&storage) else { panic!("a chunk") };
+            assert_eq!(result.unwrap(), last);
+        }
+        let size = fs::metadata(directory.snapshot(GROUP, Slot(9))).unwrap().len();
+        assert_eq!(size, 4 * chunk.len() as u64);
+        assert!(!directory.partial(GROUP, Slot(9)).exists());
+    }
+
+    #[test]
+    fn nothing_is_written_after_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let (directory, storage) = storage(dir.path());
+        for sequence in 1..50 {
+            let preparation = Preparation { sequence: SegmentSequence(sequence), recycle: None };
+            storage.submit(Job::Prepare(preparation));
+        }
+        drop(storage);
+        let count = || fs::read_dir(&directory.log).unwrap().count();
+        let before = count();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert_eq!(count(), before);
     }
 }

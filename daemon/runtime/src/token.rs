@@ -21,6 +21,8 @@ pub(crate) enum Subject {
     PeerOut(u8),
     /// The place of a peer's stream to this node.
     PeerIn(usize),
+    /// The place of a stream that another core goes on with.
+    HandedOver(usize),
     /// The place of a log write.
     LogWrite(usize),
     /// The place of a log sync.
@@ -51,6 +53,9 @@ pub(crate) fn log_sync(place: usize) -> Token {
 pub(crate) fn load(place: usize) -> Token {
     Token(9 << SHIFT | place as u64)
 }
+pub(crate) fn handed_over(place: usize) -> Token {
+    Token(10 << SHIFT | place as u64)
+}
 
 /// Takes a tag apart.
 pub(crate) fn subject(token: Token) -> Subject {
@@ -66,6 +71,7 @@ pub(crate) fn subject(token: Token) -> Subject {
         7 => Subject::LogWrite(place),
         8 => Subject::LogSync(place),
         9 => Subject::Load(place),
+        10 => Subject::HandedOver(place),
         _ => Subject::Ignored,
     }
 }

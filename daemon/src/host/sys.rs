@@ -107,19 +107,6 @@ fn check(result: i32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn this_process_has_cpus_limits_and_a_disk() {
-        assert!(!allowed_cpus().unwrap().is_empty());
-        let limit = limit(Resource::OpenFiles).unwrap();
-        assert!(limit.soft > 0 && limit.soft <= limit.hard);
-        assert!(free_bytes(&tempfile::tempfile().unwrap()).unwrap() > 0);
-    }
-}
-
 /// Blocks (or unblocks) SIGTERM and SIGINT for the calling thread and those it starts from now on.
 pub(super) fn set_stop_signals_blocked(blocked: bool) {
     // SAFETY: an all-zero set is a valid place for `sigemptyset` to write to.
@@ -131,5 +118,18 @@ pub(super) fn set_stop_signals_blocked(blocked: bool) {
         libc::sigaddset(&mut set, libc::SIGTERM);
         libc::sigaddset(&mut set, libc::SIGINT);
         libc::pthread_sigmask(how, &set, std::ptr::null_mut());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_cpus_limits_and_a_disk() {
+        assert!(!allowed_cpus().unwrap().is_empty());
+        let limit = limit(Resource::OpenFiles).unwrap();
+        assert!(limit.soft > 0 && limit.soft <= limit.hard);
+        assert!(free_bytes(&tempfile::tempfile().unwrap()).unwrap() > 0);
     }
 }

@@ -22,6 +22,7 @@
 //! * A segment is released only after the newer segment that restates the small state, and a commit group that says the
 //!   old one is no longer part of the log, are both on stable storage ([`segment`]).
 #![forbid(unsafe_code)]
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 pub mod config;
 pub mod disk;

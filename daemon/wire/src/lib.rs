@@ -2,6 +2,7 @@
 //!
 //! No I/O, no clock, no threads. Every decoder here takes foreign bytes and returns an error, never panics.
 #![forbid(unsafe_code)]
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 pub mod batch;
 pub mod checksum;

@@ -9,6 +9,7 @@ use panch_wire::resp::{self, Parser};
 use panch_wire::time::Instant;
 
 use super::order::ReplyOrder;
+use super::{OUTSTANDING_MAX, Room};
 
 /// Names a connection for as long as it lives: the core, a generation and a place in the core's table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,6 +73,8 @@ pub(crate) struct Connection {
     pub(crate) input: Vec<u8>,
     /// Replies not yet given to the ring.
     pub(crate) output: Vec<u8>,
+    /// The largest reply so far, or value written: what the next read may return. 0 if there was none.
+    pub(crate) largest: usize,
     /// In the table's list of connections with output.
     pub(crate) dirty: bool,
     /// A list of replies is with the ring.
@@ -84,22 +87,70 @@ pub(crate) struct Connection {
     pub(crate) closing: bool,
     /// The client sends no more.
     pub(crate) ended: bool,
+    /// More is owed to it than may be held: it is being closed, and nothing more is held.
+    pub(crate) overrun: bool,
 }
 
 impl Connection {
+    pub(crate) fn new(
+        key: ConnectionKey,
+        socket: SocketId,
+        address: Option<SocketAddr>,
+        id: u64,
+        since: Instant,
+        speech: Speech,
+    ) -> Self {
+        Self {
+            key,
+            socket,
+            address,
+            id,
+            since,
+            speech,
+            input: Vec::new(),
+            output: Vec::new(),
+            largest: 0,
+            dirty: false,
+            sending: false,
+            stalled: false,
+            paused: false,
+            closing: false,
+            ended: false,
+            overrun: false,
+        }
+    }
+
     /// Encodes the reply to request `number`.
     pub(crate) fn reply(&mut self, number: u64, reply: Reply<'_>) {
-        match &mut self.speech {
+        let size = match &mut self.speech {
             Speech::Resp(speech) => {
                 let resp3 = speech.resp3;
-                speech.order.complete(number, &mut self.output, |out| resp::write_reply(&reply, resp3, out));
+                speech.order.complete(number, &mut self.output, |out| resp::write_reply(&reply, resp3, out))
             }
             Speech::Native(speech) => {
                 speech.outstanding = speech.outstanding.saturating_sub(1);
                 let view = ReplyView { number, stages: None, answer: reply.into() };
+                let before = self.output.len();
                 client::write_reply(&view, &mut self.output);
+                self.output.len() - before
             }
-        }
+        };
+        self.largest = self.largest.max(size);
+    }
+
+    /// Whether no more requests are to be taken in: the replies owed and those still expected would not fit into `room`.
+    /// With nothing owed there is always room for one.
+    pub(crate) fn is_full(&self, room: &Room) -> bool {
+        let outstanding = self.outstanding();
+        let outstanding_max = if self.largest == 0 { room.unknown_max } else { OUTSTANDING_MAX };
+        let expected = outstanding.saturating_mul(self.largest);
+        outstanding >= outstanding_max
+            || expected.saturating_add(self.held()).saturating_add(room.unsent) > room.size_max
+    }
+
+    /// Whether replies are still to be sent.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.outstanding() > 0 || self.sending || !self.output.is_empty()
     }
 
     /// Requests without a reply.

@@ -142,7 +142,7 @@ pub(crate) fn info(
         "clients",
         &[
             ("connected_clients", counters.connections.to_string()),
-            ("maxclients", (view.options.connections_max * view.cores()).to_string()),
+            ("maxclients", view.options.connections_max.to_string()),
         ],
     );
     let resident = resident_size();
@@ -161,6 +161,7 @@ pub(crate) fn info(
             ("total_connections_received", counters.connections_accepted.to_string()),
             ("total_commands_processed", counters.requests.to_string()),
             ("rejected_connections", counters.connections_refused.to_string()),
+            ("client_output_overruns", counters.output_overruns.to_string()),
             ("client_protocol_errors", counters.client_faults.to_string()),
             ("peer_protocol_errors", counters.peer_faults.to_string()),
         ],

@@ -15,11 +15,46 @@ use panch_wire::command::{Command, Reply};
 use panch_wire::ids::GroupId;
 use panch_wire::time::Instant;
 
-use crate::remote;
+use crate::options::NodeOptions;
+use crate::remote::Forwarding;
 use crate::view::NodeView;
 
-/// Bytes of commands for one other core that may gather before its clients have to wait.
-const PARCEL_SIZE_MAX: usize = 1 << 20;
+/// Requests of one connection that may be outstanding before no more are taken in.
+const OUTSTANDING_MAX: usize = 64 << 10;
+/// The same while nothing is known about the size of its replies; fewer if values may be large.
+const OUTSTANDING_UNKNOWN_MAX: usize = 4096;
+/// A connection that is owed this many times the bytes at which nothing more is read from it is closed. Requests are held
+/// back long before that by an estimate of their replies; this is for when the estimate was wrong.
+const OVERRUN_FACTOR: usize = 64;
+
+/// Bytes of replies held for a connection at which it is closed.
+pub(crate) fn overrun_size(options: &NodeOptions) -> usize {
+    options.output_size_max.saturating_mul(OVERRUN_FACTOR)
+}
+
+/// How much more a connection may be owed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Room {
+    /// Bytes of replies: on their way, held, and expected for outstanding requests.
+    size_max: usize,
+    /// Those on their way.
+    unsent: usize,
+    /// Outstanding requests while nothing is known about the size of their replies.
+    unknown_max: usize,
+}
+
+impl Room {
+    /// The room of a connection with `unsent` bytes of replies that the kernel has not taken yet.
+    pub(crate) fn new(options: &NodeOptions, unsent: usize) -> Self {
+        // Even if all of them are of the largest size, the connection stays well below its end.
+        let worst = overrun_size(options) / 4 / options.replica.machine.value_size_max.max(1);
+        Self {
+            size_max: options.output_size_max,
+            unsent,
+            unknown_max: worst.clamp(1, OUTSTANDING_UNKNOWN_MAX),
+        }
+    }
+}
 
 /// Why the input of a connection is not consumed further now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,7 +73,7 @@ pub(crate) struct Counter<'a> {
     pub(crate) core: &'a mut Core<Multi>,
     pub(crate) view: &'a NodeView,
     /// Requests for the other cores, gathering during this turn.
-    pub(crate) parcels: &'a mut [Vec<u8>],
+    pub(crate) forwarding: &'a mut [Forwarding],
     /// Counts what is submitted.
     pub(crate) requests: &'a mut u64,
 }
@@ -56,12 +91,7 @@ impl Counter<'_> {
         if core == self.view.core {
             return self.core.submit(self.now, group, command, level, token);
         }
-        let parcel = &mut self.parcels[core];
-        if parcel.len() > PARCEL_SIZE_MAX {
-            return Err(Refusal::Busy);
-        }
-        remote::push_request(parcel, group, command, level, token);
-        Ok(())
+        self.forwarding[core].push(group, command, level, token)
     }
 
     /// Answers a read from what this core has executed; `None` if another core would have to.
@@ -72,5 +102,169 @@ impl Counter<'_> {
         answer: impl FnOnce(Reply<'_>) -> R,
     ) -> Option<R> {
         self.core.read_stale(group, command, answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::connection::{Connection, ConnectionKey, NativeSpeech, Speech};
+    use super::*;
+    use panch_consensus::protocol::{Tuning, random};
+    use panch_replica::batcher::BatchLimits;
+    use panch_replica::core::CoreConfig;
+    use panch_replica::machine::MachineLimits;
+    use panch_replica::replica::ReplicaConfig;
+    use panch_ring::doorbell::Doorbell;
+    use panch_ring::ring::{Ring, RingConfig};
+    use panch_wire::frame::FramePool;
+    use panch_wire::ids::{Incarnation, ReplicaId};
+    use panch_wire::time::Duration;
+
+    use crate::counters::{CoreCounters, Reports};
+    use crate::options::{Idle, Member};
+
+    const ROOM: Room = Room { size_max: 1000, unsent: 0, unknown_max: 16 };
+
+    fn connections() -> [Connection; 2] {
+        let mut ring = Ring::new(&RingConfig::default(), Doorbell::new().unwrap()).unwrap();
+        [resp::speech(1 << 20), Speech::Native(NativeSpeech { terms: None, outstanding: 0 })].map(|speech| {
+            let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
+            Connection::new(ConnectionKey(1), ring.add_socket(socket), None, 1, Instant(0), speech)
+        })
+    }
+
+    fn begin(connection: &mut Connection) -> u64 {
+        match &mut connection.speech {
+            Speech::Resp(speech) => speech.order.begin(order::Class::Read),
+            Speech::Native(speech) => {
+                speech.outstanding += 1;
+                0
+            }
+        }
+    }
+
+    fn view() -> NodeView {
+        let member = |port| ([127, 0, 0, 1], port).into();
+        let options = NodeOptions {
+            node: ReplicaId(0),
+            cluster: 1,
+            fingerprint: 2,
+            members: vec![Member { peer: member(1), resp: member(2), native: member(3) }],
+            groups: 1,
+            cpus: vec![None],
+            data_dir: "unused".into(),
+            peer_listen: member(1),
+            resp_listen: member(2),
+            native_listen: member(3),
+            log: panch_wal::Config::default(),
+            replica: ReplicaConfig {
+                batch: BatchLimits::default(),
+                machine: MachineLimits::default(),
+                request_timeout: Duration::from_secs(1),
+                snapshot_log_size: 1 << 20,
+                session_idle_max: Duration::from_secs(1),
+            },
+            tuning: Tuning::default(),
+            idle: Idle::Park,
+            spin: Duration::ZERO,
+            frame_pool_size: 1 << 20,
+            connections_max: 1,
+            output_size_max: 1 << 20,
+        };
+        NodeView {
+            options: options.into(),
+            core: 0,
+            incarnation: Incarnation(1),
+            started: Instant(0),
+            reports: Reports::new(1).into(),
+        }
+    }
+
+    /// What a RESP connection makes of `input`, on a core that is not live: data commands would have to wait.
+    fn consume(connection: &mut Connection, input: &[u8]) -> (usize, Stop) {
+        let view = view();
+        let config = CoreConfig {
+            me: view.node(),
+            replica_count: 1,
+            groups: view.groups(),
+            replica: view.options.replica,
+            tuning: view.options.tuning,
+            log_size_max: 1 << 20,
+        };
+        let pool = FramePool::new(view.options.frame_pool_size);
+        let mut core = Core::<Multi>::open(&config, view.incarnation, pool, |_| random(1), |_| None);
+        let clients = table::Clients::new(0, 1, 1, 1 << 20);
+        let neighbours = describe::Neighbours { clients: &clients, counters: &CoreCounters::default() };
+        let (mut forwarding, mut requests) = (vec![Forwarding::default()], 0);
+        let mut counter = Counter {
+            now: Instant(0),
+            core: &mut core,
+            view: &view,
+            forwarding: &mut forwarding,
+            requests: &mut requests,
+        };
+        let room = Room::new(&view.options, 0);
+        resp::consume(connection, input, &room, &mut counter, &neighbours, &mut Vec::new())
+    }
+
+    #[test]
+    fn the_form_of_replies_changes_only_behind_all_that_are_still_to_come() {
+        for (command, answer) in
+            [(&b"HELLO 3\r\n"[..], &b"%7\r\n"[..]), (&b"RESET\r\n"[..], &b"+RESET\r\n"[..])]
+        {
+            let [mut connection, _] = connections();
+            let first = begin(&mut connection);
+            assert_eq!(consume(&mut connection, command), (0, Stop::Stalled));
+            connection.reply(first, Reply::Nil);
+            assert_eq!(connection.output, b"$-1\r\n", "asked for in RESP2");
+            assert_eq!(consume(&mut connection, command), (command.len(), Stop::NeedBytes));
+            assert!(connection.output[5..].starts_with(answer), "{}", connection.output.escape_ascii());
+        }
+        // One that changes nothing waits for nothing.
+        let [mut connection, _] = connections();
+        begin(&mut connection);
+        assert_eq!(consume(&mut connection, b"HELLO 2\r\n"), (9, Stop::NeedBytes));
+    }
+
+    #[test]
+    fn few_requests_are_taken_in_while_nothing_is_known_of_their_replies() {
+        for mut connection in connections() {
+            while !connection.is_full(&ROOM) {
+                begin(&mut connection);
+            }
+            assert_eq!(connection.outstanding(), 16);
+        }
+    }
+
+    #[test]
+    fn requests_wait_when_the_replies_expected_would_not_fit() {
+        for mut connection in connections() {
+            let first = begin(&mut connection);
+            connection.reply(first, Reply::Bytes(&[b'x'; 60]));
+            connection.output.clear();
+            let mut last = 0;
+            while !connection.is_full(&ROOM) {
+                last = begin(&mut connection);
+            }
+            assert!((8..17).contains(&connection.outstanding()), "{}", connection.outstanding());
+            // Small replies change nothing: the next may be as large as the largest.
+            connection.reply(last, Reply::Nil);
+            begin(&mut connection);
+            assert!(connection.is_full(&ROOM));
+        }
+    }
+
+    #[test]
+    fn one_request_is_taken_in_whatever_the_size_of_its_reply() {
+        for mut connection in connections() {
+            let first = begin(&mut connection);
+            connection.reply(first, Reply::Bytes(&[b'x'; 5000]));
+            assert!(connection.is_full(&ROOM), "until it has left");
+            connection.output.clear();
+            assert!(!connection.is_full(&ROOM));
+            assert!(connection.is_full(&Room { unsent: 1001, ..ROOM }), "the kernel still has to take it");
+            begin(&mut connection);
+            assert!(connection.is_full(&ROOM));
+        }
     }
 }

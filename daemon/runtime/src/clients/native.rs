@@ -10,10 +10,8 @@ use panch_wire::command::{CommandError, Reply};
 use panch_wire::slots::group_of_command;
 
 use super::connection::{Connection, Speech};
-use super::{Counter, Stop};
+use super::{Counter, Room, Stop};
 
-/// Requests of one connection that may be outstanding before no more are taken in.
-const OUTSTANDING_MAX: usize = 64 << 10;
 /// What a request may have beyond its value: key and header.
 const REQUEST_OVERHEAD: usize = 128 << 10;
 
@@ -21,7 +19,7 @@ const REQUEST_OVERHEAD: usize = 128 << 10;
 pub(crate) fn consume(
     connection: &mut Connection,
     input: &[u8],
-    room: usize,
+    room: &Room,
     counter: &mut Counter<'_>,
 ) -> (usize, Stop) {
     let Speech::Native(speech) = &mut connection.speech else { unreachable!("the caller looked") };
@@ -38,9 +36,10 @@ pub(crate) fn consume(
         },
     };
     loop {
-        if connection.output.len() > room || speech.outstanding >= OUTSTANDING_MAX {
+        if connection.is_full(room) {
             return (at, Stop::Stalled);
         }
+        let Speech::Native(speech) = &mut connection.speech else { unreachable!("as above") };
         let (request, size) = match client::parse_request(&input[at..], &terms) {
             Ok(Some(request)) => request,
             Ok(None) => return (at, Stop::NeedBytes),
@@ -54,6 +53,7 @@ pub(crate) fn consume(
             Operation::Ping => answer(Answer::Pong, &mut connection.output),
             Operation::Invalid(error) => answer(Answer::Error(error), &mut connection.output),
             Operation::Command(command) => {
+                connection.largest = connection.largest.max(command.value.len());
                 let group = group_of_command(&command, counter.view.options.groups);
                 let Some(group) = group else {
                     answer(Answer::Error(CommandError::CrossSlot), &mut connection.output);

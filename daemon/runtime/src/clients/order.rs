@@ -41,6 +41,8 @@ pub(crate) struct ReplyOrder {
     head: u64,
     requests: VecDeque<Request>,
     side: Vec<u8>,
+    /// Replies in `side`.
+    ready: usize,
     logged: usize,
     reads: usize,
 }
@@ -87,22 +89,32 @@ impl ReplyOrder {
         self.requests.len()
     }
 
-    /// Writes the reply of request `number` with `encode`, into `out` as soon as its turn has come.
-    pub(crate) fn complete(&mut self, number: u64, out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) {
-        let Some(index) = number.checked_sub(self.head) else { return };
-        let Some(request) = self.requests.get_mut(index as usize) else { return };
+    /// Writes the reply of request `number` with `encode`, into `out` as soon as its turn has come. Returns the reply's size
+    /// in bytes; 0 if nobody waits for it.
+    pub(crate) fn complete(
+        &mut self,
+        number: u64,
+        out: &mut Vec<u8>,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) -> usize {
+        let Some(index) = number.checked_sub(self.head) else { return 0 };
+        let Some(request) = self.requests.get_mut(index as usize) else { return 0 };
         if !matches!(request.state, State::Waiting) {
-            return;
+            return 0;
         }
         let class = request.class;
         if index > 0 {
             let start = self.side.len();
             encode(&mut self.side);
-            request.state = State::Ready { start, end: self.side.len() };
+            let end = self.side.len();
+            request.state = State::Ready { start, end };
+            self.ready += 1;
             self.settle(class);
-            return;
+            return end - start;
         }
+        let start = out.len();
         encode(out);
+        let size = out.len() - start;
         self.settle(class);
         self.requests.pop_front();
         self.head += 1;
@@ -110,10 +122,12 @@ impl ReplyOrder {
             out.extend_from_slice(&self.side[*start..*end]);
             self.requests.pop_front();
             self.head += 1;
+            self.ready -= 1;
         }
-        if self.requests.is_empty() {
+        if self.ready == 0 {
             self.side.clear();
         }
+        size
     }
 
     /// Bytes of replies that overtook the head.
@@ -136,6 +150,18 @@ mod tests {
         }
         assert_eq!(out, b"abcd");
         assert_eq!((order.len(), order.logged(), order.side_size()), (0, 0, 0));
+    }
+
+    #[test]
+    fn replies_that_have_left_are_not_held_though_more_requests_follow() {
+        let mut order = ReplyOrder::default();
+        let mut out = Vec::new();
+        let numbers: Vec<u64> = (0..3).map(|_| order.begin(Class::Logged)).collect();
+        assert_eq!(order.complete(numbers[1], &mut out, |out| out.extend_from_slice(b"second")), 6);
+        assert_eq!(order.side_size(), 6);
+        assert_eq!(order.complete(numbers[0], &mut out, |out| out.extend_from_slice(b"first")), 5);
+        assert_eq!((order.len(), order.side_size()), (1, 0));
+        assert_eq!(order.complete(numbers[1], &mut out, |out| out.push(b'x')), 0);
     }
 
     #[test]

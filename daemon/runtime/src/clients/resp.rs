@@ -10,10 +10,7 @@ use panch_wire::slots::group_of_command;
 use super::connection::{Connection, RespSpeech, Speech};
 use super::describe::{self, Neighbours};
 use super::order::{Class, ReplyOrder};
-use super::{Counter, Stop};
-
-/// Requests of one connection that may be outstanding before no more are taken in.
-const OUTSTANDING_MAX: usize = 64 << 10;
+use super::{Counter, Room, Stop};
 
 /// The state of a new connection.
 pub(crate) fn speech(value_size_max: usize) -> Speech {
@@ -35,14 +32,14 @@ pub(crate) fn speech(value_size_max: usize) -> Speech {
 pub(crate) fn consume(
     connection: &mut Connection,
     input: &[u8],
-    room: usize,
+    room: &Room,
     counter: &mut Counter<'_>,
     neighbours: &Neighbours<'_>,
     scratch: &mut Vec<u8>,
 ) -> (usize, Stop) {
     let mut at = 0;
     loop {
-        if connection.held() > room || connection.outstanding() >= OUTSTANDING_MAX {
+        if connection.is_full(room) {
             return (at, Stop::Stalled);
         }
         let Speech::Resp(speech) = &mut connection.speech else { unreachable!("the caller looked") };
@@ -72,6 +69,7 @@ pub(crate) fn consume(
         };
         match request {
             Request::Data(command) => {
+                connection.largest = connection.largest.max(command.value.len());
                 match submit(connection.key.0, order, *readonly, *resp3, output, &command, counter) {
                     Ok(()) => {}
                     Err(stop) => return (at, stop),
@@ -81,6 +79,13 @@ pub(crate) fn consume(
             Request::Ping(Some(message)) | Request::Echo(message) => {
                 answer(order, output, |out| resp::bulk(message, out));
             }
+            // Replies that are still to come are in the form that held when they were asked for.
+            Request::Hello(hello)
+                if order.len() > 0 && hello.version.is_some_and(|version| (version == 3) != *resp3) =>
+            {
+                return (at, Stop::Stalled);
+            }
+            Request::Reset if order.len() > 0 => return (at, Stop::Stalled),
             Request::Hello(hello) => {
                 apply_hello(&hello, resp3, name);
                 let (id, resp3) = (connection.id, *resp3);

@@ -27,13 +27,16 @@ pub(crate) struct Clients {
     count: usize,
     accepted: u64,
     count_max: usize,
+    /// Bytes of replies held for a connection at which it is closed.
+    overrun_size: usize,
     dirty: Vec<ConnectionKey>,
     stalled: Vec<ConnectionKey>,
+    overrun: Vec<ConnectionKey>,
     list: SendList,
 }
 
 impl Clients {
-    pub(crate) fn new(core: usize, cores: usize, count_max: usize) -> Self {
+    pub(crate) fn new(core: usize, cores: usize, count_max: usize, overrun_size: usize) -> Self {
         Self {
             core,
             cores,
@@ -42,8 +45,10 @@ impl Clients {
             count: 0,
             accepted: 0,
             count_max: count_max.min(CONNECTIONS_MAX),
+            overrun_size,
             dirty: Vec::new(),
             stalled: Vec::new(),
+            overrun: Vec::new(),
             list: SendList::new(),
         }
     }
@@ -75,23 +80,9 @@ impl Clients {
         let key = ConnectionKey::new(self.core, place.generation, index);
         self.count += 1;
         self.accepted += 1;
-        place.connection = Some(Box::new(Connection {
-            key,
-            socket,
-            address,
-            // Numbers of different cores never meet.
-            id: self.accepted * self.cores as u64 + self.core as u64,
-            since: now,
-            speech,
-            input: Vec::new(),
-            output: Vec::new(),
-            dirty: false,
-            sending: false,
-            stalled: false,
-            paused: false,
-            closing: false,
-            ended: false,
-        }));
+        // Numbers of different cores never meet.
+        let id = self.accepted * self.cores as u64 + self.core as u64;
+        place.connection = Some(Box::new(Connection::new(key, socket, address, id, now, speech)));
         key
     }
 
@@ -131,7 +122,15 @@ impl Clients {
         else {
             return; // the client has gone
         };
+        if connection.overrun {
+            return;
+        }
         connection.reply(to.request, reply);
+        if connection.held() > self.overrun_size {
+            connection.overrun = true;
+            connection.output = Vec::new();
+            self.overrun.push(key);
+        }
         if !connection.dirty {
             connection.dirty = true;
             self.dirty.push(key);
@@ -144,6 +143,11 @@ impl Clients {
             connection.stalled = true;
             self.stalled.push(connection.key);
         }
+    }
+
+    /// The next connection to be closed because it is owed too much.
+    pub(crate) fn take_overrun(&mut self) -> Option<ConnectionKey> {
+        self.overrun.pop()
     }
 
     /// Connections that wait for room; the list is handed over.
@@ -204,5 +208,34 @@ impl Clients {
         for connection in self.places.iter().filter_map(|place| place.connection.as_deref()) {
             ring.close_socket(connection.socket, Token(token::IGNORED));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use panch_ring::doorbell::Doorbell;
+    use panch_ring::ring::RingConfig;
+
+    use crate::clients::connection::NativeSpeech;
+
+    #[test]
+    fn a_connection_that_is_owed_too_much_is_given_up_and_holds_nothing_more() {
+        let mut ring = Ring::new(&RingConfig::default(), Doorbell::new().unwrap()).unwrap();
+        let mut clients = Clients::new(0, 1, 10, 1000);
+        let keys = [(); 2].map(|()| {
+            let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
+            let speech = Speech::Native(NativeSpeech { terms: None, outstanding: 100 });
+            clients.add(Instant(0), ring.add_socket(socket), None, speech)
+        });
+        let value = [b'x'; 300];
+        for request in 0..100 {
+            clients.reply(ReplyTo { connection: keys[0].0, request }, Reply::Bytes(&value));
+            let held = clients.find(keys[0]).unwrap().held();
+            assert!(held <= 1000, "{held}");
+        }
+        clients.reply(ReplyTo { connection: keys[1].0, request: 0 }, Reply::Bytes(&value));
+        assert_eq!((clients.take_overrun(), clients.take_overrun()), (Some(keys[0]), None));
+        assert!(clients.find(keys[1]).unwrap().held() > 300, "others keep theirs");
     }
 }

@@ -3,9 +3,9 @@
 //! ```text
 //!            32 bytes            head complete, sums right
 //!  Header ------------> Head --------------------------> Messages --last one--> Header
-//!                                              with a body |   ^ complete and valid
+//!                                              with a body |   ^ complete and valid; or passed over
 //!                                                          v   |
-//!                                                          Body
+//!                                                       Body / Skip
 //! ```
 
 use super::{
@@ -41,7 +41,8 @@ pub enum Next<'a> {
     Message(Incoming<'a>),
     /// The input is used up.
     NeedBytes,
-    /// No frame memory for the next body. The rest of the input must be offered again once frames were given back.
+    /// No frame memory for the next body. The rest of the input must be offered again once frames were given back, or
+    /// after [`PacketReader::skip_body`].
     PoolExhausted,
 }
 
@@ -52,6 +53,8 @@ enum State {
     Messages { at: usize },
     /// Filling the body of the message at `at` of the head.
     Body { at: usize, memory: FrameMut, filled: usize },
+    /// Passing over the `left` bytes of a body that nobody wants; the next message starts at `next` of the head.
+    Skip { next: usize, left: usize },
     /// The stream is lost.
     Broken(PeerFault),
 }
@@ -115,6 +118,19 @@ impl PacketReader {
         }
     }
 
+    /// Gives up the message that [`Next::PoolExhausted`] was returned for: its body is passed over as it arrives, without
+    /// frame memory, and the messages behind it are read as usual. Does nothing if no body is waited for.
+    pub fn skip_body(&mut self) {
+        let State::Messages { at } = self.state else { return };
+        if at == self.head.len() {
+            return;
+        }
+        let header = MessageHeader::at(&self.head, at);
+        if header.body_length > 0 {
+            self.state = State::Skip { next: header.end(at), left: header.body_length as usize };
+        }
+    }
+
     fn advance(&mut self, input: &mut &[u8], pool: &FramePool) -> Result<Step, PeerFault> {
         loop {
             match &mut self.state {
@@ -146,6 +162,13 @@ impl PacketReader {
                     }
                     let Some(memory) = pool.take(size) else { return Ok(Step::PoolExhausted) };
                     self.state = State::Body { at, memory, filled: 0 };
+                }
+                State::Skip { next, left } => {
+                    *left -= take(input, *left).len();
+                    if *left > 0 {
+                        return Ok(Step::NeedBytes);
+                    }
+                    self.state = State::Messages { at: *next };
                 }
                 State::Body { at, memory, filled } => {
                     let at = *at;

@@ -176,6 +176,64 @@ fn an_exhausted_pool_loses_no_bytes() {
 }
 
 #[test]
+fn a_body_that_is_passed_over_takes_its_message_with_it_and_nothing_else() {
+    let source = FramePool::new(1 << 20);
+    let large = vec![7; 3 * PAGE_SIZE];
+    let messages = vec![
+        (1, 1, vec![1], None),
+        (2, 2, vec![2], Some(frame(&source, &large))),
+        (3, 3, vec![3], None),
+        (4, 4, vec![4], Some(frame(&source, b"fits"))),
+    ];
+    let bytes = [packet(&messages), packet(&vec![(5, 5, vec![5], None)])].concat();
+    let pool = FramePool::new(4 * PAGE_SIZE);
+    for cut in 0..bytes.len() {
+        let held = pool.take(PAGE_SIZE).unwrap();
+        let mut reader = PacketReader::new();
+        let (mut found, mut skipped) = (Vec::new(), 0);
+        for mut input in [&bytes[..cut], &bytes[cut..]] {
+            loop {
+                match reader.next(&mut input, &pool).unwrap() {
+                    Next::Message(message) => {
+                        found.push((message.group.0, message.kind, message.message.to_vec(), message.body));
+                    }
+                    Next::NeedBytes => break,
+                    Next::PoolExhausted => {
+                        skipped += 1;
+                        reader.skip_body();
+                    }
+                }
+            }
+            assert!(input.is_empty());
+        }
+        assert!(reader.is_between_packets());
+        assert_eq!(skipped, 1, "cut at {cut}");
+        let expected: Messages =
+            [&messages[0], &messages[2], &messages[3], &(5, 5, vec![5], None)].map(Clone::clone).into();
+        assert_eq!(found, expected, "cut at {cut}");
+        drop(held);
+    }
+}
+
+#[test]
+fn only_a_body_that_waits_for_memory_is_passed_over() {
+    let source = FramePool::new(1 << 20);
+    let messages = vec![(1, 1, vec![1], None), (2, 2, vec![2], Some(frame(&source, b"body")))];
+    let bytes = packet(&messages);
+    let pool = FramePool::new(1 << 20);
+    let mut reader = PacketReader::new();
+    reader.skip_body();
+    let (mut first, mut second) = bytes.split_at(bytes.len() - 1);
+    assert!(matches!(reader.next(&mut first, &pool), Ok(Next::Message(message)) if message.kind == 1));
+    assert!(matches!(reader.next(&mut first, &pool), Ok(Next::NeedBytes)));
+    // Its memory is taken and half full.
+    reader.skip_body();
+    assert!(matches!(reader.next(&mut second, &pool), Ok(Next::Message(message)) if message.kind == 2));
+    reader.skip_body();
+    assert!(matches!(reader.next(&mut second, &pool), Ok(Next::NeedBytes)));
+}
+
+#[test]
 fn a_body_that_can_never_fit_the_pool_is_a_fault_and_not_a_wait() {
     let source = FramePool::new(1 << 20);
     let bytes = packet(&vec![(1, 1, vec![], Some(frame(&source, &[0; 5000])))]);

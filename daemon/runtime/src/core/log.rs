@@ -1,0 +1,104 @@
+//! The log on this core, and the files of snapshots: what the replicas want written and read, and what became of it.
+
+use std::io;
+
+use panch_ring::parts::ReadBuffer;
+use panch_wire::batch::BatchView;
+use panch_wire::time::Instant;
+
+use super::CoreLoop;
+use crate::complaints::say;
+use crate::storage::{Done, Job};
+
+impl CoreLoop {
+    pub(super) fn write_log(&mut self, now: Instant) {
+        while let Some(write) = self.core.next_write(now, &mut self.out) {
+            self.log.write(&mut self.ring, write);
+        }
+        let Some(wal) = self.core.wal() else { return };
+        while let Some(sync) = wal.next_sync(now) {
+            self.log.sync(&mut self.ring, sync);
+        }
+        while let Some(preparation) = wal.wants_segment(now) {
+            if let Some(recycled) = preparation.recycle {
+                self.log.close(recycled, &mut self.ring);
+            }
+            self.out.storage.submit(Job::Prepare(preparation));
+        }
+        while let Some(sequence) = wal.take_surplus() {
+            self.log.close(sequence, &mut self.ring);
+            self.out.storage.submit(Job::Delete(sequence));
+        }
+    }
+
+    pub(super) fn on_done(&mut self, now: Instant, done: Done) {
+        match done {
+            Done::Prepared { sequence, result } => {
+                let Some(wal) = self.core.wal() else { return };
+                match result {
+                    Ok(file) => {
+                        wal.segment_ready(sequence);
+                        let file = self.ring.add_file(file);
+                        self.log.open(sequence, file);
+                    }
+                    Err(error) => {
+                        wal.segment_failed(sequence);
+                        let text = format_args!(
+                            "cannot prepare log segment {sequence}: {error}; writes are refused once the current one is full"
+                        );
+                        self.complaints.print(now, "segment", None, text);
+                    }
+                }
+            }
+            Done::SnapshotWritten { group, slot, result } => {
+                if let Err(error) = &result {
+                    say(format_args!(
+                        "cannot write the snapshot of group {} at slot {}: {error}",
+                        group.0, slot.0
+                    ));
+                }
+                let written = result.map_err(drop);
+                self.core.snapshot_written(now, group, slot, written, &mut self.out);
+            }
+            Done::SnapshotRead { group, peer, file, offset, bytes } => {
+                let bytes = bytes.as_deref().ok();
+                self.core.snapshot_read(now, group, peer, file, offset, bytes, &mut self.out);
+            }
+        }
+    }
+
+    pub(super) fn start_loads(&mut self, now: Instant) {
+        while let Some((group, slot, location)) = self.out.loads.pop_front() {
+            let Some(file) = self.log.file(location.segment) else {
+                self.core.loaded(now, group, slot, None, &mut self.out);
+                continue;
+            };
+            let size = location.padded_length();
+            let Some(memory) = self.pool.take(size) else {
+                // Frame memory comes back when peers have acknowledged; until then they wait.
+                self.out.loads.push_front((group, slot, location));
+                return;
+            };
+            let token = self.log.begin_load(group, slot, location);
+            self.ring.read_log(file, location.offset, size, ReadBuffer::Frame(memory), token);
+        }
+    }
+
+    pub(super) fn on_loaded(
+        &mut self,
+        now: Instant,
+        place: usize,
+        result: io::Result<usize>,
+        buffer: ReadBuffer,
+    ) {
+        let (group, slot, location) = self.log.loaded(place);
+        let ReadBuffer::Frame(memory) = buffer else { return };
+        let length = location.length as usize;
+        let whole = result.is_ok_and(|count| count >= length);
+        // Once the log has let go of the segment, its file may be given to another one and written over.
+        let retained = self.log.file(location.segment).is_some();
+        let frame = if whole && retained { memory.receive(length).ok() } else { None };
+        let frame = frame.filter(|frame| BatchView::validate(frame).is_ok());
+        self.core.loaded(now, group, slot, frame, &mut self.out);
+    }
+}

@@ -1,0 +1,120 @@
+//! The other cores: commands and replies, streams and messages that belong to another core's groups.
+
+use panch_replica::batcher::Refusal;
+use panch_replica::core::Outbox;
+use panch_wire::command::{CommandError, Reply};
+use panch_wire::time::Instant;
+
+use super::CoreLoop;
+use crate::remote::{self, Parcel, PeerMessage};
+
+impl CoreLoop {
+    /// Takes in what other cores have sent; true if they have sent anything.
+    pub(super) fn drain_mesh(&mut self, now: Instant) -> bool {
+        let mut parcels = std::mem::take(&mut self.parcels);
+        self.port.drain(|from, parcel| parcels.push((from, parcel)));
+        let busy = !parcels.is_empty();
+        for (from, parcel) in parcels.drain(..) {
+            match parcel {
+                Parcel::Requests(bytes) => self.backlog.push(from, bytes),
+                Parcel::Taken(size) => self.forwarding[from].taken(size),
+                Parcel::Replies(bytes) => {
+                    let mut at = 0;
+                    while let Some((to, reply, next)) = remote::reply_at(&bytes, at) {
+                        self.out.clients.reply(to, reply);
+                        at = next;
+                    }
+                }
+                Parcel::PeerStream { stream, hello } => self.adopt(now, stream, hello),
+                Parcel::PeerMessage(message) => self.on_forwarded(now, *message),
+                Parcel::Stop => self.begin_stop(now),
+                Parcel::Drained => self.cores_drained += 1,
+            }
+        }
+        self.parcels = parcels;
+        if !self.backlog.is_empty() {
+            self.drain_backlog(now);
+        }
+        busy
+    }
+
+    /// Submits commands of other cores until there is no room; true if any was submitted.
+    pub(super) fn drain_backlog(&mut self, now: Instant) -> bool {
+        let (core, out) = (&mut self.core, &mut self.out);
+        self.backlog.drain(|request| {
+            match core.submit(now, request.group, &request.command, request.level, request.token) {
+                Err(Refusal::TooLarge) => {
+                    out.reply(request.token, Reply::Error(CommandError::TooLarge));
+                    Ok(())
+                }
+                result => result,
+            }
+        })
+    }
+
+    /// Takes in a message that arrived at another core.
+    fn on_forwarded(&mut self, now: Instant, message: PeerMessage) {
+        if !self.core.admits(message.from, message.sender, message.receiver) {
+            return;
+        }
+        let body = match message.body {
+            None => None,
+            Some(bytes) => {
+                let Some(mut memory) = self.pool.take(bytes.len()) else {
+                    self.out.peers.dropped += 1;
+                    return;
+                };
+                memory[..bytes.len()].copy_from_slice(&bytes);
+                match memory.receive(bytes.len()) {
+                    Ok(frame) => Some(frame),
+                    Err(_) => return,
+                }
+            }
+        };
+        let PeerMessage { from, group, kind, message, .. } = message;
+        if self.core.deliver(now, from, group, kind, &message, body, &mut self.out).is_err() {
+            self.counters.peer_faults += 1;
+        }
+    }
+
+    /// Hands over what has gathered. What finds a full queue stays here, where more gathers; the clients behind it wait.
+    pub(super) fn send_parcels(&mut self) {
+        for core in 0..self.view.cores() {
+            if core == self.view.core {
+                continue;
+            }
+            let taken = self.backlog.taken_of(core);
+            if *taken > 0 && self.port.send(core, Parcel::Taken(*taken)).is_ok() {
+                *taken = 0;
+            }
+            let parcel = &mut self.forwarding[core].parcel;
+            if !parcel.is_empty()
+                && let Err(Parcel::Requests(unsent)) =
+                    self.port.send(core, Parcel::Requests(std::mem::take(parcel)))
+            {
+                *parcel = unsent;
+            }
+            let replies = &mut self.out.replies[core];
+            if !replies.is_empty()
+                && let Err(Parcel::Replies(unsent)) =
+                    self.port.send(core, Parcel::Replies(std::mem::take(replies)))
+            {
+                *replies = unsent;
+            }
+        }
+        for _ in 0..self.unsent.len() {
+            let Some((core, parcel)) = self.unsent.pop_front() else { break };
+            if let Err(parcel) = self.port.send(core, parcel) {
+                self.unsent.push_back((core, parcel));
+            }
+        }
+    }
+
+    /// Whether parcels wait for room in the mesh.
+    pub(crate) fn has_unsent_parcels(&self) -> bool {
+        let requests = self.forwarding.iter().map(|forwarding| &forwarding.parcel);
+        requests.chain(&self.out.replies).any(|parcel| !parcel.is_empty())
+            || self.backlog.has_taken()
+            || !self.unsent.is_empty()
+    }
+}

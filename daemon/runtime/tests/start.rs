@@ -1,0 +1,116 @@
+//! A whole node in this process: what it refuses to start with.
+
+use std::fs;
+use std::path::Path;
+
+use panch_consensus::protocol::Tuning;
+use panch_replica::batcher::BatchLimits;
+use panch_replica::machine::MachineLimits;
+use panch_replica::replica::ReplicaConfig;
+use panch_runtime::options::{Idle, Member, NodeOptions};
+use panch_runtime::{Node, NodeFault};
+use panch_wal::{Config, Durability};
+use panch_wire::ids::ReplicaId;
+use panch_wire::time::Duration;
+
+fn options(data_dir: &Path, cores: usize, durability: Durability) -> NodeOptions {
+    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    NodeOptions {
+        node: ReplicaId(0),
+        cluster: 1,
+        fingerprint: 2,
+        members: vec![Member { peer: any, resp: any, native: any }],
+        groups: 2,
+        cpus: vec![None; cores],
+        data_dir: data_dir.into(),
+        peer_listen: any,
+        resp_listen: any,
+        native_listen: any,
+        log: Config { segment_size: 2 << 20, durability, ..Config::default() },
+        replica: ReplicaConfig {
+            batch: BatchLimits::default(),
+            machine: MachineLimits::default(),
+            request_timeout: Duration::from_secs(1),
+            snapshot_log_size: 1 << 20,
+            session_idle_max: Duration::from_secs(60),
+        },
+        tuning: Tuning::default(),
+        idle: Idle::Park,
+        spin: Duration::ZERO,
+        frame_pool_size: 16 << 20,
+        connections_max: 10,
+        output_size_max: 1 << 20,
+    }
+}
+
+/// Runs a node until every group has a leader: until it has voted.
+fn run(options: NodeOptions) -> Result<(), NodeFault> {
+    let groups = usize::from(options.groups);
+    let node = Node::start(options)?;
+    let start = std::time::Instant::now();
+    loop {
+        let led = node.reports().groups().iter().filter(|status| status.protocol.leader.is_some()).count();
+        if led == groups {
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "{led} groups are led");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    node.stop_handle().stop();
+    node.wait()
+}
+
+#[test]
+fn a_node_that_has_voted_does_not_start_without_its_log() {
+    for (cores, lost, core) in [(1, "core-0/log", 0), (1, "core-0", 0), (2, "core-1/log", 1)] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = || options(dir.path(), cores, Durability::Sync);
+        run(options()).unwrap();
+        run(options()).unwrap();
+        let (lost, kept) = (dir.path().join(lost), dir.path().join("kept"));
+        fs::rename(&lost, &kept).unwrap();
+        for _ in 0..2 {
+            let fault = run(options()).unwrap_err();
+            assert!(matches!(fault, NodeFault::LogMissing { core: of, .. } if of == core), "{fault}");
+        }
+        fs::remove_dir_all(&lost).unwrap();
+        fs::rename(&kept, &lost).unwrap();
+        run(options()).unwrap();
+    }
+}
+
+#[test]
+fn a_node_that_has_voted_without_a_log_does_not_start_with_an_empty_one() {
+    let dir = tempfile::tempdir().unwrap();
+    run(options(dir.path(), 1, Durability::Memory)).unwrap();
+    assert!(matches!(run(options(dir.path(), 1, Durability::Memory)), Err(NodeFault::Forgotten)));
+    assert!(matches!(
+        run(options(dir.path(), 1, Durability::Sync)),
+        Err(NodeFault::LogMissing { core: 0, .. })
+    ));
+}
+
+#[test]
+fn a_start_that_failed_before_the_first_vote_may_be_repeated() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    for cores in [2, 2] {
+        let mut options = options(dir.path(), cores, Durability::Sync);
+        options.resp_listen = taken.local_addr().unwrap();
+        assert!(matches!(run(options), Err(NodeFault::Core(_))));
+    }
+    run(options(dir.path(), 2, Durability::Sync)).unwrap();
+}
+
+#[test]
+fn the_cores_of_two_nodes_never_share_a_port() {
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    // A port that is free at this moment.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let with = |dir: &Path| NodeOptions { native_listen: free, ..options(dir, 2, Durability::Sync) };
+    let first = Node::start(with(dirs[0].path())).unwrap();
+    assert!(matches!(run(with(dirs[1].path())), Err(NodeFault::Core(_))));
+    first.stop_handle().stop();
+    first.wait().unwrap();
+    run(with(dirs[1].path())).unwrap();
+}

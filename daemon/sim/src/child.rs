@@ -1,0 +1,168 @@
+//! Child processes: they do the work that may end in an abort, and say line by line how it goes.
+//!
+//! ```text
+//! at <what>             what comes next, so that the parent knows where a child died
+//! fail <what>\t<text>   it failed, with why
+//! count <name> <number> coverage, at the end
+//! done
+//! ```
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use panch_sim::coverage::Coverage;
+use panch_sim::run::run_seed;
+use panch_sim::scenario;
+
+/// What a child does.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Work {
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    pub from: u64,
+    /// The seed after the last.
+    #[arg(long, default_value_t = 0)]
+    pub to: u64,
+    /// Distance between two seeds.
+    #[arg(long, default_value_t = 1)]
+    pub stride: u64,
+    /// Replicas of every group.
+    #[arg(long, default_value_t = 3)]
+    pub replicas: u8,
+    /// A scenario instead of seeds.
+    #[arg(long)]
+    pub scenario: Option<String>,
+    /// A rule to remove.
+    #[arg(long)]
+    pub without: Option<String>,
+    /// Stop at the first failure.
+    #[arg(long)]
+    pub first: bool,
+}
+
+/// What a child said.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    /// What failed, and why.
+    pub failures: Vec<(String, String)>,
+    /// What it has been through.
+    pub coverage: Coverage,
+    /// What it was at when it died, and its last words; `None` if it did not.
+    pub died: Option<(String, String)>,
+}
+
+/// In the child: does the work. False if something failed.
+pub(crate) fn work(work: &Work) -> anyhow::Result<bool> {
+    remove_rule(work.without.as_deref())?;
+    let mut out = std::io::stdout().lock();
+    let mut passed = true;
+    if let Some(name) = &work.scenario {
+        let scenario = scenario::find(name).with_context(|| format!("there is no scenario {name}"))?;
+        writeln!(out, "at {name}")?;
+        if let Some(Err(text)) = scenario.run() {
+            writeln!(out, "fail {name}\t{}", text.escape_debug())?;
+            passed = false;
+        }
+    }
+    let mut coverage = Coverage::default();
+    let mut seed = work.from;
+    while seed < work.to {
+        writeln!(out, "at {seed}")?;
+        out.flush()?;
+        match run_seed(seed, usize::from(work.replicas), false) {
+            Ok(of_seed) => coverage.add(&of_seed),
+            Err(violation) => {
+                writeln!(out, "fail {seed}\t{}", violation.to_string().escape_debug())?;
+                coverage.runs += 1;
+                passed = false;
+                if work.first {
+                    break;
+                }
+            }
+        }
+        seed += work.stride;
+    }
+    for (name, count, _) in coverage.rows() {
+        writeln!(out, "count {name} {count}")?;
+    }
+    writeln!(out, "done")?;
+    Ok(passed)
+}
+
+#[cfg(feature = "mutants")]
+fn remove_rule(name: Option<&str>) -> anyhow::Result<()> {
+    use panch_wire::rule::{Rule, remove};
+    let Some(name) = name else { return Ok(()) };
+    let rule = Rule::ALL.iter().find(|rule| rule.name() == name);
+    remove(Some(*rule.with_context(|| format!("there is no rule {name}"))?));
+    Ok(())
+}
+
+#[cfg(not(feature = "mutants"))]
+fn remove_rule(name: Option<&str>) -> anyhow::Result<()> {
+    match name {
+        None => Ok(()),
+        Some(_) => bail!("this build keeps all rules: build with --features mutants"),
+    }
+}
+
+/// In the parent: starts a child.
+pub(crate) fn spawn(work: &Work) -> anyhow::Result<Child> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("child");
+    for (name, value) in [("--from", work.from), ("--to", work.to), ("--stride", work.stride)] {
+        command.arg(name).arg(value.to_string());
+    }
+    command.arg("--replicas").arg(work.replicas.to_string());
+    for (name, value) in [("--scenario", &work.scenario), ("--without", &work.without)] {
+        if let Some(value) = value {
+            command.arg(name).arg(value);
+        }
+    }
+    if work.first {
+        command.arg("--first");
+    }
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().context("cannot start a child process")
+}
+
+/// In the parent: hears a child to its end.
+pub(crate) fn listen(mut child: Child) -> anyhow::Result<Report> {
+    let mut report = Report::default();
+    let mut at = String::new();
+    let mut done = false;
+    let out = child.stdout.take().context("the child's output is a pipe")?;
+    for line in BufReader::new(out).lines() {
+        let line = line?;
+        let (word, rest) = line.split_once(' ').unwrap_or((&line, ""));
+        match word {
+            "at" => at = rest.to_string(),
+            "fail" => {
+                let (what, text) = rest.split_once('\t').unwrap_or((rest, ""));
+                report.failures.push((what.to_string(), text.replace("\\n", "\n").replace("\\\"", "\"")));
+            }
+            "count" => {
+                let (name, count) = rest.split_once(' ').context("a count has a name")?;
+                if !report.coverage.add_named(name, count.parse()?) {
+                    bail!("the child counts {name}, which is not known");
+                }
+            }
+            "done" => done = true,
+            _ => bail!("the child said: {line}"),
+        }
+    }
+    let mut words = String::new();
+    if let Some(mut errors) = child.stderr.take() {
+        std::io::Read::read_to_string(&mut errors, &mut words)?;
+    }
+    let status = child.wait()?;
+    if !done {
+        if words.is_empty() {
+            words = status.to_string();
+        }
+        report.died = Some((at, words.trim().to_string()));
+    }
+    Ok(report)
+}

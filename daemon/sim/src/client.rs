@@ -1,0 +1,495 @@
+//! Clients: closed loops of unique commands on few keys, against any node, with and without sessions; and the history of
+//! what they saw.
+//!
+//! Invariants:
+//! * A command without a session is sent at most once to a node that may have taken it: once its outcome is unknown it
+//!   stays so, and the client goes on with another.
+//! * A command of a session is sent again, with the same number and to any node, until it is answered.
+//! * Every value written is unique within the run.
+
+mod command;
+
+use std::collections::VecDeque;
+
+use panch_replica::replica::Level;
+use panch_wire::command::CommandError;
+use panch_wire::ids::GroupId;
+use panch_wire::slots::group_of_key;
+
+pub use command::{Outcome, OwnedCommand, outcome_of};
+use command::{pad, unpad};
+
+use crate::coverage::Coverage;
+use crate::invariant::Invariants;
+use crate::invariant::exactly_once::ExactlyOnce;
+use crate::linear::Timed;
+use crate::linear::register::{Action, Answer, Bytes, History, KeyOperation};
+use crate::queue::{MILLISECOND, Time};
+use crate::random::{Concern, Stream};
+use crate::settings::ClientSettings;
+
+/// A command on its way to a node.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The client's number.
+    pub client: usize,
+    /// Names the attempt among the client's.
+    pub attempt: u64,
+    /// The node it is sent to.
+    pub node: usize,
+    /// The group of its key.
+    pub group: GroupId,
+    /// What is asked.
+    pub command: OwnedCommand,
+    /// How it wants to be served.
+    pub level: Level,
+}
+
+/// What a client asks of the world.
+#[derive(Debug)]
+pub enum Wish {
+    /// Send this.
+    Send(Request),
+    /// Call [`Clients::on_timer`] with this client and ticket after a time.
+    Timer(Time, usize, u64),
+}
+
+#[derive(Clone, Debug)]
+struct Task {
+    command: OwnedCommand,
+    /// `None` for commands that are not about a key.
+    action: Option<Action>,
+    level: Level,
+    group: GroupId,
+    invoked: Time,
+    first_attempt: u64,
+}
+
+struct Session {
+    id: u64,
+    number: u64,
+    opened: Vec<GroupId>,
+}
+
+enum Plan {
+    /// So many more random operations.
+    Random(u64),
+    /// These, one after the other.
+    Script(VecDeque<(OwnedCommand, Option<Action>, Level)>),
+}
+
+struct Client {
+    random: Stream,
+    plan: Plan,
+    session: Option<Session>,
+    /// Whether what did not succeed is tried again.
+    persistent: bool,
+    pinned: bool,
+    node: usize,
+    attempt: u64,
+    ticket: u64,
+    task: Option<Task>,
+    /// Answered commands of the session with their last attempts, for late copies of their answers.
+    answered: VecDeque<(Task, u64)>,
+    seen: Bytes,
+    counter: u64,
+    last: Option<Outcome>,
+    wants_nothing: bool,
+    /// The timer that runs is for sending the task again.
+    resend: bool,
+}
+
+/// All clients and their history.
+pub struct Clients {
+    settings: ClientSettings,
+    node_count: usize,
+    group_count: u16,
+    seed: u64,
+    list: Vec<Client>,
+    /// What they saw, key by key.
+    pub history: History,
+    stopped: bool,
+}
+
+/// Answered commands that a client remembers.
+const ANSWERED_MAX: usize = 4;
+
+impl Clients {
+    /// The clients of a run.
+    pub fn new(seed: u64, settings: ClientSettings, node_count: usize, group_count: u16) -> Self {
+        let mut clients = Self {
+            settings,
+            node_count,
+            group_count,
+            seed,
+            list: Vec::new(),
+            history: History::new(),
+            stopped: false,
+        };
+        for _ in 0..settings.count {
+            let mut client = clients.client(Plan::Random(settings.operations), true);
+            if client.random.chance(settings.sessions) {
+                let id = client.random.word() | 1;
+                client.session = Some(Session { id, number: 0, opened: Vec::new() });
+            }
+            clients.list.push(client);
+        }
+        clients
+    }
+
+    fn client(&self, plan: Plan, persistent: bool) -> Client {
+        let index = self.list.len();
+        let mut random = Stream::new(self.seed, Concern::Client(index));
+        Client {
+            node: random.below(self.node_count as u64) as usize,
+            random,
+            plan,
+            session: None,
+            persistent,
+            pinned: false,
+            attempt: 0,
+            ticket: 0,
+            task: None,
+            answered: VecDeque::new(),
+            seen: Bytes::from(&b""[..]),
+            counter: 0,
+            last: None,
+            wants_nothing: false,
+            resend: false,
+        }
+    }
+
+    /// When the clients begin.
+    pub fn start(&mut self) -> Vec<Wish> {
+        (0..self.list.len()).map(|index| self.pause(index)).collect()
+    }
+
+    /// A client of its own for one command, sent to one node; the wishes that start it and its number. With `persistent`
+    /// it is sent again, as a new operation, until it succeeds.
+    pub fn call(
+        &mut self,
+        now: Time,
+        node: usize,
+        command: OwnedCommand,
+        action: Option<Action>,
+        level: Level,
+        persistent: bool,
+    ) -> (usize, Vec<Wish>) {
+        let mut client = self.client(Plan::Script([(command, action, level)].into()), persistent);
+        (client.node, client.pinned) = (node, true);
+        let index = self.list.len();
+        self.list.push(client);
+        (index, self.next_task(now, index))
+    }
+
+    /// What came of a [`Clients::call`], as soon as it is known.
+    pub fn result(&self, client: usize) -> Option<&Outcome> {
+        self.list[client].last.as_ref()
+    }
+
+    /// No new random operations.
+    pub fn stop(&mut self) {
+        self.stopped = true;
+    }
+
+    /// Whether no client waits for anything.
+    pub fn are_idle(&self) -> bool {
+        self.list.iter().all(|client| client.task.is_none() && (self.stopped || client.wants_nothing))
+    }
+
+    /// What a client waits for, as text.
+    pub fn waiting(&self) -> Vec<String> {
+        let waiting = self.list.iter().enumerate().filter_map(|(index, client)| {
+            let task = client.task.as_ref()?;
+            Some(format!("client {index} on node {}: {:?}", client.node, task.command))
+        });
+        waiting.collect()
+    }
+
+    /// A timer that was wished for.
+    pub fn on_timer(&mut self, now: Time, index: usize, ticket: u64, coverage: &mut Coverage) -> Vec<Wish> {
+        let client = &mut self.list[index];
+        if client.ticket != ticket {
+            return Vec::new();
+        }
+        if client.task.is_none() {
+            return self.next_task(now, index);
+        }
+        if std::mem::take(&mut client.resend) {
+            coverage.retries += 1;
+            return self.attempt(index);
+        }
+        self.on_doubt(now, index, coverage)
+    }
+
+    /// An attempt was answered, or it is known to be lost.
+    pub fn on_outcome(
+        &mut self,
+        now: Time,
+        index: usize,
+        attempt: u64,
+        outcome: Outcome,
+        coverage: &mut Coverage,
+        invariants: &mut Invariants,
+    ) -> Vec<Wish> {
+        let client = &mut self.list[index];
+        let current = client.task.as_ref().is_some_and(|task| attempt >= task.first_attempt);
+        if !current {
+            let late =
+                client.answered.iter().find(|(task, last)| (task.first_attempt..=*last).contains(&attempt));
+            if let (Some((task, _)), Outcome::Answer(answer)) = (late, &outcome) {
+                check_session(&task.command, answer, invariants);
+            }
+            return Vec::new();
+        }
+        match outcome {
+            Outcome::Answer(answer) => {
+                let task = client.task.take().expect("the attempt is of the current task");
+                client.resend = false;
+                check_session(&task.command, &answer, invariants);
+                coverage.acked += 1;
+                self.record(now, index, &task, Some(answer.clone()), invariants);
+                let client = &mut self.list[index];
+                if task.command.session.is_some() {
+                    client.answered.push_back((task, client.attempt));
+                    if client.answered.len() > ANSWERED_MAX {
+                        client.answered.pop_front();
+                    }
+                }
+                client.last = Some(Outcome::Answer(answer));
+                vec![self.pause(index)]
+            }
+            // A later attempt is under way.
+            Outcome::Refused(CommandError::Unavailable) if attempt != client.attempt => Vec::new(),
+            Outcome::Refused(CommandError::UnknownSession) if client.persistent => {
+                invariants.note("exactly_once", Err(format!("client {index}: its session was forgotten")));
+                Vec::new()
+            }
+            Outcome::Refused(error) => {
+                let again = matches!(error, CommandError::Unavailable | CommandError::LogFull);
+                if again && client.persistent {
+                    coverage.busy += u64::from(error == CommandError::LogFull);
+                    return self.retry_later(index);
+                }
+                client.task = None;
+                client.last = Some(Outcome::Refused(error));
+                vec![self.pause(index)]
+            }
+            Outcome::Lost if attempt == client.attempt => self.on_doubt(now, index, coverage),
+            Outcome::Lost => Vec::new(),
+        }
+    }
+
+    /// The latest attempt may or may not have succeeded.
+    fn on_doubt(&mut self, now: Time, index: usize, coverage: &mut Coverage) -> Vec<Wish> {
+        let client = &mut self.list[index];
+        let task = client.task.as_ref().expect("only a task is in doubt");
+        let harmless = task.command.session.is_some()
+            || task.action.as_ref().is_none_or(|action| *action == Action::Get);
+        if client.persistent && harmless {
+            client.move_on(self.node_count);
+            coverage.retries += 1;
+            return self.attempt(index);
+        }
+        let task = client.task.take().expect("only a task is in doubt");
+        client.last = Some(Outcome::Lost);
+        coverage.unknown += 1;
+        client.move_on(self.node_count);
+        let repeated = client.persistent && matches!(client.plan, Plan::Script(_));
+        if let Some(action) = task.action.clone().filter(|action| *action != Action::Get) {
+            let operation = KeyOperation { action: trimmed(action), answer: None };
+            let timed = Timed { invoked: task.invoked, returned: None, operation };
+            self.history.entry(task.command.key.clone()).or_default().push(timed);
+        }
+        if repeated {
+            let client = &mut self.list[index];
+            client.task = Some(Task { invoked: now, first_attempt: client.attempt + 1, ..task });
+            client.last = None;
+            return self.attempt(index);
+        }
+        vec![self.pause(index)]
+    }
+
+    /// The attempt surely had no effect: the same again, a little later.
+    fn retry_later(&mut self, index: usize) -> Vec<Wish> {
+        let client = &mut self.list[index];
+        client.move_on(self.node_count);
+        client.resend = true;
+        client.ticket += 1;
+        let wait = client.random.range(1, 10) * MILLISECOND;
+        vec![Wish::Timer(wait, index, client.ticket)]
+    }
+
+    fn record(
+        &mut self,
+        now: Time,
+        index: usize,
+        task: &Task,
+        answer: Option<Answer>,
+        invariants: &mut Invariants,
+    ) {
+        let Some(action) = task.action.clone() else { return };
+        let key = &task.command.key;
+        let answer = match answer {
+            Some(Answer::Value(Some(value))) => {
+                let Some(text) = unpad(&value, self.settings.padding) else {
+                    let value = value.escape_ascii();
+                    invariants.note("value", Err(format!("{}: nobody wrote {value}", key.escape_ascii())));
+                    return;
+                };
+                if key.starts_with(b"l") {
+                    invariants.note("exactly_once", ExactlyOnce::check_list(key, &text));
+                }
+                self.list[index].seen = text.clone();
+                Some(Answer::Value(Some(text)))
+            }
+            other => other,
+        };
+        let operation = KeyOperation { action: trimmed(action), answer };
+        let timed = Timed { invoked: task.invoked, returned: Some(now), operation };
+        self.history.entry(key.clone()).or_default().push(timed);
+    }
+
+    fn pause(&mut self, index: usize) -> Wish {
+        let client = &mut self.list[index];
+        client.ticket += 1;
+        Wish::Timer(client.random.below(self.settings.think + 1), index, client.ticket)
+    }
+
+    fn next_task(&mut self, now: Time, index: usize) -> Vec<Wish> {
+        let client = &mut self.list[index];
+        let next = match &mut client.plan {
+            Plan::Random(0) => None,
+            Plan::Random(_) if self.stopped => None,
+            Plan::Random(left) => {
+                *left -= 1;
+                Some(client.random_operation(index, &self.settings))
+            }
+            Plan::Script(calls) => calls.pop_front(),
+        };
+        let Some((mut command, mut action, mut level)) = next else {
+            client.wants_nothing = true;
+            return Vec::new();
+        };
+        let group = group_of_key(&command.key, self.group_count);
+        if !client.pinned && client.random.chance(100_000) {
+            client.node = client.random.below(self.node_count as u64) as usize;
+        }
+        if let Some(session) = &mut client.session {
+            if !session.opened.contains(&group) {
+                // The operation that was drawn is dropped: first the session is opened in its group.
+                session.opened.push(group);
+                command = OwnedCommand::open_session(session.id);
+                (action, level) = (None, Level::Log);
+            } else if !command.kind.is_read() {
+                session.number += 1;
+                command = command.in_session(session.id, session.number);
+            }
+        }
+        let first_attempt = client.attempt + 1;
+        client.task = Some(Task { command, action, level, group, invoked: now, first_attempt });
+        client.last = None;
+        let twice = client.session.is_some() && client.random.chance(50_000);
+        let mut wishes = self.attempt(index);
+        if twice {
+            // Both copies may be decided.
+            let client = &mut self.list[index];
+            let node = client.node;
+            client.move_on(self.node_count);
+            wishes.extend(self.attempt(index));
+            self.list[index].node = node;
+        }
+        wishes
+    }
+
+    fn attempt(&mut self, index: usize) -> Vec<Wish> {
+        let client = &mut self.list[index];
+        client.attempt += 1;
+        client.ticket += 1;
+        client.resend = false;
+        let task = client.task.as_ref().expect("an attempt is at a task");
+        let request = Request {
+            client: index,
+            attempt: client.attempt,
+            node: client.node,
+            group: task.group,
+            command: task.command.clone(),
+            level: task.level,
+        };
+        vec![Wish::Send(request), Wish::Timer(self.settings.patience, index, client.ticket)]
+    }
+}
+
+fn check_session(command: &OwnedCommand, answer: &Answer, invariants: &mut Invariants) {
+    if let Some(header) = command.session
+        && !command.is_session_control()
+    {
+        let result = invariants.exactly_once.on_answer(header.session, header.number, answer);
+        invariants.note("exactly_once", result);
+    }
+}
+
+/// The action with its values as the history has them: without padding.
+fn trimmed(action: Action) -> Action {
+    let trim = |value: Bytes| -> Bytes {
+        let end = value.iter().position(|byte| *byte == b'_').unwrap_or(value.len());
+        value[..end].into()
+    };
+    match action {
+        Action::Set(value) => Action::Set(trim(value)),
+        Action::SetIfAbsent(value) => Action::SetIfAbsent(trim(value)),
+        Action::GetSet(value) => Action::GetSet(trim(value)),
+        Action::CompareAndSet(old, new) => Action::CompareAndSet(trim(old), trim(new)),
+        other => other,
+    }
+}
+
+impl Client {
+    fn move_on(&mut self, node_count: usize) {
+        if !self.pinned && node_count > 1 {
+            self.node = (self.node + 1 + self.random.below(node_count as u64 - 1) as usize) % node_count;
+        }
+    }
+
+    fn random_operation(
+        &mut self,
+        index: usize,
+        settings: &ClientSettings,
+    ) -> (OwnedCommand, Option<Action>, Level) {
+        self.counter += 1;
+        let token = format!("{index}.{}", self.counter);
+        let random = &mut self.random;
+        let number = random.below(settings.keys);
+        let value = pad(token.as_bytes(), settings.padding);
+        if settings.bulk_keys > 0 && random.chance(400_000) {
+            let key = format!("b{}", random.below(settings.bulk_keys));
+            let value: Bytes = format!("{token}{}", "_".repeat(3000)).into_bytes().into();
+            return (
+                OwnedCommand::of(key.as_bytes(), &Action::Set(value.clone())),
+                Some(Action::Set(value)),
+                Level::Log,
+            );
+        }
+        let (key, action) = match random.below(20) {
+            0..=4 => (format!("r{number}"), Action::Set(value)),
+            5..=9 => (format!("r{number}"), Action::Get),
+            10 => (format!("r{number}"), Action::GetSet(value)),
+            11 => (format!("r{number}"), Action::CompareAndSet(pad(&self.seen, settings.padding), value)),
+            12 => (format!("r{number}"), Action::SetIfAbsent(value)),
+            13 => (
+                format!("r{number}"),
+                if random.chance(500_000) { Action::Delete } else { Action::GetDelete },
+            ),
+            14..=16 => (format!("n{number}"), Action::Increment(1)),
+            17 => (format!("n{number}"), Action::Get),
+            18 => (format!("l{number}"), Action::Append(format!("{token};").into_bytes().into())),
+            _ => (format!("l{number}"), Action::Get),
+        };
+        let level = if action == Action::Get && !random.chance(settings.log_reads) {
+            Level::Quorum
+        } else {
+            Level::Log
+        };
+        (OwnedCommand::of(key.as_bytes(), &action), Some(action), level)
+    }
+}

@@ -1,0 +1,52 @@
+//! Promises never go back: not in a life, not over a restart, and no record of a lower ballot follows a higher one
+//! [protocols §2.3, §3.3, D4; T-B2]. That a restart forgets no durable promise is in [`durability`](super::durability).
+
+use std::collections::BTreeMap;
+
+use panch_consensus::ballot::Ballot;
+use panch_replica::core::GroupStatus;
+use panch_wire::ids::GroupId;
+
+use crate::inspect::Fact;
+
+/// The promises of the nodes in their present lives.
+#[derive(Default)]
+pub struct Ballots {
+    promised: BTreeMap<(usize, GroupId), Ballot>,
+    appended: BTreeMap<(usize, GroupId), Ballot>,
+}
+
+impl Ballots {
+    /// The status of a group at the end of a turn.
+    ///
+    /// # Errors
+    /// If the promise fell.
+    pub fn on_status(&mut self, node: usize, status: &GroupStatus) -> Result<(), String> {
+        let before = self.promised.entry((node, status.group)).or_default();
+        let (old, new) = (*before, status.protocol.ballot);
+        *before = new;
+        if new >= old {
+            return Ok(());
+        }
+        Err(format!("node {node} group {}: promised {old:?}, now {new:?}", status.group.0))
+    }
+
+    /// A record was appended to the log.
+    ///
+    /// # Errors
+    /// If it is of a lower ballot than an earlier one.
+    pub fn on_appended(&mut self, node: usize, group: GroupId, fact: Fact) -> Result<(), String> {
+        let before = self.appended.entry((node, group)).or_default();
+        if fact.ballot >= *before {
+            *before = fact.ballot;
+            return Ok(());
+        }
+        Err(format!("node {node} group {}: wrote {fact:?} after a record of {before:?}", group.0))
+    }
+
+    /// The node's process is gone.
+    pub fn on_crash(&mut self, node: usize) {
+        self.promised.retain(|(of, _), _| *of != node);
+        self.appended.retain(|(of, _), _| *of != node);
+    }
+}

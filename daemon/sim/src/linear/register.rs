@@ -1,0 +1,252 @@
+//! One key of the key-value store as a sequential object, and the check of a whole history.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+
+use super::{Model, Timed, Verdict, check};
+
+/// A value, shared.
+pub type Bytes = Rc<[u8]>;
+
+/// What a client asked of a key. Values should be unique per write: it keeps the search short and leaves lies no room.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Reads.
+    Get,
+    /// Writes.
+    Set(Bytes),
+    /// Writes if absent.
+    SetIfAbsent(Bytes),
+    /// Writes, answers the old value.
+    GetSet(Bytes),
+    /// Deletes, answers the old value.
+    GetDelete,
+    /// Deletes, answers 1 if there was a value, else 0.
+    Delete,
+    /// Adds to the number at the key; answers the sum.
+    Increment(i64),
+    /// Appends; answers the new length.
+    Append(Bytes),
+    /// Writes the second value if the key holds the first; answers 1 or 0.
+    CompareAndSet(Bytes, Bytes),
+}
+
+/// What was answered.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Done.
+    Done,
+    /// A value, or that there is none.
+    Value(Option<Bytes>),
+    /// A number.
+    Number(i64),
+    /// The value is not a number, or the sum would overflow; nothing was changed.
+    NotANumber,
+}
+
+/// A call to a key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KeyOperation {
+    /// What was asked.
+    pub action: Action,
+    /// What was answered; `None` if that is unknown.
+    pub answer: Option<Answer>,
+}
+
+struct Text<'a>(&'a [u8]);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Padding of simulated values says nothing.
+        let end = self.0.iter().position(|byte| *byte == b'_').unwrap_or(self.0.len());
+        write!(f, "{}", self.0[..end].escape_ascii())
+    }
+}
+
+impl fmt::Debug for KeyOperation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.action {
+            Action::Get => write!(f, "get")?,
+            Action::Set(value) => write!(f, "set {}", Text(value))?,
+            Action::SetIfAbsent(value) => write!(f, "setnx {}", Text(value))?,
+            Action::GetSet(value) => write!(f, "getset {}", Text(value))?,
+            Action::GetDelete => write!(f, "getdel")?,
+            Action::Delete => write!(f, "del")?,
+            Action::Increment(by) => write!(f, "incr {by}")?,
+            Action::Append(value) => write!(f, "append {}", Text(value))?,
+            Action::CompareAndSet(old, new) => write!(f, "cas {} {}", Text(old), Text(new))?,
+        }
+        match &self.answer {
+            None => write!(f, " -> ?"),
+            Some(answer) => write!(f, " -> {answer:?}"),
+        }
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Answer::Done => write!(f, "ok"),
+            Answer::Value(None) => write!(f, "nil"),
+            Answer::Value(Some(value)) => write!(f, "{}", Text(value)),
+            Answer::Number(number) => write!(f, "{number}"),
+            Answer::NotANumber => write!(f, "not a number"),
+        }
+    }
+}
+
+/// One key.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Register;
+
+fn number(value: Option<&Bytes>) -> Option<i64> {
+    value.map_or(Some(0), |value| std::str::from_utf8(value).ok()?.parse().ok())
+}
+
+impl Model for Register {
+    type Operation = KeyOperation;
+    type State = Option<Bytes>;
+
+    fn initial(&self) -> Option<Bytes> {
+        None
+    }
+
+    fn step(&self, state: &Option<Bytes>, operation: &KeyOperation) -> Option<Option<Bytes>> {
+        let old = || Answer::Value(state.clone());
+        let (after, answer) = match &operation.action {
+            Action::Get => (state.clone(), old()),
+            Action::Set(value) => (Some(value.clone()), Answer::Done),
+            Action::SetIfAbsent(value) => match state {
+                None => (Some(value.clone()), Answer::Number(1)),
+                Some(_) => (state.clone(), Answer::Number(0)),
+            },
+            Action::GetSet(value) => (Some(value.clone()), old()),
+            Action::GetDelete => (None, old()),
+            Action::Delete => (None, Answer::Number(i64::from(state.is_some()))),
+            Action::Increment(by) => {
+                match number(state.as_ref()).and_then(|number| number.checked_add(*by)) {
+                    Some(sum) => (Some(sum.to_string().into_bytes().into()), Answer::Number(sum)),
+                    None => (state.clone(), Answer::NotANumber),
+                }
+            }
+            Action::Append(value) => {
+                let mut longer = state.as_deref().unwrap_or_default().to_vec();
+                longer.extend_from_slice(value);
+                let length = longer.len() as i64;
+                (Some(longer.into()), Answer::Number(length))
+            }
+            Action::CompareAndSet(expected, value) => {
+                if state.as_ref() == Some(expected) {
+                    (Some(value.clone()), Answer::Number(1))
+                } else {
+                    (state.clone(), Answer::Number(0))
+                }
+            }
+        };
+        operation.answer.as_ref().is_none_or(|given| *given == answer).then_some(after)
+    }
+}
+
+/// A history by key.
+pub type History = BTreeMap<Vec<u8>, Vec<Timed<KeyOperation>>>;
+
+/// Why a history is refused.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Anomaly {
+    /// The key.
+    pub key: Vec<u8>,
+    /// The operation that fits nowhere, and those around it, as text.
+    pub text: String,
+}
+
+/// What the check of a whole history came to.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Summary {
+    /// Operations checked.
+    pub operations: usize,
+    /// Keys whose search was given up.
+    pub undecided: usize,
+}
+
+/// Checks every key. `steps_max` bounds the search of each.
+///
+/// # Errors
+/// The first key, in order, whose history is not linearizable.
+pub fn check_all(history: &History, steps_max: u64) -> Result<Summary, Anomaly> {
+    let mut summary = Summary::default();
+    for (key, operations) in history {
+        summary.operations += operations.len();
+        match check_key(operations, steps_max) {
+            Verdict::Linearizable => {}
+            Verdict::Undecided => summary.undecided += 1,
+            Verdict::NotLinearizable { stuck, linearized } => {
+                return Err(Anomaly { key: key.clone(), text: describe(operations, stuck, linearized) });
+            }
+        }
+    }
+    Ok(summary)
+}
+
+/// Checks the history of one key.
+pub fn check_key(operations: &[Timed<KeyOperation>], steps_max: u64) -> Verdict {
+    // An operation without an answer may never have taken effect, so an order that leaves such operations out is good
+    // enough. Leaving out those whose values nobody saw is tried first, because each of them doubles the search.
+    let likely: Vec<_> = operations.iter().filter(|timed| may_matter(operations, timed)).cloned().collect();
+    if likely.len() < operations.len() && check(&Register, &likely, steps_max) == Verdict::Linearizable {
+        return Verdict::Linearizable;
+    }
+    check(&Register, operations, steps_max)
+}
+
+fn may_matter(operations: &[Timed<KeyOperation>], timed: &Timed<KeyOperation>) -> bool {
+    let unanswered = timed.operation.answer.is_none();
+    let value = match &timed.operation.action {
+        _ if !unanswered => return true,
+        Action::Get => return false,
+        Action::Set(value) | Action::SetIfAbsent(value) | Action::GetSet(value) => value,
+        Action::Append(value) | Action::CompareAndSet(_, value) => value,
+        Action::GetDelete | Action::Delete | Action::Increment(_) => return true,
+    };
+    operations.iter().any(|other| {
+        let seen = match &other.operation.answer {
+            Some(Answer::Value(Some(seen))) => contains(seen, value),
+            _ => false,
+        };
+        let swapped = match (&other.operation.action, &other.operation.answer) {
+            (Action::CompareAndSet(expected, _), answer) if *answer != Some(Answer::Number(0)) => {
+                contains(expected, value)
+            }
+            // Lengths and counts say something about every value before them.
+            (Action::Append(_) | Action::Delete | Action::SetIfAbsent(_), Some(_)) => true,
+            _ => false,
+        };
+        seen || swapped
+    })
+}
+
+fn contains(whole: &[u8], part: &[u8]) -> bool {
+    part.is_empty() || whole.windows(part.len()).any(|window| window == part)
+}
+
+fn describe(operations: &[Timed<KeyOperation>], stuck: usize, linearized: usize) -> String {
+    let line = |timed: &Timed<KeyOperation>| {
+        let returned = timed.returned.map_or("never".to_string(), |at| format!("{:.6}", at as f64 / 1e9));
+        format!("{:.6}..{returned} {:?}", timed.invoked as f64 / 1e9, timed.operation)
+    };
+    let culprit = &operations[stuck];
+    let mut text = format!("after {linearized} operations this one fits nowhere:\n    {}", line(culprit));
+    let end = culprit.returned.unwrap_or(u64::MAX);
+    let mut near: Vec<_> = operations
+        .iter()
+        .filter(|timed| timed.invoked <= end && *timed != culprit)
+        .filter(|timed| timed.returned.is_none_or(|at| at + 50_000_000 >= culprit.invoked))
+        .collect();
+    near.sort_by_key(|timed| timed.invoked);
+    text.push_str("\n  operations of the same key around it:");
+    for timed in near.iter().rev().take(24).rev() {
+        text.push_str("\n    ");
+        text.push_str(&line(timed));
+    }
+    text
+}

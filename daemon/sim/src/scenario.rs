@@ -1,0 +1,151 @@
+//! Nasty schedules, scripted: each ends in a violation, or in an error of its own, if the rule it is about is removed.
+//!
+//! The names `T-C*` and `T-M*` are those of the protocol reference (nasty scenarios); `T-X*` are the simulator's own, for
+//! rules that need a schedule and have none there.
+//!
+//! | not yet | needs |
+//! |---|---|
+//! | T-C4 messages of an old epoch arrive after the seal | epochs |
+//! | T-C10, second half: a clock jumps while a lease is held | leases |
+//! | T-M6 the leader is paused between the acknowledgement and a lease read | leases |
+//! | T-M7 a follower grants a lease, restarts at once, and votes for another | leases |
+//! | T-M8 a lease is computed from the time of receipt | leases |
+
+mod common;
+mod election;
+mod log;
+mod read;
+mod sessions;
+mod storage;
+
+use panch_consensus::multi::Multi;
+
+use crate::invariant::Violation;
+use crate::settings::Settings;
+use crate::world::World;
+
+/// The world of the scripts.
+pub type Script = World<Multi>;
+
+/// What a scenario is run as.
+#[derive(Clone, Copy)]
+pub enum Body {
+    /// The script, for one seed.
+    Script(fn(u64) -> Result<(), String>),
+    /// It cannot be run before this exists.
+    Needs(&'static str),
+}
+
+/// One scenario.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    /// As the reference calls it.
+    pub name: &'static str,
+    /// What happens.
+    pub text: &'static str,
+    /// How.
+    pub body: Body,
+}
+
+/// Seeds with which each script is run: they vary the times and what crashes leave.
+pub const SEEDS: u64 = 6;
+
+macro_rules! scenarios {
+    ($($name:literal $text:literal $body:expr;)*) => {
+        /// Every scenario, in the order of the reference.
+        pub const ALL: &[Scenario] = &[$(Scenario { name: $name, text: $text, body: $body },)*];
+    };
+}
+
+use Body::{Needs, Script as Run};
+
+scenarios! {
+    "T-C1" "a vote is sent, its write is lost in a crash, the node votes differently" Run(storage::vote_lost_in_crash);
+    "T-C2" "every message arrives twice; votes are counted per member" Run(common::every_message_twice);
+    "T-C3" "messages of an earlier incarnation arrive after a restart" Run(common::messages_of_an_earlier_life);
+    "T-C4" "messages of an old epoch arrive after the seal" Needs("epochs");
+    "T-C5" "a log write fails once; the node must stop" Run(storage::failed_write);
+    "T-C6" "the log is damaged in the middle; the node must not vote there" Run(storage::damaged_log);
+    "T-C7" "a client retries on another node while the first copy is undecided" Run(sessions::retry_while_undecided);
+    "T-C8" "a snapshot is restored, then an old command is retried" Run(sessions::retry_after_restore);
+    "T-C9" "a session expires while a retry is on its way" Run(sessions::expiry_and_retry);
+    "T-C10" "a clock jumps, crawls and races (without leases)" Run(read::unsteady_clock);
+    "T-M1" "a deposed leader hears of a commit where it holds a losing value" Run(log::losing_value_on_old_leader);
+    "T-M2" "a new leader keeps a value that only one promise reports" Run(election::value_reported_once);
+    "T-M3" "part of a promise is lost" Run(election::part_of_a_promise_lost);
+    "T-M4" "two leaders leave different values; the highest ballot wins, not the most votes" Run(election::highest_ballot_wins);
+    "T-M5" "a leader's own vote counts only once durable" Run(storage::own_vote_counted_early);
+    "T-M6" "the leader is paused between the acknowledgement and a lease read" Needs("leases");
+    "T-M7" "a follower grants a lease, restarts at once, and votes for another" Needs("leases");
+    "T-M8" "a lease is computed from the time of receipt" Needs("leases");
+    "T-M9" "a new leader reads before its term-start entry is chosen" Run(read::read_before_term_start);
+    "T-M10" "a read is confirmed by a round that began before it arrived" Run(read::round_before_the_read);
+    "T-M11" "replies in a higher ballot count as contact" Run(read::contact_in_a_higher_ballot);
+    "T-M12" "a node returns from a partition and must not disturb" Run(election::return_from_partition);
+    "T-M13" "a node sends but does not receive, and must not disturb" Run(election::deaf_node);
+    "T-M14" "an Accept is lost, the next arrives; the acknowledgement must not cover the gap" Run(log::gap_is_not_acknowledged);
+    "T-M15" "a snapshot is installed below entries that were acknowledged" Run(log::snapshot_below_acknowledged_entries);
+    "T-M16" "the log is truncated past a lagging follower, which then stands for election" Run(log::truncated_past_a_candidate);
+    "T-X1" "a deposed leader goes on proposing in its old ballot" Run(log::old_leader_goes_on);
+    "T-X2" "acknowledgements of an old ballot arrive in a new term" Run(log::old_acknowledgements);
+    "T-X3" "a candidate crashes before its promise is durable and stands again" Run(election::ballot_used_twice);
+    "T-X4" "the segment that holds the promise is recycled" Run(storage::promise_recycled);
+    "T-X5" "the log is recycled while the snapshot may still be lost" Run(storage::recycled_before_snapshot);
+    "T-X6" "a torn commit group ends the log" Run(storage::torn_tail);
+    "T-X7" "a batch is decided twice" Run(common::batch_decided_twice);
+    "T-X8" "power fails everywhere at once, again and again" Run(storage::blackouts);
+    "T-X9" "a large snapshot is read and sent in any order" Run(log::snapshot_read_in_any_order);
+}
+
+/// The scenario with this name.
+pub fn find(name: &str) -> Option<&'static Scenario> {
+    ALL.iter().find(|scenario| scenario.name.eq_ignore_ascii_case(name))
+}
+
+impl Scenario {
+    /// Runs the script with all its seeds; `None` if it cannot be run yet.
+    ///
+    /// # Errors
+    /// What went wrong, with the seed.
+    pub fn run(&self) -> Option<Result<(), String>> {
+        let Run(script) = self.body else { return None };
+        let failed =
+            (0..SEEDS).find_map(|seed| script(seed).err().map(|text| format!("seed {seed}: {text}")));
+        Some(failed.map_or(Ok(()), Err))
+    }
+}
+
+/// Returns with an error if the condition does not hold.
+macro_rules! ensure {
+    ($condition:expr, $($text:tt)*) => {
+        if !$condition {
+            return Err(format!($($text)*));
+        }
+    };
+}
+use ensure;
+
+fn broken(violation: Violation) -> String {
+    violation.to_string()
+}
+
+/// A world for a script, with a leader.
+fn begin(settings: Settings) -> Result<(Script, usize), String> {
+    let mut world = Script::new(settings, false);
+    let leader = world.wait_for_leader();
+    world.check().map_err(broken)?;
+    match leader {
+        Some(leader) => Ok((world, leader)),
+        None => Err(format!("no leader: {}", world.describe())),
+    }
+}
+
+/// Heals the world and lets it come to rest; all its checks.
+fn end(mut world: Script) -> Result<(), String> {
+    world.finish().map(drop).map_err(broken)
+}
+
+/// The nodes that are not `one`.
+fn others(count: usize, one: usize) -> Vec<usize> {
+    (0..count).filter(|node| *node != one).collect()
+}

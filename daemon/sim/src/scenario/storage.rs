@@ -1,0 +1,208 @@
+//! Disks: what is said before it is written, what is not written after all, and what does not stay as it was.
+
+use panch_consensus::multi::message::Message;
+use panch_replica::replica::Level;
+use panch_wire::ids::GroupId;
+
+use super::{begin, broken, end, ensure, others};
+use crate::client::Outcome;
+use crate::disk::{CrashKind, Latency};
+use crate::linear::register::{Action, Answer};
+use crate::queue::{MICROSECOND, MILLISECOND, SECOND};
+use crate::settings::Settings;
+use crate::world::{Letter, Verdict, key_in};
+
+fn set(text: &str) -> Action {
+    Action::Set(text.as_bytes().into())
+}
+
+/// T-C1. The follower's vote decides, but its write does not become durable before the power fails.
+pub(super) fn vote_lost_in_crash(seed: u64) -> Result<(), String> {
+    let (mut world, leader) = begin(Settings::calm(seed, 3))?;
+    ensure!(world.set(leader, "r0", "a"), "no write");
+    world.run_for(100 * MILLISECOND);
+    let [follower, away] = others(3, leader)[..] else { unreachable!("three nodes") };
+    world.isolate(away);
+    world.stall_disk(follower, SECOND);
+    let call = world.call(leader, "r0", set("b"), Level::Log);
+    world.run_for(100 * MILLISECOND);
+    world.check().map_err(broken)?;
+    ensure!(world.outcome(call).is_none(), "decided by a vote that is not durable");
+    for node in [leader, follower] {
+        world.crash(node, CrashKind::Power);
+    }
+    world.rejoin(away);
+    world.restart(follower);
+    ensure!(world.set_soon(away, "r1", "c"), "the other two do not decide: {}", world.describe());
+    end(world)
+}
+
+/// T-C5. The follower's disk fails one write. It must stop, and what it voted must not count.
+pub(super) fn failed_write(seed: u64) -> Result<(), String> {
+    let (mut world, leader) = begin(Settings::calm(seed, 3))?;
+    ensure!(world.set(leader, "r0", "a"), "no write");
+    world.run_for(100 * MILLISECOND);
+    let [follower, away] = others(3, leader)[..] else { unreachable!("three nodes") };
+    world.isolate(away);
+    world.fail_disk(follower);
+    let stops = world.coverage().failed_writes;
+    let call = world.call(leader, "r0", set("b"), Level::Log);
+    let failed = world.run_until(SECOND, |world| world.disk_failures(follower) > 0);
+    ensure!(failed, "no write failed");
+    world.run_for(5 * MILLISECOND);
+    world.check().map_err(broken)?;
+    ensure!(world.coverage().failed_writes > stops, "the node goes on after a failed write");
+    ensure!(world.outcome(call).is_none(), "decided by a vote whose write failed");
+    end(world)
+}
+
+/// T-C6. A node's log is damaged where it is known to be durable: the node refuses to start, or the damage does not matter.
+pub(super) fn damaged_log(seed: u64) -> Result<(), String> {
+    let (mut world, leader) = begin(Settings::calm(seed, 3))?;
+    for number in 0..20 {
+        ensure!(world.set(leader, "r0", &format!("v{number}")), "no write");
+    }
+    world.run_for(200 * MILLISECOND);
+    let damaged = others(3, leader)[0];
+    world.crash(damaged, CrashKind::Power);
+    ensure!(world.rot(damaged), "nothing is known to be durable");
+    world.restart(damaged);
+    world.run_for(500 * MILLISECOND);
+    world.check().map_err(broken)?;
+    ensure!(world.has_refused(damaged) || world.is_up(damaged), "neither refused nor started");
+    end(world)
+}
+
+/// T-M5. The leader's own disk is slow; one follower is not enough.
+pub(super) fn own_vote_counted_early(seed: u64) -> Result<(), String> {
+    let (mut world, leader) = begin(Settings::calm(seed, 3))?;
+    ensure!(world.set(leader, "r0", "a"), "no write");
+    world.run_for(100 * MILLISECOND);
+    let [follower, away] = others(3, leader)[..] else { unreachable!("three nodes") };
+    world.set_filter(Box::new(move |letter: &Letter<_>| {
+        let accept = matches!(letter.message, Some(Message::Accept(_)));
+        if accept && letter.to == away { Verdict::Drop } else { Verdict::Pass }
+    }));
+    world.stall_disk(leader, 250 * MILLISECOND);
+    let call = world.call(leader, "r0", set("b"), Level::Log);
+    world.run_for(100 * MILLISECOND);
+    world.check().map_err(broken)?;
+    ensure!(world.outcome(call).is_none(), "decided before the leader's own vote was durable");
+    for node in [leader, follower] {
+        world.crash(node, CrashKind::Power);
+    }
+    world.clear_filter();
+    world.restart(leader);
+    ensure!(world.set_soon(away, "r1", "c"), "the other two do not decide: {}", world.describe());
+    end(world)
+}
+
+/// T-X4. One group is busy, the other quiet: the segment with the quiet group's promise is recycled.
+pub(super) fn promise_recycled(seed: u64) -> Result<(), String> {
+    let mut settings = Settings::calm(seed, 3);
+    settings.group_count = 2;
+    settings.replica.snapshot_log_size = 32 << 10;
+    settings.wal.segment_size = 64 << 10;
+    settings.wal.group_size_max = 16 << 10;
+    settings.log_size_max = 128 << 10;
+    let (mut world, _) = begin(settings)?;
+    let (busy, quiet) = (key_in(GroupId(0), 2), GroupId(1));
+    let led = world.run_until(5 * SECOND, |world| {
+        (0..3).all(|node| world.status_of(node, quiet).is_some_and(|status| status.protocol.leader.is_some()))
+    });
+    ensure!(led, "the quiet group has no leader");
+    for number in 0..100 {
+        let node = world.leader().ok_or("no leader")?;
+        ensure!(world.set_soon(node, &busy, &format!("v{number}")), "no write");
+    }
+    ensure!(world.coverage().recycled_segments > 0, "no segment was recycled");
+    for node in 0..3 {
+        world.bounce(node, CrashKind::Power);
+        world.check().map_err(broken)?;
+    }
+    end(world)
+}
+
+/// T-X5. Snapshots take long to become durable; the power fails meanwhile.
+pub(super) fn recycled_before_snapshot(seed: u64) -> Result<(), String> {
+    let mut settings = Settings::calm(seed, 3);
+    settings.replica.snapshot_log_size = 48 << 10;
+    settings.wal.segment_size = 64 << 10;
+    settings.wal.group_size_max = 16 << 10;
+    settings.disk = Latency { low: 2 * MILLISECOND, high: 3 * MILLISECOND, sync: 0, read: 0 };
+    settings.clients.patience = 2 * SECOND;
+    settings.replica.request_timeout = panch_wire::time::Duration::from_secs(2);
+    let (mut world, leader) = begin(settings)?;
+    let big = "x".repeat(3500);
+    let mut number = 0;
+    for round in 0..4 {
+        for node in 0..3 {
+            let sync = if round == 0 { 0 } else { 400 * MILLISECOND };
+            world.set_disk(node, Latency { low: 2 * MILLISECOND, high: 3 * MILLISECOND, sync, read: 0 });
+        }
+        for _ in 0..25 {
+            number += 1;
+            let written = world.set_soon(leader, &format!("big{number}"), &format!("{number}.{big}"));
+            ensure!(written, "no write: {}", world.describe());
+        }
+        if round > 0 {
+            world.bounce(others(3, leader)[round % 2], CrashKind::Power);
+        }
+        world.check().map_err(broken)?;
+    }
+    world.run_for(SECOND);
+    let snapshots: u64 = (0..3).map(|node| world.status(node).probe.snapshots).sum();
+    ensure!(snapshots > 0, "no snapshot was made");
+    end(world)
+}
+
+/// T-X6. Power fails in the middle of long log writes, over and over.
+pub(super) fn torn_tail(seed: u64) -> Result<(), String> {
+    let mut settings = Settings::calm(seed, 3);
+    settings.replica.batch.size_max = 16 << 10;
+    settings.wal.writes_in_flight_max = 4;
+    settings.disk = Latency { low: 100 * MICROSECOND, high: 3 * MILLISECOND, sync: 0, read: 0 };
+    let (mut world, _) = begin(settings)?;
+    let big = "x".repeat(9000);
+    for round in 0..12 {
+        let leader = world.wait_for_leader().ok_or("no leader")?;
+        let victim = if round % 3 == 0 { leader } else { others(3, leader)[round % 2] };
+        world.doom(victim, CrashKind::Power);
+        for number in 0..4 {
+            let text = format!("{round}.{number}.{big}");
+            let _ = world.call((leader + number) % 3, "r0", set(&text), Level::Log);
+        }
+        world.run_for(SECOND);
+        world.check().map_err(broken)?;
+    }
+    end(world)
+}
+
+/// T-X8. Whatever was acknowledged is there after each power failure.
+pub(super) fn blackouts(seed: u64) -> Result<(), String> {
+    let mut settings = Settings::calm(seed, 3);
+    settings.replica.snapshot_log_size = 32 << 10;
+    settings.wal.segment_size = 64 << 10;
+    settings.wal.group_size_max = 16 << 10;
+    let (mut world, mut leader) = begin(settings)?;
+    for round in 0..6 {
+        let text = format!("v{round}");
+        ensure!(world.set_soon(leader, "r0", &text), "no write");
+        for node in 0..3 {
+            let _ = world.call(node, "r1", set(&format!("{round}.{node}")), Level::Log);
+        }
+        world.run_for(seed % 3 * 200 * MICROSECOND);
+        for node in 0..3 {
+            world.crash(node, CrashKind::Power);
+        }
+        for node in 0..3 {
+            world.restart(node);
+        }
+        leader = world.wait_for_leader().ok_or("no leader after the power failure")?;
+        world.check().map_err(broken)?;
+        let read = world.get(leader, "r0", Level::Quorum);
+        let expected = Outcome::Answer(Answer::Value(Some(text.as_bytes().into())));
+        ensure!(read == Some(expected), "round {round}: read {read:?}");
+    }
+    end(world)
+}

@@ -1,0 +1,295 @@
+//! What a run is like: sizes, times and which faults may strike. Everything follows from the seed.
+
+use panch_consensus::protocol::Tuning;
+use panch_replica::batcher::BatchLimits;
+use panch_replica::machine::MachineLimits;
+use panch_replica::replica::ReplicaConfig;
+use panch_wal::Durability;
+use panch_wire::frame::PAGE_SIZE;
+use panch_wire::time::Duration;
+
+use crate::disk::Latency;
+use crate::network::NetworkSettings;
+use crate::queue::{MICROSECOND, MILLISECOND, Time};
+use crate::random::{Concern, Stream};
+
+/// How likely each fault is, relative to the others; 0: never.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FaultWeights {
+    /// A process is killed and started again.
+    pub kill: u64,
+    /// A machine loses power and comes back.
+    pub power: u64,
+    /// All machines lose power at once.
+    pub blackout: u64,
+    /// A process stands still for a while.
+    pub pause: u64,
+    /// A node is slow for a while.
+    pub slow_node: u64,
+    /// Links are blocked for a while.
+    pub partition: u64,
+    /// A link is slow for a while.
+    pub slow_link: u64,
+    /// A connection is reset.
+    pub reset: u64,
+    /// A disk completes nothing for a while.
+    pub stall: u64,
+    /// A disk is slow for a while.
+    pub slow_disk: u64,
+    /// A write fails.
+    pub fail_write: u64,
+    /// A clock jumps, or runs fast or slow for a while.
+    pub clock: u64,
+    /// A page of the log of a node that is down is damaged.
+    pub rot: u64,
+    /// A leader is cut off while its clock crawls, so that it does not notice that it was deposed.
+    pub depose: u64,
+}
+
+/// Settings of the clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClientSettings {
+    /// How many.
+    pub count: usize,
+    /// Operations of each.
+    pub operations: u64,
+    /// The longest pause between two operations.
+    pub think: Time,
+    /// After this long a client stops waiting for an answer.
+    pub patience: Time,
+    /// Keys of each kind.
+    pub keys: u64,
+    /// Clients, in parts per million, that use a session.
+    pub sessions: u64,
+    /// Reads, in parts per million, that go through the log.
+    pub log_reads: u64,
+    /// The longest padding of a value.
+    pub padding: u64,
+    /// Keys that are only written, to make the state large.
+    pub bulk_keys: u64,
+}
+
+/// Settings of a run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What everything follows from.
+    pub seed: u64,
+    /// Replicas of every group, one per node.
+    pub replica_count: usize,
+    /// Groups, all on the one core of every node.
+    pub group_count: u16,
+    /// How long faults strike.
+    pub trouble: Time,
+    /// The mean time between two faults.
+    pub fault_every: Time,
+    /// Which faults.
+    pub faults: FaultWeights,
+    /// The clients.
+    pub clients: ClientSettings,
+    /// The network while faults strike.
+    pub network: NetworkSettings,
+    /// The disks while faults strike.
+    pub disk: Latency,
+    /// The longest ordinary time from an arrival to the turn that takes it in.
+    pub reaction: Time,
+    /// Knobs of the protocol.
+    pub tuning: Tuning,
+    /// Settings of the replicas.
+    pub replica: ReplicaConfig,
+    /// Settings of the log.
+    pub wal: panch_wal::Config,
+    /// Bytes of log segments at which a snapshot is asked for.
+    pub log_size_max: u64,
+    /// Bytes of frame memory of a node.
+    pub pool_size: usize,
+    /// Whether all machines lose power once more at the end.
+    pub final_blackout: bool,
+}
+
+const PAGE: u64 = PAGE_SIZE as u64;
+
+impl Settings {
+    /// A good day: no faults, no clients, small files.
+    pub fn calm(seed: u64, replica_count: usize) -> Self {
+        Self {
+            seed,
+            replica_count,
+            group_count: 1,
+            trouble: 0,
+            fault_every: 100 * MILLISECOND,
+            faults: FaultWeights::default(),
+            clients: ClientSettings {
+                count: 0,
+                operations: 0,
+                think: MILLISECOND,
+                patience: 400 * MILLISECOND,
+                keys: 2,
+                sessions: 500_000,
+                log_reads: 500_000,
+                padding: 0,
+                bulk_keys: 0,
+            },
+            network: NetworkSettings::calm(),
+            disk: Latency::default(),
+            reaction: 50 * MICROSECOND,
+            tuning: Tuning {
+                heartbeat_interval: Duration::from_millis(20),
+                election_timeout: Duration::from_millis(150),
+                pipeline_depth: 4,
+                tail_size_max: 256 << 10,
+                catchup_window: 16,
+                unchosen_size_max: 256 << 10,
+            },
+            replica: ReplicaConfig {
+                batch: BatchLimits {
+                    commands_max: 8,
+                    size_max: 3 * PAGE_SIZE,
+                    command_size_max: 16 << 10,
+                    pipeline_depth: 4,
+                    linger: Duration::ZERO,
+                    queue_max: 8,
+                },
+                machine: MachineLimits {
+                    session_count_max: 256,
+                    hash_seed: seed,
+                    ..MachineLimits::default()
+                },
+                request_timeout: Duration::from_millis(300),
+                snapshot_log_size: 1 << 20,
+                session_idle_max: Duration::from_secs(3600),
+            },
+            wal: panch_wal::Config {
+                segment_size: 256 << 10,
+                group_size_max: 64 << 10,
+                writes_in_flight_max: 2,
+                spares: 1,
+                attest_after: Duration::from_millis(20),
+                retry_after: Duration::from_millis(50),
+                durability: Durability::Sync,
+            },
+            log_size_max: 4 << 20,
+            pool_size: 4 << 20,
+            final_blackout: false,
+        }
+    }
+
+    /// A day from a swarm: a random subset of faults, each with a random intensity, and random sizes everywhere.
+    pub fn swarm(seed: u64, replica_count: usize) -> Self {
+        let random = &mut Stream::new(seed, Concern::Plan);
+        let mut settings = Self::calm(seed, replica_count);
+        settings.group_count = 1 + u16::from(random.chance(250_000));
+        settings.trouble = random.range(300, 2500) * MILLISECOND;
+        settings.fault_every = random.skewed(30, 400) * MILLISECOND;
+        settings.faults = weights(random);
+        settings.final_blackout = random.chance(200_000);
+        settings.network = network(random);
+        let high = random.skewed(100, 4000) * MICROSECOND;
+        let sync = if random.chance(300_000) { random.skewed(0, 60) * MILLISECOND } else { 0 };
+        let read = if random.chance(200_000) { random.skewed(0, 100) * MILLISECOND } else { 0 };
+        settings.disk = Latency { low: high / 10, high, sync, read };
+        settings.reaction = random.skewed(5, 2000) * MICROSECOND;
+        let operations = random.range(20, 150);
+        settings.clients = ClientSettings {
+            count: random.range(2, 8) as usize,
+            operations,
+            think: 2 * settings.trouble / operations,
+            patience: random.range(20, 600) * MILLISECOND,
+            keys: random.range(1, 3),
+            sessions: *random.pick(&[0, 500_000, 500_000, 1_000_000]),
+            log_reads: *random.pick(&[0, 300_000, 1_000_000]),
+            padding: *random.pick(&[0, 0, 500, 3000]),
+            bulk_keys: if random.chance(150_000) { random.range(20, 80) } else { 0 },
+        };
+        let heartbeat = random.range(5, 40);
+        let depth = random.range(1, 8) as usize;
+        settings.tuning = Tuning {
+            heartbeat_interval: Duration::from_millis(heartbeat),
+            election_timeout: Duration::from_millis(heartbeat * random.range(4, 10)),
+            pipeline_depth: depth,
+            tail_size_max: random.skewed(4, 64) as usize * PAGE_SIZE,
+            catchup_window: random.range(1, 32) as usize,
+            unchosen_size_max: 256 << 10,
+        };
+        settings.replica.batch = BatchLimits {
+            commands_max: random.range(1, 6) as usize,
+            size_max: random.range(1, 4) as usize * PAGE_SIZE,
+            pipeline_depth: depth,
+            linger: Duration::from_micros(random.skewed(0, 2000)),
+            queue_max: random.range(1, 8) as usize,
+            command_size_max: 16 << 10,
+        };
+        settings.replica.request_timeout = Duration::from_millis(random.range(50, 500));
+        settings.replica.snapshot_log_size = random.skewed(8, 512) << 10;
+        let segment_pages = random.range(12, 64);
+        settings.wal = panch_wal::Config {
+            segment_size: segment_pages * PAGE,
+            group_size_max: random.range(4, segment_pages / 2) as usize * PAGE_SIZE,
+            writes_in_flight_max: random.range(1, 4) as usize,
+            spares: random.range(1, 2) as usize,
+            attest_after: Duration::from_millis(random.range(1, 50)),
+            retry_after: Duration::from_millis(50),
+            durability: Durability::Sync,
+        };
+        settings.log_size_max = settings.wal.segment_size * random.range(2, 8);
+        if random.chance(40_000) {
+            let interval = Duration::from_millis(random.range(1, 100));
+            settings.wal.durability = Durability::Periodic { interval };
+            // What was acknowledged since the last sync is lost with the power, by design.
+            settings.faults.power = 0;
+            settings.faults.blackout = 0;
+            settings.faults.rot = 0;
+            settings.final_blackout = false;
+        }
+        settings.pool_size = random.skewed(1 << 20, 3 << 20) as usize;
+        if random.chance(200_000) && settings.clients.bulk_keys == 0 {
+            // Less than the daemon allows, while snapshots are small: packets wait for memory.
+            settings.pool_size = random.range(160 << 10, 400 << 10) as usize;
+        }
+        // The shares that the daemon gives them.
+        let share = settings.pool_size / usize::from(settings.group_count);
+        settings.tuning.tail_size_max = settings.tuning.tail_size_max.min(share / 4);
+        settings.tuning.unchosen_size_max = share / 8;
+        settings
+    }
+}
+
+fn weights(random: &mut Stream) -> FaultWeights {
+    let mut weight = |share: u64| if random.chance(share) { random.range(1, 10) } else { 0 };
+    FaultWeights {
+        kill: weight(500_000),
+        power: weight(500_000),
+        blackout: weight(150_000),
+        pause: weight(300_000),
+        slow_node: weight(200_000),
+        partition: weight(500_000),
+        slow_link: weight(200_000),
+        reset: weight(300_000),
+        stall: weight(250_000),
+        slow_disk: weight(250_000),
+        fail_write: weight(150_000),
+        clock: weight(250_000),
+        rot: weight(150_000),
+        depose: weight(250_000),
+    }
+}
+
+fn network(random: &mut Stream) -> NetworkSettings {
+    let low = random.skewed(10, 300) * MICROSECOND;
+    let mut settings = NetworkSettings {
+        latency_low: low,
+        latency_high: low * random.range(2, 10),
+        ..NetworkSettings::calm()
+    };
+    if random.chance(400_000) {
+        let mut parts = |share: u64, most: u64| if random.chance(share) { random.skewed(0, most) } else { 0 };
+        settings.loss = parts(600_000, 100_000);
+        settings.duplication = parts(600_000, 300_000);
+        settings.straggling = parts(600_000, 100_000);
+        settings.corruption = parts(200_000, 20_000);
+        settings.straggle_high = random.skewed(1, 300) * MILLISECOND;
+        settings.streams = false;
+    } else if random.chance(300_000) {
+        settings.loss = random.skewed(0, 10_000);
+    }
+    settings
+}

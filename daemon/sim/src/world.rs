@@ -1,0 +1,472 @@
+//! The virtual world: nodes with their cores and disks, the network between them, clients, faults, and time.
+//!
+//! Everything that happens is an event in one queue; the same seed gives the same events. The world takes them one by one
+//! and lets the invariants look after every turn of a node.
+
+mod clock;
+mod faults;
+mod log_watch;
+mod node;
+mod outbox;
+mod script;
+mod turn;
+
+use std::fmt;
+
+use panch_consensus::multi::Multi;
+use panch_replica::core::CoreConfig;
+use panch_replica::transfer::TransferMessage;
+use panch_wire::ids::{GroupId, ReplicaId};
+
+use crate::client::{Clients, Outcome, Request, Wish};
+use crate::coverage::Coverage;
+use crate::disk::{CrashKind, JobId};
+use crate::inspect::Inspect;
+use crate::invariant::{Invariants, Violation, durability, linearizability};
+use crate::network::{Network, Packet};
+use crate::queue::{MICROSECOND, MILLISECOND, Queue, SECOND, Time};
+use crate::random::{Concern, Stream};
+use crate::settings::Settings;
+use faults::{Faults, Undo};
+use node::{Input, Node, State};
+pub use script::{Call, key_in};
+
+/// A message as a script sees it.
+#[derive(Debug)]
+pub struct Letter<P: Inspect> {
+    /// The sender.
+    pub from: usize,
+    /// The receiver.
+    pub to: usize,
+    /// The group.
+    pub group: GroupId,
+    /// What the protocol says.
+    pub message: Option<P::Message>,
+    /// Or what is said about a snapshot.
+    pub transfer: Option<TransferMessage>,
+}
+
+/// What a script wants done with a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It goes its way.
+    Pass,
+    /// It is lost.
+    Drop,
+    /// It goes alone, and arrives after this long.
+    Delay(Time),
+}
+
+/// Decides about every message that is sent.
+pub type Filter<P> = Box<dyn FnMut(&Letter<P>) -> Verdict>;
+
+pub(crate) enum Event {
+    Turn { node: usize, at: Time },
+    Disk { node: usize, job: JobId },
+    Packet(Packet),
+    Connect { a: usize, b: usize },
+    Disconnected { node: usize, peer: usize },
+    Request(Request),
+    Outcome { client: usize, attempt: u64, outcome: Outcome },
+    Timer { client: usize, ticket: u64 },
+    Restart { node: usize },
+    Crash { node: usize, kind: CrashKind },
+    Fault,
+    Undo(Undo),
+}
+
+/// What nodes share.
+pub(crate) struct Shared<P: Inspect> {
+    pub(crate) settings: Settings,
+    pub(crate) queue: Queue<Event>,
+    pub(crate) network: Network,
+    pub(crate) invariants: Invariants,
+    pub(crate) coverage: Coverage,
+    pub(crate) filter: Option<Filter<P>>,
+    tracing: bool,
+}
+
+impl<P: Inspect> Shared<P> {
+    pub(crate) fn is_tracing(&self) -> bool {
+        self.tracing
+    }
+
+    /// Prints a line if this run is traced.
+    pub(crate) fn trace(&self, text: impl FnOnce() -> String) {
+        if self.tracing {
+            println!("{:11.6} {}", self.queue.now() as f64 / 1e9, text());
+        }
+    }
+
+    pub(crate) fn groups(&self) -> impl Iterator<Item = GroupId> + use<P> {
+        (0..self.settings.group_count).map(GroupId)
+    }
+
+    pub(crate) fn core_config(&self, me: ReplicaId) -> CoreConfig {
+        CoreConfig {
+            me,
+            replica_count: self.settings.replica_count,
+            groups: self.groups().collect(),
+            replica: self.settings.replica,
+            tuning: self.settings.tuning,
+            log_size_max: self.settings.log_size_max,
+        }
+    }
+
+    /// Breaks a connection; both ends notice.
+    pub(crate) fn reset(&mut self, a: usize, b: usize) {
+        if self.network.reset(a, b) {
+            self.coverage.resets += 1;
+            self.queue.push_in(50 * MICROSECOND, Event::Disconnected { node: a, peer: b });
+            self.queue.push_in(50 * MICROSECOND, Event::Disconnected { node: b, peer: a });
+        }
+    }
+}
+
+/// A cluster and everything around it.
+pub struct World<P: Inspect = Multi> {
+    pub(crate) shared: Shared<P>,
+    pub(crate) nodes: Vec<Node<P>>,
+    pub(crate) clients: Clients,
+    faults: Faults,
+}
+
+impl<P: Inspect> fmt::Debug for World<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("World").field("now", &self.shared.queue.now()).finish_non_exhaustive()
+    }
+}
+
+/// More events than this in one run mean that it does not come to rest.
+const EVENTS_MAX: u64 = 4_000_000;
+/// How long a healed cluster may take until everybody agrees and every client is answered.
+const REST_WITHIN: Time = 60 * SECOND;
+
+impl<P: Inspect> World<P> {
+    /// A world in which every node is about to start.
+    pub fn new(settings: Settings, tracing: bool) -> Self {
+        let seed = settings.seed;
+        let count = settings.replica_count;
+        let shared = Shared {
+            queue: Queue::default(),
+            network: Network::new(settings.network, Stream::new(seed, Concern::Network), count),
+            invariants: Invariants::new(count),
+            coverage: Coverage { runs: 1, ..Coverage::default() },
+            filter: None,
+            tracing,
+            settings,
+        };
+        shared.trace(|| format!("{:#?}", shared.settings));
+        let settings = &shared.settings;
+        let mut world = Self {
+            nodes: (0..count).map(|index| Node::new(index, settings)).collect(),
+            clients: Clients::new(seed, settings.clients, count, settings.group_count),
+            faults: Faults::new(settings),
+            shared,
+        };
+        for node in 0..count {
+            world.shared.queue.push(0, Event::Restart { node });
+        }
+        let wishes = world.clients.start();
+        world.grant(wishes);
+        world
+    }
+
+    /// Virtual time.
+    pub fn now(&self) -> Time {
+        self.shared.queue.now()
+    }
+
+    /// What was counted so far, the present lives of the nodes not included.
+    pub fn coverage(&self) -> &Coverage {
+        &self.shared.coverage
+    }
+
+    /// Whether there is a violation.
+    pub fn violation(&self) -> Option<&Violation> {
+        self.shared.invariants.violation()
+    }
+
+    fn grant(&mut self, wishes: Vec<Wish>) {
+        for wish in wishes {
+            match wish {
+                Wish::Timer(delay, client, ticket) => {
+                    self.shared.queue.push_in(delay, Event::Timer { client, ticket });
+                }
+                Wish::Send(request) => {
+                    self.shared.trace(|| {
+                        let Request { client, attempt, node, command, level, .. } = &request;
+                        format!("client {client} attempt {attempt} to node {node}: {command:?} {level:?}")
+                    });
+                    let delay = self.nodes[request.node].random.range(20, 150) * MICROSECOND;
+                    self.shared.queue.push_in(delay, Event::Request(request));
+                }
+            }
+        }
+    }
+
+    /// Takes the next event if it is not after `end`; false if there is none or the run is over.
+    fn step(&mut self, end: Time) -> bool {
+        if self.violation().is_some() || self.shared.queue.next_time().is_none_or(|at| at > end) {
+            return false;
+        }
+        self.shared.coverage.events += 1;
+        if self.shared.coverage.events > EVENTS_MAX {
+            let text = format!("{EVENTS_MAX} events and no end: {}", self.describe());
+            self.shared.invariants.note("progress", Err(text));
+        }
+        let event = self.shared.queue.pop().expect("an event was seen");
+        self.on_event(event);
+        true
+    }
+
+    fn on_event(&mut self, event: Event) {
+        let now = self.shared.queue.now();
+        let shared = &mut self.shared;
+        match event {
+            Event::Turn { node, at } => {
+                if self.nodes[node].next_turn == Some(at) {
+                    if at < self.nodes[node].busy_until {
+                        self.nodes[node].next_turn = None;
+                        self.nodes[node].wake(shared, at);
+                    } else {
+                        self.nodes[node].turn(shared);
+                    }
+                }
+            }
+            Event::Disk { node, job } => self.nodes[node].on_disk(shared, job),
+            Event::Packet(packet) => {
+                if shared.network.is_current(&packet) {
+                    self.nodes[packet.to].take_in(shared, Input::Packet(packet));
+                }
+            }
+            Event::Connect { a, b } => self.connect(a, b),
+            Event::Disconnected { node, peer } => {
+                self.nodes[node].take_in(shared, Input::Disconnected(peer));
+                shared.queue.push_in(5 * MILLISECOND, Event::Connect { a: node, b: peer });
+            }
+            Event::Request(request) => {
+                let node = &mut self.nodes[request.node];
+                if node.is_up() {
+                    node.asking.insert((request.client, request.attempt));
+                    node.take_in(shared, Input::Request(request));
+                } else {
+                    // The connection is refused: nothing was done.
+                    let error = panch_wire::command::CommandError::Unavailable;
+                    let (client, attempt) = (request.client, request.attempt);
+                    let event = Event::Outcome { client, attempt, outcome: Outcome::Refused(error) };
+                    shared.queue.push_in(50 * MICROSECOND, event);
+                }
+            }
+            Event::Outcome { client, attempt, outcome } => {
+                let Shared { coverage, invariants, .. } = shared;
+                let wishes = self.clients.on_outcome(now, client, attempt, outcome, coverage, invariants);
+                self.grant(wishes);
+            }
+            Event::Timer { client, ticket } => {
+                let wishes = self.clients.on_timer(now, client, ticket, &mut shared.coverage);
+                self.grant(wishes);
+            }
+            Event::Restart { node } => self.nodes[node].start(shared),
+            Event::Crash { node, kind } => self.strike_down(node, kind),
+            Event::Fault => self.strike(),
+            Event::Undo(undo) => self.undo(undo),
+        }
+    }
+
+    /// Two nodes try to connect; they try again for as long as both are up.
+    fn connect(&mut self, a: usize, b: usize) {
+        let shared = &mut self.shared;
+        if !self.nodes[a].is_up() || !self.nodes[b].is_up() || !shared.settings.network.streams {
+            return;
+        }
+        if shared.network.is_connected(a, b) {
+            return;
+        }
+        if !shared.network.connect(a, b) {
+            shared.queue.push_in(20 * MILLISECOND, Event::Connect { a, b });
+            return;
+        }
+        for (node, peer) in [(a, b), (b, a)] {
+            let incarnation = self.nodes[peer].life().map(|life| life.core.incarnation()).unwrap_or_default();
+            self.nodes[node].take_in(shared, Input::Connected(peer, incarnation));
+        }
+    }
+
+    // Runs.
+
+    /// Lets time pass.
+    pub fn run_for(&mut self, time: Time) {
+        let end = self.now() + time;
+        while self.step(end) {}
+        if self.violation().is_none() {
+            self.shared.queue.push(end, Event::Undo(Undo::Nothing));
+            while self.step(end) {}
+        }
+    }
+
+    /// Lets time pass until `condition` holds, for at most `time`; whether it holds.
+    pub fn run_until(&mut self, time: Time, mut condition: impl FnMut(&Self) -> bool) -> bool {
+        let end = self.now() + time;
+        loop {
+            if condition(self) {
+                return true;
+            }
+            if !self.step(end) {
+                return false;
+            }
+        }
+    }
+
+    /// A whole run: trouble, then healing and rest, and the checks that can only be made at the end.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn run(&mut self) -> Result<Coverage, Violation> {
+        self.plan_faults();
+        let trouble = self.shared.settings.trouble;
+        self.run_for(trouble);
+        self.finish()
+    }
+
+    /// Heals everything and requires that the cluster comes to rest: all clients answered, all nodes in the same state, a
+    /// new write on every node. Then checks the history.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn finish(&mut self) -> Result<Coverage, Violation> {
+        self.clients.stop();
+        self.heal();
+        self.rest()?;
+        if self.shared.settings.final_blackout {
+            self.blackout();
+            self.heal();
+            self.rest()?;
+        }
+        let checked = linearizability::check(&self.clients.history);
+        match checked {
+            Ok(summary) => {
+                self.shared.coverage.checked += summary.operations as u64;
+                self.shared.coverage.undecided += summary.undecided as u64;
+            }
+            Err(text) => self.shared.invariants.note("linearizability", Err(text)),
+        }
+        self.check()?;
+        for node in &self.nodes {
+            for status in node.status() {
+                self.shared.coverage.add_status(&status);
+            }
+            let disk = node.disk.counters;
+            self.shared.coverage.lost_pages += disk.lost_pages;
+            self.shared.coverage.torn_pages += disk.torn_pages;
+            self.shared.coverage.rotten_pages += disk.rotten;
+        }
+        let network = self.shared.network.counters;
+        self.shared.coverage.lost_packets += network.lost;
+        self.shared.coverage.duplicated_packets += network.duplicated;
+        self.shared.coverage.corrupted_packets += network.corrupted;
+        Ok(self.shared.coverage)
+    }
+
+    /// # Errors
+    /// The violation, if there is one.
+    pub fn check(&self) -> Result<(), Violation> {
+        self.violation().map_or(Ok(()), |violation| Err(violation.clone()))
+    }
+
+    fn rest(&mut self) -> Result<(), Violation> {
+        let deadline = self.now() + REST_WITHIN;
+        // First the old business, then one new write through every node.
+        let mut resting = false;
+        while self.now() < deadline && !resting && self.violation().is_none() {
+            self.run_for(20 * MILLISECOND);
+            resting = self.clients.are_idle() && self.are_up();
+        }
+        if resting {
+            self.probe();
+            resting = false;
+        }
+        while self.now() < deadline && !resting && self.violation().is_none() {
+            self.run_for(20 * MILLISECOND);
+            resting = self.clients.are_idle() && self.are_equal();
+        }
+        self.check()?;
+        if !resting {
+            let text = format!("the healed cluster does not come to rest: {}", self.describe());
+            self.shared.invariants.note("progress", Err(text));
+        }
+        for group in self.shared.groups() {
+            let executed = self.executed(group).min().unwrap_or_default();
+            let kept = durability::check_end(&self.shared.invariants.agreement, group, executed);
+            self.shared.invariants.note("durability", kept);
+        }
+        self.check()
+    }
+
+    /// Whether every node that did not refuse to start lives.
+    fn are_up(&self) -> bool {
+        self.nodes.iter().all(|node| match &node.state {
+            State::Refused => true,
+            State::Up(life) => life.core.is_live(),
+            _ => false,
+        })
+    }
+
+    fn executed(&self, group: GroupId) -> impl Iterator<Item = panch_wire::ids::Slot> {
+        let statuses = self.nodes.iter().flat_map(Node::status);
+        statuses.filter(move |status| status.group == group).map(|status| status.executed)
+    }
+
+    fn are_equal(&self) -> bool {
+        let mut groups = self.shared.groups();
+        self.are_up()
+            && groups.all(|group| {
+                let mut executed = self.executed(group);
+                let first = executed.next();
+                executed.all(|other| Some(other) == first)
+            })
+    }
+
+    /// The whole cluster in a few lines.
+    pub fn describe(&self) -> String {
+        let mut text = format!("at {:.3} s", self.now() as f64 / 1e9);
+        for node in &self.nodes {
+            let state = match &node.state {
+                State::Down => "down".to_string(),
+                State::Booting => "booting".to_string(),
+                State::Refused => "refused to start".to_string(),
+                State::Up(life) => {
+                    let pool = format!("{} of {} bytes of frames", life.pool.used(), life.pool.size_max());
+                    let groups: Vec<_> = life
+                        .core
+                        .status()
+                        .map(|status| {
+                            let protocol = status.protocol;
+                            format!(
+                                "group {}: executed {} committed {} last {} {:?} leader {:?}{}",
+                                status.group.0,
+                                status.executed.0,
+                                protocol.committed.0,
+                                protocol.last.0,
+                                protocol.ballot,
+                                protocol.leader,
+                                if protocol.leading { " leading" } else { "" }
+                            )
+                        })
+                        .collect();
+                    let live = if life.core.is_live() { "up" } else { "not yet live" };
+                    format!(
+                        "{live}, incarnation {}, {pool}; {}",
+                        life.core.incarnation().0,
+                        groups.join("; ")
+                    )
+                }
+            };
+            text.push_str(&format!("\n  node {}: {state}", node.index));
+        }
+        for waiting in self.clients.waiting() {
+            text.push_str(&format!("\n  {waiting}"));
+        }
+        text
+    }
+}

@@ -1,0 +1,490 @@
+//! A node: one core, its data directory, its clock; what it takes in waits for its next turn.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use panch_consensus::protocol::Random;
+use panch_replica::core::{Core, GroupStatus, next_incarnation};
+use panch_replica::snapshot::SnapshotReader;
+use panch_replica::transfer::SnapshotFile;
+use panch_wal::{End, Lsn, SegmentFile, SegmentReader, SegmentSequence, Sync, Wal, Write};
+use panch_wire::frame::{FramePool, PAGE_SIZE};
+use panch_wire::ids::{GroupId, Incarnation, ReplicaId, Slot};
+use panch_wire::peer::{PacketReader, PacketWriter};
+use panch_wire::record::Fixed;
+
+use super::clock::Clock;
+use super::log_watch::Watched;
+use super::outbox::{Deed, Deeds};
+use super::{Event, Shared};
+use crate::client::{Outcome, Request};
+use crate::disk::{CrashKind, Disk, FileId, Job, JobId, Name, Progress, Step};
+use crate::inspect::Inspect;
+use crate::invariant::Held;
+use crate::invariant::ledger::Vote;
+use crate::network::Packet;
+use crate::queue::{MICROSECOND, MILLISECOND, SECOND, Time};
+use crate::random::{Concern, Stream};
+use crate::settings::Settings;
+
+/// Names the log of a node, so that another's is not taken for it.
+const IDENTITY: u64 = 0x70a6_c401;
+
+/// Something that waits for the node's next turn.
+pub(crate) enum Input {
+    Packet(Packet),
+    Disk(Tag, bool),
+    Request(Request),
+    Connected(usize, Incarnation),
+    Disconnected(usize),
+}
+
+/// What a disk job was for.
+pub(crate) enum Tag {
+    Identity(Incarnation),
+    Log(LogWrite),
+    Sync(Sync),
+    Segment(SegmentSequence),
+    SnapshotWrite {
+        group: GroupId,
+        slot: Slot,
+        last: bool,
+    },
+    SnapshotRead {
+        group: GroupId,
+        peer: ReplicaId,
+        file: SnapshotFile,
+        offset: u64,
+        length: usize,
+        from: Option<FileId>,
+    },
+    Load {
+        group: GroupId,
+        slot: Slot,
+        from: Option<FileId>,
+        offset: u64,
+        length: u32,
+    },
+    Nothing,
+}
+
+/// A log write with what the invariants and the damager of logs want to know of it.
+pub(crate) struct LogWrite {
+    pub(crate) write: Write,
+    pub(crate) records: Vec<Watched>,
+    /// What the commit group states to be on stable storage.
+    pub(crate) states: Lsn,
+}
+
+/// Where a completed log write lies.
+#[derive(Clone, Copy)]
+pub(crate) struct Extent {
+    pub(crate) lsn: Lsn,
+    pub(crate) segment: SegmentSequence,
+    pub(crate) first_page: usize,
+    pub(crate) page_count: usize,
+}
+
+pub(crate) enum State<P: Inspect> {
+    Down,
+    /// Its new incarnation is being written.
+    Booting,
+    Up(Box<Life<P>>),
+    /// It refused to start: its log is damaged.
+    Refused,
+}
+
+/// A running process.
+pub(crate) struct Life<P: Inspect> {
+    pub(crate) core: Core<P>,
+    pub(crate) pool: FramePool,
+    pub(crate) deeds: Deeds,
+    pub(crate) live: bool,
+    /// Votes that the log gave back.
+    pub(crate) replayed: Vec<(GroupId, Slot, Vote)>,
+    /// Packets that wait for frame memory, each with its reader and how far that has come.
+    pub(crate) waiting: VecDeque<(Packet, PacketReader, usize)>,
+    /// Snapshot files that are being written.
+    pub(crate) making: Vec<(GroupId, Slot, FileId)>,
+    pub(crate) writers: Vec<PacketWriter>,
+}
+
+/// One node.
+pub(crate) struct Node<P: Inspect> {
+    pub(crate) index: usize,
+    pub(crate) disk: Disk<Tag>,
+    pub(crate) clock: Clock,
+    pub(crate) state: State<P>,
+    pub(crate) inbox: VecDeque<Input>,
+    pub(crate) random: Stream,
+    protocol_random: Stream,
+    pub(crate) next_turn: Option<Time>,
+    pub(crate) busy_until: Time,
+    /// Added to every reaction.
+    pub(crate) slowness: Time,
+    /// Clients that wait for an answer of this process.
+    pub(crate) asking: BTreeSet<(usize, u64)>,
+    /// Counts processes.
+    pub(crate) life: u64,
+    /// Its log was damaged.
+    pub(crate) rotten: bool,
+    /// It will end in the middle of its next log write.
+    pub(crate) doomed: Option<CrashKind>,
+    /// Log writes under way and what the completed ones among them hold, oldest first.
+    pub(crate) in_flight: VecDeque<(Lsn, Option<Vec<Watched>>)>,
+    extents: VecDeque<Extent>,
+    /// Everything up to here is stated to be durable by a completed write.
+    attested: Lsn,
+}
+
+/// Completed writes that are remembered for damage.
+const EXTENTS_MAX: usize = 64;
+
+impl<P: Inspect> Node<P> {
+    pub(crate) fn new(index: usize, settings: &Settings) -> Self {
+        let seed = settings.seed;
+        let mut random = Stream::new(seed, Concern::Turns(index));
+        let base = SECOND + random.below(1000 * SECOND);
+        Self {
+            index,
+            disk: Disk::new(Stream::new(seed, Concern::Disk(index)), settings.disk),
+            clock: Clock::new(base),
+            state: State::Down,
+            inbox: VecDeque::new(),
+            random,
+            protocol_random: Stream::new(seed, Concern::Protocol(index)),
+            next_turn: None,
+            busy_until: 0,
+            slowness: 0,
+            asking: BTreeSet::new(),
+            life: 0,
+            rotten: false,
+            doomed: None,
+            in_flight: VecDeque::new(),
+            extents: VecDeque::new(),
+            attested: Lsn::default(),
+        }
+    }
+
+    pub(crate) fn id(&self) -> ReplicaId {
+        ReplicaId(self.index as u8)
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(self.state, State::Up(_))
+    }
+
+    pub(crate) fn life(&self) -> Option<&Life<P>> {
+        match &self.state {
+            State::Up(life) => Some(life),
+            _ => None,
+        }
+    }
+
+    /// The status of every group, if the node is up.
+    pub(crate) fn status(&self) -> Vec<GroupStatus> {
+        self.life().map(|life| life.core.status().collect()).unwrap_or_default()
+    }
+
+    /// Hands something in for the next turn.
+    pub(crate) fn take_in(&mut self, shared: &mut Shared<P>, input: Input) {
+        if !self.is_up() {
+            return;
+        }
+        self.inbox.push_back(input);
+        let reaction =
+            self.random.skewed(MICROSECOND, shared.settings.reaction.max(MICROSECOND)) + self.slowness;
+        let at = shared.queue.now() + reaction;
+        self.wake(shared, at);
+    }
+
+    /// The next turn is at `at` at the latest, but not while the node is busy or paused.
+    pub(crate) fn wake(&mut self, shared: &mut Shared<P>, at: Time) {
+        let at = at.max(self.busy_until);
+        if self.next_turn.is_none_or(|next| at < next) {
+            self.next_turn = Some(at);
+            shared.queue.push(at, Event::Turn { node: self.index, at });
+        }
+    }
+
+    /// Starts a job on the disk.
+    pub(crate) fn submit(&mut self, shared: &mut Shared<P>, tag: Tag, steps: impl IntoIterator<Item = Step>) {
+        let (job, at) = self.disk.submit(shared.queue.now(), Job::new(tag, steps));
+        shared.queue.push(at, Event::Disk { node: self.index, job });
+    }
+
+    /// A disk job has come to the end of a step.
+    pub(crate) fn on_disk(&mut self, shared: &mut Shared<P>, job: JobId) {
+        match self.disk.advance(shared.queue.now(), job) {
+            Progress::Gone => {}
+            Progress::Until(at) => shared.queue.push(at, Event::Disk { node: self.index, job }),
+            Progress::Ended(Tag::Identity(incarnation), succeeded) => {
+                if succeeded {
+                    self.boot(shared, incarnation);
+                } else {
+                    self.state = State::Down;
+                    shared.queue.push_in(10 * MILLISECOND, Event::Restart { node: self.index });
+                }
+            }
+            Progress::Ended(Tag::Nothing, _) => {}
+            Progress::Ended(mut tag, succeeded) => {
+                if let Tag::Log(log) = &mut tag
+                    && succeeded
+                {
+                    self.on_log_stable(shared, log);
+                }
+                self.take_in(shared, Input::Disk(tag, succeeded));
+            }
+        }
+    }
+
+    fn on_log_stable(&mut self, shared: &mut Shared<P>, log: &mut LogWrite) {
+        // A commit group is worth nothing while an older one is missing.
+        let place = self.in_flight.iter_mut().find(|(lsn, _)| *lsn == log.write.lsn());
+        place.expect("a completed write was in flight").1 = Some(std::mem::take(&mut log.records));
+        while let Some((_, Some(records))) = self.in_flight.pop_front_if(|(_, records)| records.is_some()) {
+            for Watched { group, fact, held, .. } in records {
+                shared.invariants.on_stable(self.index, group, fact, held);
+            }
+        }
+        self.attested = self.attested.max(log.states);
+        let first_page = log.write.offset() as usize / PAGE_SIZE;
+        let page_count = log.write.size() / PAGE_SIZE;
+        self.extents.push_back(Extent {
+            lsn: log.write.lsn(),
+            segment: log.write.segment(),
+            first_page,
+            page_count,
+        });
+        if self.extents.len() > EXTENTS_MAX {
+            self.extents.pop_front();
+        }
+    }
+
+    // Life and death.
+
+    /// Starts the process: first its new incarnation becomes durable.
+    pub(crate) fn start(&mut self, shared: &mut Shared<P>) {
+        if !matches!(self.state, State::Down) {
+            return;
+        }
+        self.life += 1;
+        self.state = State::Booting;
+        let mut bytes = [0; 4];
+        if let Some(file) = self.disk.open(Name::Identity) {
+            self.disk.read(file, 0, &mut bytes);
+        }
+        let incarnation = next_incarnation(Incarnation(u32::from_le_bytes(bytes)));
+        let file = self.disk.create(0);
+        let bytes = incarnation.0.to_le_bytes();
+        let written = self.disk.write(file, 0, [&bytes[..]].into_iter());
+        let steps = [Step::WriteStable(written), Step::Link(file, Name::Identity), Step::SyncDirectory];
+        self.submit(shared, Tag::Identity(incarnation), steps);
+    }
+
+    /// The incarnation is durable: reads the newest snapshots and the log, and begins to live.
+    fn boot(&mut self, shared: &mut Shared<P>, incarnation: Incarnation) {
+        shared.trace(|| format!("node {} boots, incarnation {}", self.index, incarnation.0));
+        let pool = FramePool::new(shared.settings.pool_size);
+        let config = shared.core_config(self.id());
+        let mut restored = Vec::new();
+        for group in &config.groups {
+            match self.newest_snapshot(*group, &config.replica.machine) {
+                Ok(found) => {
+                    shared.coverage.restored += u64::from(found.is_some());
+                    restored.push((*group, found));
+                }
+                Err(text) => shared.invariants.note("snapshot", Err(format!("node {}: {text}", self.index))),
+            }
+        }
+        let protocol_random = &mut self.protocol_random;
+        let random = |_| -> Random { protocol_random.fork() };
+        let mut core = Core::<P>::open(&config, incarnation, pool.clone(), random, |group| {
+            restored.iter_mut().find(|(of, _)| *of == group)?.1.take()
+        });
+        let mut deeds = Deeds::default();
+        let mut replayed = Vec::new();
+        let mut fault = None;
+        let recovered =
+            panch_wal::recover(&mut LogDirectory(&self.disk), IDENTITY ^ self.index as u64, &pool, |entry| {
+                if let Some(record) = P::Record::decode_fixed(entry.bytes) {
+                    let fact = P::fact(&record);
+                    let held = entry.body.as_ref().map_or(Held::Noop, |frame| Held::Batch(frame.checksum()));
+                    if let Some(slot) = fact.accepts {
+                        replayed.push((entry.group, slot, Vote { ballot: fact.ballot, held }));
+                    }
+                }
+                if let Err(error) = core.replay(entry, &mut deeds) {
+                    fault = Some(error.to_string());
+                }
+            });
+        let recovered = match (recovered, fault) {
+            (Ok(recovered), None) => recovered,
+            (Ok(_), Some(error)) => {
+                let text = format!("node {} cannot replay its log: {error}", self.index);
+                shared.invariants.note("recovery", Err(text));
+                return;
+            }
+            (Err(error), _) => {
+                shared.trace(|| format!("node {} refuses to start: {error}", self.index));
+                if self.rotten {
+                    shared.coverage.refused_logs += 1;
+                } else {
+                    let text = format!("node {} refuses a log that was not damaged: {error}", self.index);
+                    shared.invariants.note("recovery", Err(text));
+                }
+                self.state = State::Refused;
+                return;
+            }
+        };
+        shared.coverage.torn_tails += u64::from(recovered.end == End::Torn);
+        shared.coverage.replayed_records += recovered.record_count;
+        let last = recovered.last;
+        let now = self.clock.at(shared.queue.now());
+        core.start(now, Wal::resume(shared.settings.wal.clone(), recovered), last, &mut deeds);
+        shared.coverage.resyncs += u64::from(!core.is_live());
+        let writers = (0..shared.settings.replica_count).map(|_| PacketWriter::new()).collect();
+        let life = Life {
+            core,
+            pool,
+            deeds,
+            live: false,
+            replayed,
+            waiting: VecDeque::new(),
+            making: Vec::new(),
+            writers,
+        };
+        self.state = State::Up(Box::new(life));
+        self.inbox.clear();
+        self.next_turn = None;
+        self.tidy(shared);
+        let now = shared.queue.now();
+        self.wake(shared, now);
+        for peer in 0..shared.settings.replica_count {
+            if peer != self.index {
+                shared.queue.push_in(MILLISECOND, Event::Connect { a: self.index, b: peer });
+            }
+        }
+    }
+
+    /// Removes what earlier lives left unfinished, and snapshots older than the newest.
+    fn tidy(&mut self, shared: &mut Shared<P>) {
+        let mut newest: Vec<(GroupId, Slot)> = Vec::new();
+        let names: Vec<Name> = self.disk.names().collect();
+        for name in names.into_iter().rev() {
+            let useless = match name {
+                Name::Temporary(_) => true,
+                Name::Snapshot(group, slot) => {
+                    let older = newest.iter().any(|(of, _)| *of == group);
+                    newest.push((group, slot));
+                    older
+                }
+                Name::Identity | Name::Segment(_) => false,
+            };
+            if useless {
+                self.submit(shared, Tag::Nothing, [Step::Unlink(name)]);
+            }
+        }
+    }
+
+    fn newest_snapshot(
+        &self,
+        group: GroupId,
+        limits: &panch_replica::machine::MachineLimits,
+    ) -> Result<Option<(SnapshotFile, panch_replica::machine::StateMachine)>, String> {
+        let slots = self.disk.names().filter_map(|name| match name {
+            Name::Snapshot(of, slot) if of == group => Some(slot),
+            _ => None,
+        });
+        let Some(slot) = slots.max() else { return Ok(None) };
+        let file = self.disk.open(Name::Snapshot(group, slot)).expect("the name was just listed");
+        let size = self.disk.size(file);
+        let mut bytes = vec![0; size as usize];
+        self.disk.read(file, 0, &mut bytes);
+        let mut reader = SnapshotReader::new(*limits);
+        let unusable = |error| format!("a complete snapshot is unusable: {error}");
+        reader.feed(&bytes).map_err(unusable)?;
+        let (header, machine) = reader.finish().map_err(unusable)?;
+        if (header.group, header.slot) != (group, slot) {
+            return Err(format!("the snapshot of slot {} is of {header:?}", slot.0));
+        }
+        Ok(Some((SnapshotFile { slot, size }, machine)))
+    }
+
+    /// The process ends.
+    pub(crate) fn crash(&mut self, shared: &mut Shared<P>, kind: CrashKind) {
+        match &self.state {
+            State::Refused => return,
+            State::Down if kind == CrashKind::Kill => return,
+            _ => {}
+        }
+        shared.trace(|| format!("node {} ends: {kind:?}", self.index));
+        for status in self.status() {
+            shared.coverage.add_status(&status);
+        }
+        self.state = State::Down;
+        self.inbox.clear();
+        self.in_flight.clear();
+        self.doomed = None;
+        self.next_turn = None;
+        self.disk.crash(kind);
+        shared.invariants.on_crash(self.index);
+        for (client, attempt) in std::mem::take(&mut self.asking) {
+            // Some connections are reset, some clients just hear nothing.
+            if self.random.chance(500_000) {
+                let event = Event::Outcome { client, attempt, outcome: Outcome::Lost };
+                shared.queue.push_in(self.random.below(MILLISECOND), event);
+            }
+        }
+        for peer in (0..shared.settings.replica_count).filter(|peer| *peer != self.index) {
+            let noticed = kind == CrashKind::Kill || self.random.chance(300_000);
+            if shared.network.reset(self.index, peer) && noticed {
+                let delay = 100 * MICROSECOND + self.random.below(2 * MILLISECOND);
+                shared.queue.push_in(delay, Event::Disconnected { node: peer, peer: self.index });
+            }
+        }
+    }
+
+    /// Damages a page that later writes know to be durable; false if there is none.
+    pub(crate) fn rot(&mut self, shared: &mut Shared<P>) -> bool {
+        let known: Vec<Extent> =
+            self.extents.iter().filter(|extent| extent.lsn <= self.attested).copied().collect();
+        if known.is_empty() || !matches!(self.state, State::Down) {
+            return false;
+        }
+        let extent = *self.random.pick(&known);
+        let page = extent.first_page + self.random.below(extent.page_count as u64) as usize;
+        self.disk.rot(Name::Segment(extent.segment.0), page);
+        shared.trace(|| format!("node {}: {} rots at page {page}", self.index, extent.segment));
+        self.rotten = true;
+        true
+    }
+}
+
+/// The log directory as recovery reads it.
+struct LogDirectory<'a>(&'a Disk<Tag>);
+
+impl SegmentReader for LogDirectory<'_> {
+    fn segments(&mut self) -> std::io::Result<Vec<SegmentFile>> {
+        let segments = self.0.names().filter_map(|name| match name {
+            Name::Segment(sequence) => {
+                let size = self.0.open(name).map_or(0, |file| self.0.size(file));
+                Some(SegmentFile { sequence: SegmentSequence(sequence), size })
+            }
+            _ => None,
+        });
+        Ok(segments.collect())
+    }
+
+    fn read(&mut self, sequence: SegmentSequence, offset: u64, into: &mut [u8]) -> std::io::Result<()> {
+        let file = self.0.open(Name::Segment(sequence.0)).ok_or(std::io::ErrorKind::NotFound)?;
+        self.0.read(file, offset, into);
+        Ok(())
+    }
+}
+
+impl<P: Inspect> Life<P> {
+    /// Takes the deeds out, in order.
+    pub(crate) fn take_deeds(&mut self) -> Vec<Deed> {
+        std::mem::take(&mut self.deeds.list)
+    }
+}

@@ -1,0 +1,90 @@
+//! What a node wants done, gathered while its core works and carried out when the turn ends.
+
+use panch_consensus::protocol::Value;
+use panch_replica::core::{MessageKind, Outbox, ReplyTo};
+use panch_replica::transfer::SnapshotFile;
+use panch_wal::Location;
+use panch_wire::command::Reply;
+use panch_wire::frame::Frame;
+use panch_wire::ids::{GroupId, Incarnation, REPLICAS_MAX, ReplicaId, Slot};
+
+use crate::client::{Outcome, outcome_of};
+use crate::invariant::Decision;
+
+/// A message to a peer.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    pub(crate) to: ReplicaId,
+    /// The receiver's incarnation as it was known when the message was made.
+    pub(crate) receiver: Incarnation,
+    pub(crate) group: GroupId,
+    pub(crate) kind: MessageKind,
+    pub(crate) message: Vec<u8>,
+    pub(crate) body: Option<Frame>,
+}
+
+/// Something a node wants done, or did.
+#[derive(Debug)]
+pub(crate) enum Deed {
+    Send(Sent),
+    Reply(ReplyTo, Outcome),
+    Load(GroupId, Slot, Location),
+    SnapshotWrite { group: GroupId, slot: Slot, offset: u64, bytes: Vec<u8>, last: bool },
+    SnapshotRead { group: GroupId, peer: ReplicaId, file: SnapshotFile, offset: u64, length: usize },
+    SnapshotRemove(GroupId, Slot),
+    Executed(GroupId, Slot, Decision),
+}
+
+/// The outbox of a core, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Deeds {
+    pub(crate) list: Vec<Deed>,
+    /// The incarnation of each peer, as the core knows it.
+    pub(crate) peers: [Incarnation; REPLICAS_MAX],
+}
+
+impl Outbox for Deeds {
+    fn send(
+        &mut self,
+        to: ReplicaId,
+        group: GroupId,
+        kind: MessageKind,
+        message: &[u8],
+        body: Option<&Frame>,
+    ) {
+        let receiver = self.peers[to.index()];
+        let sent = Sent { to, receiver, group, kind, message: message.to_vec(), body: body.cloned() };
+        self.list.push(Deed::Send(sent));
+    }
+
+    fn reply(&mut self, to: ReplyTo, reply: Reply<'_>) {
+        self.list.push(Deed::Reply(to, outcome_of(reply)));
+    }
+
+    fn load(&mut self, group: GroupId, slot: Slot, location: Location) {
+        self.list.push(Deed::Load(group, slot, location));
+    }
+
+    fn snapshot_write(&mut self, group: GroupId, slot: Slot, offset: u64, bytes: &[u8], last: bool) {
+        self.list.push(Deed::SnapshotWrite { group, slot, offset, bytes: bytes.to_vec(), last });
+    }
+
+    fn snapshot_read(
+        &mut self,
+        group: GroupId,
+        peer: ReplicaId,
+        file: SnapshotFile,
+        offset: u64,
+        length: usize,
+    ) {
+        self.list.push(Deed::SnapshotRead { group, peer, file, offset, length });
+    }
+
+    fn snapshot_remove(&mut self, group: GroupId, slot: Slot) {
+        self.list.push(Deed::SnapshotRemove(group, slot));
+    }
+
+    fn executed(&mut self, group: GroupId, slot: Slot, value: &Value) {
+        self.list.push(Deed::Executed(group, slot, Decision::from(value)));
+    }
+}

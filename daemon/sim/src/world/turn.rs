@@ -1,0 +1,477 @@
+//! One turn of a node: what has arrived goes in, the log gets its writes, and the deeds are carried out.
+
+use std::io;
+use std::rc::Rc;
+
+use panch_replica::batcher::Refusal;
+use panch_replica::core::{MessageKind, ReplyTo};
+use panch_replica::transfer::TransferMessage;
+use panch_wire::batch::BatchView;
+use panch_wire::command::CommandError;
+use panch_wire::frame::{Frame, FramePool, PAGE_SIZE, pages_for};
+use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
+use panch_wire::peer::{Incarnations, Next, PacketReader, PacketWriter};
+use panch_wire::record::Fixed;
+use panch_wire::time::Instant;
+
+use super::log_watch::{Watched, records};
+use super::node::{Input, Life, LogWrite, Node, State, Tag};
+use super::outbox::{Deed, Sent};
+use super::{Event, Letter, Shared, Verdict};
+use crate::client::Outcome;
+use crate::disk::{CrashKind, Disk, FileId, Name, Step};
+use crate::inspect::Inspect;
+use crate::network::{Fate, Packet};
+use crate::queue::{MICROSECOND, MILLISECOND};
+
+/// Why a process ends by itself.
+#[derive(Debug)]
+struct Stop(&'static str);
+
+impl<P: Inspect> Node<P> {
+    /// One turn.
+    pub(crate) fn turn(&mut self, shared: &mut Shared<P>) {
+        self.next_turn = None;
+        shared.coverage.turns += 1;
+        let now = self.clock.at(shared.queue.now());
+        if let Err(Stop(reason)) = self.take_turn(shared, now) {
+            shared.trace(|| format!("node {} stops: {reason}", self.index));
+            shared.coverage.failed_writes += 1;
+            self.crash(shared, CrashKind::Kill);
+            let pause = 10 * MILLISECOND + self.random.below(100 * MILLISECOND);
+            shared.queue.push_in(pause, Event::Restart { node: self.index });
+            return;
+        }
+        self.busy_until = shared.queue.now() + MICROSECOND + self.slowness;
+        let State::Up(life) = &self.state else { return };
+        if let Some(deadline) = life.core.deadline() {
+            let at = self.clock.when(shared.queue.now(), deadline);
+            self.wake(shared, at);
+        }
+        if self.life().is_some_and(|life| !life.waiting.is_empty()) {
+            let at = shared.queue.now() + 200 * MICROSECOND;
+            self.wake(shared, at);
+        }
+    }
+
+    fn take_turn(&mut self, shared: &mut Shared<P>, now: Instant) -> Result<(), Stop> {
+        let State::Up(life) = &mut self.state else { return Ok(()) };
+        let waiting = std::mem::take(&mut life.waiting);
+        for (packet, reader, at) in waiting {
+            life.take_packet(shared, now, self.index, packet, reader, at);
+        }
+        while let Some(input) = self.inbox.pop_front() {
+            let State::Up(life) = &mut self.state else { return Ok(()) };
+            match input {
+                Input::Packet(packet) => {
+                    if life.waiting.is_empty() {
+                        life.take_packet(shared, now, self.index, packet, PacketReader::new(), 0);
+                    } else {
+                        life.waiting.push_back((packet, PacketReader::new(), 0));
+                    }
+                }
+                Input::Disk(tag, succeeded) => life.take_disk(shared, now, &self.disk, tag, succeeded)?,
+                Input::Connected(peer, incarnation) => {
+                    let peer = ReplicaId(peer as u8);
+                    let known = life.core.admits(peer, incarnation, Incarnation(0));
+                    shared.coverage.stale_packets += u64::from(!known);
+                    life.deeds.peers[peer.index()] = life.core.peer_incarnation(peer);
+                }
+                Input::Disconnected(peer) => life.core.suspect(now, ReplicaId(peer as u8), &mut life.deeds),
+                Input::Request(request) => {
+                    let token = ReplyTo { connection: request.client as u64, request: request.attempt };
+                    let submitted =
+                        life.core.submit(now, request.group, &request.command.borrow(), request.level, token);
+                    let outcome = match submitted {
+                        Ok(()) => continue,
+                        Err(Refusal::TooLarge) => Outcome::Refused(CommandError::TooLarge),
+                        Err(_) => {
+                            shared.coverage.busy += 1;
+                            Outcome::Refused(CommandError::Unavailable)
+                        }
+                    };
+                    self.answer(shared, token, outcome);
+                }
+            }
+        }
+        let State::Up(life) = &mut self.state else { return Ok(()) };
+        life.core.end_turn(now, &mut life.deeds);
+        self.write_log(shared, now);
+        self.observe(shared);
+        self.carry_out(shared);
+        Ok(())
+    }
+
+    /// Gives the log its writes, syncs and segments.
+    fn write_log(&mut self, shared: &mut Shared<P>, now: Instant) {
+        let State::Up(life) = &mut self.state else { return };
+        let mut jobs: Vec<(Tag, Vec<Step>)> = Vec::new();
+        while let Some(write) = life.core.next_write(now, &mut life.deeds) {
+            let name = Name::Segment(write.segment().0);
+            let file = self.disk.open(name).expect("the log writes to segments that were prepared");
+            let header = write.parts().next().expect("a write has its header pages");
+            let records = records::<P>(header);
+            for Watched { group, fact, restated, .. } in &records {
+                if !restated {
+                    shared.invariants.on_appended(self.index, *group, *fact);
+                }
+            }
+            self.in_flight.push_back((write.lsn(), None));
+            let written = self.disk.write(file, write.offset(), write.parts());
+            let step = if write.dsync() { Step::WriteStable(written) } else { Step::Write(written) };
+            let wal = life.core.wal().expect("the log wrote");
+            let log = LogWrite { records, states: wal.synced(), write };
+            jobs.push((Tag::Log(log), vec![step]));
+        }
+        let wal = life.core.wal().expect("a process has its log");
+        while let Some(sync) = wal.next_sync(now) {
+            let file = self.disk.open(Name::Segment(sync.segment().0)).expect("a segment of the log exists");
+            jobs.push((Tag::Sync(sync), vec![Step::Sync(file)]));
+        }
+        while let Some(preparation) = wal.wants_segment(now) {
+            shared.coverage.segments += 1;
+            let name = Name::Segment(preparation.sequence.0);
+            let steps = match preparation.recycle {
+                Some(old) => {
+                    shared.coverage.recycled_segments += 1;
+                    vec![Step::Rename(Name::Segment(old.0), name), Step::SyncDirectory]
+                }
+                None => {
+                    let file = self.disk.create(shared.settings.wal.segment_size);
+                    vec![Step::Sync(file), Step::Link(file, name), Step::SyncDirectory]
+                }
+            };
+            jobs.push((Tag::Segment(preparation.sequence), steps));
+        }
+        while let Some(surplus) = wal.take_surplus() {
+            jobs.push((Tag::Nothing, vec![Step::Unlink(Name::Segment(surplus.0))]));
+        }
+        let writes = jobs.iter().any(|(tag, _)| matches!(tag, Tag::Log(_)));
+        for (tag, steps) in jobs {
+            self.submit(shared, tag, steps);
+        }
+        if writes && let Some(kind) = self.doomed.take() {
+            let delay = self.random.below(self.disk.latency.high);
+            shared.queue.push_in(delay, Event::Crash { node: self.index, kind });
+        }
+    }
+
+    /// Lets the invariants look.
+    fn observe(&mut self, shared: &mut Shared<P>) {
+        let State::Up(life) = &mut self.state else { return };
+        if !life.live && life.core.is_live() {
+            life.live = true;
+            for (group, slot, vote) in &life.replayed {
+                shared.invariants.ledger.on_stable(self.index, *group, vote.ballot, Some((*slot, *vote)));
+            }
+            for status in life.core.status() {
+                let of_group = life.replayed.iter().filter(|(group, _, _)| *group == status.group);
+                let replayed: Vec<_> = of_group.map(|(_, slot, vote)| (*slot, *vote)).collect();
+                shared.invariants.on_boot(self.index, &status, &replayed);
+            }
+            life.replayed = Vec::new();
+        }
+        for deed in &life.deeds.list {
+            match deed {
+                Deed::Executed(group, slot, decision) => {
+                    shared.trace(|| {
+                        format!(
+                            "node {} executed slot {} of group {}: {:?}",
+                            self.index, slot.0, group.0, decision.id
+                        )
+                    });
+                    shared.invariants.on_executed(self.index, *group, *slot, *decision);
+                }
+                Deed::Send(sent) if sent.kind == MessageKind::Protocol => {
+                    let claim =
+                        P::Message::decode_fixed(&sent.message).and_then(|message| P::claim(&message));
+                    if let Some(claim) = claim {
+                        shared.invariants.on_claim(self.index, sent.group, claim);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for status in life.core.status() {
+            shared.invariants.on_status(self.index, &status);
+        }
+    }
+
+    fn carry_out(&mut self, shared: &mut Shared<P>) {
+        let State::Up(life) = &mut self.state else { return };
+        let deeds = life.take_deeds();
+        let mut writers = std::mem::take(&mut life.writers);
+        let me = life.core.incarnation();
+        let mut receivers: Vec<Option<Incarnation>> = vec![None; writers.len()];
+        for deed in deeds {
+            match deed {
+                Deed::Executed(..) => {}
+                Deed::Reply(token, outcome) => self.answer(shared, token, outcome),
+                Deed::Send(sent) => {
+                    let to = sent.to.index();
+                    let verdict = judge(shared, self.index, &sent);
+                    if let Verdict::Drop = verdict {
+                        continue;
+                    }
+                    if let Verdict::Delay(delay) = verdict {
+                        let mut writer = PacketWriter::new();
+                        writer.start(Incarnations { sender: me, receiver: sent.receiver });
+                        push(&mut writer, &sent);
+                        let packet = self.packet(shared, to, &mut writer);
+                        shared.queue.push_in(delay, Event::Packet(packet));
+                        continue;
+                    }
+                    if receivers[to].is_some_and(|receiver| receiver != sent.receiver) {
+                        self.send(shared, to, &mut writers[to]);
+                        receivers[to] = None;
+                    }
+                    if receivers[to].is_none() {
+                        writers[to].start(Incarnations { sender: me, receiver: sent.receiver });
+                        receivers[to] = Some(sent.receiver);
+                    }
+                    if !push(&mut writers[to], &sent) {
+                        self.send(shared, to, &mut writers[to]);
+                        writers[to].start(Incarnations { sender: me, receiver: sent.receiver });
+                        push(&mut writers[to], &sent);
+                    }
+                }
+                Deed::Load(group, slot, location) => {
+                    shared.coverage.loads += 1;
+                    let from = self.disk.open(Name::Segment(location.segment.0));
+                    let tag =
+                        Tag::Load { group, slot, from, offset: location.offset, length: location.length };
+                    self.submit(shared, tag, [Step::Read]);
+                }
+                Deed::SnapshotRead { group, peer, file, offset, length } => {
+                    let from = self.disk.open(Name::Snapshot(group, file.slot));
+                    self.submit(
+                        shared,
+                        Tag::SnapshotRead { group, peer, file, offset, length, from },
+                        [Step::Read],
+                    );
+                }
+                Deed::SnapshotWrite { group, slot, offset, bytes, last } => {
+                    self.write_snapshot(shared, group, slot, offset, &bytes, last);
+                }
+                Deed::SnapshotRemove(group, slot) => {
+                    if let State::Up(life) = &mut self.state {
+                        life.making.retain(|(of, at, _)| (*of, *at) != (group, slot));
+                    }
+                    self.submit(shared, Tag::Nothing, [Step::Unlink(Name::Snapshot(group, slot))]);
+                }
+            }
+        }
+        for (to, writer) in writers.iter_mut().enumerate() {
+            if receivers[to].is_some() {
+                self.send(shared, to, writer);
+            }
+        }
+        if let State::Up(life) = &mut self.state {
+            life.writers = writers;
+        }
+    }
+
+    fn write_snapshot(
+        &mut self,
+        shared: &mut Shared<P>,
+        group: GroupId,
+        slot: panch_wire::ids::Slot,
+        offset: u64,
+        bytes: &[u8],
+        last: bool,
+    ) {
+        let State::Up(life) = &mut self.state else { return };
+        let known =
+            life.making.iter().find(|(of, at, _)| (*of, *at) == (group, slot)).map(|(_, _, file)| *file);
+        let file = match known {
+            Some(file) if offset > 0 => file,
+            _ => {
+                life.making.retain(|(of, at, _)| (*of, *at) != (group, slot));
+                let file = self.disk.create(0);
+                life.making.push((group, slot, file));
+                file
+            }
+        };
+        let written = self.disk.write(file, offset, [bytes].into_iter());
+        let mut steps = vec![Step::Write(written)];
+        if last {
+            life.making.retain(|(of, at, _)| (*of, *at) != (group, slot));
+            steps.extend([
+                Step::Sync(file),
+                Step::Link(file, Name::Snapshot(group, slot)),
+                Step::SyncDirectory,
+            ]);
+        }
+        self.submit(shared, Tag::SnapshotWrite { group, slot, last }, steps);
+    }
+
+    fn answer(&mut self, shared: &mut Shared<P>, token: ReplyTo, outcome: Outcome) {
+        let (client, attempt) = (token.connection as usize, token.request);
+        self.asking.remove(&(client, attempt));
+        shared
+            .trace(|| format!("node {} answers client {client} attempt {attempt}: {outcome:?}", self.index));
+        let delay = 20 * MICROSECOND + self.random.below(100 * MICROSECOND);
+        shared.queue.push_in(delay, Event::Outcome { client, attempt, outcome });
+    }
+
+    fn packet(&self, shared: &mut Shared<P>, to: usize, writer: &mut PacketWriter) -> Packet {
+        writer.finish();
+        let mut bytes = Vec::with_capacity(writer.size());
+        for part in writer.parts() {
+            bytes.extend_from_slice(part);
+        }
+        writer.release();
+        shared.network.address(self.index, to, bytes.into())
+    }
+
+    fn send(&self, shared: &mut Shared<P>, to: usize, writer: &mut PacketWriter) {
+        let packet = self.packet(shared, to, writer);
+        match shared.network.send(shared.queue.now(), packet) {
+            Fate::Arrives(arrivals) => {
+                for (at, packet) in arrivals {
+                    shared.queue.push(at, Event::Packet(packet));
+                }
+            }
+            Fate::Reset => shared.reset(self.index, to),
+        }
+    }
+}
+
+fn push(writer: &mut PacketWriter, sent: &Sent) -> bool {
+    writer.push_bytes(sent.group, sent.kind as u8, &sent.message, sent.body.as_ref())
+}
+
+/// Asks the script what becomes of a message.
+fn judge<P: Inspect>(shared: &mut Shared<P>, from: usize, sent: &Sent) -> Verdict {
+    if shared.filter.is_none() && !shared.is_tracing() {
+        return Verdict::Pass;
+    }
+    let letter = Letter {
+        from,
+        to: sent.to.index(),
+        group: sent.group,
+        message: (sent.kind == MessageKind::Protocol)
+            .then(|| P::Message::decode_fixed(&sent.message))
+            .flatten(),
+        transfer: (sent.kind == MessageKind::Transfer)
+            .then(|| TransferMessage::decode_fixed(&sent.message))
+            .flatten(),
+    };
+    let verdict = shared.filter.as_mut().map_or(Verdict::Pass, |filter| filter(&letter));
+    shared.trace(|| {
+        let body = sent.body.as_ref().map_or(String::new(), |frame| format!(" {frame:?}"));
+        let fate = if let Verdict::Pass = verdict { String::new() } else { format!(" {verdict:?}") };
+        match (&letter.message, &letter.transfer) {
+            (Some(message), _) => format!("node {from} -> {}: {message:?}{body}{fate}", letter.to),
+            (_, transfer) => format!("node {from} -> {}: {transfer:?}{fate}", letter.to),
+        }
+    });
+    verdict
+}
+
+impl<P: Inspect> Life<P> {
+    fn take_packet(
+        &mut self,
+        shared: &mut Shared<P>,
+        now: Instant,
+        me: usize,
+        packet: Packet,
+        mut reader: PacketReader,
+        at: usize,
+    ) {
+        if !shared.network.is_current(&packet) {
+            return;
+        }
+        let from = ReplicaId(packet.from as u8);
+        let bytes = Rc::clone(&packet.bytes);
+        let mut input = &bytes[at..];
+        loop {
+            match reader.next(&mut input, &self.pool) {
+                Ok(Next::Message(incoming)) => {
+                    let Incarnations { sender, receiver } = incoming.incarnations;
+                    let admitted = self.core.admits(from, sender, receiver);
+                    self.deeds.peers[from.index()] = self.core.peer_incarnation(from);
+                    if !admitted {
+                        shared.coverage.stale_packets += 1;
+                        return;
+                    }
+                    let (group, kind, message, body) =
+                        (incoming.group, incoming.kind, incoming.message, incoming.body);
+                    if self.core.deliver(now, from, group, kind, message, body, &mut self.deeds).is_err() {
+                        let text = format!("node {me} cannot read a message of node {}", packet.from);
+                        shared.invariants.note("message", Err(text));
+                        return;
+                    }
+                }
+                Ok(Next::NeedBytes) => return,
+                Ok(Next::PoolExhausted) => {
+                    shared.coverage.pool_waits += 1;
+                    let at = bytes.len() - input.len();
+                    self.waiting.push_back((packet, reader, at));
+                    return;
+                }
+                Err(fault) => {
+                    if shared.settings.network.corruption == 0 {
+                        let text = format!("node {me} refuses a packet of node {}: {fault}", packet.from);
+                        shared.invariants.note("message", Err(text));
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take_disk(
+        &mut self,
+        shared: &mut Shared<P>,
+        now: Instant,
+        disk: &Disk<Tag>,
+        tag: Tag,
+        succeeded: bool,
+    ) -> Result<(), Stop> {
+        let (core, deeds) = (&mut self.core, &mut self.deeds);
+        let result = if succeeded { Ok(()) } else { Err(io::Error::other("the disk failed")) };
+        match tag {
+            Tag::Log(log) => {
+                core.log_written(now, log.write, result, deeds).map_err(|_| Stop("a log write failed"))?
+            }
+            Tag::Sync(sync) => {
+                core.log_synced(now, sync, result, deeds).map_err(|_| Stop("a log sync failed"))?
+            }
+            // A directory that was not synced: nothing is known about its names any more.
+            Tag::Segment(_) if !succeeded => return Err(Stop("a segment could not be prepared")),
+            Tag::Segment(sequence) => {
+                if let Some(wal) = core.wal() {
+                    wal.segment_ready(sequence);
+                }
+            }
+            Tag::SnapshotWrite { group, slot, last } => {
+                let written = if succeeded { Ok(last) } else { Err(()) };
+                core.snapshot_written(now, group, slot, written, deeds);
+            }
+            Tag::SnapshotRead { group, peer, file, offset, length, from } => {
+                let bytes = from.filter(|_| succeeded).map(|from| {
+                    let mut bytes = vec![0; length];
+                    disk.read(from, offset, &mut bytes);
+                    bytes
+                });
+                core.snapshot_read(now, group, peer, file, offset, bytes.as_deref(), deeds);
+            }
+            Tag::Load { group, slot, from, offset, length } => {
+                let frame = from.and_then(|from| read_frame(disk, &self.pool, from, offset, length as usize));
+                shared.coverage.failed_loads += u64::from(frame.is_none());
+                core.loaded(now, group, slot, frame, deeds);
+            }
+            Tag::Identity(_) | Tag::Nothing => {}
+        }
+        Ok(())
+    }
+}
+
+fn read_frame(disk: &Disk<Tag>, pool: &FramePool, from: FileId, offset: u64, length: usize) -> Option<Frame> {
+    let mut memory = pool.take(length)?;
+    disk.read(from, offset, &mut memory[..pages_for(length) * PAGE_SIZE]);
+    let frame = memory.receive(length).ok()?;
+    BatchView::validate(&frame).ok()?;
+    Some(frame)
+}

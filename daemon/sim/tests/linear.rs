@@ -1,0 +1,174 @@
+//! The checker on histories whose verdict is known.
+
+use panch_sim::linear::register::{
+    Action, Answer, Bytes, History, KeyOperation, Register, check_all, check_key,
+};
+use panch_sim::linear::{Timed, Verdict, check};
+
+const STEPS: u64 = 1_000_000;
+
+fn bytes(text: &str) -> Bytes {
+    text.as_bytes().into()
+}
+
+fn call(invoked: u64, returned: u64, action: Action, answer: Answer) -> Timed<KeyOperation> {
+    Timed { invoked, returned: Some(returned), operation: KeyOperation { action, answer: Some(answer) } }
+}
+
+fn lost(invoked: u64, action: Action) -> Timed<KeyOperation> {
+    Timed { invoked, returned: None, operation: KeyOperation { action, answer: None } }
+}
+
+fn set(invoked: u64, returned: u64, value: &str) -> Timed<KeyOperation> {
+    call(invoked, returned, Action::Set(bytes(value)), Answer::Done)
+}
+
+fn get(invoked: u64, returned: u64, value: Option<&str>) -> Timed<KeyOperation> {
+    call(invoked, returned, Action::Get, Answer::Value(value.map(bytes)))
+}
+
+fn increment(invoked: u64, returned: u64, sum: i64) -> Timed<KeyOperation> {
+    call(invoked, returned, Action::Increment(1), Answer::Number(sum))
+}
+
+#[track_caller]
+fn good(history: &[Timed<KeyOperation>]) {
+    assert_eq!(check(&Register, history, STEPS), Verdict::Linearizable);
+    assert_eq!(check_key(history, STEPS), Verdict::Linearizable);
+}
+
+#[track_caller]
+fn bad(history: &[Timed<KeyOperation>], culprit: usize) {
+    assert!(matches!(check_key(history, STEPS), Verdict::NotLinearizable { .. }));
+    let Verdict::NotLinearizable { stuck, .. } = check(&Register, history, STEPS) else {
+        panic!("accepted a history that is not linearizable")
+    };
+    assert_eq!(stuck, culprit);
+}
+
+#[test]
+fn nothing_and_sequential_histories_are_linearizable() {
+    good(&[]);
+    good(&[set(0, 1, "a"), get(2, 3, Some("a")), set(4, 5, "b"), get(6, 7, Some("b"))]);
+    good(&[get(0, 1, None), call(2, 3, Action::Delete, Answer::Number(0))]);
+}
+
+#[test]
+fn concurrent_reads_may_see_old_or_new() {
+    good(&[set(0, 1, "a"), set(2, 10, "b"), get(3, 4, Some("a")), get(5, 6, Some("b"))]);
+    good(&[set(0, 10, "a"), set(0, 10, "b"), get(11, 12, Some("a")), get(13, 14, Some("a"))]);
+}
+
+#[test]
+fn operations_that_touch_in_time_count_as_concurrent() {
+    good(&[set(0, 5, "a"), get(5, 6, None)]);
+}
+
+#[test]
+fn stale_read_is_found() {
+    bad(&[set(0, 1, "a"), set(2, 3, "b"), get(4, 5, Some("a"))], 2);
+}
+
+#[test]
+fn reads_that_go_back_are_found() {
+    // New, then old, both during the write: the second read contradicts the first.
+    bad(&[set(0, 1, "a"), set(2, 10, "b"), get(3, 4, Some("b")), get(5, 6, Some("a"))], 3);
+}
+
+#[test]
+fn read_of_something_never_written_is_found() {
+    bad(&[set(0, 1, "a"), get(2, 3, Some("x"))], 1);
+}
+
+#[test]
+fn lost_update_is_found() {
+    let swap = |invoked, returned, new| {
+        call(invoked, returned, Action::CompareAndSet(bytes("a"), bytes(new)), Answer::Number(1))
+    };
+    good(&[set(0, 1, "a"), swap(2, 3, "b")]);
+    bad(&[set(0, 1, "a"), swap(2, 4, "b"), swap(3, 5, "c")], 1);
+    // An acknowledged write that vanishes.
+    bad(&[set(0, 1, "a"), get(2, 3, None)], 1);
+}
+
+#[test]
+fn double_increment_is_found() {
+    good(&[increment(0, 1, 1), increment(2, 3, 2)]);
+    bad(&[increment(0, 1, 1), increment(2, 3, 3)], 1);
+    // A retry applied twice: one call, two effects, the second visible to others.
+    bad(&[increment(0, 5, 1), get(6, 7, Some("2"))], 1);
+}
+
+#[test]
+fn unknown_outcome_may_take_effect_late_or_never() {
+    good(&[lost(0, Action::Set(bytes("a"))), get(1, 2, None), get(3, 4, None)]);
+    good(&[lost(0, Action::Set(bytes("a"))), get(1, 2, None), get(3, 4, Some("a"))]);
+    bad(&[lost(0, Action::Set(bytes("a"))), get(1, 2, Some("a")), get(3, 4, None)], 2);
+    good(&[lost(5, Action::Increment(1)), increment(6, 7, 2), get(8, 9, Some("2"))]);
+    // Not before it was called.
+    bad(&[get(0, 1, Some("a")), lost(2, Action::Set(bytes("a")))], 0);
+    // An unseen unknown write may still explain a failed swap.
+    let swap = call(4, 5, Action::CompareAndSet(bytes("a"), bytes("b")), Answer::Number(0));
+    good(&[set(0, 1, "a"), lost(2, Action::Set(bytes("x"))), swap]);
+}
+
+#[test]
+fn every_action_has_its_answers() {
+    let text = |text: &str| Some(bytes(text));
+    good(&[
+        call(0, 1, Action::SetIfAbsent(bytes("a")), Answer::Number(1)),
+        call(2, 3, Action::SetIfAbsent(bytes("b")), Answer::Number(0)),
+        call(4, 5, Action::GetSet(bytes("c")), Answer::Value(text("a"))),
+        call(6, 7, Action::Append(bytes("de")), Answer::Number(3)),
+        call(8, 9, Action::Increment(1), Answer::NotANumber),
+        call(10, 11, Action::GetDelete, Answer::Value(text("cde"))),
+        call(12, 13, Action::GetDelete, Answer::Value(None)),
+        call(14, 15, Action::Increment(-4), Answer::Number(-4)),
+        call(16, 17, Action::Delete, Answer::Number(1)),
+    ]);
+    bad(&[call(0, 1, Action::SetIfAbsent(bytes("a")), Answer::Number(0))], 0);
+    bad(&[set(0, 1, "a"), call(2, 3, Action::GetSet(bytes("b")), Answer::Value(None))], 1);
+    bad(&[set(0, 1, "a"), call(2, 3, Action::Append(bytes("b")), Answer::Number(1))], 1);
+}
+
+#[test]
+fn many_unknown_writes_do_not_stop_the_search() {
+    let mut history: Vec<_> = (0..30).map(|n| lost(n, Action::Set(bytes(&format!("lost{n}"))))).collect();
+    for n in 0..500 {
+        history.push(set(100 + 4 * n, 101 + 4 * n, &format!("v{n}")));
+        history.push(get(102 + 4 * n, 103 + 4 * n, Some(&format!("v{n}"))));
+    }
+    assert_eq!(check_key(&history, STEPS), Verdict::Linearizable);
+}
+
+#[test]
+fn wide_concurrency_is_searched_with_memory() {
+    // Eight clients at once, all overlapping, then a read: without the memory this takes factorial time.
+    let mut history = Vec::new();
+    for round in 0..20u64 {
+        for client in 0..8u64 {
+            history.push(increment(100 * round, 100 * round + 50, (8 * round + 8 - client) as i64));
+        }
+    }
+    good(&history);
+    history.push(get(10_000, 10_001, Some("161")));
+    assert!(matches!(check_key(&history, STEPS), Verdict::NotLinearizable { .. }));
+}
+
+#[test]
+fn a_search_that_takes_too_long_says_so() {
+    let history: Vec<_> = (0..10).map(|n| set(0, 10, &format!("v{n}"))).collect();
+    assert_eq!(check(&Register, &history, 3), Verdict::Undecided);
+}
+
+#[test]
+fn anomalies_name_the_key_and_the_operation() {
+    let mut history = History::new();
+    history.insert(b"fine".to_vec(), vec![set(0, 1, "a")]);
+    history.insert(b"wrong".to_vec(), vec![set(0, 1, "a"), get(2, 3, Some("b"))]);
+    let anomaly = check_all(&history, STEPS).unwrap_err();
+    assert_eq!(anomaly.key, b"wrong");
+    assert!(anomaly.text.contains("get -> b"), "{}", anomaly.text);
+    history.remove(b"wrong".as_slice());
+    assert_eq!(check_all(&history, STEPS).unwrap().operations, 1);
+}

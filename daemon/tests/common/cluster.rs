@@ -1,0 +1,461 @@
+//! Nodes as processes.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::{Info, eventually, ports};
+
+/// A node that starts has this long to serve.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+/// Lines of a node's standard error that a failed test shows.
+const LINES_SHOWN: usize = 40;
+
+/// What a cluster is like.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub nodes: usize,
+    pub groups: usize,
+    pub cores: usize,
+    /// Lines for `[cluster]`.
+    pub cluster: String,
+    /// Lines for `[node]`.
+    pub node: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            nodes: 3,
+            groups: 1,
+            cores: 1,
+            cluster: String::new(),
+            node: "log_segment_size = \"4MiB\"\nsnapshot_log_size = \"8MiB\"\n".into(),
+        }
+    }
+}
+
+/// The ports of one node.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    pub resp: u16,
+    pub native: u16,
+    pub peer: u16,
+}
+
+struct Process {
+    ports: Ports,
+    child: Option<Child>,
+    /// Standard error up to here belongs to earlier starts.
+    seen: u64,
+    /// Stopped with SIGSTOP.
+    frozen: bool,
+}
+
+/// Nodes 1 to N on this machine.
+pub struct Cluster {
+    folder: TempDir,
+    pub settings: Settings,
+    nodes: Vec<Process>,
+}
+
+impl Cluster {
+    /// Starts a cluster and waits until every node serves.
+    pub fn start(settings: Settings) -> Self {
+        for _ in 0..5 {
+            let mut cluster = Self::prepare(settings.clone());
+            let ids: Vec<usize> = cluster.ids().collect();
+            ids.iter().for_each(|id| cluster.spawn(*id));
+            if ids.iter().all(|id| cluster.try_wait_serving(*id)) {
+                cluster.wait_writable();
+                return cluster;
+            }
+            // Somebody else took a port between the choice and the start.
+        }
+        panic!("five times in a row a port was taken by somebody else");
+    }
+
+    /// Writes the configuration of a cluster; starts nothing.
+    pub fn prepare(settings: Settings) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("panch-test-")
+            .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+            .expect("a folder for a cluster");
+        let ports = ports::take(3 * settings.nodes);
+        let nodes = ports.chunks(3).map(|ports| Process {
+            ports: Ports { resp: ports[0], native: ports[1], peer: ports[2] },
+            child: None,
+            seen: 0,
+            frozen: false,
+        });
+        let cluster = Self { folder, settings, nodes: nodes.collect() };
+        for id in cluster.ids() {
+            fs::write(cluster.config_path(id), cluster.config_text(id)).expect("a configuration is written");
+        }
+        cluster
+    }
+
+    pub fn ids(&self) -> std::ops::RangeInclusive<usize> {
+        1..=self.settings.nodes
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn config_path(&self, id: usize) -> PathBuf {
+        self.folder().join(format!("node-{id}.toml"))
+    }
+
+    pub fn data_dir(&self, id: usize) -> PathBuf {
+        self.folder().join(format!("node-{id}"))
+    }
+
+    pub fn log_dir(&self, id: usize, core: usize) -> PathBuf {
+        self.data_dir(id).join(format!("core-{core}/log"))
+    }
+
+    pub fn snapshot_dir(&self, id: usize, core: usize) -> PathBuf {
+        self.data_dir(id).join(format!("core-{core}/snapshot"))
+    }
+
+    /// Number of the oldest segment of a core's log.
+    pub fn oldest_segment(&self, id: usize, core: usize) -> u64 {
+        let entries = fs::read_dir(self.log_dir(id, core)).expect("a log");
+        let names = entries.map(|entry| entry.expect("an entry").file_name());
+        let number =
+            |name: std::ffi::OsString| u64::from_str_radix(name.to_str()?.strip_suffix(".wal")?, 16).ok();
+        names.filter_map(number).min().expect("a segment")
+    }
+
+    pub fn config_text(&self, id: usize) -> String {
+        let Settings { groups, cores, cluster, node, .. } = &self.settings;
+        let members: String = (1..)
+            .zip(&self.nodes)
+            .map(|(id, Process { ports: Ports { resp, native, peer }, .. })| {
+                format!(
+                    "  {{ node = {id}, peer = \"127.0.0.1:{peer}\", client = \"127.0.0.1:{resp}\", native = \
+                     \"127.0.0.1:{native}\" }},\n"
+                )
+            })
+            .collect();
+        format!(
+            "[cluster]\nname = \"test\"\ngroups = {groups}\nmembers = [\n{members}]\n{cluster}\n[node]\nid = {id}\n\
+             data_dir = \"node-{id}\"\ncores = {cores}\nidle = \"park\"\n{node}"
+        )
+    }
+
+    pub fn ports(&self, id: usize) -> Ports {
+        self.nodes[id - 1].ports
+    }
+
+    /// Starts a node without waiting. Its standard error is kept over restarts.
+    pub fn spawn(&mut self, id: usize) {
+        let config = self.config_path(id);
+        self.spawn_with(id, &["run", "--config", config.to_str().expect("a path of ASCII")]);
+    }
+
+    fn spawn_with(&mut self, id: usize, arguments: &[&str]) {
+        assert!(self.nodes[id - 1].child.is_none(), "node {id} runs already");
+        let path = self.error_path(id);
+        let log = File::options().create(true).append(true).open(path).expect("a file for standard error");
+        self.nodes[id - 1].seen = log.metadata().expect("its size").len();
+        self.nodes[id - 1].child = Some(launch(arguments, log));
+    }
+
+    fn error_path(&self, id: usize) -> PathBuf {
+        self.folder().join(format!("node-{id}.stderr"))
+    }
+
+    /// What a node has written to standard error since it was started last.
+    pub fn errors(&self, id: usize) -> String {
+        let bytes = fs::read(self.error_path(id)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes[(self.nodes[id - 1].seen as usize).min(bytes.len())..]).into_owned()
+    }
+
+    /// Waits until a node answers PING. False if it could not start because a port was taken.
+    fn try_wait_serving(&mut self, id: usize) -> bool {
+        let start = Instant::now();
+        loop {
+            if self.answers(id) {
+                return true;
+            }
+            if let Some(status) = self.poll_exit(id) {
+                let errors = self.errors(id);
+                if status.code() == Some(74) && errors.contains("in use") && errors.contains("cannot listen")
+                {
+                    return false;
+                }
+                panic!("node {id} ended with {status} instead of serving:\n{errors}");
+            }
+            assert!(start.elapsed() < START_PATIENCE, "node {id} does not serve:\n{}", self.errors(id));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn answers(&self, id: usize) -> bool {
+        let patience = Duration::from_millis(500);
+        self.connect_within(id, patience).is_ok_and(|mut connection| {
+            let _ = connection.set_read_timeout(Some(patience));
+            redis::cmd("PING").query::<String>(&mut connection).is_ok()
+        })
+    }
+
+    /// Starts a node and waits until it answers PING.
+    pub fn start_node(&mut self, id: usize) {
+        for _ in 0..50 {
+            self.spawn(id);
+            if self.try_wait_serving(id) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!("the ports of node {id} stay taken");
+    }
+
+    /// Starts a node that is expected to end by itself; its exit status and what it wrote to standard error.
+    pub fn start_in_vain(&mut self, id: usize) -> (ExitStatus, String) {
+        self.spawn(id);
+        let status = self.wait_exit(id, START_PATIENCE);
+        (status, self.errors(id))
+    }
+
+    /// The exit status if the node has ended; it is not running any more then.
+    pub fn poll_exit(&mut self, id: usize) -> Option<ExitStatus> {
+        let child = self.nodes[id - 1].child.as_mut()?;
+        let status = child.try_wait().expect("a child can be waited for")?;
+        self.nodes[id - 1].child = None;
+        Some(status)
+    }
+
+    /// Waits for the end of a node.
+    pub fn wait_exit(&mut self, id: usize, patience: Duration) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.poll_exit(id) {
+                return status;
+            }
+            assert!(
+                start.elapsed() < patience,
+                "node {id} still runs after {patience:?}:\n{}",
+                self.errors(id)
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    pub fn pid(&self, id: usize) -> u32 {
+        self.nodes[id - 1].child.as_ref().expect("the node runs").id()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&mut self, id: usize, signal: i32) {
+        let pid = self.pid(id) as i32;
+        self.nodes[id - 1].frozen = signal == libc::SIGSTOP;
+        // SAFETY: kill takes no memory; the child was not waited for, so the number is still its own.
+        let result = unsafe { libc::kill(pid, signal) };
+        assert_eq!(result, 0, "kill: {}", io::Error::last_os_error());
+    }
+
+    /// Kills a node with SIGKILL.
+    pub fn kill(&mut self, id: usize) {
+        self.signal(id, libc::SIGKILL);
+        let status = self.wait_exit(id, Duration::from_secs(10));
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "node {id} ended by itself: {}", self.errors(id));
+    }
+
+    /// Asks a node to stop; it must end with exit code 0.
+    pub fn stop(&mut self, id: usize, patience: Duration) {
+        self.signal(id, libc::SIGTERM);
+        let status = self.wait_exit(id, patience);
+        assert_eq!(status.code(), Some(0), "node {id} ended with {status}:\n{}", self.errors(id));
+    }
+
+    pub fn is_running(&self, id: usize) -> bool {
+        self.nodes[id - 1].child.is_some()
+    }
+
+    fn connect_within(&self, id: usize, patience: Duration) -> redis::RedisResult<redis::Connection> {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}/", self.ports(id).resp))?;
+        client.get_connection_with_timeout(patience)
+    }
+
+    /// A Redis client of a node, with generous timeouts.
+    pub fn connect(&self, id: usize) -> redis::Connection {
+        let connection = self
+            .connect_within(id, Duration::from_secs(10))
+            .unwrap_or_else(|error| panic!("connect to node {id}: {error}\n{}", self.errors(id)));
+        connection.set_read_timeout(Some(Duration::from_secs(15))).expect("a timeout");
+        connection.set_write_timeout(Some(Duration::from_secs(15))).expect("a timeout");
+        connection
+    }
+
+    /// The same with RESP3.
+    pub fn connect_resp3(&self, id: usize) -> redis::Connection {
+        let url = format!("redis://127.0.0.1:{}/?protocol=resp3", self.ports(id).resp);
+        let connection = redis::Client::open(url).and_then(|client| client.get_connection());
+        let connection = connection.unwrap_or_else(|error| panic!("connect to node {id}: {error}"));
+        connection.set_read_timeout(Some(Duration::from_secs(15))).expect("a timeout");
+        connection
+    }
+
+    /// INFO of a node; `None` if it does not answer.
+    pub fn try_info(&self, id: usize) -> Option<Info> {
+        let patience = Duration::from_millis(1000);
+        let mut connection = self.connect_within(id, patience).ok()?;
+        connection.set_read_timeout(Some(patience)).ok()?;
+        let text: String = redis::cmd("INFO").query(&mut connection).ok()?;
+        Some(Info::parse(&text))
+    }
+
+    pub fn info(&self, id: usize) -> Info {
+        eventually(&format!("node {id} answers INFO"), Duration::from_secs(15), || self.try_info(id))
+    }
+
+    fn awake(&self) -> impl Iterator<Item = usize> {
+        self.ids().filter(|id| self.nodes[id - 1].child.is_some() && !self.nodes[id - 1].frozen)
+    }
+
+    /// The node that leads a group, as it says itself.
+    pub fn find_leader(&self, group: usize) -> Option<usize> {
+        self.awake().find(|id| self.try_info(*id).is_some_and(|info| info.group(group).leading))
+    }
+
+    /// Waits for a leader of group 0.
+    pub fn leader(&self) -> usize {
+        eventually("a leader", Duration::from_secs(20), || self.find_leader(0))
+    }
+
+    /// A node that does not lead group 0.
+    pub fn follower(&self) -> usize {
+        let leader = self.leader();
+        self.awake().find(|id| *id != leader).expect("there are several nodes")
+    }
+
+    /// Waits until a write through every node that runs is answered.
+    pub fn wait_writable(&self) {
+        for id in self.awake() {
+            eventually(&format!("a write through node {id}"), Duration::from_secs(20), || {
+                let mut connection = self.connect_within(id, Duration::from_secs(1)).ok()?;
+                connection.set_read_timeout(Some(Duration::from_secs(12))).ok()?;
+                for group in 0..self.settings.groups {
+                    let key = format!("{{{}}}ready", tag_of_group(group, self.settings.groups));
+                    redis::cmd("SET").arg(key).arg("yes").query::<()>(&mut connection).ok()?;
+                }
+                Some(())
+            });
+        }
+    }
+
+    /// Waits until every running node has executed the same and checks that they came to the same state.
+    pub fn assert_same_state(&self) {
+        for group in 0..self.settings.groups {
+            let states = eventually(
+                &format!("all nodes execute the same of group {group}"),
+                Duration::from_secs(30),
+                || {
+                    let states: Option<Vec<_>> =
+                        self.awake().map(|id| Some((id, self.try_info(id)?.group(group)))).collect();
+                    let states = states?;
+                    let first = &states[0].1;
+                    let settled = |state: &super::info::GroupInfo| {
+                        state.executed == first.executed
+                            && state.last == state.executed
+                            && state.committed == state.executed
+                    };
+                    states.iter().all(|(_, state)| settled(state)).then_some(states)
+                },
+            );
+            for (id, state) in &states {
+                assert_eq!(
+                    (&state.digest, state.keys),
+                    (&states[0].1.digest, states[0].1.keys),
+                    "nodes {id} and {} differ in group {group} after slot {}",
+                    states[0].0,
+                    state.executed
+                );
+            }
+        }
+    }
+
+    /// Open descriptors of a node.
+    pub fn open_files(&self, id: usize) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid(id))).expect("the node runs").count()
+    }
+
+    /// Resident memory of a node, in bytes.
+    pub fn resident_size(&self, id: usize) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/statm", self.pid(id))).expect("the node runs");
+        let pages: u64 = text.split_whitespace().nth(1).and_then(|field| field.parse().ok()).expect("pages");
+        pages * 4096
+    }
+
+    /// Checks that every node runs and serves.
+    pub fn assert_all_serve(&mut self) {
+        for id in self.ids() {
+            if let Some(status) = self.poll_exit(id) {
+                panic!("node {id} ended with {status}:\n{}", self.errors(id));
+            }
+        }
+        self.wait_writable();
+    }
+
+    /// Whether anything accepts connections at `port`.
+    pub fn is_listening(port: u16) -> bool {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        TcpStream::connect_timeout(&address, Duration::from_millis(300)).is_ok()
+    }
+}
+
+/// A hash tag whose keys live in `group`.
+pub fn tag_of_group(group: usize, groups: usize) -> String {
+    let lives_there =
+        |tag: &String| usize::from(panch_wire::slots::group_of_key(tag.as_bytes(), groups as u16).0) == group;
+    (0..).map(|number| format!("t{number}")).find(lives_there).expect("some tag is in every group")
+}
+
+/// Runs the daemon with these arguments; its standard error goes to `errors`.
+pub fn launch(arguments: &[&str], errors: File) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_panchd"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
+    // SAFETY: prctl is a plain system call, allowed between fork and exec.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
+    }
+    command.spawn().expect("the daemon can be started")
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for id in self.ids() {
+                let running = self.is_running(id);
+                let text = fs::read(self.error_path(id)).unwrap_or_default();
+                let text = String::from_utf8_lossy(&text).into_owned();
+                let lines: Vec<&str> = text.lines().collect();
+                let shown = &lines[lines.len().saturating_sub(LINES_SHOWN)..];
+                let state = if running { "runs" } else { "does not run" };
+                eprintln!("--- standard error of node {id} (it {state}) ---\n{}", shown.join("\n"));
+            }
+        }
+        for node in &mut self.nodes {
+            if let Some(mut child) = node.child.take() {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+        ports::give_back(self.nodes.iter().flat_map(|node| {
+            let Ports { resp, native, peer } = node.ports;
+            [resp, native, peer]
+        }));
+    }
+}
