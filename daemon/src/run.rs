@@ -96,8 +96,10 @@ fn serve(configs: &[Config], announce: impl FnOnce(&[Config])) -> u8 {
     }
     let handles: Vec<_> = nodes.iter().map(Node::stop_handle).collect();
     let signals = std::thread::Builder::new().name("panch-signals".into()).spawn(move || {
+        let signals = Signals::new([SIGTERM, SIGINT]);
+        // Not before they are handled: one may be waiting already, and would end the process as it is.
         host::unblock_stop_signals();
-        let mut signals = match Signals::new([SIGTERM, SIGINT]) {
+        let mut signals = match signals {
             Ok(signals) => signals,
             Err(error) => {
                 eprintln!("panchd: cannot listen for signals: {error}");

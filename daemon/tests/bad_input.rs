@@ -508,7 +508,7 @@ fn a_client_that_reads_nothing_is_held_back(listener: Listener, request: &[u8], 
         "memory grew by {} MiB for a client that reads nothing",
         (highest - before) >> 20
     );
-    assert!(slowest < Duration::from_secs(4), "others wait {slowest:?}");
+    assert!(slowest < Duration::from_secs(12), "others wait {slowest:?}");
     drop(raw);
     cluster.assert_all_serve();
 }

@@ -38,6 +38,15 @@ fn a_node_that_is_asked_to_stop_under_load_ends_cleanly_and_loses_nothing() {
 }
 
 #[test]
+fn a_node_that_is_asked_to_stop_as_soon_as_it_serves_ends_cleanly() {
+    let mut cluster = Cluster::start(Settings { nodes: 1, ..Settings::default() });
+    for _ in 0..15 {
+        cluster.stop(1, Duration::from_secs(5));
+        cluster.start_node(1);
+    }
+}
+
+#[test]
 fn a_follower_that_was_frozen_catches_up() {
     let mut cluster = Cluster::start(Settings::default());
     let leader = cluster.leader();
