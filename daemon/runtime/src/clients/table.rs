@@ -155,6 +155,12 @@ impl Clients {
         std::mem::take(&mut self.stalled)
     }
 
+    /// The first `count` of those that wait for room go to the end of the line.
+    pub(crate) fn rotate_stalled(&mut self, count: usize) {
+        let count = count.min(self.stalled.len());
+        self.stalled.rotate_left(count);
+    }
+
     pub(crate) fn recycle_stalled(&mut self, mut list: Vec<ConnectionKey>) {
         list.clear();
         if self.stalled.is_empty() {

@@ -150,11 +150,13 @@ impl CoreLoop {
             return progressed;
         }
         let stalled = self.out.clients.take_stalled();
+        let mut served = 0;
         for key in &stalled {
             let Some(mut connection) = self.out.clients.take(*key) else { continue };
             connection.stalled = false;
-            if !connection.closing {
-                progressed |= self.consume_input(now, &mut connection);
+            if !connection.closing && self.consume_input(now, &mut connection) {
+                progressed = true;
+                served += usize::from(connection.stalled);
             }
             if !connection.stalled {
                 if connection.ended {
@@ -167,6 +169,8 @@ impl CoreLoop {
             self.out.clients.put_back(connection);
         }
         self.out.clients.recycle_stalled(stalled);
+        // Whoever got room goes to the end of the line, so that one client with endless requests does not take it all.
+        self.out.clients.rotate_stalled(served);
         progressed
     }
 
