@@ -133,9 +133,11 @@ fn serve(configs: &[Config], announce: impl FnOnce(&[Config])) -> u8 {
 
 fn exit_code(fault: &NodeFault) -> u8 {
     match fault {
-        NodeFault::Identity(_) | NodeFault::Forgotten | NodeFault::Hole { .. } | NodeFault::Replay { .. } => {
-            exit::CONFIG
-        }
+        NodeFault::Identity(_)
+        | NodeFault::LogMissing { .. }
+        | NodeFault::Forgotten
+        | NodeFault::Hole { .. }
+        | NodeFault::Replay { .. } => exit::CONFIG,
         _ => exit::IO,
     }
 }

@@ -204,7 +204,7 @@ fn node(
         notes,
     );
     let log_segment_size = reader.size("log_segment_size", 2 * MIB..=4 * GIB, 64 * MIB);
-    let log_writes_in_flight = reader.number("log_writes_in_flight", 1..=64, 4);
+    let log_writes_in_flight = reader.number("log_writes_in_flight", 1..=64, 1);
     let snapshot_log_size = reader.size("snapshot_log_size", 2 * MIB..=1 << 40, 256 * MIB);
     let frame_pool_size = reader.size("frame_pool_size", MIB..=64 * GIB, 64 * MIB);
     let client_connections_max = reader.number("client_connections_max", 1..=1_000_000, 10_000);

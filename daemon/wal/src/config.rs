@@ -47,7 +47,7 @@ impl Default for Config {
         Self {
             segment_size: 64 << 20,
             group_size_max: 1 << 20,
-            writes_in_flight_max: 4,
+            writes_in_flight_max: 1,
             spares: 1,
             attest_after: Duration::from_millis(50),
             retry_after: Duration::from_secs(1),
