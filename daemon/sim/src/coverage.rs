@@ -73,7 +73,7 @@ coverage! {
     /// Packets refused because of an incarnation.
     stale_packets: true,
     /// Packets that waited for frame memory.
-    pool_waits: true,
+    pool_waits: false,
     /// Pages that a crash threw back.
     lost_pages: true,
     /// Pages that a crash tore.
