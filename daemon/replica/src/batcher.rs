@@ -1,8 +1,9 @@
 //! From commands to batches.
 //!
 //! Commands are written straight into the frame they will be decided in. Batching is natural: with an idle pipeline a
-//! batch leaves at the end of the turn, however small; while the pipeline is full the next batches fill. A partial
-//! batch waits for at most the configured linger, and only while others are in flight.
+//! batch leaves at the end of the turn, however small; behind a full pipeline the next batch goes on filling beyond its
+//! usual number of commands, up to its bytes, so that load makes batches larger instead of longer queues of small ones. A
+//! partial batch waits for at most the configured linger, and only while others are in flight.
 //!
 //! Invariants:
 //! * At most `pipeline_depth` sealed batches are outstanding; they are executed in the order of their counters.
@@ -24,7 +25,7 @@ use crate::core::ReplyTo;
 /// Bounds of a batcher.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchLimits {
-    /// Commands in a batch at which it is complete.
+    /// Commands in a batch at which it is complete while the pipeline has room for it.
     pub commands_max: usize,
     /// Bytes of a batch at which it is complete; a larger single command gets a batch of its own.
     pub size_max: usize,
@@ -159,7 +160,8 @@ impl Batcher {
             }
         }
         open.tokens.push(token);
-        if open.writer.command_count() >= self.limits.commands_max {
+        let room = self.outstanding.len() + self.queue.len() < self.limits.pipeline_depth;
+        if open.writer.command_count() >= self.limits.commands_max && room {
             self.queue.extend(self.open.take());
         }
         true

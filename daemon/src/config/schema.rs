@@ -71,7 +71,7 @@ pub struct ClusterConfig {
     pub groups: u16,
     /// In the order of their numbers, which are 1 to the length of the list.
     pub members: Vec<Member>,
-    /// The most commands in one batch.
+    /// Commands at which a batch is complete while the pipeline has room for it.
     pub batch_commands: usize,
     /// The most batches proposed and not yet decided, per group.
     pub pipeline_depth: usize,
