@@ -12,6 +12,8 @@ use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
+use panch_runtime::placement::allowed_cpus;
+
 use crate::cli::{self, CheckArgs, exit};
 use crate::config::schema::list;
 use crate::config::units::Size;
@@ -86,7 +88,7 @@ pub fn check(arguments: &CheckArgs) -> u8 {
 
 /// Looks at everything that the node of `config` needs from this machine.
 pub fn examine(config: &Config) -> Vec<Finding> {
-    let allowed = sys::allowed_cpus();
+    let allowed = allowed_cpus();
     let cores = match &allowed {
         Ok(allowed) => config.node.cores.place(allowed).map_or(1, |cpus| cpus.len()) as u64,
         Err(_) => 1,

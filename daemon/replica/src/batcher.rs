@@ -177,7 +177,9 @@ impl Batcher {
             None => {
                 let open = self.open.as_ref()?;
                 let waited = now.since(open.since) >= self.limits.linger;
-                if !self.outstanding.is_empty() && !waited {
+                // It may have become complete while the pipeline was full.
+                let complete = open.writer.command_count() >= self.limits.commands_max;
+                if !self.outstanding.is_empty() && !waited && !complete {
                     return None;
                 }
                 self.open.take()?
@@ -253,5 +255,78 @@ impl Batcher {
         let flying = self.outstanding.iter().find(|batch| !batch.tokens.is_empty()).map(|batch| batch.since);
         let waiting = self.queue.front().or(self.open.as_ref()).map(|filling| filling.since);
         [flying, waiting].into_iter().flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use panch_wire::command::CommandKind;
+
+    const NOW: Instant = Instant(1_000_000_000);
+
+    fn batcher(linger: Duration) -> (Batcher, FramePool) {
+        let limits = BatchLimits { commands_max: 3, pipeline_depth: 2, linger, ..BatchLimits::default() };
+        (Batcher::new(limits, ReplicaId(0), Incarnation(1)), FramePool::new(1 << 20))
+    }
+
+    fn push(batcher: &mut Batcher, pool: &FramePool, count: usize) {
+        let command =
+            Command { kind: CommandKind::Set, flags: 0, session: None, key: b"key", value: b"value" };
+        for _ in 0..count {
+            batcher.push(NOW, pool, &command, ReplyTo::NOBODY).unwrap();
+        }
+    }
+
+    /// Commands of every batch that leaves at `now`.
+    fn sealed(batcher: &mut Batcher, now: Instant) -> Vec<u32> {
+        std::iter::from_fn(|| batcher.seal_next(now).map(Frame::command_count)).collect()
+    }
+
+    fn finish_oldest(batcher: &mut Batcher) {
+        let id = batcher.outstanding().next().unwrap().frame.id();
+        assert!(batcher.finish(id).is_some());
+    }
+
+    #[test]
+    fn an_idle_pipeline_never_waits() {
+        let (mut batcher, pool) = batcher(Duration::from_secs(1));
+        push(&mut batcher, &pool, 1);
+        assert_eq!(sealed(&mut batcher, NOW), [1]);
+    }
+
+    #[test]
+    fn a_partial_batch_behind_others_waits_for_the_linger_and_no_longer() {
+        let linger = Duration::from_millis(1);
+        let (mut batcher, pool) = batcher(linger);
+        push(&mut batcher, &pool, 3);
+        assert_eq!(sealed(&mut batcher, NOW), [3]);
+        push(&mut batcher, &pool, 1);
+        assert!(sealed(&mut batcher, NOW).is_empty());
+        assert_eq!(batcher.deadline(), Some(NOW + linger));
+        assert_eq!(sealed(&mut batcher, NOW + linger), [1]);
+    }
+
+    #[test]
+    fn behind_a_full_pipeline_a_batch_goes_on_filling_and_leaves_with_the_first_room() {
+        let (mut batcher, pool) = batcher(Duration::from_secs(1));
+        push(&mut batcher, &pool, 6);
+        assert_eq!(sealed(&mut batcher, NOW), [3, 3]);
+        push(&mut batcher, &pool, 10);
+        assert!(sealed(&mut batcher, NOW).is_empty());
+        finish_oldest(&mut batcher);
+        assert_eq!(sealed(&mut batcher, NOW), [10]);
+    }
+
+    #[test]
+    fn a_batch_that_was_given_up_while_it_waited_leaves_no_gap_in_the_counters() {
+        let (mut batcher, pool) = batcher(Duration::ZERO);
+        push(&mut batcher, &pool, 6);
+        assert_eq!(sealed(&mut batcher, NOW), [3, 3]);
+        push(&mut batcher, &pool, 2);
+        assert_eq!(batcher.overdue_waiting(NOW + Duration::from_secs(1)).unwrap().len(), 2);
+        finish_oldest(&mut batcher);
+        push(&mut batcher, &pool, 1);
+        assert_eq!(batcher.seal_next(NOW).unwrap().id().counter, 3);
     }
 }

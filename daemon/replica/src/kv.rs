@@ -64,11 +64,6 @@ impl Kv {
         self.table.find(self.table.hashed(key)).map(|index| self.table.value(index))
     }
 
-    /// Requests the memory of the keys of commands that are about to be applied; see the table for what it gains.
-    pub fn touch<'a>(&self, commands: impl Iterator<Item = Command<'a>>) {
-        self.table.touch(commands.map(|command| command.key));
-    }
-
     /// Serves a command that reads. Answers `Malformed` to any other. `scratch` holds the answer if it is put together.
     pub fn read<'a>(&'a self, command: &Command<'_>, scratch: &'a mut Vec<u8>) -> Reply<'a> {
         match command.kind {

@@ -9,11 +9,6 @@ use super::slab::Slab;
 use crate::snapshot::record;
 use crate::snapshot::scan::Scan;
 
-/// Fewer entries than this stay in the caches by themselves.
-const TOUCH_COUNT_MIN: usize = 1 << 14;
-/// Keys whose memory is requested together.
-const TOUCH_GROUP_COUNT: usize = 32;
-
 /// The key-value table.
 pub(super) struct Table {
     index: Index,
@@ -131,36 +126,6 @@ impl Table {
         self.count -= 1;
         self.slab.release(index);
         true
-    }
-
-    /// Brings the memory of these keys closer: independent reads, whose waits overlap, where commands applied one by
-    /// one would wait in turn. Does nothing while the table is small. Changes nothing that can be observed but time.
-    pub(super) fn touch<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) {
-        if self.count < TOUCH_COUNT_MIN {
-            return;
-        }
-        let mut keys = keys.map(|key| self.index.hash(key));
-        let mut places = [0u32; TOUCH_GROUP_COUNT];
-        loop {
-            let mut count = 0;
-            let (mut hashes, mut hash_count) = ([0u32; TOUCH_GROUP_COUNT], 0);
-            for (place, hash) in hashes.iter_mut().zip(&mut keys) {
-                *place = hash;
-                hash_count += 1;
-            }
-            for hash in &hashes[..hash_count] {
-                if let Some(index) = self.index.find(*hash, |_| true) {
-                    places[count] = index;
-                    count += 1;
-                }
-            }
-            for index in &places[..count] {
-                std::hint::black_box(matches!(self.slab.entry(*index), Entry::Heap { .. }));
-            }
-            if hash_count < TOUCH_GROUP_COUNT {
-                return;
-            }
-        }
     }
 
     /// From now on [`scan`](Self::scan) gives the entries that exist at this moment.

@@ -254,7 +254,6 @@ fn a_table_grows_and_shrinks_without_losing_a_key() {
     for number in 0..50_000u32 {
         ask_with(&mut kv, Set, 0, &number.to_le_bytes(), &number.to_be_bytes());
     }
-    kv.touch((0..70_000u32).map(|_| Command { kind: Get, flags: 0, session: None, key: b"k", value: b"" }));
     let size = kv.size_bytes();
     for round in 0..3 {
         for number in (0..50_000u32).filter(|number| number % 3 == round) {
