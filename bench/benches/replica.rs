@@ -6,7 +6,6 @@ use panch_replica::batcher::BatchLimits;
 use panch_replica::machine::{MachineLimits, StateMachine};
 use panch_replica::replica::Level;
 use panch_wire::command::{Command, CommandKind, Reply};
-use panch_wire::ids::Slot;
 
 fn main() {
     divan::main();
@@ -29,7 +28,7 @@ fn apply(bencher: Bencher, kind: CommandKind, value: &[u8], key_count: u64) {
     let mut machine = StateMachine::new(MachineLimits::default());
     let mut scratch = Vec::new();
     for number in 0..key_count {
-        machine.apply(Slot(1), &command(CommandKind::Set, &key(number), &[b'v'; 16]), &mut scratch);
+        machine.apply(1, &command(CommandKind::Set, &key(number), &[b'v'; 16]), &mut scratch);
     }
     let mut next = 0u64;
     bencher.counter(divan::counter::ItemsCount::new(COMMANDS)).bench_local(|| {
@@ -37,7 +36,7 @@ fn apply(bencher: Bencher, kind: CommandKind, value: &[u8], key_count: u64) {
             // Steps of a large odd number visit the keys in an order that no cache foresees.
             next = next.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let key = key(next % key_count);
-            let reply = machine.apply(Slot(2), black_box(&command(kind, &key, value)), &mut scratch);
+            let reply = machine.apply(2, black_box(&command(kind, &key, value)), &mut scratch);
             assert!(!matches!(reply, Reply::Error(_) | Reply::Nil));
         }
     });

@@ -3,8 +3,7 @@
 //!
 //! Invariant: what a turn sends and writes arrives at the other nodes, or is durable, in their next turn.
 
-use panch_consensus::multi::Multi;
-use panch_consensus::protocol::{Tuning, random};
+use panch_consensus::protocol::{ProtocolKind, Tuning, random};
 use panch_replica::batcher::{BatchLimits, Refusal};
 use panch_replica::core::{Core, CoreConfig, MessageKind, Outbox, ReplyTo};
 use panch_replica::machine::MachineLimits;
@@ -13,7 +12,7 @@ use panch_replica::transfer::SnapshotFile;
 use panch_wal::{Config, Location, Lsn, Wal, Write};
 use panch_wire::command::{Command, Reply};
 use panch_wire::frame::{Frame, FramePool};
-use panch_wire::ids::{GroupId, Incarnation, ReplicaId, Slot};
+use panch_wire::ids::{GroupId, Incarnation, Position, ReplicaId, Slot};
 use panch_wire::peer::{Incarnations, Next, PacketReader, PacketWriter};
 use panch_wire::time::{Duration, Instant};
 
@@ -57,8 +56,8 @@ impl Outbox for Mail {
         self.errors += u64::from(matches!(reply, Reply::Error(_)));
     }
 
-    fn load(&mut self, _: GroupId, slot: Slot, _: Location) {
-        panic!("nobody lags so far behind that slot {} must be read from the log", slot.0);
+    fn load(&mut self, _: GroupId, position: Position, _: Location) {
+        panic!("nobody lags so far behind that {position:?} must be read from the log");
     }
 
     fn snapshot_write(&mut self, _: GroupId, _: Slot, _: u64, _: &[u8], _: bool) {
@@ -75,7 +74,7 @@ impl Outbox for Mail {
 }
 
 struct Node {
-    core: Core<Multi>,
+    core: Core,
     pool: FramePool,
     mail: Mail,
     /// Received and not taken in yet, by sender.
@@ -90,7 +89,7 @@ impl Node {
         let config = CoreConfig {
             me: ReplicaId(me as u8),
             replica_count,
-            groups: vec![GroupId(0)],
+            groups: vec![(GroupId(0), ProtocolKind::Multi)],
             replica: ReplicaConfig {
                 batch,
                 machine: MachineLimits::default(),

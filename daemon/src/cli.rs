@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::dev::{DevPlan, default_folder};
-use crate::config::{self, Address, Durability, Loaded};
+use crate::config::{self, Address, Durability, Loaded, ProtocolKind};
 
 /// Exit codes, after `sysexits.h`.
 pub mod exit {
@@ -100,6 +100,9 @@ pub struct DevArgs {
     /// Number of consensus groups
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub groups: u16,
+    /// How the groups decide: basic, multi, fast or epaxos
+    #[arg(long, default_value_t = ProtocolKind::Multi, value_name = "NAME")]
+    pub protocol: ProtocolKind,
     /// Core threads of each node
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub cores: u16,
@@ -119,6 +122,7 @@ impl DevArgs {
             replicas: self.replicas,
             base_port: self.base_port,
             groups: self.groups,
+            protocol: self.protocol,
             cores: self.cores,
             durability: self.durability,
             is_fresh: self.fresh,
@@ -196,6 +200,8 @@ mod tests {
     fn a_wrong_mode_names_the_right_ones() {
         let text = cli("panchd dev --durability fsync").unwrap_err().to_string();
         assert!(text.contains("choose sync, periodic or memory"), "{text}");
+        let text = cli("panchd dev --protocol raft").unwrap_err().to_string();
+        assert!(text.contains("choose basic, multi, fast or epaxos"), "{text}");
         assert!(cli("panchd dev --replicas 10").is_err());
         assert!(
             cli("panchd status --address nowhere").unwrap_err().to_string().contains("a port is missing")

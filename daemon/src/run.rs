@@ -11,6 +11,7 @@ use panch_runtime::options::{Idle, Member, NodeOptions};
 use panch_runtime::placement::allowed_cpus;
 use panch_runtime::{Node, NodeFault};
 use panch_wal::Durability;
+use panch_wire::client::ReadLevel;
 use panch_wire::command::KEY_SIZE_MAX;
 use panch_wire::time::Duration;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -167,7 +168,8 @@ fn node_options(config: &Config) -> Result<NodeOptions, String> {
         cluster: cluster.cluster_id(),
         fingerprint: cluster.fingerprint(),
         members,
-        groups: cluster.groups,
+        protocols: cluster.protocols().into_iter().map(config::ProtocolKind::of_replica).collect(),
+        routing: cluster.routing(),
         cpus: cpus.into_iter().map(|cpu| pinned.then_some(cpu)).collect(),
         data_dir: node.data_dir.clone(),
         peer_listen: node.peer_listen,
@@ -200,10 +202,23 @@ fn node_options(config: &Config) -> Result<NodeOptions, String> {
         tuning: Tuning {
             heartbeat_interval: cluster.heartbeat_interval,
             election_timeout: cluster.election_timeout,
+            lease: cluster.lease,
+            clock_drift_ppm: cluster.clock_drift_ppm,
             pipeline_depth: cluster.pipeline_depth,
             tail_size_max,
             unchosen_size_max: node.frame_pool_size / UNCHOSEN_SHARE / groups_per_core,
+            slow_after: cluster.slow_after,
+            recover_after: cluster.recover_after,
+            recover_always_after: cluster.recover_always_after,
+            free_for_all: cluster.fast_free_for_all,
+            thrifty: cluster.epaxos_thrifty,
             ..Tuning::default()
+        },
+        default_read_level: match node.default_read_level {
+            config::ReadLevel::Lease => ReadLevel::Lease,
+            config::ReadLevel::Log => ReadLevel::Log,
+            config::ReadLevel::Quorum => ReadLevel::Quorum,
+            config::ReadLevel::Stale => ReadLevel::Stale,
         },
         idle: match node.idle {
             config::Idle::Spin => Idle::Spin,

@@ -15,7 +15,7 @@ use crate::config::Address;
 const DEFAULT_ADDRESS: &str = "127.0.0.1:7001";
 const PATIENCE: Duration = Duration::from_secs(3);
 const REQUEST: &[u8] = b"*2\r\n$4\r\nINFO\r\n$5\r\npanch\r\n";
-/// A section for 1024 groups is an eighth of this.
+/// A section for 1024 groups is a third of this.
 const SECTION_SIZE_MAX: usize = 1 << 20;
 const LINE_SIZE_MAX: u64 = 512;
 
@@ -149,7 +149,6 @@ pub fn parse(section: &str) -> NodeStatus {
 
 /// Columns: heading, field of the section, whether it is a number.
 const COLUMNS: &[(&str, &str, bool)] = &[
-    ("protocol", "protocol", false),
     ("leader", "leader", true),
     ("ballot", "ballot", true),
     ("committed", "committed", true),
@@ -163,8 +162,13 @@ const COLUMNS: &[(&str, &str, bool)] = &[
 pub fn render(nodes: &[(String, NodeStatus)]) -> String {
     let mut text = String::new();
     for (name, status) in nodes.iter().filter(|(_, status)| !status.facts.is_empty()) {
-        let facts: Vec<String> =
-            status.facts.iter().map(|(key, value)| format!("{key} {}", printable(value))).collect();
+        // The protocols' counters of all groups are for programs; the table shows those that matter, group by group.
+        let facts: Vec<String> = status
+            .facts
+            .iter()
+            .filter(|(key, _)| !key.starts_with("counter_"))
+            .map(|(key, value)| format!("{} {}", printable(key), printable(value)))
+            .collect();
         let _ = writeln!(text, "node {name}: {}", facts.join(", "));
     }
     let mut groups: Vec<_> = nodes
@@ -176,19 +180,20 @@ pub fn render(nodes: &[(String, NodeStatus)]) -> String {
     }
     // Stable: nodes stay in their order within a group.
     groups.sort_by_key(|(group, _)| group.group);
-    let mut rows = vec![vec!["group".to_owned(), "node".to_owned(), "role".to_owned()]];
+    let mut rows = vec![["group", "node", "protocol", "role"].map(str::to_owned).to_vec()];
+    let own = rows[0].len();
     rows[0].extend(COLUMNS.iter().map(|(heading, ..)| (*heading).to_owned()));
+    rows[0].push("figures".to_owned());
     for (group, name) in groups {
-        let role = match group.field("leading") {
-            Some("1") => "leader",
-            Some("0") => "follower",
-            _ => "?",
-        };
-        let mut row = vec![group.group.to_string(), name.clone(), role.to_owned()];
-        row.extend(COLUMNS.iter().map(|(_, field, _)| group.field(field).map_or("?".to_owned(), printable)));
+        let shown = |field: &str| group.field(field).map_or("?".to_owned(), printable);
+        let mut row = vec![group.group.to_string(), name.clone(), shown("protocol"), shown("role")];
+        row.extend(COLUMNS.iter().map(|(_, field, _)| shown(field)));
+        row.push(figures(group));
         rows.push(row);
     }
-    let is_number = |column: usize| column == 0 || column >= 3 && COLUMNS[column - 3].2;
+    let is_number = |column: usize| {
+        column == 0 || column >= own && COLUMNS.get(column - own).is_some_and(|column| column.2)
+    };
     let widths: Vec<usize> = (0..rows[0].len())
         .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
         .collect();
@@ -205,6 +210,34 @@ pub fn render(nodes: &[(String, NodeStatus)]) -> String {
     text
 }
 
+/// How well the group's protocol does on this node, since the node started; empty if the node does not say.
+fn figures(group: &GroupStatus) -> String {
+    let count = |name: &str| group.field(name)?.parse::<u64>().ok();
+    let plural = |count: u64, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+    // Of nothing there is no share.
+    let share = |fast: u64, slow: u64| match fast.checked_add(slow).filter(|all| *all > 0) {
+        Some(all) => format!("fast path {:.1} % of {all}", 100.0 * fast as f64 / all as f64),
+        None => "fast path unused".to_owned(),
+    };
+    let text = || match group.field("protocol")? {
+        "basic" => {
+            let (prepares, duels) = (count("prepares")?, count("duels")?);
+            Some(format!("{} lost of {}", plural(duels, "duel"), plural(prepares, "ballot")))
+        }
+        "multi" => Some(plural(count("elections")?, "election")),
+        "fast" => {
+            let share = share(count("fast_chosen")?, count("classic_chosen")?);
+            Some(format!("{share}, {}", plural(count("collisions")?, "collision")))
+        }
+        "epaxos" => {
+            let share = share(count("fast_commits")?, count("slow_commits")?);
+            Some(format!("{share}, {}", plural(count("conflicts")?, "conflict")))
+        }
+        _ => None,
+    };
+    text().unwrap_or_default()
+}
+
 /// What a node sends may be anything; a terminal obeys control characters.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
@@ -217,20 +250,41 @@ mod tests {
 
     use super::*;
 
-    const SECTION: &str = "# panch\r\nnode:1\r\ndurability:sync\r\n\
-        group_1:leader=2,ballot=1.1,committed=7,executed=7,last=9,leading=0,lag=2,durability=sync,protocol=multi,new=1\r\n\
-        group_0:leader=1,ballot=3.0,committed=123,executed=123,last=123,leading=1,lag=0,durability=sync,protocol=multi\r\n";
+    const SECTION: &str = "# panch\r\nnode:1\r\ndurability:sync\r\ncounter_duels:7\r\n\
+        group_1:protocol=epaxos,role=replica,leader=-,ballot=0.1,committed=7,executed=7,last=9,leading=0,lag=2,\
+        durability=sync,fast_commits=3,slow_commits=1,conflicts=2,new=1\r\n\
+        group_0:protocol=multi,role=leader,leader=1,ballot=3.0,committed=123,executed=123,last=123,leading=1,lag=0,\
+        durability=sync,elections=1\r\n";
 
     #[test]
     fn groups_become_a_table_in_order() {
         let text = render(&[("1".to_owned(), parse(SECTION))]);
         let expected = "\
 node 1: node 1, durability sync
-group  node  role      protocol  leader  ballot  committed  executed  last  lag  durability
-    0  1     leader    multi          1     3.0        123       123   123    0  sync
-    1  1     follower  multi          2     1.1          7         7     9    2  sync
+group  node  protocol  role     leader  ballot  committed  executed  last  lag  durability  figures
+    0  1     multi     leader        1     3.0        123       123   123    0  sync        1 election
+    1  1     epaxos    replica       -     0.1          7         7     9    2  sync        fast path 75.0 % of 4, 2 conflicts
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn figures_are_those_that_matter_for_the_protocol() {
+        let figures = |line: &str| figures(&parse(&format!("group_0:{line}")).groups[0]);
+        assert_eq!(figures("protocol=basic,prepares=100,duels=5"), "5 duels lost of 100 ballots");
+        assert_eq!(figures("protocol=multi,elections=0"), "0 elections");
+        let fast = "protocol=fast,fast_chosen=999,classic_chosen=1,collisions=1";
+        assert_eq!(figures(fast), "fast path 99.9 % of 1000, 1 collision");
+        assert_eq!(
+            figures("protocol=epaxos,fast_commits=0,slow_commits=0,conflicts=0"),
+            "fast path unused, 0 conflicts"
+        );
+        // Foreign text: nothing is guessed, nothing overflows.
+        assert_eq!(figures("protocol=fast,fast_chosen=9"), "");
+        assert_eq!(figures("protocol=raft,elections=1"), "");
+        let all = u64::MAX;
+        let huge = format!("protocol=epaxos,fast_commits={all},slow_commits={all},conflicts=-1");
+        assert_eq!(figures(&huge), "");
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub struct Cli {
 pub enum Command {
     /// Start a cluster on this machine, measure it for some seconds, print one table, clean everything up
     Local(LocalArgs),
+    /// Give the same work to each consensus protocol in turn, on a fresh local cluster each, and print one table
+    Compare(CompareArgs),
     /// Measure a server that is running already
     Run(RunArgs),
 }
@@ -99,6 +101,13 @@ pub struct LoadArgs {
     /// Afterwards, read sampled keys back and compare them with the acknowledged writes
     #[arg(long)]
     pub check: bool,
+    /// Every connection opens a session and numbers its commands: each takes effect exactly once, however often it is
+    /// repeated, at whichever node (native protocol)
+    #[arg(long)]
+    pub sessions: bool,
+    /// With --sessions: a request without an answer for so long is repeated at the next node
+    #[arg(long, value_name = "TIME", default_value = "2s")]
+    pub repeat_after: Period,
     /// Also write the report to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -142,6 +151,91 @@ pub struct LocalArgs {
     pub keep: bool,
 }
 
+/// `panch-loadgen compare`.
+#[derive(Args, Clone, Debug)]
+pub struct CompareArgs {
+    /// Which protocols, in this order; one may be named several times
+    #[arg(
+        long,
+        value_enum,
+        value_name = "NAME,..",
+        value_delimiter = ',',
+        default_value = "basic,multi,fast,epaxos"
+    )]
+    pub protocols: Vec<ProtocolKind>,
+    /// Number of nodes
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub replicas: u8,
+    /// Number of consensus groups
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub groups: u16,
+    /// Commands at which a batch is complete (cluster.batch_commands). Behind a full pipeline a batch grows beyond that, up
+    /// to cluster.batch_size_max; with 1, every batch has exactly one command
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub batch: u32,
+    /// Batches in flight per node and group (cluster.pipeline_depth)
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub pipeline: u32,
+    /// Percent of the commands that share one key
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+    pub conflict: f64,
+    /// How many keys the other commands use, each as often as any other. With few keys, batches that are under way at the
+    /// same time share some by chance, which is a conflict to EPaxos: see the column confl/batch
+    #[arg(long, value_name = "COUNT", default_value = "10M")]
+    pub keys: Count,
+    /// Bytes of a value
+    #[arg(short = 'd', long, value_name = "SIZE", default_value = "16")]
+    pub value_size: Size,
+    /// Parts of get, set and incr
+    #[arg(long, value_name = "MIX", default_value = "set=100")]
+    pub mix: Mix,
+    /// How fresh reads must be
+    #[arg(long, value_enum, value_name = "LEVEL", default_value = "quorum")]
+    pub read_level: ReadLevelArg,
+    /// Measured time of each protocol, in each round
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub duration: Period,
+    /// Load before the measured time
+    #[arg(long, visible_alias = "warm-up", value_name = "TIME", default_value = "2s")]
+    pub warmup: Period,
+    /// Connections, spread over all nodes [default: 8 per node]
+    #[arg(short, long, value_name = "N")]
+    pub connections: Option<usize>,
+    /// The most outstanding requests per connection
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub outstanding: usize,
+    /// Threads of the load generator
+    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    pub threads: usize,
+    /// A closed loop sends when an answer comes, an open loop when a request is due
+    #[arg(long, value_enum, value_name = "MODE", default_value = "closed")]
+    pub mode: Mode,
+    /// Commands per second; needed for an open loop
+    #[arg(long, value_name = "RATE")]
+    pub rate: Option<Count>,
+    /// When a write counts as remembered
+    #[arg(long, value_enum, value_name = "MODE", default_value = "sync")]
+    pub durability: DurabilityArg,
+    /// Everything random is drawn from this
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Rounds over all protocols, A B C D A B C D; with more than one, the table has medians and ranges
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub repeat: u32,
+    /// The daemon [default: panchd beside this program]
+    #[arg(long, value_name = "PATH")]
+    pub panchd: Option<PathBuf>,
+    /// Overrides a key of the nodes' configuration, for example --set node.idle=spin; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Where the folders with the nodes' data are made [default: the system's folder for temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Also write every number of every round to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
 /// `panch-loadgen run`.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
@@ -172,6 +266,31 @@ pub struct RunArgs {
     /// The load.
     #[command(flatten)]
     pub load: LoadArgs,
+}
+
+/// How a cluster decides on the order of commands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum ProtocolKind {
+    /// Two phases per batch, any node proposes.
+    Basic,
+    /// One leader per group.
+    Multi,
+    /// Proposals straight to all acceptors.
+    Fast,
+    /// No leader; only commands that conflict are ordered.
+    Epaxos,
+}
+
+impl ProtocolKind {
+    /// The word for it in a config, and in INFO.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Basic => "basic",
+            Self::Multi => "multi",
+            Self::Fast => "fast",
+            Self::Epaxos => "epaxos",
+        }
+    }
 }
 
 /// How a run is driven.
@@ -323,6 +442,11 @@ impl Pin {
 }
 
 impl LoadArgs {
+    /// After how long requests of sessions are repeated; `None` without sessions.
+    pub fn repeats(&self) -> Option<std::time::Duration> {
+        self.sessions.then_some(self.repeat_after.0)
+    }
+
     /// The workload with this mix.
     ///
     /// # Errors
@@ -347,6 +471,9 @@ impl LoadArgs {
         }
         if !(1..=PIPELINE_MAX).contains(&self.pipeline) {
             return Err(format!("--pipeline is from 1 to {PIPELINE_MAX}"));
+        }
+        if self.sessions && self.repeat_after.0.is_zero() {
+            return Err("--repeat-after must be above zero".to_owned());
         }
         if self.check && mix.set > 0 && workload.value_size < TAG_SIZE {
             return Err(format!("--check marks every value: it needs a --value-size of at least {TAG_SIZE}"));
@@ -377,6 +504,7 @@ mod tests {
         match parse(text).unwrap().command {
             Command::Local(arguments) => arguments.load,
             Command::Run(arguments) => arguments.load,
+            Command::Compare(_) => panic!("not asked for"),
         }
     }
 
@@ -396,7 +524,7 @@ mod tests {
     fn an_open_loop_needs_a_rate_and_a_closed_loop_must_be_asked_for() {
         let plan = |text: &str| match parse(text).unwrap().command {
             Command::Run(arguments) => crate::drive::plan(&arguments),
-            Command::Local(_) => panic!("not asked for"),
+            _ => panic!("not asked for"),
         };
         assert!(plan("run --target 127.0.0.1:1").unwrap_err().contains("--mode closed"));
         assert!(plan("run --target 127.0.0.1:1 --rate 0").is_err());
@@ -415,6 +543,7 @@ mod tests {
             ("local --threads 0", "--threads"),
             ("local --check --value-size 8", "--value-size"),
             ("local --key-size 3", "key size"),
+            ("local --sessions --repeat-after 0", "--repeat-after"),
         ] {
             let fault = load(text).workload(Mix::WRITES).unwrap_err();
             assert!(fault.contains(part), "{text}: {fault}");

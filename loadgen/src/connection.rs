@@ -2,7 +2,9 @@
 //!
 //! Invariants:
 //! * At most `pipeline` requests are outstanding.
-//! * Every request ends exactly once: answered by [`Connection::receive`] or given back by [`Connection::abandon`].
+//! * Every request ends exactly once: answered by [`Connection::receive`], or given back by [`Connection::abandon`] or
+//!   [`Connection::give_up`].
+//! * With a session a request keeps its number until it is answered, over however many sockets: see `session.rs`.
 //! * Nothing allocates per request once the buffers have grown to their working size.
 
 use std::collections::VecDeque;
@@ -16,6 +18,7 @@ use panch_wire::command::{Command, CommandError, CommandKind};
 use panch_wire::time::Instant;
 
 use crate::resp::{self, RespFault, RespReply};
+use crate::session::Session;
 use crate::workload::{Operation, OperationKind, VALUE_SIZE_MAX};
 
 /// What a server speaks.
@@ -93,6 +96,9 @@ pub enum ConnectionFault {
     /// A reply to a request that was never made, or was answered already.
     #[error("a reply to no request")]
     Unasked,
+    /// The node could not say what became of a request of a session: another one may.
+    #[error("to be asked again: {0}")]
+    AskAgain(&'static str),
     /// A request of this size would be refused.
     #[error("the node takes requests of at most {0} bytes")]
     RequestTooLarge(u32),
@@ -120,6 +126,8 @@ enum Outstanding {
     InOrder(VecDeque<Pending>),
     /// Replies name their request: the slot in the low 16 bits, a sequence number above.
     Numbered { slots: Vec<Option<(u64, Pending)>>, free: Vec<u16>, sequence: u64 },
+    /// As numbered, and repeated until they are answered.
+    Session(Session),
 }
 
 impl Connection {
@@ -140,12 +148,59 @@ impl Connection {
         Self { pipeline, outstanding, ready: false, partial: Vec::new(), read_level, request_size }
     }
 
+    /// As [`Connection::new`] of the native protocol, with the session `id`, which is not 0: every request is repeated under
+    /// its number until it is answered.
+    pub fn with_session(id: u64, pipeline: usize, read_level: ReadLevel, request_size: usize) -> Self {
+        let outstanding = Outstanding::Session(Session::new(id));
+        Self { outstanding, ..Self::new(Protocol::Native, pipeline, read_level, request_size) }
+    }
+
     /// There is a socket now: appends what has to be said first.
     pub fn open(&mut self, out: &mut Vec<u8>) {
-        assert!(!self.ready && self.partial.is_empty() && self.outstanding() == 0, "abandoned before reuse");
-        match self.outstanding {
+        assert!(!self.ready && self.partial.is_empty(), "abandoned before reuse");
+        match &self.outstanding {
             Outstanding::InOrder(_) => self.ready = true,
             Outstanding::Numbered { .. } => Hello::new(0).write(out),
+            Outstanding::Session(session) => Hello::new(session.id()).write(out),
+        }
+    }
+
+    /// Appends what has to be said between the hello and the first request, once that is known.
+    pub fn proceed(&mut self, out: &mut Vec<u8>) {
+        if let Outstanding::Session(session) = &mut self.outstanding {
+            session.write_opens(out);
+        }
+    }
+
+    /// The next request that has to be repeated on this socket; [`Connection::repeat`] it.
+    pub fn next_repeat(&self) -> Option<(u64, Pending)> {
+        match &self.outstanding {
+            Outstanding::Session(session) if self.ready => session.next_repeat(),
+            _ => None,
+        }
+    }
+
+    /// Appends the request that [`Connection::next_repeat`] gave, at `now`.
+    pub fn repeat(&mut self, number: u64, now: Instant, key: &[u8], value: &[u8], out: &mut Vec<u8>) {
+        let Outstanding::Session(session) = &mut self.outstanding else { return };
+        if let Some((pending, acked_below)) = session.repeat(number, now) {
+            write_native(pending.operation.kind, number, acked_below, self.read_level, key, value, out);
+        }
+    }
+
+    /// How often requests were repeated, on all sockets.
+    pub fn repeated(&self) -> u64 {
+        match &self.outstanding {
+            Outstanding::Session(session) => session.repeated(),
+            _ => 0,
+        }
+    }
+
+    /// Since when the request waits that was asked, or asked again, longest ago. Only with a session.
+    pub fn waits_since(&self) -> Option<Instant> {
+        match &self.outstanding {
+            Outstanding::Session(session) => session.waits_since(),
+            _ => None,
         }
     }
 
@@ -159,12 +214,17 @@ impl Connection {
         match &self.outstanding {
             Outstanding::InOrder(queue) => queue.len(),
             Outstanding::Numbered { free, .. } => self.pipeline - free.len(),
+            Outstanding::Session(session) => session.outstanding(),
         }
     }
 
     /// How many requests may be made at this moment.
     pub fn room(&self) -> usize {
-        if self.ready { self.pipeline - self.outstanding() } else { 0 }
+        match &self.outstanding {
+            _ if !self.ready => 0,
+            Outstanding::Session(session) => session.room(self.pipeline),
+            _ => self.pipeline - self.outstanding(),
+        }
     }
 
     /// Appends a request to `out`.
@@ -188,21 +248,11 @@ impl Connection {
                 *sequence += 1;
                 let number = *sequence << 16 | u64::from(slot);
                 slots[usize::from(slot)] = Some((number, pending));
-                let one = 1i64.to_le_bytes();
-                let (kind, value) = match kind {
-                    OperationKind::Get => (CommandKind::Get, [].as_slice()),
-                    OperationKind::Set => (CommandKind::Set, value),
-                    OperationKind::Incr => (CommandKind::IncrBy, one.as_slice()),
-                };
-                let command = Command { kind, flags: 0, session: None, key, value };
-                let request = RequestView {
-                    number,
-                    acked_below: 0,
-                    level: self.read_level,
-                    ask_stages: false,
-                    operation: client::Operation::Command(command),
-                };
-                client::write_request(&request, out);
+                write_native(kind, number, 0, self.read_level, key, value, out);
+            }
+            Outstanding::Session(session) => {
+                let (number, acked_below) = session.add(pending);
+                write_native(kind, number, acked_below, self.read_level, key, value, out);
             }
         }
     }
@@ -235,7 +285,11 @@ impl Connection {
         on_answer: &mut impl FnMut(Pending, Answer<'_>),
     ) -> Result<usize, ConnectionFault> {
         let mut at = 0;
-        if !self.ready {
+        let is_greeted = match &self.outstanding {
+            Outstanding::Session(session) => session.is_greeted(),
+            _ => self.ready,
+        };
+        if !is_greeted {
             match HelloReply::parse(bytes)? {
                 None => return Ok(0),
                 Some((reply, size)) => {
@@ -264,6 +318,17 @@ impl Connection {
                     at += size;
                 }
             }
+            Outstanding::Session(session) => {
+                while let Some((reply, size)) = client::parse_reply(&bytes[at..], REPLY_SIZE_MAX as u32)? {
+                    if session.is_open() {
+                        session.answer(&reply, |pending, answer| on_answer(pending, from_native(answer)))?;
+                    } else {
+                        session.opened(&reply)?;
+                        self.ready = session.is_open();
+                    }
+                    at += size;
+                }
+            }
         }
         Ok(at)
     }
@@ -278,11 +343,15 @@ impl Connection {
         if reply.request_size_max < (client::REQUEST_HEADER_SIZE + self.request_size) as u32 {
             return Err(ConnectionFault::RequestTooLarge(reply.request_size_max));
         }
-        self.ready = true;
+        match &mut self.outstanding {
+            Outstanding::Session(session) => session.greeted(reply.group_count),
+            _ => self.ready = true,
+        }
         Ok(())
     }
 
-    /// The socket is gone: gives back every request whose answer will not come, and is as new.
+    /// The socket is gone: gives back every request whose answer will not come, and is as new. With a session none is given
+    /// back: they are repeated on the next socket.
     pub fn abandon(&mut self, mut on_lost: impl FnMut(Pending)) {
         self.ready = false;
         self.partial.clear();
@@ -296,8 +365,37 @@ impl Connection {
                     }
                 }
             }
+            Outstanding::Session(session) => session.socket_lost(),
         }
     }
+
+    /// As [`Connection::abandon`], for good: with a session, too, everything is given back.
+    pub fn give_up(&mut self, mut on_lost: impl FnMut(Pending)) {
+        self.abandon(&mut on_lost);
+        if let Outstanding::Session(session) = &mut self.outstanding {
+            session.give_up(on_lost);
+        }
+    }
+}
+
+fn write_native(
+    kind: OperationKind,
+    number: u64,
+    acked_below: u64,
+    level: ReadLevel,
+    key: &[u8],
+    value: &[u8],
+    out: &mut Vec<u8>,
+) {
+    let one = 1i64.to_le_bytes();
+    let (kind, value) = match kind {
+        OperationKind::Get => (CommandKind::Get, [].as_slice()),
+        OperationKind::Set => (CommandKind::Set, value),
+        OperationKind::Incr => (CommandKind::IncrBy, one.as_slice()),
+    };
+    let command = Command { kind, flags: 0, session: None, key, value };
+    let operation = client::Operation::Command(command);
+    client::write_request(&RequestView { number, acked_below, level, ask_stages: false, operation }, out);
 }
 
 fn from_native(answer: NativeAnswer<'_>) -> Answer<'_> {
@@ -309,7 +407,9 @@ fn from_native(answer: NativeAnswer<'_>) -> Answer<'_> {
         NativeAnswer::Int(number) => Answer::Integer(number),
         NativeAnswer::Bytes(value) => Answer::Value(value),
         NativeAnswer::Error(error) => {
-            Answer::Error { text: error.text(), maybe_applied: error == CommandError::Unknown }
+            // Of a session that is gone, an earlier try may have been applied.
+            let maybe = [CommandError::Unknown, CommandError::UnknownSession, CommandError::StaleNumber];
+            Answer::Error { text: error.text(), maybe_applied: maybe.contains(&error) }
         }
     }
 }

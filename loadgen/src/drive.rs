@@ -14,7 +14,7 @@ use crate::control::Control;
 use crate::engine::{self, EngineError, Plan};
 use crate::host::Environment;
 use crate::keys::{KeyDistribution, KeyText};
-use crate::progress::Progress;
+use crate::progress::{Progress, Watch};
 use crate::quantity::Period;
 use crate::report::{Column, Heading};
 use crate::schedule::Load;
@@ -22,7 +22,7 @@ use crate::truth::{Source, Truth, scrape};
 use crate::workload::{Mix, OperationKind, Workload};
 
 /// How long a connection may take to open, and an answer beside the load to come.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long `run --preload` may take.
 const PRELOAD_LIMIT: Duration = Duration::from_secs(600);
@@ -39,6 +39,9 @@ pub enum DriveError {
     /// The local cluster.
     #[error(transparent)]
     Cluster(#[from] crate::cluster::ClusterError),
+    /// The nodes run something else than what was to be measured.
+    #[error("{0}")]
+    Mismatch(String),
     /// Reading keys back.
     #[error("the audit could not read from {address}: {error}")]
     Audit {
@@ -109,6 +112,19 @@ pub fn measure(
 /// # Errors
 /// If the servers could not be reached.
 pub fn preload(plan: &Plan, limit: Duration, stop: &AtomicBool) -> Result<(), DriveError> {
+    preload_with(plan, limit, stop, &mut Progress::new("preload", limit))
+}
+
+/// As [`preload`], with a display of the caller's.
+///
+/// # Errors
+/// As [`preload`].
+pub fn preload_with(
+    plan: &Plan,
+    limit: Duration,
+    stop: &AtomicBool,
+    watch: &mut dyn Watch,
+) -> Result<(), DriveError> {
     let workload = Workload { mix: Mix::WRITES, keys: KeyDistribution::Sequential, ..plan.workload.clone() };
     let count = Some(workload.key_count);
     let load = Load::Closed;
@@ -121,12 +137,20 @@ pub fn preload(plan: &Plan, limit: Duration, stop: &AtomicBool) -> Result<(), Dr
         check: false,
         ..plan.clone()
     };
-    let outcome = engine::run(&filling, stop, &mut Progress::new("preload", limit))?;
+    let outcome = engine::run(&filling, stop, watch)?;
     let errors = outcome.recorder.counts.errors();
     if errors > 0 {
         eprintln!("panch-loadgen: {errors} writes of the preload failed; reads of those keys find nothing");
     }
     Ok(())
+}
+
+/// At which level an audit reads: one at which what was acknowledged must be seen.
+pub(crate) fn audit_level(workload: &Workload) -> ReadLevel {
+    match workload.read_level {
+        ReadLevel::Stale => ReadLevel::Quorum,
+        level => level,
+    }
 }
 
 /// Reads keys of the plan's workload from one server, at a level at which what was acknowledged must be seen.
@@ -135,10 +159,7 @@ fn with_reader<T>(
     address: SocketAddr,
     work: impl FnOnce(&mut dyn FnMut(OperationKind, u64) -> io::Result<Option<Vec<u8>>>) -> io::Result<T>,
 ) -> Result<T, DriveError> {
-    let level = match plan.workload.read_level {
-        ReadLevel::Stale => ReadLevel::Quorum,
-        level => level,
-    };
+    let level = audit_level(&plan.workload);
     let read_all = || {
         let mut control = Control::connect(address, plan.protocol, level, PATIENCE)?;
         let mut text = KeyText::new(plan.workload.key_size);
@@ -205,6 +226,9 @@ pub fn plan(arguments: &RunArgs) -> Result<Plan, String> {
             drop_after: load_arguments.drop_after.0,
         },
     };
+    if load_arguments.sessions && arguments.protocol == Protocol::Resp {
+        return Err("--sessions needs --protocol native: Redis' protocol has no sessions".to_owned());
+    }
     let is_local = targets.iter().any(|target| target.ip().is_loopback());
     Ok(Plan {
         protocol: arguments.protocol,
@@ -222,6 +246,7 @@ pub fn plan(arguments: &RunArgs) -> Result<Plan, String> {
         connect_timeout: PATIENCE,
         spin: load_arguments.spin.0,
         check: load_arguments.check,
+        repeat_after: load_arguments.repeats(),
         targets,
     })
 }

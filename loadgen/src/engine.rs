@@ -20,7 +20,7 @@ use crate::check::Check;
 use crate::connection::Protocol;
 use crate::host;
 use crate::lane::Lanes;
-use crate::progress::Progress;
+use crate::progress::Watch;
 use crate::record::{Interval, Recorder};
 use crate::schedule::Load;
 use crate::workload::Workload;
@@ -60,6 +60,9 @@ pub struct Plan {
     pub spin: Duration,
     /// Whether acknowledged writes are remembered for an audit.
     pub check: bool,
+    /// Every connection opens a session: a request without an answer for so long, or whose outcome a node does not know, is
+    /// repeated under its number at the next target. Native protocol only.
+    pub repeat_after: Option<Duration>,
 }
 
 /// What a run was.
@@ -158,7 +161,7 @@ pub(crate) struct ThreadOutcome {
 ///
 /// # Panics
 /// If the plan has no target, thread or connection, or fewer connections than threads.
-pub fn run(plan: &Plan, stop: &AtomicBool, progress: &mut Progress) -> Result<Outcome, EngineError> {
+pub fn run(plan: &Plan, stop: &AtomicBool, progress: &mut dyn Watch) -> Result<Outcome, EngineError> {
     assert!(!plan.targets.is_empty() && plan.threads > 0 && plan.connections >= plan.threads);
     let gate = Gate::new(plan.threads);
     let shares: Vec<_> = (0..plan.threads).map(|_| Mutex::new(Interval::new())).collect();
@@ -222,9 +225,10 @@ fn watch<T>(
     gate: &Gate,
     shares: &[Mutex<Interval>],
     threads: &[thread::ScopedJoinHandle<'_, T>],
-    progress: &mut Progress,
+    progress: &mut dyn Watch,
 ) {
     const LOOK: Duration = Duration::from_millis(20);
+    let (mut opened, mut closed) = (false, false);
     let mut shown = 0;
     let mut since = Instant(0);
     while !threads.iter().all(thread::ScopedJoinHandle::is_finished) {
@@ -236,6 +240,14 @@ fn watch<T>(
         since = since.max(start);
         let now = clock::now();
         let elapsed = now.since(start);
+        if !opened && elapsed >= plan.warm_up {
+            opened = true;
+            progress.window_opened();
+        }
+        if opened && !closed && elapsed >= plan.warm_up + plan.duration {
+            closed = true;
+            progress.window_closed();
+        }
         if elapsed.as_secs() > shown {
             shown = elapsed.as_secs();
             let mut sum = Interval::new();
@@ -245,6 +257,9 @@ fn watch<T>(
             progress.show(elapsed, elapsed < plan.warm_up, now.since(since), &sum);
             since = now;
         }
+    }
+    if opened && !closed {
+        progress.window_closed();
     }
 }
 

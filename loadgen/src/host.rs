@@ -1,6 +1,7 @@
 //! The machine that the load comes from: CPU times, placement, and what a report says about the environment.
 
 use std::fs;
+use std::os::linux::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -118,6 +119,29 @@ pub fn file_system(path: &Path) -> String {
         .map_or(format!("file system {kind:#x}"), |(_, name)| (*name).to_owned())
 }
 
+/// The disk that `path` is on: `vda (QEMU HARDDISK)`. `None` if no single disk can be named, as for memory, network and
+/// stacked file systems.
+pub fn disk(path: &Path) -> Option<String> {
+    let device = fs::metadata(path).ok()?.st_dev();
+    let folder = format!("/sys/dev/block/{}:{}", libc::major(device), libc::minor(device));
+    let mut folder = fs::canonicalize(folder).ok()?;
+    if folder.join("partition").exists() {
+        folder = folder.parent()?.to_owned();
+    }
+    let name = folder.file_name()?.to_string_lossy().into_owned();
+    let model = fs::read_to_string(folder.join("device/model")).unwrap_or_default();
+    Some(if model.trim().is_empty() { name } else { format!("{name} ({})", model.trim()) })
+}
+
+/// The width of the terminal that standard output is, in columns; `None` if it is none.
+pub fn terminal_width() -> Option<usize> {
+    // SAFETY: winsize is a C struct of integers, for which zero is a value.
+    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one winsize into `size`, if standard output is a terminal.
+    let result = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    (result == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
+
 /// The commit that this program was built from, as far as that can be known: told at build time in `PANCH_COMMIT`, else
 /// asked of the working tree that the program lies in.
 pub fn commit() -> Option<String> {
@@ -164,5 +188,6 @@ mod tests {
         assert!(Environment::read().cores > 0);
         assert_ne!(file_system(Path::new("/")), "");
         assert_eq!(file_system(Path::new("/no/such/path")), "unknown");
+        assert_eq!((disk(Path::new("/proc")), disk(Path::new("/no/such/path"))), (None, None));
     }
 }

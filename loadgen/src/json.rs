@@ -33,7 +33,7 @@ pub fn render(heading: &Heading, columns: &[Column]) -> String {
     report.close() + "\n"
 }
 
-fn run(column: &Column) -> String {
+pub(crate) fn run(column: &Column) -> String {
     let counts = &column.counts;
     let commands = counts.acknowledged;
     let mut run = Object::new();
@@ -57,6 +57,7 @@ fn run(column: &Column) -> String {
         ("unanswered", counts.unanswered),
         ("dropped", counts.dropped),
         ("disconnects", counts.disconnects),
+        ("repeated", counts.repeated),
     ];
     for (name, count) in fates {
         run.raw(name, &count.to_string());
@@ -104,38 +105,38 @@ fn quantiles(quantiles: Option<Quantiles>) -> String {
 }
 
 /// An object under construction.
-struct Object(String);
+pub(crate) struct Object(String);
 
 impl Object {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self("{".to_owned())
     }
 
     /// A member whose value is JSON already.
-    fn raw(&mut self, name: &str, value: &str) -> &mut Self {
+    pub(crate) fn raw(&mut self, name: &str, value: &str) -> &mut Self {
         let separator = if self.0.len() > 1 { "," } else { "" };
         let _ = write!(self.0, "{separator}{}:{value}", quoted(name));
         self
     }
 
-    fn text(&mut self, name: &str, value: &str) -> &mut Self {
+    pub(crate) fn text(&mut self, name: &str, value: &str) -> &mut Self {
         self.raw(name, &quoted(value))
     }
 
     /// JSON knows neither infinity nor NaN; both would mean "not known" here.
-    fn number(&mut self, name: &str, value: Option<f64>) -> &mut Self {
+    pub(crate) fn number(&mut self, name: &str, value: Option<f64>) -> &mut Self {
         match value.filter(|value| value.is_finite()) {
             Some(value) => self.raw(name, &value.to_string()),
             None => self.raw(name, "null"),
         }
     }
 
-    fn close(&self) -> String {
+    pub(crate) fn close(&self) -> String {
         format!("{}}}", self.0)
     }
 }
 
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
     for c in text.chars() {
@@ -157,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_escaped_and_unknown_numbers_are_null() {
+    pub(crate) fn texts_are_escaped_and_unknown_numbers_are_null() {
         let mut object = Object::new();
         object
             .text("a \"b\"\\", "c\n\u{1}")

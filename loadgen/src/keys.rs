@@ -23,6 +23,11 @@ pub enum KeyDistribution {
     },
     /// One after the other, from the first again after the last.
     Sequential,
+    /// Some commands share the first key; the others use the rest, each as often as any other.
+    Hot {
+        /// The commands on the one key, of a hundred.
+        percent: f64,
+    },
 }
 
 impl FromStr for KeyDistribution {
@@ -37,7 +42,11 @@ impl FromStr for KeyDistribution {
                 Ok(theta) if (0.0..=10.0).contains(&theta) => Ok(Self::Zipf { theta }),
                 _ => Err(format!("`{theta}` is not an exponent from 0 to 10, for example zipf:0.99")),
             },
-            _ => Err("choose uniform, zipf, zipf:THETA or sequential".to_owned()),
+            ("hot", Some(percent)) => match percent.parse::<f64>() {
+                Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(Self::Hot { percent }),
+                _ => Err(format!("`{percent}` is not a percentage from 0 to 100, for example hot:2")),
+            },
+            _ => Err("choose uniform, zipf, zipf:THETA, sequential or hot:PERCENT".to_owned()),
         }
     }
 }
@@ -48,12 +57,16 @@ impl fmt::Display for KeyDistribution {
             Self::Uniform => f.write_str("uniform"),
             Self::Zipf { theta } => write!(f, "zipf:{theta}"),
             Self::Sequential => f.write_str("sequential"),
+            Self::Hot { percent } => write!(f, "hot:{percent}"),
         }
     }
 }
 
 /// Draws from a Zipf distribution are made in advance and repeated after so many: one costs more than sending a command.
 const DRAWS: usize = 1 << 18;
+
+/// How many different draws decide whether a command is on the hot key: all of 32 bits.
+const HOT_SCALE: f64 = (1u64 << 32) as f64;
 
 /// Draws keys, as numbers below the key count.
 pub struct KeyChooser {
@@ -64,8 +77,17 @@ pub struct KeyChooser {
 
 enum Choice {
     Uniform,
-    Sequential { next: u64 },
-    Drawn { keys: Box<[u32]>, next: usize },
+    Sequential {
+        next: u64,
+    },
+    Drawn {
+        keys: Box<[u32]>,
+        next: usize,
+    },
+    /// The first key if a draw of 32 bits is below this.
+    Hot {
+        below: u64,
+    },
 }
 
 impl KeyChooser {
@@ -80,6 +102,9 @@ impl KeyChooser {
         let choice = match distribution {
             KeyDistribution::Uniform => Choice::Uniform,
             KeyDistribution::Sequential => Choice::Sequential { next: count / parts as u64 * part as u64 },
+            KeyDistribution::Hot { percent } => {
+                Choice::Hot { below: (percent / 100.0 * HOT_SCALE).round() as u64 }
+            }
             KeyDistribution::Zipf { theta } => {
                 let zipf = Zipf::new(count as f64, theta).expect("the exponent and the count are in range");
                 let draw = |_| {
@@ -105,6 +130,10 @@ impl KeyChooser {
                 let key = keys[*next];
                 *next = (*next + 1) % keys.len();
                 u64::from(key)
+            }
+            Choice::Hot { below } => {
+                let is_hot = u64::from(self.random.random::<u32>()) < *below;
+                if is_hot || self.count == 1 { 0 } else { self.random.random_range(1..self.count) }
             }
         }
     }
@@ -199,6 +228,17 @@ mod tests {
     }
 
     #[test]
+    fn a_hot_key_gets_its_share_and_the_others_the_rest_evenly() {
+        for (percent, expected) in [(0.0, 0), (2.0, 2_000), (25.0, 25_000), (100.0, 100_000)] {
+            let seen = histogram(KeyDistribution::Hot { percent }, 11, 100_000);
+            assert!(seen[0].abs_diff(expected) <= expected / 10, "{percent}: {seen:?}");
+            let other = (100_000 - expected) / 10;
+            assert!(seen[1..].iter().all(|count| count.abs_diff(other) <= other / 8), "{percent}: {seen:?}");
+        }
+        assert_eq!(histogram(KeyDistribution::Hot { percent: 0.0 }, 1, 10), [10]);
+    }
+
+    #[test]
     fn scrambling_is_a_permutation() {
         for count in [1, 2, 3, 5, 64, 100, 1000, 4097] {
             let mut seen = vec![false; count as usize];
@@ -243,10 +283,10 @@ mod tests {
 
     #[test]
     fn distributions_print_as_they_are_read() {
-        for text in ["uniform", "zipf:0.5", "sequential"] {
+        for text in ["uniform", "zipf:0.5", "sequential", "hot:2.5"] {
             assert_eq!(text.parse::<KeyDistribution>().unwrap().to_string(), text);
         }
-        for text in ["zipf:-1", "zipf:x", "hot", "uniform:1"] {
+        for text in ["zipf:-1", "zipf:x", "hot", "hot:101", "hot:x", "uniform:1"] {
             assert!(text.parse::<KeyDistribution>().is_err());
         }
     }

@@ -19,6 +19,8 @@ use panch_ring::parts::SendList;
 use panch_ring::ring::{Ring, RingConfig, SocketId};
 use panch_ring::socket;
 use panch_wire::time::{Duration, Instant};
+use rand::{Rng, SeedableRng};
+use rand_xoshiro::Xoshiro256PlusPlus;
 
 use crate::check::Check;
 use crate::connection::{Answer, Connection, Pending};
@@ -41,6 +43,8 @@ struct Lane {
     /// Which of the plan's targets.
     target: usize,
     state: State,
+    /// When the present socket was opened.
+    since: Instant,
     /// Requests that the next flush sends.
     outgoing: Vec<u8>,
     /// How many sockets came before the present one.
@@ -99,7 +103,14 @@ impl<'a> Lanes<'a> {
         };
         let ring = Ring::new(&config, Doorbell::new()?)?;
         let lane = |number: usize| Lane {
-            connection: Connection::new(plan.protocol, plan.pipeline, plan.workload.read_level, request_size),
+            connection: match plan.repeat_after {
+                Some(_) => {
+                    let id = session_id(plan.run, (number * plan.threads + thread) as u64);
+                    Connection::with_session(id, plan.pipeline, plan.workload.read_level, request_size)
+                }
+                None => Connection::new(plan.protocol, plan.pipeline, plan.workload.read_level, request_size),
+            },
+            since: Instant(0),
             target: (number * plan.threads + thread) % plan.targets.len(),
             state: State::Down { until: Instant(0) },
             outgoing: Vec::new(),
@@ -195,6 +206,7 @@ impl<'a> Lanes<'a> {
             self.flush();
             if now >= publish_at {
                 self.recorder.publish(progress);
+                self.leave_silent(now);
                 publish_at = now + PUBLISH_INTERVAL;
             }
             if now >= end || self.issued >= self.quota {
@@ -242,6 +254,11 @@ impl<'a> Lanes<'a> {
             }
             let outstanding: usize = self.lanes.iter().map(|lane| lane.connection.outstanding()).sum();
             let now = clock::now();
+            if self.plan.repeat_after.is_some() {
+                self.leave_silent(now);
+                self.open_sockets(now);
+                self.flush();
+            }
             // A stop during the drain means: now.
             if outstanding == 0 || now >= deadline || (!stopped && stop.load(Ordering::Relaxed)) {
                 break;
@@ -249,7 +266,8 @@ impl<'a> Lanes<'a> {
             self.ring.wait(Some(deadline.since(now).min(PUBLISH_INTERVAL)))?;
         }
         for lane in &mut self.lanes {
-            lane.connection.abandon(|pending| {
+            self.recorder.counts.repeated += lane.connection.repeated();
+            lane.connection.give_up(|pending| {
                 self.recorder.counts.unanswered += 1;
                 if let Some(check) = &mut self.check {
                     check.unknown(&pending.operation);
@@ -416,7 +434,10 @@ impl<'a> Lanes<'a> {
             .connection
             .receive(bytes, |pending, answer| on_answer(recorder, check, &pending, answer, now));
         match result {
-            Ok(()) => self.list_if_room(index),
+            Ok(()) => {
+                self.proceed(index, now);
+                self.list_if_room(index);
+            }
             Err(fault) => self.on_broken(index, &fault.to_string()),
         }
     }
@@ -432,6 +453,39 @@ impl<'a> Lanes<'a> {
             self.dirty.push(index as u32);
         }
         self.list_if_room(index);
+    }
+
+    /// Says what a session says before its first request, and repeats what other sockets have left without an answer.
+    fn proceed(&mut self, index: usize, now: Instant) {
+        if self.plan.repeat_after.is_none() {
+            return;
+        }
+        let lane = &mut self.lanes[index];
+        let was_empty = lane.outgoing.is_empty();
+        lane.connection.proceed(&mut lane.outgoing);
+        while let Some((number, pending)) = lane.connection.next_repeat() {
+            let (key, value) = self.generator.bytes(&pending.operation);
+            lane.connection.repeat(number, now, key, value, &mut lane.outgoing);
+        }
+        if was_empty && !lane.outgoing.is_empty() {
+            self.dirty.push(index as u32);
+        }
+    }
+
+    /// Leaves the nodes that have not answered a request of a session for too long.
+    fn leave_silent(&mut self, now: Instant) {
+        let Some(patience) = self.plan.repeat_after else { return };
+        for index in 0..self.lanes.len() {
+            let lane = &self.lanes[index];
+            let since = match lane.state {
+                State::Down { .. } => None,
+                _ if !lane.connection.is_ready() => Some(lane.since),
+                _ => lane.connection.waits_since(),
+            };
+            if since.is_some_and(|since| since + patience <= now) {
+                self.on_broken(index, "no answer in time");
+            }
+        }
     }
 
     /// The socket is of no use any more: what was outstanding is lost, and the next target is tried after a while.
@@ -474,6 +528,7 @@ impl<'a> Lanes<'a> {
                     let socket = self.ring.add_socket(stream);
                     let lane = &mut self.lanes[index];
                     lane.state = State::Connecting(socket);
+                    lane.since = now;
                     self.ring.connect(socket, address, token(index, lane.epoch));
                 }
                 Err(error) => self.on_broken(index, &descriptor_hint(&error)),
@@ -518,6 +573,11 @@ fn token(index: usize, epoch: u32) -> Token {
     Token(u64::from(epoch) << 32 | index as u64)
 }
 
+/// A session's name: not 0, and that of no other connection, of this run or another.
+fn session_id(run: u64, connection: u64) -> u64 {
+    Xoshiro256PlusPlus::seed_from_u64(run ^ connection.wrapping_mul(0x9e37_79b9_7f4a_7c15)).next_u64() | 1
+}
+
 /// The part of `total` that thread `thread` of `threads` has.
 fn share(total: u64, thread: usize, threads: usize) -> u64 {
     let (thread, threads) = (thread as u64, threads as u64);
@@ -527,6 +587,13 @@ fn share(total: u64, thread: usize, threads: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sessions_of_connections_and_runs_differ() {
+        let ids: std::collections::BTreeSet<u64> =
+            (0..10).flat_map(|run| (0..100).map(move |connection| session_id(run, connection))).collect();
+        assert_eq!((ids.len(), ids.contains(&0)), (1000, false));
+    }
 
     #[test]
     fn shares_add_up() {

@@ -2,15 +2,16 @@
 //!
 //! Map:
 //! * what is asked, and when: [`workload`], [`keys`], [`schedule`]
-//! * asking it: [`engine`] (one io_uring loop per thread), [`connection`], [`resp`]
+//! * asking it: [`engine`] (one io_uring loop per thread), [`connection`], `session` (exactly once), [`resp`]
 //! * what came of it: [`record`], [`check`], [`truth`] (the servers' own counters), [`progress`], [`report`],
 //!   [`json`]
 //! * where: [`cluster`] (a local cluster of processes), [`control`] (single blocking requests), [`host`]
-//! * the command line: [`cli`], [`quantity`], and the two commands, [`local`] and [`drive`]
+//! * the command line: [`cli`], [`quantity`], and the three commands, [`local`], [`mod@compare`] and [`drive`]
 
 pub mod check;
 pub mod cli;
 pub mod cluster;
+pub mod compare;
 pub mod connection;
 pub mod control;
 pub mod drive;
@@ -26,5 +27,6 @@ pub mod record;
 pub mod report;
 pub mod resp;
 pub mod schedule;
+mod session;
 pub mod truth;
 pub mod workload;

@@ -16,7 +16,7 @@ use crate::truth::scrape;
 use crate::workload::Mix;
 
 /// How long the nodes may take until they serve.
-const START_PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const START_PATIENCE: Duration = Duration::from_secs(20);
 /// How long giving every key a value may take.
 const PRELOAD_LIMIT: Duration = Duration::from_secs(5);
 /// The part of the closed loop's throughput that the open loop asks for.
@@ -64,6 +64,7 @@ pub fn run(arguments: &LocalArgs, stop: &AtomicBool) -> Result<(Heading, Vec<Col
         connect_timeout: START_PATIENCE,
         spin: load.spin.0,
         check: load.check,
+        repeat_after: load.repeats(),
     };
     if arguments.mix.reads() {
         preload(&closed, PRELOAD_LIMIT, stop)?;
@@ -110,7 +111,7 @@ fn cluster_plan(arguments: &LocalArgs) -> ClusterPlan {
     }
 }
 
-fn daemon_beside_this_program() -> PathBuf {
+pub(crate) fn daemon_beside_this_program() -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
     own.with_file_name("panchd")
 }
@@ -150,7 +151,7 @@ fn via_words(via: Via) -> &'static str {
     }
 }
 
-fn durability_fact(mode: DurabilityArg, file_system: &str) -> String {
+pub(crate) fn durability_fact(mode: DurabilityArg, file_system: &str) -> String {
     let on_disk = format!("all replicas on one {file_system}");
     match (mode, file_system) {
         (DurabilityArg::Memory, _) => "MEMORY: nothing is written to disk".to_owned(),

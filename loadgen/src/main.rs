@@ -1,6 +1,7 @@
 //! `panch-loadgen`: measures panch, or any server that speaks RESP. See the library for how.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -8,10 +9,10 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context;
 use clap::Parser;
 use mimalloc::MiMalloc;
-use panch_loadgen::cli::{Cli, Command, EXIT_INTERRUPTED, EXIT_IO, EXIT_UNCLEAN, EXIT_USAGE};
+use panch_loadgen::cli::{Cli, Command, CompareArgs, EXIT_INTERRUPTED, EXIT_IO, EXIT_UNCLEAN, EXIT_USAGE};
 use panch_loadgen::drive::DriveError;
 use panch_loadgen::report::Column;
-use panch_loadgen::{cluster, drive, json, local, report};
+use panch_loadgen::{cluster, compare, drive, host, json, local, report};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 #[global_allocator]
@@ -41,24 +42,44 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let (load, (heading, columns)) = match &cli.command {
         Command::Local(arguments) => (&arguments.load, local::run(arguments, &stop)?),
         Command::Run(arguments) => (&arguments.load, drive::run(arguments, &stop)?),
+        Command::Compare(arguments) => return compare(arguments, &stop),
     };
-    if let Some(path) = &load.json {
-        let text = json::render(&heading, &columns);
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    write_json(load.json.as_deref(), || json::render(&heading, &columns))?;
+    print(&report::render(&heading, &columns, color()))?;
+    let is_clean = columns.iter().all(Column::is_clean);
+    Ok(exit_code(columns.iter().any(|column| column.interrupted), is_clean))
+}
+
+fn compare(arguments: &CompareArgs, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
+    let comparison = compare::run(arguments, stop)?;
+    write_json(arguments.json.as_deref(), || compare::json::render(&comparison))?;
+    let width = host::terminal_width().unwrap_or(compare::table::WIDE);
+    print(&compare::table::render(&comparison, width, color()))?;
+    Ok(exit_code(comparison.interrupted, comparison.is_clean()))
+}
+
+fn exit_code(interrupted: bool, clean: bool) -> ExitCode {
+    match (interrupted, clean) {
+        (true, _) => ExitCode::from(EXIT_INTERRUPTED),
+        (false, true) => ExitCode::SUCCESS,
+        (false, false) => ExitCode::from(EXIT_UNCLEAN),
     }
+}
+
+fn write_json(path: Option<&Path>, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    std::fs::write(path, text()).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn color() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    let color = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let text = report::render(&heading, &columns, color);
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // Whoever reads may stop early, as `head` does.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
-        result => result.context("cannot write the report")?,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write the report"),
     }
-    Ok(if columns.iter().any(|column| column.interrupted) {
-        ExitCode::from(EXIT_INTERRUPTED)
-    } else if columns.iter().all(Column::is_clean) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(EXIT_UNCLEAN)
-    })
 }

@@ -8,6 +8,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::quantity::{latency, short};
 use crate::record::Interval;
 
+/// Told about a run while it is under way, on the thread that started it.
+pub trait Watch {
+    /// What happened in the last `span`, `elapsed` after the start.
+    fn show(&mut self, elapsed: Duration, warming_up: bool, span: Duration, interval: &Interval);
+    /// The measured window has begun.
+    fn window_opened(&mut self) {}
+    /// The measured window has ended; the last answers may still be under way.
+    fn window_closed(&mut self) {}
+}
+
 /// Shows one run.
 pub struct Progress {
     label: String,
@@ -42,9 +52,10 @@ impl Progress {
     pub fn silent() -> Self {
         Self { label: String::new(), display: Display::Silent }
     }
+}
 
-    /// Shows what happened in the last `span`, `elapsed` after the start.
-    pub fn show(&mut self, elapsed: Duration, warming_up: bool, span: Duration, interval: &Interval) {
+impl Watch for Progress {
+    fn show(&mut self, elapsed: Duration, warming_up: bool, span: Duration, interval: &Interval) {
         match &self.display {
             Display::Bar(bar) => {
                 bar.set_position(elapsed.as_secs());

@@ -72,6 +72,8 @@ pub struct Counts {
     pub dropped: u64,
     /// Connections that broke.
     pub disconnects: u64,
+    /// Requests of sessions that were sent again under their number, each time counted.
+    pub repeated: u64,
 }
 
 impl Counts {
@@ -91,6 +93,7 @@ impl Counts {
         self.unanswered += other.unanswered;
         self.dropped += other.dropped;
         self.disconnects += other.disconnects;
+        self.repeated += other.repeated;
     }
 }
 

@@ -121,7 +121,7 @@ impl Column {
     }
 
     /// Why the numbers may say more about the generator than about the server.
-    fn client_limits(&self) -> Option<String> {
+    pub(crate) fn client_limits(&self) -> Option<String> {
         let (_, load) = self.client_cpu;
         let lag = self.lag.map_or(0, |lag| lag.p99);
         if load > CLIENT_LOAD_MAX {
@@ -201,6 +201,10 @@ fn rows<'a>() -> Vec<Row<'a>> {
     ));
     rows.push(("dropped", Box::new(|column| column.offered.map(|_| column.counts.dropped.to_string()))));
     rows.push(("errors", Box::new(|column| Some(column.counts.errors().to_string()))));
+    rows.push((
+        "repeated in sessions",
+        Box::new(|column| (column.counts.repeated > 0).then(|| column.counts.repeated.to_string())),
+    ));
     rows.push(("audit", Box::new(|column| column.verdict.as_ref().map(ToString::to_string))));
     rows.push(("durability", Box::new(|column| column.truth.durability.clone())));
     rows.push((

@@ -9,6 +9,26 @@ use std::time::Duration;
 use crate::control;
 use crate::host;
 
+/// What a server says of one group.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct GroupLine {
+    /// How the group decides, if it says.
+    pub protocol: Option<String>,
+    /// Digest of the group's state, if it says.
+    pub digest: Option<String>,
+}
+
+impl GroupLine {
+    /// Reads fields such as `leader=1,digest=00ff`.
+    fn parse(value: &str) -> Self {
+        let field = |name: &str| {
+            let mut fields = value.split(',').filter_map(|field| field.split_once('='));
+            fields.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
+        };
+        Self { protocol: field("protocol"), digest: field("digest") }
+    }
+}
+
 /// Counters of one server at one moment.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Snapshot {
@@ -20,6 +40,8 @@ pub struct Snapshot {
     pub node: Option<u64>,
     /// Whether it leads some group.
     pub leads: bool,
+    /// What it says of each of its groups.
+    pub groups: BTreeMap<String, GroupLine>,
     /// CPU time of its process, if it can be known.
     pub cpu: Option<Duration>,
 }
@@ -32,6 +54,7 @@ impl Snapshot {
             let Some((key, value)) = line.trim().split_once(':') else { continue };
             if key.starts_with("group_") {
                 snapshot.leads |= value.split(',').any(|field| field == "leading=1");
+                snapshot.groups.insert(key.to_owned(), GroupLine::parse(value));
             } else if key == "durability" {
                 snapshot.durability = Some(value.to_owned());
             } else if let Ok(number) = value.parse::<f64>() {
@@ -88,6 +111,8 @@ pub struct Truth {
     pub durability: Option<String>,
     /// Growth of each counter over all servers. Only of servers that answered both times.
     growth: BTreeMap<String, f64>,
+    /// The largest value of each counter at the end, over all servers.
+    peaks: BTreeMap<String, f64>,
     /// CPU time of each server's process.
     pub cpu: Vec<ProcessCpu>,
 }
@@ -113,6 +138,8 @@ impl Truth {
             };
             let is_restarted = before.counters.get("process_id") != after.counters.get("process_id");
             for (key, value) in &after.counters {
+                let peak = truth.peaks.entry(key.clone()).or_insert(*value);
+                *peak = peak.max(*value);
                 if let Some(earlier) = before.counters.get(key) {
                     // A counter that went back belongs to a process that was restarted: it starts from zero.
                     let growth = if is_restarted || value < earlier { *value } else { value - earlier };
@@ -143,6 +170,22 @@ impl Truth {
         self.growth.get(name).copied()
     }
 
+    /// The largest value of a counter at the end over all servers; `None` if no server has it.
+    pub fn peak(&self, name: &str) -> Option<f64> {
+        self.peaks.get(name).copied()
+    }
+
+    /// How much each counter grew over all servers, by name.
+    pub fn growths(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.growth.iter().map(|(name, growth)| (name.as_str(), *growth))
+    }
+
+    /// CPU time of all servers' processes together; `None` unless it is known of each.
+    pub fn cpu_total(&self) -> Option<Duration> {
+        let used: Option<Duration> = self.cpu.iter().map(|process| process.used).sum();
+        used.filter(|_| !self.cpu.is_empty())
+    }
+
     /// Growth of one counter per growth of another; `None` if one is missing or the divisor did not grow.
     pub fn ratio(&self, name: &str, per: &str) -> Option<f64> {
         let divisor = self.growth(per).filter(|divisor| *divisor > 0.0)?;
@@ -171,6 +214,10 @@ mod tests {
             (Some(2), true, Some("sync"))
         );
         assert_eq!(snapshot.cpu, None);
+        assert_eq!(snapshot.groups["group_0"], GroupLine::default());
+        let told = Snapshot::parse("group_3:leader=2,protocol=epaxos,digest=00ff,keys=1\n");
+        let line = GroupLine { protocol: Some("epaxos".to_owned()), digest: Some("00ff".to_owned()) };
+        assert_eq!(told.groups["group_3"], line);
         let redis = Snapshot::parse("# CPU\r\nused_cpu_sys:0.5\r\nused_cpu_user:1.25\r\n");
         assert_eq!(redis.cpu, Some(Duration::from_millis(1750)));
     }
@@ -188,6 +235,8 @@ mod tests {
         assert_eq!(truth.ratio("commands_total", "batches_total"), Some(220.0 / 15.0));
         assert_eq!(truth.per_command("commands_total", 110), Some(2.0));
         assert_eq!(truth.durability.as_deref(), Some("sync"));
+        assert_eq!((truth.peak("commands_total"), truth.peak("component_max")), (Some(300.0), None));
+        assert_eq!(truth.cpu_total(), None);
         assert_eq!(truth.cpu[0], ProcessCpu { name: "node 2 (leader)".to_owned(), used: None });
         let of = |process: u32, cpu: f64| {
             let text =
@@ -199,6 +248,7 @@ mod tests {
             (truth.growth("commands_total"), truth.cpu[0].used),
             (Some(4.0), Some(Duration::from_secs(4)))
         );
+        assert_eq!(truth.cpu_total(), Some(Duration::from_secs(4)));
     }
 
     #[test]

@@ -11,10 +11,12 @@ use panch_loadgen::connection::Protocol;
 use panch_loadgen::drive::measure;
 use panch_loadgen::engine::{self, EngineError, Outcome, Plan};
 use panch_loadgen::keys::KeyDistribution;
-use panch_loadgen::progress::Progress;
+use panch_loadgen::progress::{Progress, Watch};
+use panch_loadgen::record::Interval;
 use panch_loadgen::schedule::{Arrivals, Load};
 use panch_loadgen::truth::Source;
 use panch_loadgen::workload::Workload;
+use panch_ring::clock;
 use panch_wire::client::ReadLevel;
 use support::{Faults, Server};
 
@@ -48,6 +50,7 @@ fn counted(server: &Server, mix: &str, count: u64) -> Plan {
         connect_timeout: FOREVER,
         spin: Duration::ZERO,
         check: true,
+        repeat_after: None,
     }
 }
 
@@ -97,6 +100,70 @@ fn an_honest_server_passes_the_audit() {
         assert!(column.truth.ratio("commands_total", "batches_total").is_some());
         assert_eq!(column.truth.growth("log_writes_total"), None);
     }
+}
+
+/// Increments through sessions at a server with these faults: how the audit ended, and how often requests were repeated.
+fn increments_in_sessions(faults: Faults) -> (usize, u64) {
+    let server = Server::start(faults);
+    let plan =
+        Plan { repeat_after: Some(Duration::from_millis(300)), run: 1, ..counted(&server, "incr", 600) };
+    let column = measure(&plan, &[], "test", &AtomicBool::new(false)).unwrap();
+    assert_eq!((column.counts.acknowledged, column.counts.errors()), (600, 0), "{:?}", column.errors);
+    (column.verdict.unwrap().violations.len(), column.counts.repeated)
+}
+
+#[test]
+fn with_sessions_every_increment_takes_effect_exactly_once_whatever_becomes_of_its_answer() {
+    assert_eq!(increments_in_sessions(Faults::default()), (0, 0));
+    for faults in [
+        Faults { hang_up_every: Some(50), ..Faults::default() },
+        Faults { hang_up_after_every: Some(50), ..Faults::default() },
+        Faults { unknown_every: Some(50), ..Faults::default() },
+        Faults { silent_every: Some(100), ..Faults::default() },
+    ] {
+        let (violations, repeated) = increments_in_sessions(faults);
+        assert_eq!(violations, 0, "{faults:?}");
+        assert!(repeated > 0, "{faults:?}");
+        // The audit would notice: a server that forgets numbers applies what is repeated twice.
+        if faults.hang_up_every.is_none() {
+            let (violations, _) = increments_in_sessions(Faults { forgets_numbers: true, ..faults });
+            assert!(violations > 0, "{faults:?}");
+        }
+    }
+}
+
+/// Notes when the window opens and closes.
+#[derive(Default)]
+struct Windows(Vec<(&'static str, u64)>, u64);
+
+impl Watch for Windows {
+    fn show(&mut self, _: Duration, _: bool, _: Duration, interval: &Interval) {
+        self.1 += interval.completed;
+    }
+    fn window_opened(&mut self) {
+        self.0.push(("opened", clock::now().0));
+    }
+    fn window_closed(&mut self) {
+        self.0.push(("closed", clock::now().0));
+    }
+}
+
+#[test]
+fn a_watcher_is_told_once_when_the_measured_window_opens_and_when_it_closes() {
+    let server = Server::start(Faults::default());
+    let mut windows = Windows::default();
+    let plan =
+        Plan { warm_up: Duration::from_millis(200), ..open(&server, 1000.0, Duration::from_millis(400)) };
+    engine::run(&plan, &AtomicBool::new(false), &mut windows).unwrap();
+    let [("opened", from), ("closed", to)] = windows.0[..] else { panic!("{:?}", windows.0) };
+    // Told by a thread that looks every 20 ms.
+    assert!((300 * MS..2000 * MS).contains(&(to - from)), "{}", to - from);
+    // A run that is stopped while it warms up has no window.
+    let mut windows = Windows::default();
+    engine::run(&Plan { warm_up: FOREVER, ..plan }, &AtomicBool::new(true), &mut windows)
+        .map(drop)
+        .unwrap_err();
+    assert!(windows.0.is_empty());
 }
 
 #[test]

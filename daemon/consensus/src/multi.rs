@@ -2,7 +2,7 @@
 //!
 //! Reading guide: [`message`] (what is said and written down), `election` (pre-vote, phase 1), `leader` (phase 2,
 //! commit, stepping down, transfer), `acceptor` (promises, acceptances, what a follower may commit), `catchup` (what
-//! each peer is sent next), `reads` (read index).
+//! each peer is sent next), `reads` (read index), `lease` (reads that the leader answers alone).
 //!
 //! ```text
 //!              election timer          quorum of pre-votes           quorum of promises
@@ -22,13 +22,17 @@
 //! * The leader's entries up to `term.last` are in its ballot or chosen, without gaps.
 
 use panch_wire::frame::Frame;
-use panch_wire::ids::{Incarnation, ReplicaId, Slot};
+use panch_wire::ids::{ReplicaId, Slot};
 use panch_wire::rule::{Rule, holds};
 use panch_wire::time::{Duration, Instant};
 use rand_xoshiro::rand_core::Rng;
 
 use crate::ballot::Ballot;
-use crate::protocol::{Counters, Dest, Effects, Event, Group, Protocol, Random, Status, Tuning, Value};
+use crate::frontier::Frontier;
+use crate::protocol::{
+    Counters, Dest, Effects, Event, Group, Order, Past, Place, Protocol, ProtocolKind, Random, Status,
+    Tuning, Value,
+};
 use crate::quorum::classic_quorum;
 use crate::timers::{TimerKind, Timers};
 use crate::window::{Entry, Window};
@@ -37,6 +41,7 @@ mod acceptor;
 mod catchup;
 mod election;
 mod leader;
+mod lease;
 pub mod message;
 mod reads;
 #[cfg(test)]
@@ -44,7 +49,8 @@ mod tests;
 
 use election::Candidacy;
 use leader::Term;
-use message::{AcceptRecord, Accepted, Message, PromiseRecord, Record};
+use lease::Lease;
+use message::{AcceptRecord, Accepted, Message, PromiseRecord, Record, Release};
 use reads::Reads;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,6 +69,8 @@ enum Timer {
     Heartbeat,
     /// A read index request was not answered.
     ReadIndex,
+    /// The leases that acceptors told a candidate of are over.
+    LeaseEnd,
 }
 
 impl TimerKind for Timer {
@@ -91,7 +99,7 @@ impl Due {
 }
 
 /// One replica of a Multi-Paxos group.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Multi {
     group: Group,
     tuning: Tuning,
@@ -119,11 +127,14 @@ pub struct Multi {
     loadable_from: Slot,
     /// Loads that were asked for and not answered yet.
     loading: Vec<Slot>,
-    timers: Timers<Timer, 3>,
+    timers: Timers<Timer, 4>,
     due: Due,
     candidacy: Candidacy,
     term: Term,
     reads: Reads,
+    lease: Lease,
+    /// Whether an earlier life may have granted a lease.
+    restarted: bool,
     counters: Counters,
 }
 
@@ -220,6 +231,9 @@ impl Multi {
         if self.timers.fires(Timer::ReadIndex, self.now) {
             self.retry_own_reads(effects);
         }
+        if self.timers.fires(Timer::LeaseEnd, self.now) {
+            self.on_lease_end(effects);
+        }
         self.end_turn(effects);
     }
 
@@ -236,6 +250,7 @@ impl Multi {
         if from == self.me() {
             // Only claims come back to their sender, and only once durable.
             self.stalled = false;
+            self.lease.on_log_progress();
         }
         match message {
             Message::PreVote(message) => self.on_pre_vote(from, message, effects),
@@ -259,10 +274,14 @@ impl Multi {
 }
 
 impl Protocol for Multi {
+    const KIND: ProtocolKind = ProtocolKind::Multi;
+    const ORDER: Order = Order::Log;
+    const ACCEPTS_IN_ORDER: bool = true;
     type Message = Message;
     type Record = Record;
 
-    fn open(group: Group, tuning: Tuning, executed: Slot, incarnation: Incarnation, random: Random) -> Self {
+    fn open(group: Group, tuning: Tuning, past: Past<'_>, random: Random) -> Self {
+        let executed = past.executed.slot();
         assert!(group.me.index() < group.replica_count && group.home.index() < group.replica_count);
         Self {
             group,
@@ -287,7 +306,9 @@ impl Protocol for Multi {
             due: Due::default(),
             candidacy: Candidacy::default(),
             term: Term::default(),
-            reads: Reads::new(incarnation),
+            reads: Reads::new(past.incarnation),
+            lease: Lease::new(),
+            restarted: past.incarnation.0 > 1,
             counters: Counters::default(),
         }
     }
@@ -303,9 +324,10 @@ impl Protocol for Multi {
         self.advance_accepted();
         self.window.keep_tail(self.tuning.tail_size_max);
         if self.group.replica_count == 1 {
-            self.stand(effects);
+            self.stand(Release::default(), effects);
             return;
         }
+        self.lease.start(&self.tuning, self.restarted, now);
         // The home replica comes first when all start together, so that the leaders of different groups spread.
         let timeout = self.tuning.election_timeout;
         let wait = if self.group.home == self.me() {
@@ -321,9 +343,9 @@ impl Protocol for Multi {
         match event {
             Event::Propose(frame) => self.on_propose(frame, effects),
             Event::Deliver { from, message, body } => self.on_message(from, message, body, effects),
-            Event::Read(context) => self.on_read(context, effects),
-            Event::Loaded(slot, value) => self.on_loaded(slot, value, effects),
-            Event::Installed(slot) => self.on_installed(slot, effects),
+            Event::Read { context, lease } => self.on_read(context, lease, effects),
+            Event::Loaded(position, value) => self.on_loaded(position.slot(), value, effects),
+            Event::Installed(covered) => self.on_installed(covered.slot(), effects),
             Event::SnapshotSent(peer, upto) => self.on_snapshot_sent(peer, upto, effects),
             Event::Deadline => self.on_deadline(effects),
             Event::Suspect(peer) => self.on_suspect(peer, effects),
@@ -339,8 +361,8 @@ impl Protocol for Multi {
         if self.due.any() { Some(Instant(0)) } else { self.timers.next() }
     }
 
-    fn record_slot(record: &Record) -> Option<Slot> {
-        record.slot()
+    fn record_place(record: &Record) -> Option<Place> {
+        record.slot().map(|slot| Place { position: slot.into(), has_value: true })
     }
 
     fn record_committed(record: &Record) -> Slot {
@@ -353,8 +375,8 @@ impl Protocol for Multi {
         Record::Promise(PromiseRecord { ballot: self.promised, commit: self.loadable_from.prev() })
     }
 
-    fn truncated(&mut self, below: Slot) {
-        self.loadable_from = self.loadable_from.max(below);
+    fn truncated(&mut self, covered: &Frontier) {
+        self.loadable_from = self.loadable_from.max(covered.slot().next());
     }
 
     fn status(&self) -> Status {

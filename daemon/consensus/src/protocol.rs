@@ -17,12 +17,13 @@
 //! back to it through the gate.
 
 use panch_wire::frame::Frame;
-use panch_wire::ids::{GroupId, Incarnation, ReplicaId, Slot};
+use panch_wire::ids::{BatchId, GroupId, Incarnation, Position, ReplicaId, Slot};
 use panch_wire::record::Fixed;
 use panch_wire::rule::Rule;
 use panch_wire::time::{Duration, Instant};
 
 use crate::ballot::Ballot;
+use crate::frontier::Frontier;
 
 /// The only source of randomness, seeded by the driver.
 pub type Random = rand_xoshiro::Xoshiro256PlusPlus;
@@ -31,6 +32,55 @@ pub type Random = rand_xoshiro::Xoshiro256PlusPlus;
 pub fn random(seed: u64) -> Random {
     use rand_xoshiro::rand_core::SeedableRng;
     Random::seed_from_u64(seed)
+}
+
+/// The protocols. The names are those of the configuration.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum ProtocolKind {
+    /// Two phases for every slot, no leader.
+    Basic = 0,
+    /// One leader, one phase while nobody challenges it.
+    Multi = 1,
+    /// Proposers go straight to the acceptors; a coordinator repairs collisions.
+    Fast = 2,
+    /// No leader; commands that do not interfere are not ordered.
+    Epaxos = 3,
+}
+
+impl ProtocolKind {
+    /// All of them.
+    pub const ALL: &'static [ProtocolKind] = &[Self::Basic, Self::Multi, Self::Fast, Self::Epaxos];
+
+    /// The name in the configuration, in reports and in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Basic => "basic",
+            Self::Multi => "multi",
+            Self::Fast => "fast",
+            Self::Epaxos => "epaxos",
+        }
+    }
+
+    /// The protocol of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+
+    /// The protocol of that number on the wire.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| *kind as u8 == code)
+    }
+}
+
+/// How decided values are ordered for execution.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// One log: every replica executes the same values in the same order.
+    Log,
+    /// A dependency graph: replicas execute values that interfere in the same order, others in any. A protocol with this
+    /// order decides a batch at one position at most.
+    Graph,
 }
 
 /// Which group, and who I am in it.
@@ -61,6 +111,25 @@ pub struct Tuning {
     pub unchosen_size_max: usize,
     /// The most entries in flight to a peer that is catching up.
     pub catchup_window: usize,
+    /// Fast Paxos, EPaxos: a fast quorum that is not complete after this long is given up. Above the slowest ordinary round
+    /// trip with its log write.
+    pub slow_after: Duration,
+    /// EPaxos: an instance that blocks others for this long is recovered if its command leader is suspected.
+    pub recover_after: Duration,
+    /// EPaxos: an instance that blocks others for this long is recovered whoever is suspected.
+    pub recover_always_after: Duration,
+    /// Fast Paxos: acceptors place any proposer's batch in the next free slot, instead of in its own stripe of slots.
+    pub free_for_all: bool,
+    /// EPaxos: a command leader sends to a fast quorum only.
+    pub thrifty: bool,
+    /// Multi-Paxos: how long a follower that heard its leader promises to follow nobody else, on its own clock; zero: no
+    /// leases. Below `election_timeout`: after a leader's death nobody is elected before its last grants are over. A node
+    /// may be started with a smaller value than before only once it was down for the larger one: it grants no longer than
+    /// it waits after a restart. Other differences between nodes only cost the lease.
+    pub lease: Duration,
+    /// Multi-Paxos: the most by which the rate of a clock may differ from true time, in millionths. Lease reads are
+    /// linearizable only while every clock keeps to it.
+    pub clock_drift_ppm: u64,
 }
 
 impl Default for Tuning {
@@ -72,6 +141,13 @@ impl Default for Tuning {
             tail_size_max: 8 << 20,
             unchosen_size_max: 8 << 20,
             catchup_window: 64,
+            slow_after: Duration::from_millis(50),
+            recover_after: Duration::from_millis(300),
+            recover_always_after: Duration::from_millis(2000),
+            free_for_all: false,
+            thrifty: false,
+            lease: Duration::ZERO,
+            clock_drift_ppm: 10_000,
         }
     }
 }
@@ -135,14 +211,19 @@ pub enum Event<P: Protocol> {
         /// The batch that travelled with it.
         body: Option<Frame>,
     },
-    /// A local read wants a position after which it is linearizable.
-    Read(ReadContext),
+    /// A local read wants a moment after which it is linearizable.
+    Read {
+        /// Names it.
+        context: ReadContext,
+        /// A lease is good enough; without one it is a quorum read like any other.
+        lease: bool,
+    },
     /// The value that [`Effects::load`] asked for; `None` if the log could not give it.
-    Loaded(Slot, Option<Value>),
-    /// A snapshot up to this slot, inclusive, replaced the state and is durable: everything up to the slot is decided
-    /// and executed, and will be after a restart.
-    Installed(Slot),
-    /// The peer acknowledged a snapshot up to this slot, or gave up (`None`).
+    Loaded(Position, Option<Value>),
+    /// A snapshot replaced the state and is durable: everything it covers is decided and executed, and will be after a
+    /// restart; nothing else is executed.
+    Installed(Frontier),
+    /// The peer has installed a snapshot that was made when so many positions were executed, or gave up (`None`).
     SnapshotSent(ReplicaId, Option<Slot>),
     /// [`Protocol::deadline`] has passed.
     Deadline,
@@ -172,6 +253,18 @@ pub trait Claim<P: Protocol>: Into<P::Message> {
     const RULE: Rule = Rule::ClaimAfterDurable;
 }
 
+/// A decided value, ready to be executed.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Chosen {
+    /// Where it was decided.
+    pub position: Position,
+    /// A number that comes with the value and is the same on every replica: in a log the slot, in EPaxos the command
+    /// leader's stamp.
+    pub stamp: u64,
+    /// The value.
+    pub value: Value,
+}
+
 /// What a step wants done. Reused from turn to turn.
 #[derive(Debug)]
 pub struct Effects<P: Protocol> {
@@ -180,14 +273,17 @@ pub struct Effects<P: Protocol> {
     pub records: Vec<(P::Record, Option<Frame>)>,
     /// Messages to send, in order.
     pub outgoing: Vec<Outgoing<P::Message>>,
-    /// Values chosen, in slot order without gaps.
-    pub chosen: Vec<(Slot, Value)>,
-    /// Reads that may be served once everything up to the slot is executed; `None`: ask again later.
+    /// Values chosen, in the order of their execution.
+    pub chosen: Vec<Chosen>,
+    /// Reads that may be served once so many positions are executed; `None`: ask again later.
     pub reads: Vec<(ReadContext, Option<Slot>)>,
     /// Chosen entries to be read back from the log.
-    pub loads: Vec<Slot>,
-    /// Peers that need a snapshot because the log no longer reaches back to the slot, which the snapshot must cover.
+    pub loads: Vec<Position>,
+    /// Peers that need a snapshot made when at least so many positions were executed.
     pub snapshots: Vec<(ReplicaId, Slot)>,
+    /// Own batches that were executed as part of an installed snapshot, or may have been: what they answered is not known
+    /// here, and they are never proposed again. For protocols that order by a graph.
+    pub settled: Vec<BatchId>,
     /// The fate of outstanding proposals became doubtful: propose those that are not executed again, in order.
     pub repropose: bool,
 }
@@ -202,6 +298,7 @@ impl<P: Protocol> Default for Effects<P> {
             reads: Vec::new(),
             loads: Vec::new(),
             snapshots: Vec::new(),
+            settled: Vec::new(),
             repropose: false,
         }
     }
@@ -237,10 +334,15 @@ impl<P: Protocol> Effects<P> {
 
     /// `value` is chosen at `slot`. Called in slot order, once per slot.
     pub fn choose(&mut self, slot: Slot, value: Value) {
-        self.chosen.push((slot, value));
+        self.chosen.push(Chosen { position: slot.into(), stamp: slot.0, value });
     }
 
-    /// The read may be served once everything up to `at` is executed.
+    /// `value` is to be executed next. For protocols that order by a graph; called once per position.
+    pub fn execute(&mut self, position: Position, stamp: u64, value: Value) {
+        self.chosen.push(Chosen { position, stamp, value });
+    }
+
+    /// The read may be served once `at` positions are executed, in a log: everything up to that slot.
     pub fn serve_read(&mut self, context: ReadContext, at: Slot) {
         self.reads.push((context, Some(at)));
     }
@@ -250,14 +352,20 @@ impl<P: Protocol> Effects<P> {
         self.reads.push((context, None));
     }
 
-    /// Asks for the chosen value at `slot`, which has left memory; answered by [`Event::Loaded`].
-    pub fn load(&mut self, slot: Slot) {
-        self.loads.push(slot);
+    /// Asks for the chosen value at `position`, which has left memory; answered by [`Event::Loaded`].
+    pub fn load(&mut self, position: impl Into<Position>) {
+        self.loads.push(position.into());
     }
 
-    /// `peer` needs the value at `slot` and can only be helped by a snapshot; answered by [`Event::SnapshotSent`].
+    /// `peer` can only be helped by a snapshot made when at least `slot` positions were executed; answered by
+    /// [`Event::SnapshotSent`].
     pub fn send_snapshot(&mut self, peer: ReplicaId, slot: Slot) {
         self.snapshots.push((peer, slot));
+    }
+
+    /// The own batch was executed as part of an installed snapshot, or may have been; nothing more comes of it here.
+    pub fn settle(&mut self, batch: BatchId) {
+        self.settled.push(batch);
     }
 
     /// Asks the replica to propose its unexecuted batches again.
@@ -281,44 +389,146 @@ pub struct Status {
     pub last: Slot,
 }
 
-/// Counters a protocol keeps for reports and for the simulator's coverage.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counters {
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counters a protocol keeps for reports and for the simulator's coverage.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub struct Counters { $($(#[$doc])* pub $name: u64,)* }
+
+        impl Counters {
+            /// Every counter with its name.
+            pub fn rows(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
     /// Elections this replica stood for (pre-vote won).
-    pub elections: u64,
+    elections,
     /// Terms this replica led.
-    pub terms: u64,
+    terms,
     /// Values adopted from earlier ballots in phase 1.
-    pub adopted: u64,
+    adopted,
     /// Holes filled with a no-op.
-    pub noops: u64,
+    noops,
     /// Accepts refused because of a gap.
-    pub gaps: u64,
+    gaps,
     /// Times a peer's send position was moved back.
-    pub rewinds: u64,
+    rewinds,
     /// Messages refused because of their ballot.
-    pub refused: u64,
+    refused,
     /// Times a leader stepped down by itself: no contact with a quorum, or its own log stood still.
-    pub step_downs: u64,
+    step_downs,
     /// Leadership transfers started.
-    pub transfers: u64,
+    transfers,
     /// Entries accepted over an older ballot's different value.
-    pub overwritten: u64,
+    overwritten,
     /// Commit advances held back because an entry was accepted in an older ballot.
-    pub commit_held: u64,
+    commit_held,
+
+    // Multi-Paxos.
+    /// Reads served under a lease.
+    lease_reads,
+    /// Prepares and pre-votes refused because of a lease granted to another.
+    lease_refusals,
+
+    // Basic Paxos.
+    /// First phases begun.
+    prepares,
+    /// Ballots lost to another proposer: each is followed by a pause.
+    duels,
+    /// Batches that lost their slot to another value and went on to a later one.
+    moved,
+
+    // Fast Paxos.
+    /// Slots chosen in a fast round.
+    fast_chosen,
+    /// Slots chosen in a classic round.
+    classic_chosen,
+    /// Slots in which a fast quorum became impossible.
+    collisions,
+    /// Slots recovered by the coordinator.
+    recoveries,
+    /// Picks of a value that may have been chosen: a classic vote, or enough fast votes.
+    picks_forced,
+    /// Picks among values none of which can have been chosen.
+    picks_free,
+    /// Changes from fast to classic rounds because too few replicas answer.
+    fallbacks,
+    /// Changes back to fast rounds.
+    returns,
+
+    // EPaxos.
+    /// Instances committed by this command leader in one round trip.
+    fast_commits,
+    /// Instances committed by this command leader in two.
+    slow_commits,
+    /// Pre-acceptances that added dependencies.
+    conflicts,
+    /// Instances whose recovery this replica began.
+    recovery_starts,
+    /// Recoveries that found the instance committed.
+    recovered_committed,
+    /// Recoveries that found it accepted.
+    recovered_accepted,
+    /// Recoveries that had to keep what was pre-accepted.
+    recovered_preaccepted,
+    /// Recoveries that ended with a no-op.
+    recovered_noop,
+    /// Validations asked for.
+    validates,
+    /// Validations that found an instance that may exclude the one recovered.
+    validates_rejected,
+    /// Recoveries that had to wait for another instance.
+    waits,
+    /// Such waits that ended with the value.
+    waits_accepted,
+    /// Such waits that ended with a no-op.
+    waits_noop,
+    /// Batches proposed again after their instance became a no-op.
+    resubmitted,
+    /// Instances in the largest strongly connected component executed.
+    component_max,
+    /// Times new batches were held back because too much waits for execution.
+    held_back,
+}
+
+/// What a replica remembers when it starts.
+#[derive(Clone, Copy, Debug)]
+pub struct Past<'a> {
+    /// What the state machine holds.
+    pub executed: &'a Frontier,
+    /// How often the node has started, this time included.
+    pub incarnation: Incarnation,
+}
+
+/// What a record is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The position: the log must keep the record until a durable snapshot covers it.
+    pub position: Position,
+    /// Whether the value of the position lies beside the record (no body: a no-op).
+    pub has_value: bool,
 }
 
 /// A replication protocol as a pure state machine.
 pub trait Protocol: Sized {
+    /// Its name.
+    const KIND: ProtocolKind;
+    /// How it orders what it decides.
+    const ORDER: Order;
+    /// Whether values are accepted in the order of their slots: then a log with a value but not the one before it has lost
+    /// something.
+    const ACCEPTS_IN_ORDER: bool;
     /// What one replica may say to another; small: the batch travels beside it.
     type Message: Fixed + Copy + std::fmt::Debug;
     /// What must survive a crash; small: the batch lies beside it in the log.
     type Record: Fixed + Copy + std::fmt::Debug;
 
-    /// A replica whose state machine holds everything up to and including `executed` (0: nothing) and whose node starts
-    /// for the `incarnation`-th time. Followed by [`Protocol::replay`] for each record of its log, then
-    /// [`Protocol::start`].
-    fn open(group: Group, tuning: Tuning, executed: Slot, incarnation: Incarnation, random: Random) -> Self;
+    /// A replica with that past. Followed by [`Protocol::replay`] for each record of its log, then [`Protocol::start`].
+    fn open(group: Group, tuning: Tuning, past: Past<'_>, random: Random) -> Self;
 
     /// Takes in one record of the log, oldest first. May choose values; does nothing else.
     fn replay(&mut self, record: Self::Record, body: Option<Frame>, effects: &mut Effects<Self>);
@@ -326,25 +536,41 @@ pub trait Protocol: Sized {
     /// The log is replayed; life begins at `now`.
     fn start(&mut self, now: Instant, effects: &mut Effects<Self>);
 
-    /// Same state, same event, same `now`: same effects.
+    /// Same state, same event, same `now`: same effects. `now` is read after the event arrived: a lease granted or trusted
+    /// at a time before that would last too long.
     fn step(&mut self, now: Instant, event: Event<Self>, effects: &mut Effects<Self>);
 
     /// When [`Event::Deadline`] is wanted. A time that has passed means: at the end of this turn.
     fn deadline(&self) -> Option<Instant>;
 
-    /// The slot whose value lies beside this record, if it accepts one.
-    fn record_slot(record: &Self::Record) -> Option<Slot>;
+    /// What the record is about, if about one position.
+    fn record_place(record: &Self::Record) -> Option<Place>;
 
-    /// When the record was written, everything up to this slot was known to be chosen: the log behind the snapshot must
-    /// hold it.
+    /// When the record was written, at least so many positions were executed or known to be chosen without a gap: the
+    /// snapshot and the log behind it must hold them.
     fn record_committed(record: &Self::Record) -> Slot;
 
     /// One record that says everything small this replica must remember (promise, what is committed): written at the
     /// start of every log segment, because older segments are recycled.
     fn restate(&self) -> Self::Record;
 
-    /// The log below this slot (exclusive) is no longer needed from disk: a durable snapshot covers it.
-    fn truncated(&mut self, below: Slot);
+    /// A durable snapshot covers this: the log no longer holds what lies in it.
+    fn truncated(&mut self, covered: &Frontier);
+
+    /// What the log may forget once a durable snapshot covers `covered`: all of it, or less while others may still ask for
+    /// values that only the log holds.
+    fn forgettable(&self, covered: &Frontier) -> Frontier {
+        covered.clone()
+    }
+
+    /// Whether a snapshot that covers exactly `covered` can replace the state: what is executed here beyond it is executed
+    /// again. If so, it will be: nothing may change that until [`Event::Installed`] or [`Protocol::abandon_install`].
+    fn prepare_install(&mut self, _covered: &Frontier) -> bool {
+        true
+    }
+
+    /// The snapshot could not be written down.
+    fn abandon_install(&mut self) {}
 
     /// For operators.
     fn status(&self) -> Status;

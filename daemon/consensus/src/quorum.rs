@@ -5,6 +5,12 @@ pub fn classic_quorum(replica_count: usize) -> usize {
     replica_count / 2 + 1
 }
 
+/// Votes for one value that decide in a fast round: `ceil(3n/4)`, the least number for which any two fast quorums and any
+/// classic quorum have a member in common [Fast Paxos §3.1, O3].
+pub fn fast_quorum(replica_count: usize) -> usize {
+    (3 * replica_count).div_ceil(4)
+}
+
 /// The value that at least a classic quorum of `values` (one per replica) has reached: the quorum-th largest.
 pub fn reached_by_quorum<T: Ord + Copy>(values: &[T]) -> T {
     let mut sorted = [None; panch_wire::ids::REPLICAS_MAX];
@@ -27,6 +33,15 @@ mod tests {
             let mut numbers = line.split_whitespace().map(|word| word.parse::<usize>().unwrap());
             let (n, classic) = (numbers.next().unwrap(), numbers.next().unwrap());
             assert_eq!(classic_quorum(n), classic, "n = {n}");
+            assert_eq!(fast_quorum(n), numbers.next().unwrap(), "n = {n}");
+        }
+    }
+
+    #[test]
+    fn a_fast_quorum_is_the_least_that_shares_a_member_with_another_and_a_classic_one() {
+        for n in 1..=panch_wire::ids::REPLICAS_MAX {
+            let meets = |fast: usize| 2 * fast + classic_quorum(n) > 2 * n;
+            assert!(meets(fast_quorum(n)) && !meets(fast_quorum(n) - 1), "n = {n}");
         }
     }
 

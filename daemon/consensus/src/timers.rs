@@ -36,6 +36,11 @@ impl<Kind: TimerKind, const COUNT: usize> Timers<Kind, COUNT> {
         self.at[kind.index()] = None;
     }
 
+    /// Whether the timer is armed, due or not.
+    pub fn is_armed(&self, kind: Kind) -> bool {
+        self.at[kind.index()].is_some()
+    }
+
     /// Whether the timer is due at `now`; if so it is disarmed.
     pub fn fires(&mut self, kind: Kind, now: Instant) -> bool {
         self.at[kind.index()].take_if(|at| *at <= now).is_some()
@@ -75,6 +80,7 @@ mod tests {
         assert!(!timers.fires(Kind::Second, Instant(99)));
         assert_eq!(timers.next(), Some(Instant(30)));
         timers.arm(Kind::First, Instant(50));
+        assert!(timers.is_armed(Kind::First) && !timers.is_armed(Kind::Second));
         assert!(!timers.fires(Kind::First, Instant(40)));
         timers.disarm(Kind::First);
         assert_eq!(timers.next(), None);

@@ -32,7 +32,7 @@ fn footprint(entry: &Entry) -> usize {
 }
 
 /// The accepted entries that are in memory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Window {
     /// The entry of slot `s` lies at `s % ring.len()`; the length is a power of two.
     ring: Vec<Option<Entry>>,

@@ -6,7 +6,7 @@
 //! partial batch waits for at most the configured linger, and only while others are in flight.
 //!
 //! Invariants:
-//! * At most `pipeline_depth` sealed batches are outstanding; they are executed in the order of their counters.
+//! * At most `pipeline_depth` sealed batches are outstanding.
 //! * A batch gets its [`BatchId`] when it is proposed for the first time, so a batch that is given up while it waits
 //!   leaves no gap in the counters.
 //! * Everything is bounded: waiting batches by `queue_max`, memory by the pool. When there is no room the command is
@@ -209,12 +209,10 @@ impl Batcher {
         self.outstanding.iter()
     }
 
-    /// Ends the oldest batch in flight if it is `id`.
+    /// Ends the batch in flight that is `id`: the oldest, or any if the protocol does not order all batches.
     pub(crate) fn finish(&mut self, id: BatchId) -> Option<Outstanding> {
-        if self.outstanding.front()?.frame.id() != id {
-            return None;
-        }
-        self.outstanding.pop_front()
+        let index = self.outstanding.iter().position(|batch| batch.frame.id() == id)?;
+        self.outstanding.remove(index)
     }
 
     /// Ends the oldest batch in flight if its counter is below `next`: it was executed elsewhere, in a snapshot.

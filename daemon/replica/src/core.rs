@@ -1,25 +1,26 @@
-//! One core's turn, without I/O: its replicas and their common log.
+//! One core's turn, without I/O: its replicas, of whatever protocols, and their common log.
 //!
 //! A driver (the glommio loop in `panch-runtime`, the virtual world in `panch-sim`) hands in what arrived, then calls
 //! [`Core::end_turn`] once, then [`Core::next_write`] once: one log write and one packet per peer and turn, shared by
 //! all groups of the core.
 
-use panch_consensus::protocol::{Counters, Event, Group, Protocol, Random, Status, Tuning, Value};
+use panch_consensus::frontier::Frontier;
+use panch_consensus::protocol::{Counters, Event, Group, ProtocolKind, Random, Status, Tuning, Value};
 use std::io;
 
 use panch_wal::{Location, Lsn, Sync, Wal, Write, WriteFailed};
 use panch_wire::command::{Command, Reply};
 use panch_wire::frame::{Frame, FramePool};
-use panch_wire::ids::{GroupId, Incarnation, REPLICAS_MAX, ReplicaId, Slot};
-use panch_wire::record::Fixed;
+use panch_wire::ids::{GroupId, Incarnation, Position, REPLICAS_MAX, ReplicaId, Slot};
 use panch_wire::rule::{self, Rule};
 use panch_wire::time::Instant;
 
+use crate::any::{AnyReplica, each};
 use crate::batcher::Refusal;
-use crate::machine::StateMachine;
 use crate::probe::Probe;
-use crate::replica::{Level, PROTOCOL_RECORD, Replica, ReplicaConfig, Surroundings, takes_proposals};
-use crate::transfer::{SnapshotFile, TransferMessage};
+use crate::replica::{Level, PROTOCOL_RECORD, ReplicaConfig, Surroundings, takes_proposals};
+use crate::snapshot::Restored;
+use crate::transfer::SnapshotFile;
 
 /// Whom a reply is for: the driver's own words, carried along and given back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -59,7 +60,7 @@ pub trait Outbox {
     /// Answers a command.
     fn reply(&mut self, to: ReplyTo, reply: Reply<'_>);
     /// Reads a frame back from the log; answered by [`Core::loaded`].
-    fn load(&mut self, group: GroupId, slot: Slot, location: Location);
+    fn load(&mut self, group: GroupId, position: Position, location: Location);
     /// Writes a chunk of the snapshot file of `slot`; `last` completes it: sync, rename, sync the directory. Each
     /// chunk is answered by [`Core::snapshot_written`].
     fn snapshot_write(&mut self, group: GroupId, slot: Slot, offset: u64, bytes: &[u8], last: bool);
@@ -74,8 +75,10 @@ pub trait Outbox {
     );
     /// Removes a snapshot file, complete or not.
     fn snapshot_remove(&mut self, group: GroupId, slot: Slot);
-    /// A slot was executed; for observers.
-    fn executed(&mut self, _group: GroupId, _slot: Slot, _value: &Value) {}
+    /// A value was executed; for observers.
+    fn executed(&mut self, _group: GroupId, _position: Position, _value: &Value) {}
+    /// The state of a group was replaced by one in which exactly these positions are executed; for observers.
+    fn installed(&mut self, _group: GroupId, _covered: &Frontier) {}
 }
 
 /// What a core is made of.
@@ -85,8 +88,8 @@ pub struct CoreConfig {
     pub me: ReplicaId,
     /// Replicas of every group.
     pub replica_count: usize,
-    /// The groups of this core.
-    pub groups: Vec<GroupId>,
+    /// The groups of this core, each with its protocol.
+    pub groups: Vec<(GroupId, ProtocolKind)>,
     /// Settings of every replica.
     pub replica: ReplicaConfig,
     /// Knobs of the protocol.
@@ -105,11 +108,15 @@ pub fn next_incarnation(stored: Incarnation) -> Incarnation {
 pub struct GroupStatus {
     /// The group.
     pub group: GroupId,
+    /// Its protocol.
+    pub kind: ProtocolKind,
     /// What the protocol says.
     pub protocol: Status,
-    /// Everything up to here is executed.
+    /// How many positions are executed; in a log the last slot.
     pub executed: Slot,
-    /// Digest of the state after `executed`: equal on all replicas.
+    /// Names the set of positions that are executed; in a log the last slot.
+    pub frontier: u64,
+    /// Digest of the state: equal on all replicas with the same `frontier`.
     pub digest: u64,
     /// Keys in the group's table.
     pub keys: u64,
@@ -120,11 +127,11 @@ pub struct GroupStatus {
 }
 
 /// One core's replicas and their common log.
-pub struct Core<P: Protocol> {
+pub struct Core {
     me: ReplicaId,
     incarnation: Incarnation,
     /// In ascending order of group.
-    replicas: Vec<Replica<P>>,
+    replicas: Vec<AnyReplica>,
     wal: Option<Wal>,
     pool: FramePool,
     /// The latest incarnation heard of each peer.
@@ -135,31 +142,22 @@ pub struct Core<P: Protocol> {
     start_after: Option<Lsn>,
 }
 
-impl<P: Protocol> Core<P> {
+impl Core {
     /// A core before its log is replayed. `restored` holds the state of each group that has a snapshot.
     pub fn open(
         config: &CoreConfig,
         incarnation: Incarnation,
         pool: FramePool,
         mut random: impl FnMut(GroupId) -> Random,
-        mut restored: impl FnMut(GroupId) -> Option<(SnapshotFile, StateMachine)>,
+        mut restored: impl FnMut(GroupId) -> Option<(SnapshotFile, Restored)>,
     ) -> Self {
         let mut groups = config.groups.clone();
         groups.sort_unstable();
-        let replicas = groups.into_iter().map(|id| {
+        let replicas = groups.into_iter().map(|(id, kind)| {
             let home = ReplicaId((id.index() % config.replica_count) as u8);
             let group = Group { id, me: config.me, replica_count: config.replica_count, home };
-            let (file, machine) = match restored(id) {
-                Some((file, machine)) => (Some(file), machine),
-                None => (None, StateMachine::new(config.replica.machine)),
-            };
-            let executed = file.map_or(Slot(0), |file| file.slot);
-            let protocol = P::open(group, config.tuning, executed, incarnation, random(id));
-            let mut replica = Replica::new(group, config.replica, protocol, machine, executed, incarnation);
-            if let Some(file) = file {
-                replica.snapshots.found(file);
-            }
-            replica
+            let past = restored(id);
+            AnyReplica::open(kind, config, group, incarnation, random(id), past)
         });
         Self {
             me: config.me,
@@ -184,16 +182,14 @@ impl<P: Protocol> Core<P> {
         if entry.kind != PROTOCOL_RECORD {
             return Err(ReplayFault::Undecodable(group));
         }
-        let record = P::Record::decode_fixed(entry.bytes).ok_or(ReplayFault::Undecodable(group))?;
-        let body_ref = entry.body_at.map(|(body, _)| body);
-        self.replicas[index].replay(record, entry.body, entry.lsn, body_ref, out);
-        Ok(())
+        each!(&mut self.replicas[index], replica => replica.replay(entry, out))
+            .ok_or(ReplayFault::Undecodable(group))
     }
 
     /// After the replay: a slot that was known to be chosen and is now neither in the snapshot nor in the log. A node with
     /// such a hole must not start.
     pub fn hole(&self) -> Option<(GroupId, Slot)> {
-        self.replicas.iter().find_map(|replica| Some((replica.group.id, replica.hole()?)))
+        self.replicas.iter().find_map(|any| each!(any, replica => Some((replica.group.id, replica.hole()?))))
     }
 
     /// The log is replayed and this incarnation is durable: life begins as soon as the log is durable up to `replayed`,
@@ -230,7 +226,7 @@ impl<P: Protocol> Core<P> {
         if !self.is_live() {
             return Err(Refusal::Busy);
         }
-        self.replicas[index].submit(now, &self.pool, command, level, token)
+        each!(&mut self.replicas[index], replica => replica.submit(now, &self.pool, command, level, token))
     }
 
     /// Answers a read with whatever this node has executed; `None` if the group is not here or the command is no read.
@@ -241,7 +237,7 @@ impl<P: Protocol> Core<P> {
         answer: impl FnOnce(Reply<'_>) -> R,
     ) -> Option<R> {
         let index = self.index_of(group).filter(|_| command.kind.is_read())?;
-        Some(self.replicas[index].read_stale(command, answer))
+        Some(each!(&mut self.replicas[index], replica => replica.read_stale(command, answer)))
     }
 
     /// Whether a packet between these incarnations may be taken in: messages from or to an earlier life are void
@@ -279,25 +275,17 @@ impl<P: Protocol> Core<P> {
         }
         let Some(wal) = &mut self.wal else { return Ok(()) };
         let around = &mut Surroundings { now, wal, pool: &self.pool, out };
-        let replica = &mut self.replicas[index];
-        if from.index() >= replica.group.replica_count {
-            return Err(Undecodable);
-        }
-        if kind == MessageKind::Protocol as u8 {
-            let message = P::Message::decode_fixed(bytes).ok_or(Undecodable)?;
-            replica.step(Event::Deliver { from, message, body }, around);
-        } else if kind == MessageKind::Transfer as u8 {
-            let message = TransferMessage::decode_fixed(bytes).ok_or(Undecodable)?;
-            replica.on_transfer(from, message, body, around);
-        } else {
-            return Err(Undecodable);
-        }
-        Ok(())
+        each!(&mut self.replicas[index], replica => replica.on_bytes(from, kind, bytes, body, around))
+            .ok_or(Undecodable)
     }
 
     /// The connection to `peer` was lost.
     pub fn suspect(&mut self, now: Instant, peer: ReplicaId, out: &mut impl Outbox) {
-        self.for_each(now, out, |replica, around| replica.step(Event::Suspect(peer), around));
+        self.for_each(
+            now,
+            out,
+            |any, around| each!(any, replica => replica.step(Event::Suspect(peer), around)),
+        );
     }
 
     /// A log write has ended.
@@ -341,13 +329,14 @@ impl<P: Protocol> Core<P> {
             }
             self.start_after = None;
             self.durable = durable;
-            for replica in &mut self.replicas {
-                replica.start(&mut Surroundings { now, wal, pool: &self.pool, out });
+            for any in &mut self.replicas {
+                let around = &mut Surroundings { now, wal, pool: &self.pool, out };
+                each!(any, replica => replica.start(around));
             }
         }
         if durable > self.durable {
             self.durable = durable;
-            self.for_each(now, out, |replica, around| replica.durable(durable, around));
+            self.for_each(now, out, |any, around| each!(any, replica => replica.durable(durable, around)));
         }
     }
 
@@ -356,12 +345,14 @@ impl<P: Protocol> Core<P> {
         &mut self,
         now: Instant,
         group: GroupId,
-        slot: Slot,
+        position: Position,
         frame: Option<Frame>,
         out: &mut impl Outbox,
     ) {
-        let event = Event::Loaded(slot, frame.map(Value::Batch));
-        self.with(group, now, out, |replica, around| replica.step(event, around));
+        let value = frame.map(Value::Batch);
+        self.with(group, now, out, |any, around| {
+            each!(any, replica => replica.step(Event::Loaded(position, value), around));
+        });
     }
 
     /// A snapshot chunk was written; `durable` once the file is complete and survives a crash.
@@ -373,9 +364,9 @@ impl<P: Protocol> Core<P> {
         written: Result<bool, ()>,
         out: &mut impl Outbox,
     ) {
-        self.with(group, now, out, |replica, around| match written {
-            Ok(durable) => replica.snapshot_written(slot, durable, around),
-            Err(()) => replica.snapshot_failed(slot, around),
+        self.with(group, now, out, |any, around| match written {
+            Ok(durable) => each!(any, replica => replica.snapshot_written(slot, durable, around)),
+            Err(()) => each!(any, replica => replica.snapshot_failed(slot, around)),
         });
     }
 
@@ -390,20 +381,20 @@ impl<P: Protocol> Core<P> {
         bytes: Option<&[u8]>,
         out: &mut impl Outbox,
     ) {
-        self.with(group, now, out, |replica, around| {
-            replica.snapshot_read(peer, file, offset, bytes, around)
+        self.with(group, now, out, |any, around| {
+            each!(any, replica => replica.snapshot_read(peer, file, offset, bytes, around));
         });
     }
 
     /// Ends a turn: batches leave, deadlines fall, a full log asks for snapshots.
     pub fn end_turn(&mut self, now: Instant, out: &mut impl Outbox) {
-        self.for_each(now, out, |replica, around| replica.end_turn(around));
+        self.for_each(now, out, |any, around| each!(any, replica => replica.end_turn(around)));
         let Some(wal) = &mut self.wal else { return };
         if (wal.is_full() || wal.retained_size() > self.log_size_max)
             && let Some(group) = wal.oldest_blocking_group()
-            && let Ok(index) = self.replicas.binary_search_by_key(&group, |replica| replica.group.id)
+            && let Ok(index) = self.replicas.binary_search_by_key(&group, AnyReplica::group)
         {
-            self.replicas[index].snapshots.request();
+            each!(&mut self.replicas[index], replica => replica.snapshots.request());
         }
     }
 
@@ -414,8 +405,8 @@ impl<P: Protocol> Core<P> {
         let replicas = &mut self.replicas;
         let write = wal.next_write(now, |restatement| {
             if rule::holds(Rule::PromiseRestated) {
-                for replica in replicas {
-                    replica.restate(restatement);
+                for any in replicas {
+                    each!(any, replica => replica.restate(restatement));
                 }
             }
         });
@@ -433,27 +424,25 @@ impl<P: Protocol> Core<P> {
     pub fn deadline(&self) -> Option<Instant> {
         let takes = self.wal.as_ref().is_some_and(takes_proposals);
         let live = self.is_live();
-        let replicas =
-            self.replicas.iter().filter(|_| live).filter_map(|replica| replica.deadline(takes)).min();
+        let deadline = |any: &AnyReplica| each!(any, replica => replica.deadline(takes));
+        let replicas = self.replicas.iter().filter(|_| live).filter_map(deadline).min();
         let wal = self.wal.as_ref().and_then(Wal::deadline);
         [replicas, wal].into_iter().flatten().min()
     }
 
     /// For operators, per group.
     pub fn status(&self) -> impl Iterator<Item = GroupStatus> {
-        self.replicas.iter().map(|replica| GroupStatus {
-            group: replica.group.id,
-            protocol: replica.status(),
-            executed: replica.executed,
-            digest: replica.machine.digest(),
-            keys: replica.machine.key_count() as u64,
-            probe: replica.probe,
-            counters: replica.counters(),
-        })
+        self.replicas.iter().map(|any| each!(any, replica => replica.group_status()))
+    }
+
+    /// Which positions of a group are executed; `None` if the group is not here.
+    pub fn executed(&self, group: GroupId) -> Option<&Frontier> {
+        let index = self.index_of(group)?;
+        Some(each!(&self.replicas[index], replica => &replica.executed))
     }
 
     fn index_of(&self, group: GroupId) -> Option<usize> {
-        self.replicas.binary_search_by_key(&group, |replica| replica.group.id).ok()
+        self.replicas.binary_search_by_key(&group, AnyReplica::group).ok()
     }
 
     fn with<O: Outbox>(
@@ -461,7 +450,7 @@ impl<P: Protocol> Core<P> {
         group: GroupId,
         now: Instant,
         out: &mut O,
-        work: impl FnOnce(&mut Replica<P>, &mut Surroundings<'_, O>),
+        work: impl FnOnce(&mut AnyReplica, &mut Surroundings<'_, O>),
     ) {
         if self.is_live()
             && let Some(index) = self.index_of(group)
@@ -475,7 +464,7 @@ impl<P: Protocol> Core<P> {
         &mut self,
         now: Instant,
         out: &mut O,
-        mut work: impl FnMut(&mut Replica<P>, &mut Surroundings<'_, O>),
+        mut work: impl FnMut(&mut AnyReplica, &mut Surroundings<'_, O>),
     ) {
         if !self.is_live() {
             return;

@@ -13,6 +13,7 @@ mod table;
 mod tests;
 
 use panch_wire::command::{Command, CommandError, CommandKind, KEY_SIZE_MAX, Reply, flags, list};
+use panch_wire::transaction::{self, Step};
 
 use crate::machine::MachineLimits;
 use number::Text;
@@ -110,7 +111,7 @@ impl Kv {
                 Err(_) => MALFORMED,
             },
             CommandKind::Append => self.append(key, value),
-            CommandKind::MSet => self.set_many(value),
+            CommandKind::MSet => self.set_many(flags, value),
             CommandKind::Del => {
                 let mut count = 0;
                 for key in list::items(value) {
@@ -119,6 +120,7 @@ impl Kv {
                 Reply::Int(count)
             }
             CommandKind::CompareAndSet => self.compare_and_set(key, value),
+            CommandKind::Transaction => self.transact(value),
             _ => MALFORMED,
         }
     }
@@ -186,8 +188,10 @@ impl Kv {
         Reply::Int(size as i64)
     }
 
-    fn set_many(&mut self, pairs: &[u8]) -> Reply<'static> {
+    fn set_many(&mut self, flags: u8, pairs: &[u8]) -> Reply<'static> {
         // All or nothing: every pair is checked before the first is set.
+        let if_absent = flags & flags::IF_ABSENT != 0;
+        let mut refused = false;
         let mut items = list::items(pairs);
         while let (Some(key), Some(value)) = (items.next(), items.next()) {
             if key.len() > KEY_SIZE_MAX {
@@ -196,12 +200,45 @@ impl Kv {
             if value.len() > self.value_size_max {
                 return TOO_LARGE;
             }
+            refused |= if_absent && self.value(key).is_some();
+        }
+        if refused {
+            return Reply::Int(0);
         }
         let mut items = list::items(pairs);
         while let (Some(key), Some(value)) = (items.next(), items.next()) {
             self.table.set(self.table.hashed(key), value);
         }
-        Reply::Ok
+        if if_absent { Reply::Int(1) } else { Reply::Ok }
+    }
+
+    fn transact(&mut self, value: &[u8]) -> Reply<'static> {
+        if !transaction::is_valid(value) {
+            return MALFORMED;
+        }
+        // All or nothing: every condition and every size is looked at before the first write.
+        let mut holds = true;
+        for step in transaction::steps(value) {
+            match step {
+                Step::Equals(key, expected) => holds &= self.value(key) == Some(expected),
+                Step::Absent(key) => holds &= self.value(key).is_none(),
+                Step::Set(_, value) if value.len() > self.value_size_max => return TOO_LARGE,
+                Step::Set(..) | Step::Delete(_) => {}
+            }
+        }
+        if !holds {
+            return Reply::Int(0);
+        }
+        for step in transaction::steps(value) {
+            match step {
+                Step::Set(key, value) => self.table.set(self.table.hashed(key), value),
+                Step::Delete(key) => {
+                    self.table.remove(self.table.hashed(key), None);
+                }
+                Step::Equals(..) | Step::Absent(_) => {}
+            }
+        }
+        Reply::Int(1)
     }
 
     fn compare_and_set(&mut self, key: &[u8], pair: &[u8]) -> Reply<'static> {

@@ -1,82 +1,133 @@
-//! Where this replica's accepted entries lie in the log: to read them back for a peer, and to know how much of the
+//! Where this replica's records of undecided and recent positions lie in the log: to read them back for a peer, and to know how much of the
 //! log a snapshot makes superfluous.
 
 use std::collections::VecDeque;
 
+use panch_consensus::frontier::Frontier;
 use panch_wal::{BodyRef, Lsn};
-use panch_wire::ids::Slot;
+use panch_wire::ids::{Position, REPLICAS_MAX};
 
 #[derive(Clone, Copy, Debug)]
 struct Place {
-    /// The first commit group that holds an entry of this slot.
+    /// The first commit group that holds a record about this position.
     first: Lsn,
-    /// The latest entry's body; `None` for a no-op, or if the log is not on disk.
-    body: Option<BodyRef>,
-    noop: bool,
+    value: Found,
 }
 
-/// What the index knows of a slot's entry.
+/// What the index knows of the value at a position.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Found {
-    /// The entry is a no-op.
+    /// It is a no-op.
     Noop,
-    /// The entry has this body.
+    /// It has this body.
     Body(BodyRef),
-    /// Below the truncation, or not on disk.
+    /// Below the truncation, not on disk, or never written.
     Nowhere,
 }
 
-/// Slot to log position, for the slots after the last truncation.
-#[derive(Debug)]
-pub(crate) struct LogIndex {
-    base: Slot,
+/// The positions of one row after the last truncation.
+#[derive(Debug, Default)]
+struct Row {
+    /// Everything up to here is truncated.
+    upto: u64,
+    /// The number of the first place.
+    first: u64,
     places: VecDeque<Option<Place>>,
 }
 
-impl LogIndex {
-    /// An index for the slots after `executed`.
-    pub(crate) fn new(executed: Slot) -> Self {
-        Self { base: executed.next(), places: VecDeque::new() }
+impl Row {
+    fn index(&self, number: u64) -> Option<usize> {
+        number.checked_sub(self.first).map(|index| index as usize)
     }
 
-    /// The entry of `slot` is part of commit group `lsn`.
-    pub(crate) fn appended(&mut self, slot: Slot, lsn: Lsn, body: Option<BodyRef>, noop: bool) {
-        let Some(index) = slot.0.checked_sub(self.base.0) else { return };
-        let index = index as usize;
+    /// The place of `number`, made if need be; `None` if it is truncated.
+    fn reach(&mut self, number: u64) -> Option<&mut Option<Place>> {
+        if number <= self.upto {
+            return None;
+        }
+        if self.places.is_empty() {
+            self.first = number;
+        }
+        while number < self.first {
+            self.places.push_front(None);
+            self.first -= 1;
+        }
+        let index = (number - self.first) as usize;
         if index >= self.places.len() {
             self.places.resize(index + 1, None);
         }
-        let first = self.places[index].map_or(lsn, |place| place.first);
-        self.places[index] = Some(Place { first, body, noop });
+        self.places.get_mut(index)
     }
 
-    /// Where the latest entry of `slot` lies.
-    pub(crate) fn find(&self, slot: Slot) -> Found {
-        let place =
-            slot.0.checked_sub(self.base.0).and_then(|index| self.places.get(index as usize)?.as_ref());
-        match place {
-            Some(Place { noop: true, .. }) => Found::Noop,
-            Some(Place { body: Some(body), .. }) => Found::Body(*body),
-            _ => Found::Nowhere,
+    fn place(&self, number: u64) -> Option<&Place> {
+        self.places.get(self.index(number)?)?.as_ref()
+    }
+
+    fn truncate(&mut self, upto: u64) {
+        let count = ((upto + 1).saturating_sub(self.first) as usize).min(self.places.len());
+        self.places.drain(..count);
+        self.first += count as u64;
+        self.upto = self.upto.max(upto);
+    }
+
+    fn forget(&mut self, number: u64) {
+        if let Some(place) = self.index(number).and_then(|index| self.places.get_mut(index)) {
+            *place = None;
+        }
+    }
+}
+
+/// Position to log position, for what lies after the last truncation.
+#[derive(Debug)]
+pub(crate) struct LogIndex {
+    rows: [Row; REPLICAS_MAX],
+}
+
+impl LogIndex {
+    /// An index for what lies beyond `covered`.
+    pub(crate) fn new(covered: &Frontier) -> Self {
+        let mut index = Self { rows: Default::default() };
+        index.truncate(covered);
+        index
+    }
+
+    /// A record about `position` is part of commit group `lsn`; `value` if the position's value lies beside it.
+    pub(crate) fn appended(&mut self, position: Position, lsn: Lsn, value: Option<Found>) {
+        let Some(row) = self.rows.get_mut(usize::from(position.row)) else { return };
+        let Some(place) = row.reach(position.number) else { return };
+        let place = place.get_or_insert(Place { first: lsn, value: Found::Nowhere });
+        if let Some(value) = value {
+            place.value = value;
         }
     }
 
-    /// Whether the log has entries, but not the one of `slot`.
-    pub(crate) fn starts_after(&self, slot: Slot) -> bool {
-        let index = slot.0.saturating_sub(self.base.0) as usize;
-        self.places.iter().skip(index).any(Option::is_some)
-            && self.places.get(index).is_none_or(Option::is_none)
+    /// Where the latest value of `position` lies.
+    pub(crate) fn find(&self, position: Position) -> Found {
+        let row = self.rows.get(usize::from(position.row));
+        row.and_then(|row| row.place(position.number)).map_or(Found::Nowhere, |place| place.value)
     }
 
-    /// Forgets everything up to and including `slot`.
-    pub(crate) fn truncate(&mut self, slot: Slot) {
-        let count = (slot.next().0.saturating_sub(self.base.0) as usize).min(self.places.len());
-        self.places.drain(..count);
-        self.base = self.base.max(slot.next());
+    /// Whether the log has values of the row of `position` behind it, but not its own.
+    pub(crate) fn starts_after(&self, position: Position) -> bool {
+        let Some(row) = self.rows.get(usize::from(position.row)) else { return false };
+        let has_value = |place: &Option<Place>| place.is_some_and(|place| place.value != Found::Nowhere);
+        let behind = row.index(position.number).unwrap_or(0);
+        row.places.iter().skip(behind).any(has_value)
+            && !row.index(position.number).and_then(|index| row.places.get(index)).is_some_and(has_value)
     }
 
-    /// The earliest commit group that a remaining slot needs.
+    /// Forgets everything that `covered` covers.
+    pub(crate) fn truncate(&mut self, covered: &Frontier) {
+        for (number, row) in self.rows.iter_mut().enumerate() {
+            row.truncate(covered.upto(number as u8));
+            for beyond in covered.beyond(number as u8) {
+                row.forget(beyond);
+            }
+        }
+    }
+
+    /// The earliest commit group that a remaining position needs.
     pub(crate) fn earliest(&self) -> Option<Lsn> {
-        self.places.iter().flatten().map(|place| place.first).min()
+        self.rows.iter().flat_map(|row| &row.places).flatten().map(|place| place.first).min()
     }
 }

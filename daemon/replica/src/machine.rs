@@ -2,10 +2,15 @@
 //!
 //! Two replicas that have applied the same log are in the same state and have the same [`StateMachine::digest`].
 //! Nothing here knows which protocol decided the log.
+//!
+//! A protocol in which several replicas propose may decide a proposer's batches out of order. Its clients count on their
+//! order, so a batch that comes too early is held until those before it are applied: see `held`.
 
 use std::cmp::Ordering;
 
+use panch_consensus::frontier::Frontier;
 use panch_wire::command::{Command, CommandError, CommandKind, KEY_SIZE_MAX, Reply};
+use panch_wire::frame::Frame;
 use panch_wire::ids::{BatchId, GroupId, Incarnation, REPLICAS_MAX, ReplicaId, Slot};
 use panch_wire::rule::{Rule, holds};
 
@@ -13,6 +18,9 @@ use crate::kv::{Kv, digest};
 use crate::sessions::{SessionAdmission, Sessions};
 use crate::snapshot::record::{self, Totals};
 use crate::snapshot::writer::SnapshotWriter;
+use held::Held;
+
+mod held;
 
 /// No limit on values may be set higher than this, in bytes.
 pub const VALUE_SIZE_CEILING: usize = 512 << 20;
@@ -63,6 +71,9 @@ pub struct Progress {
 /// Of a proposer nothing was applied yet.
 const UNSEEN: Progress = Progress { incarnation: Incarnation(0), next: 1 };
 
+/// How many batches of a proposer may wait for one before them. Part of what all replicas decide alike.
+const HELD_MAX: u64 = 256;
+
 /// What to do with a decided batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Admission {
@@ -70,7 +81,9 @@ pub enum Admission {
     Apply,
     /// It was applied before, or its incarnation is over: skip it.
     Duplicate,
-    /// A batch before it is missing: skip it. Its proposer proposes both again.
+    /// A batch before it is missing: it is kept, and applied as soon as that one is decided.
+    Hold,
+    /// Too many batches before it are missing: skip it. Its proposer proposes them again.
     Gap,
 }
 
@@ -96,8 +109,10 @@ impl Proposers {
         }
         let admission = if id.incarnation < progress.incarnation || id.counter < progress.next {
             Admission::Duplicate
-        } else if id.counter > progress.next {
+        } else if id.counter >= progress.next + HELD_MAX {
             Admission::Gap
+        } else if id.counter > progress.next {
+            Admission::Hold
         } else {
             Admission::Apply
         };
@@ -139,6 +154,7 @@ pub struct StateMachine {
     pub(crate) kv: Kv,
     pub(crate) sessions: Sessions,
     pub(crate) proposers: Proposers,
+    pub(crate) held: Held,
     snapshot: Option<SnapshotWriter>,
     limits: MachineLimits,
 }
@@ -152,6 +168,7 @@ impl StateMachine {
             kv: Kv::new(&limits),
             sessions: Sessions::new(limits.session_count_max, limits.hash_seed),
             proposers: Proposers::default(),
+            held: Held::default(),
             snapshot: None,
             limits,
         }
@@ -182,9 +199,27 @@ impl StateMachine {
         &self.proposers
     }
 
-    /// Decides about a decided batch, see [`Proposers::admit`]. To be asked once per batch, in log order.
-    pub fn admit(&mut self, id: BatchId) -> Admission {
-        self.proposers.admit(id)
+    /// Decides about a decided batch, see [`Proposers::admit`], and keeps it if it must wait for others. To be asked once
+    /// per batch, in log order, followed by [`StateMachine::next_held`] until that has nothing.
+    pub fn admit(&mut self, batch: &Frame) -> Admission {
+        let id = batch.id();
+        let before = self.proposers.0.get(id.proposer.index()).map(|progress| progress.incarnation);
+        let admission = self.proposers.admit(id);
+        if before.is_some_and(|before| before < id.incarnation) {
+            self.held.clear(id.proposer);
+        }
+        if admission == Admission::Hold && !self.held.insert(batch.clone()) {
+            return Admission::Duplicate;
+        }
+        admission
+    }
+
+    /// The next batch of `proposer` that waited and is to be applied now.
+    pub fn next_held(&mut self, proposer: ReplicaId) -> Option<Frame> {
+        let progress = self.proposers.0.get_mut(proposer.index())?;
+        let batch = self.held.take(proposer, progress.next)?;
+        progress.next += 1;
+        Some(batch)
     }
 
     /// The counter of the next batch of `id` in `incarnation` that would be applied: all below are settled.
@@ -197,13 +232,14 @@ impl StateMachine {
         }
     }
 
-    /// Applies a command that is decided at `slot`. `scratch` is memory for answers that are put together, or are no
+    /// Applies a command that was decided with this stamp. `scratch` is memory for answers that are put together, or are no
     /// longer in the table.
     ///
     /// A command with a session header takes effect at most once; one that only reads is executed each time, because
-    /// it has no effect. `slot` must be the same on every replica: it becomes part of the state of the session.
-    pub fn apply<'a>(&'a mut self, slot: Slot, command: &Command<'_>, scratch: &'a mut Vec<u8>) -> Reply<'a> {
+    /// it has no effect. `stamp` must be the same on every replica: it becomes part of the state of the session.
+    pub fn apply<'a>(&'a mut self, stamp: u64, command: &Command<'_>, scratch: &'a mut Vec<u8>) -> Reply<'a> {
         use CommandKind::{CloseSession, ExpireSessions, OpenSession};
+        let slot = Slot(stamp);
         match (command.kind, command.session) {
             (OpenSession, Some(header)) => match self.sessions.open(slot, header.session) {
                 Ok(()) => Reply::Ok,
@@ -242,7 +278,10 @@ impl StateMachine {
     }
 
     fn digest_with(&self, sessions: u64) -> u64 {
-        digest::of_words(DIGEST_STATE, [self.kv.digest(), sessions, self.proposers.digest()])
+        digest::of_words(
+            DIGEST_STATE,
+            [self.kv.digest(), sessions, self.proposers.digest().wrapping_add(self.held.digest())],
+        )
     }
 
     /// Bytes of memory that the state has allocated, in about.
@@ -250,12 +289,13 @@ impl StateMachine {
         self.kv.size_bytes() + self.sessions.size_bytes()
     }
 
-    /// Begins a snapshot of the state as it is now, with everything up to `slot` applied. Commands may be applied while
+    /// Begins a snapshot of the state as it is now, with exactly `covered` applied. Commands may be applied while
     /// it is taken piece by piece with [`snapshot_chunk`](Self::snapshot_chunk); the snapshot does not see them.
     ///
     /// # Panics
     /// If one is being taken already, see [`is_snapshot_active`](Self::is_snapshot_active).
-    pub fn begin_snapshot(&mut self, group: GroupId, slot: Slot) {
+    pub fn begin_snapshot(&mut self, group: GroupId, covered: &Frontier, stamp: u64) {
+        let slot = covered.count();
         assert!(self.snapshot.is_none(), "one snapshot at a time: group {group:?} slot {slot:?}");
         let with_sessions = holds(Rule::SessionsInSnapshot);
         let totals = Totals {
@@ -266,6 +306,10 @@ impl StateMachine {
         let mut writer = SnapshotWriter::new(group, slot, totals);
         for (id, progress) in self.proposers.iter().filter(|(_, progress)| *progress != UNSEEN) {
             record::push_proposer(writer.stream(), id, progress);
+        }
+        record::push_covered(writer.stream(), covered, stamp);
+        for batch in self.held.iter() {
+            record::push_held(writer.stream(), batch);
         }
         if with_sessions {
             self.sessions.begin_scan();

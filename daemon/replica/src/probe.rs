@@ -19,7 +19,9 @@ pub struct Probe {
     pub applied: u64,
     /// Batches decided a second time and skipped.
     pub duplicates: u64,
-    /// Batches decided out of order and skipped; their proposer proposes them again.
+    /// Batches decided before an earlier one of their proposer, and held until that was.
+    pub held: u64,
+    /// Batches decided far out of order and skipped; their proposer proposes them again.
     pub voided: u64,
     /// Messages to peers.
     pub messages: u64,

@@ -1,6 +1,6 @@
 //! Reads that do not go through the log: they wait for a position from the protocol, then for execution to reach it.
 //!
-//! All reads of one turn form one round. Their keys are copied into the round's buffer; rounds are reused.
+//! All reads of one turn and level form one round. Their keys are copied into the round's buffer; rounds are reused.
 
 use std::collections::VecDeque;
 
@@ -53,18 +53,25 @@ impl Round {
     }
 }
 
-/// The waiting reads of one replica.
+/// The waiting reads of one replica, of one level.
 pub(crate) struct Reads {
     open: Option<Round>,
     waiting: VecDeque<Round>,
     spare: Vec<Round>,
-    next_context: u64,
+    last_context: u64,
     size: usize,
 }
 
 impl Reads {
-    pub(crate) fn new() -> Self {
-        Self { open: None, waiting: VecDeque::new(), spare: Vec::new(), next_context: 0, size: 0 }
+    /// None yet. Those of a level have odd contexts, those of the other even ones.
+    pub(crate) fn new(odd: bool) -> Self {
+        let last_context = u64::from(odd);
+        Self { open: None, waiting: VecDeque::new(), spare: Vec::new(), last_context, size: 0 }
+    }
+
+    /// Which of the two a context is of: 1 if it is odd.
+    pub(crate) fn place(context: ReadContext) -> usize {
+        (context.0 % 2) as usize
     }
 
     /// Takes a read into this turn's round.
@@ -80,7 +87,7 @@ impl Reads {
         }
         self.size += size;
         let round = self.open.get_or_insert_with(|| {
-            self.next_context += 1;
+            self.last_context += 2;
             let mut round = self.spare.pop().unwrap_or_else(|| Round {
                 context: ReadContext(0),
                 state: State::Asked,
@@ -88,7 +95,7 @@ impl Reads {
                 bytes: Vec::new(),
                 reads: Vec::new(),
             });
-            (round.context, round.state, round.since) = (ReadContext(self.next_context), State::Asked, now);
+            (round.context, round.state, round.since) = (ReadContext(self.last_context), State::Asked, now);
             round
         });
         round.bytes.extend_from_slice(command.key);
@@ -112,8 +119,8 @@ impl Reads {
         let round = self.waiting.iter_mut().find(|round| due(round.state))?;
         round.state = State::Asked;
         // An answer to the earlier question must not serve this one.
-        self.next_context += 1;
-        round.context = ReadContext(self.next_context);
+        self.last_context += 2;
+        round.context = ReadContext(self.last_context);
         Some(round.context)
     }
 
@@ -162,5 +169,50 @@ impl Reads {
                 _ => None,
             })
             .min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn get(key: &[u8]) -> Command<'_> {
+        Command { kind: CommandKind::Get, flags: 0, session: None, key, value: b"" }
+    }
+
+    #[test]
+    fn contexts_say_which_level_they_are_of() {
+        let token = ReplyTo { connection: 1, request: 1 };
+        let mut levels = [Reads::new(false), Reads::new(true)];
+        let mut seen = Vec::new();
+        for turn in 0..5 {
+            for (place, reads) in levels.iter_mut().enumerate() {
+                reads.push(Instant(turn), &get(b"a"), token).unwrap();
+                let context = reads.close_round().unwrap();
+                reads.confirmed(Instant(turn), context, None);
+                let again = reads.next_retry(Instant(turn) + RETRY_AFTER).unwrap();
+                for context in [context, again] {
+                    assert_eq!(Reads::place(context), place);
+                    assert!(!seen.contains(&context));
+                    seen.push(context);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_to_an_earlier_question_serves_nothing() {
+        let token = ReplyTo { connection: 1, request: 1 };
+        let mut reads = Reads::new(true);
+        reads.push(Instant(1), &get(b"a"), token).unwrap();
+        let first = reads.close_round().unwrap();
+        reads.confirmed(Instant(1), first, None);
+        let second = reads.next_retry(Instant(1) + RETRY_AFTER).unwrap();
+        reads.confirmed(Instant(1), first, Some(Slot(0)));
+        assert!(reads.next_servable(Slot(9)).is_none());
+        reads.confirmed(Instant(1), second, Some(Slot(9)));
+        assert!(reads.next_servable(Slot(8)).is_none());
+        let round = reads.next_servable(Slot(9)).unwrap();
+        assert_eq!(round.commands().map(|(command, _)| command).collect::<Vec<_>>(), [get(b"a")]);
     }
 }

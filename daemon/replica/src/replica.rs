@@ -1,11 +1,12 @@
 //! One replica of one group: batcher -> protocol -> gate -> execution -> replies.
 //!
 //! Invariants:
-//! * Slots are executed in order, each once; `executed` never goes back.
+//! * Values are executed in the order in which the protocol gives them, each position once.
 //! * Effects are carried out in the order in which the protocol gave them, and completely, before the next event.
 //! * A batch in flight is answered when it is executed here, whoever leads: its proposer is this replica.
 
-use panch_consensus::protocol::{Counters, Dest, Effects, Event, Group, Persist, Protocol, Status, Value};
+use panch_consensus::frontier::Frontier;
+use panch_consensus::protocol::{Chosen, Dest, Effects, Event, Group, Order, Persist, Protocol, Value};
 use panch_wal::{BodyRef, Lsn, RecordKind, Restatement, Wal};
 use panch_wire::batch::BatchView;
 use panch_wire::command::{Command, CommandError, CommandKind, Reply};
@@ -15,13 +16,15 @@ use panch_wire::record::Fixed;
 use panch_wire::time::{Duration, Instant};
 
 use crate::batcher::{BatchLimits, Batcher, Outstanding, Refusal};
-use crate::core::{MessageKind, Outbox, ReplyTo};
+use crate::core::{GroupStatus, MessageKind, Outbox, ReplyTo};
 use crate::gate::Gate;
 use crate::log_index::{Found, LogIndex};
 use crate::machine::{Admission, MachineLimits, StateMachine};
 use crate::probe::Probe;
 use crate::reads::{Reads, Round};
+use crate::snapshot::Restored;
 use crate::snapshots::Snapshots;
+use crate::transfer::TransferMessage;
 
 /// The log holds one kind of record: the protocol's.
 pub(crate) const PROTOCOL_RECORD: RecordKind = RecordKind(1);
@@ -55,6 +58,8 @@ pub enum Level {
     Log,
     /// A read at a position confirmed by a quorum.
     Quorum,
+    /// A read that a leader's lease is good enough for; without one, as [`Level::Quorum`].
+    Lease,
 }
 
 /// One replica of one group.
@@ -65,18 +70,21 @@ pub struct Replica<P: Protocol> {
     effects: Effects<P>,
     gate: Gate<P::Message>,
     batcher: Batcher,
-    reads: Reads,
+    /// Those that want a quorum and those content with a lease: neither waits for the other.
+    reads: [Reads; 2],
     pub(crate) machine: StateMachine,
     pub(crate) snapshots: Snapshots,
     pub(crate) log: LogIndex,
-    pub(crate) executed: Slot,
+    pub(crate) executed: Frontier,
+    /// The highest stamp executed.
+    pub(crate) stamp: u64,
     /// Known to be chosen when the log was written.
     logged_commit: Slot,
     incarnation: Incarnation,
     repropose_at: Option<Instant>,
     reproposed: Instant,
-    /// What was executed at the last few steps of the session clock, oldest first.
-    session_marks: [Slot; SESSION_MARKS],
+    /// The stamps at the last few steps of the session clock, oldest first.
+    session_marks: [u64; SESSION_MARKS],
     session_mark_at: Instant,
     pub(crate) probe: Probe,
     pub(crate) encoded: Vec<u8>,
@@ -86,6 +94,11 @@ pub struct Replica<P: Protocol> {
 /// Whether batches may be proposed: what room is left on a full disk is for votes and snapshots.
 pub(crate) fn takes_proposals(wal: &Wal) -> bool {
     !wal.is_stalled() && !wal.is_full()
+}
+
+/// What the index notes of a value beside a record.
+fn found(noop: bool, body: Option<BodyRef>) -> Found {
+    if noop { Found::Noop } else { body.map_or(Found::Nowhere, Found::Body) }
 }
 
 /// What a replica needs from its core while it works.
@@ -101,10 +114,10 @@ impl<P: Protocol> Replica<P> {
         group: Group,
         config: ReplicaConfig,
         protocol: P,
-        machine: StateMachine,
-        executed: Slot,
+        restored: Restored,
         incarnation: Incarnation,
     ) -> Self {
+        let Restored { covered: executed, stamp, machine, .. } = restored;
         Self {
             group,
             config,
@@ -112,16 +125,18 @@ impl<P: Protocol> Replica<P> {
             effects: Effects::default(),
             gate: Gate::new(),
             batcher: Batcher::new(config.batch, group.me, incarnation),
-            reads: Reads::new(),
+            reads: [Reads::new(false), Reads::new(true)],
             machine,
             snapshots: Snapshots::new(config.snapshot_log_size),
-            log: LogIndex::new(executed),
+            // In a graph others may still ask for values that a snapshot here covers.
+            log: LogIndex::new(&if P::ORDER == Order::Log { executed.clone() } else { Frontier::default() }),
             executed,
+            stamp,
             logged_commit: Slot(0),
             incarnation,
             repropose_at: None,
             reproposed: Instant::default(),
-            session_marks: [Slot(0); SESSION_MARKS],
+            session_marks: [0; SESSION_MARKS],
             session_mark_at: Instant::default(),
             probe: Probe::default(),
             encoded: Vec::new(),
@@ -129,28 +144,31 @@ impl<P: Protocol> Replica<P> {
         }
     }
 
-    /// Takes in one record of this replica's own log.
-    pub(crate) fn replay(
-        &mut self,
-        record: P::Record,
-        body: Option<Frame>,
-        lsn: Lsn,
-        body_ref: Option<BodyRef>,
-        out: &mut impl Outbox,
-    ) {
-        if let Some(slot) = P::record_slot(&record) {
-            self.log.appended(slot, lsn, body_ref, body.is_none());
+    /// Takes in one record of this replica's own log; `None` if it does not decode.
+    pub(crate) fn replay(&mut self, entry: panch_wal::Entry<'_>, out: &mut impl Outbox) -> Option<()> {
+        let record = P::Record::decode_fixed(entry.bytes)?;
+        let (body, body_ref, lsn) = (entry.body, entry.body_at.map(|(body, _)| body), entry.lsn);
+        if let Some(place) = P::record_place(&record) {
+            let value = place.has_value.then_some(found(body.is_none(), body_ref));
+            self.log.appended(place.position, lsn, value);
         }
         self.logged_commit = self.logged_commit.max(P::record_committed(&record));
         self.protocol.replay(record, body, &mut self.effects);
         self.execute_chosen(Instant::default(), out);
+        Some(())
     }
 
     /// The first slot that was known to be chosen, or accepted behind others, and is now neither in the snapshot nor in
     /// the log.
     pub(crate) fn hole(&self) -> Option<Slot> {
-        let next = self.executed.next();
-        (self.logged_commit > self.executed || self.log.starts_after(next)).then_some(next)
+        let next = self.executed().next();
+        let skipped = P::ACCEPTS_IN_ORDER && self.log.starts_after(next.into());
+        (self.logged_commit > self.executed() || skipped).then_some(next)
+    }
+
+    /// How many positions are executed; in a log the last slot.
+    pub(crate) fn executed(&self) -> Slot {
+        self.executed.count()
     }
 
     /// The log is replayed and this incarnation is durable.
@@ -169,8 +187,8 @@ impl<P: Protocol> Replica<P> {
         level: Level,
         token: ReplyTo,
     ) -> Result<(), Refusal> {
-        if command.kind.is_read() && level == Level::Quorum {
-            self.reads.push(now, command, token)?;
+        if command.kind.is_read() && level != Level::Log {
+            self.reads[usize::from(level == Level::Lease)].push(now, command, token)?;
             self.probe.reads += 1;
         } else {
             self.batcher.push(now, pool, command, token)?;
@@ -182,6 +200,30 @@ impl<P: Protocol> Replica<P> {
     pub(crate) fn read_stale<R>(&mut self, command: &Command<'_>, answer: impl FnOnce(Reply<'_>) -> R) -> R {
         self.probe.reads += 1;
         answer(self.machine.read(command, &mut self.reply))
+    }
+
+    /// Takes in one message of a peer; `None` if it is none.
+    pub(crate) fn on_bytes<O: Outbox>(
+        &mut self,
+        from: ReplicaId,
+        kind: u8,
+        bytes: &[u8],
+        body: Option<Frame>,
+        around: &mut Surroundings<'_, O>,
+    ) -> Option<()> {
+        if from.index() >= self.group.replica_count {
+            return None;
+        }
+        if kind == MessageKind::Protocol as u8 {
+            let message = P::Message::decode_fixed(bytes)?;
+            self.step(Event::Deliver { from, message, body }, around);
+        } else if kind == MessageKind::Transfer as u8 {
+            let message = TransferMessage::decode_fixed(bytes)?;
+            self.on_transfer(from, message, body, around);
+        } else {
+            return None;
+        }
+        Some(())
     }
 
     /// Carries out one event and everything that follows from it.
@@ -219,11 +261,13 @@ impl<P: Protocol> Replica<P> {
                 self.step(Event::Propose(frame), around);
             }
         }
-        if let Some(context) = self.reads.close_round() {
-            self.step(Event::Read(context), around);
-        }
-        while let Some(context) = self.reads.next_retry(now) {
-            self.step(Event::Read(context), around);
+        for lease in [true, false] {
+            if let Some(context) = self.reads[usize::from(lease)].close_round() {
+                self.step(Event::Read { context, lease }, around);
+            }
+            while let Some(context) = self.reads[usize::from(lease)].next_retry(now) {
+                self.step(Event::Read { context, lease }, around);
+            }
         }
         self.answer_overdue(around);
         self.pump_snapshots(around);
@@ -240,14 +284,16 @@ impl<P: Protocol> Replica<P> {
     ///
     /// While the log takes no proposals, batches are not waited for: the log's own events end that.
     pub(crate) fn deadline(&self, takes_proposals: bool) -> Option<Instant> {
-        let overdue = [self.batcher.oldest(), self.reads.oldest()];
+        let [quorum, lease] = &self.reads;
+        let overdue = [self.batcher.oldest(), quorum.oldest(), lease.oldest()];
         let overdue = overdue.into_iter().flatten().map(|since| since + self.config.request_timeout);
         let doubt =
             self.batcher.outstanding().next().map(|batch| self.reproposed.max(batch.since) + DOUBT_AFTER);
         [
             self.protocol.deadline(),
             self.batcher.deadline().filter(|_| takes_proposals),
-            self.reads.deadline(),
+            quorum.deadline(),
+            lease.deadline(),
             self.snapshots.deadline(),
             self.repropose_at,
             doubt,
@@ -259,12 +305,18 @@ impl<P: Protocol> Replica<P> {
     }
 
     /// For operators.
-    pub(crate) fn status(&self) -> Status {
-        self.protocol.status()
-    }
-
-    pub(crate) fn counters(&self) -> Counters {
-        self.protocol.counters()
+    pub(crate) fn group_status(&self) -> GroupStatus {
+        GroupStatus {
+            group: self.group.id,
+            kind: P::KIND,
+            protocol: self.protocol.status(),
+            executed: self.executed(),
+            frontier: self.executed.digest(),
+            digest: self.machine.digest(),
+            keys: self.machine.key_count() as u64,
+            probe: self.probe,
+            counters: self.protocol.counters(),
+        }
     }
 
     /// Repeats the record that states this replica's promise, at the start of a log segment.
@@ -299,7 +351,7 @@ impl<P: Protocol> Replica<P> {
                 progressed = true;
                 let mut reads = std::mem::take(&mut self.effects.reads);
                 for (context, at) in reads.drain(..) {
-                    self.reads.confirmed(around.now, context, at);
+                    self.reads[Reads::place(context)].confirmed(around.now, context, at);
                 }
                 self.effects.reads = reads;
                 self.serve_reads(around.out);
@@ -315,6 +367,11 @@ impl<P: Protocol> Replica<P> {
                     self.snapshots.want(around.now, peer, slot);
                 }
                 self.effects.snapshots = peers;
+            }
+            while let Some(id) = self.effects.settled.pop() {
+                if let Some(batch) = self.batcher.finish(id) {
+                    self.answer(batch.tokens, CommandError::Unknown, around.out);
+                }
             }
             if std::mem::take(&mut self.effects.repropose) {
                 self.doubt(around.now);
@@ -332,8 +389,9 @@ impl<P: Protocol> Replica<P> {
             self.encoded.clear();
             record.encode_fixed(&mut self.encoded);
             let appended = wal.append(self.group.id, PROTOCOL_RECORD, &self.encoded, body.as_ref());
-            if let Some(slot) = P::record_slot(&record) {
-                self.log.appended(slot, appended.lsn, appended.body, body.is_none());
+            if let Some(place) = P::record_place(&record) {
+                let value = place.has_value.then_some(found(body.is_none(), appended.body));
+                self.log.appended(place.position, appended.lsn, value);
             }
             self.gate.appended(Persist(point), appended.lsn);
             self.snapshots
@@ -380,51 +438,65 @@ impl<P: Protocol> Replica<P> {
 
     fn execute_chosen(&mut self, now: Instant, out: &mut impl Outbox) {
         let mut chosen = std::mem::take(&mut self.effects.chosen);
-        for (slot, value) in chosen.drain(..) {
-            if slot <= self.executed {
+        for Chosen { position, stamp, value } in chosen.drain(..) {
+            if !self.executed.insert(position) {
                 continue; // replayed below the snapshot
             }
-            assert_eq!(slot, self.executed.next(), "slots are chosen in order");
-            if let Value::Batch(frame) = &value {
-                self.execute_batch(now, slot, frame, out);
+            if P::ORDER == Order::Log {
+                assert_eq!(position.slot(), self.executed(), "slots are chosen in order");
             }
-            self.executed = slot;
+            self.stamp = self.stamp.max(stamp);
+            if let Value::Batch(frame) = &value {
+                self.execute_batch(now, stamp, frame, out);
+            }
             self.probe.slots += 1;
-            out.executed(self.group.id, slot, &value);
+            out.executed(self.group.id, position, &value);
         }
         self.effects.chosen = chosen;
         self.serve_reads(out);
     }
 
-    fn execute_batch(&mut self, now: Instant, slot: Slot, frame: &Frame, out: &mut impl Outbox) {
-        let id = frame.id();
-        let mine = id.proposer == self.group.me && id.incarnation == self.incarnation;
-        match self.machine.admit(id) {
-            Admission::Apply => {}
-            Admission::Duplicate => {
-                self.probe.duplicates += 1;
-                return;
-            }
+    /// Executes a decided batch, and in a log those of the same proposer that waited for it.
+    fn execute_batch(&mut self, now: Instant, stamp: u64, frame: &Frame, out: &mut impl Outbox) {
+        if P::ORDER == Order::Graph {
+            // The protocol decides a batch at one position only.
+            self.apply_batch(now, stamp, frame, out);
+            return;
+        }
+        match self.machine.admit(frame) {
+            Admission::Apply => self.apply_batch(now, stamp, frame, out),
+            Admission::Hold => self.probe.held += 1,
+            Admission::Duplicate => self.probe.duplicates += 1,
             Admission::Gap => {
                 self.probe.voided += 1;
-                if mine {
+                if self.is_mine(frame) {
                     self.doubt(now);
                 }
-                return;
             }
         }
-        let batch = if mine { self.batcher.finish(id) } else { None };
+        while let Some(frame) = self.machine.next_held(frame.id().proposer) {
+            self.apply_batch(now, stamp, &frame, out);
+        }
+    }
+
+    fn is_mine(&self, frame: &Frame) -> bool {
+        let id = frame.id();
+        id.proposer == self.group.me && id.incarnation == self.incarnation
+    }
+
+    fn apply_batch(&mut self, now: Instant, stamp: u64, frame: &Frame, out: &mut impl Outbox) {
+        let batch = if self.is_mine(frame) { self.batcher.finish(frame.id()) } else { None };
         let view = BatchView::access(frame).expect("frames are validated where they arrive");
         match &batch {
             Some(Outstanding { tokens, .. }) if !tokens.is_empty() => {
                 for (command, token) in view.commands().zip(tokens) {
-                    let reply = self.machine.apply(slot, &command, &mut self.reply);
+                    let reply = self.machine.apply(stamp, &command, &mut self.reply);
                     out.reply(*token, reply);
                 }
             }
             _ => {
                 for command in view.commands() {
-                    self.machine.apply(slot, &command, &mut self.reply);
+                    self.machine.apply(stamp, &command, &mut self.reply);
                 }
             }
         }
@@ -436,22 +508,24 @@ impl<P: Protocol> Replica<P> {
     }
 
     fn serve_reads(&mut self, out: &mut impl Outbox) {
-        while let Some(round) = self.reads.next_servable(self.executed) {
-            for (command, token) in round.commands() {
-                let reply = self.machine.read(&command, &mut self.reply);
-                out.reply(token, reply);
+        for reads in &mut self.reads {
+            while let Some(round) = reads.next_servable(self.executed.count()) {
+                for (command, token) in round.commands() {
+                    let reply = self.machine.read(&command, &mut self.reply);
+                    out.reply(token, reply);
+                }
+                reads.recycle(round);
             }
-            self.reads.recycle(round);
         }
     }
 
     fn start_loads<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
         let mut loads = std::mem::take(&mut self.effects.loads);
-        for slot in loads.drain(..) {
-            let value = match self.log.find(slot) {
+        for position in loads.drain(..) {
+            let value = match self.log.find(position) {
                 Found::Body(body) => match around.wal.locate(body) {
                     Some(location) => {
-                        around.out.load(self.group.id, slot, location);
+                        around.out.load(self.group.id, position, location);
                         continue;
                     }
                     None => None,
@@ -459,7 +533,7 @@ impl<P: Protocol> Replica<P> {
                 Found::Noop => Some(Value::Noop),
                 Found::Nowhere => None,
             };
-            self.protocol.step(around.now, Event::Loaded(slot, value), &mut self.effects);
+            self.protocol.step(around.now, Event::Loaded(position, value), &mut self.effects);
         }
         loads.append(&mut self.effects.loads);
         self.effects.loads = loads;
@@ -496,17 +570,19 @@ impl<P: Protocol> Replica<P> {
         while let Some(tokens) = self.batcher.overdue_outstanding(limit) {
             self.answer(tokens, CommandError::Unknown, around.out);
         }
-        while let Some(round) = self.reads.next_overdue(limit) {
-            self.fail_round(round, around.out);
+        for level in 0..self.reads.len() {
+            while let Some(round) = self.reads[level].next_overdue(limit) {
+                self.fail_round(level, round, around.out);
+            }
         }
     }
 
-    fn fail_round(&mut self, round: Round, out: &mut impl Outbox) {
+    fn fail_round(&mut self, level: usize, round: Round, out: &mut impl Outbox) {
         for (_, token) in round.commands() {
             out.reply(token, Reply::Error(CommandError::Unavailable));
         }
         self.probe.timeouts += 1;
-        self.reads.recycle(round);
+        self.reads[level].recycle(round);
     }
 
     fn answer(&mut self, tokens: Vec<ReplyTo>, error: CommandError, out: &mut impl Outbox) {
@@ -526,33 +602,33 @@ impl<P: Protocol> Replica<P> {
         }
         self.session_mark_at = now;
         self.session_marks.rotate_left(1);
-        let unused_since = std::mem::replace(&mut self.session_marks[SESSION_MARKS - 1], self.executed);
-        if unused_since == Slot(0) || !self.status().leading || self.machine.sessions().known_count() == 0 {
+        let unused_since = std::mem::replace(&mut self.session_marks[SESSION_MARKS - 1], self.stamp);
+        if unused_since == 0 || !self.protocol.status().leading || self.machine.sessions().known_count() == 0
+        {
             return;
         }
-        let value = unused_since.0.to_le_bytes();
+        let value = unused_since.to_le_bytes();
         let command =
             Command { kind: CommandKind::ExpireSessions, flags: 0, session: None, key: b"", value: &value };
         // Refused for want of room: the next mark is soon enough.
         let _ = self.batcher.push(now, around.pool, &command, ReplyTo::NOBODY);
     }
 
-    /// The state was replaced by one that covers everything up to `slot`.
-    pub(crate) fn installed<O: Outbox>(
-        &mut self,
-        machine: StateMachine,
-        slot: Slot,
-        around: &mut Surroundings<'_, O>,
-    ) {
-        self.machine = machine;
-        self.executed = slot;
-        self.log.truncate(slot);
-        let next = self.machine.next_counter(self.group.me, self.incarnation);
-        while let Some(batch) = self.batcher.finish_below(next) {
-            // Applied, but by others: the replies are not known here.
-            self.answer(batch.tokens, CommandError::Unknown, around.out);
+    /// The state was replaced by that of a snapshot.
+    pub(crate) fn installed<O: Outbox>(&mut self, restored: Restored, around: &mut Surroundings<'_, O>) {
+        let covered = restored.covered;
+        self.machine = restored.machine;
+        self.stamp = restored.stamp;
+        self.executed = covered.clone();
+        around.out.installed(self.group.id, &covered);
+        if P::ORDER == Order::Log {
+            let next = self.machine.next_counter(self.group.me, self.incarnation);
+            while let Some(batch) = self.batcher.finish_below(next) {
+                // Applied, but by others: the replies are not known here.
+                self.answer(batch.tokens, CommandError::Unknown, around.out);
+            }
         }
-        self.step(Event::Installed(slot), around);
+        self.step(Event::Installed(covered), around);
         self.serve_reads(around.out);
         self.doubt(around.now);
     }

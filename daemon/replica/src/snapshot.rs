@@ -1,4 +1,4 @@
-//! Snapshots: the whole state at one slot, as bytes for a file or for a replica that has fallen behind.
+//! Snapshots: the whole state after so many executed positions (in a log: at one slot), as bytes for a file or for a replica that has fallen behind.
 //!
 //! ```text
 //! header  magic "panchsnp", version u16, group u16, zero u32, slot u64, checksum u64 of all before
@@ -15,7 +15,7 @@ pub(crate) mod scan;
 mod tests;
 pub(crate) mod writer;
 
-pub use reader::{SnapshotError, SnapshotHeader, SnapshotReader};
+pub use reader::{Restored, SnapshotError, SnapshotHeader, SnapshotReader};
 
 /// Bytes of the header.
 pub const HEADER_SIZE: usize = 32;
@@ -23,6 +23,6 @@ pub const HEADER_SIZE: usize = 32;
 pub const PAYLOAD_SIZE_MAX: usize = 1 << 20;
 
 const MAGIC: [u8; 8] = *b"panchsnp";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const CHUNK_HEADER_SIZE: usize = 24;
 const CHECKSUM_SIZE: usize = 8;

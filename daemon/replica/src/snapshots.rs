@@ -1,6 +1,7 @@
 //! A replica's snapshots: when to make one, who needs one, and what the log may forget.
 
-use panch_consensus::protocol::{Event, Protocol};
+use panch_consensus::frontier::Frontier;
+use panch_consensus::protocol::{Event, Order, Protocol};
 use panch_wal::Wal;
 use panch_wire::batch::{BatchView, BatchWriter};
 use panch_wire::command::{Command, CommandKind};
@@ -12,7 +13,7 @@ use panch_wire::time::{Duration, Instant};
 
 use crate::core::{MessageKind, Outbox};
 use crate::replica::{Replica, Surroundings};
-use crate::snapshot::SnapshotReader;
+use crate::snapshot::{Restored, SnapshotReader};
 use crate::transfer::{Ack, CHUNK_SIZE, Chunk, Making, Receiving, Sendings, SnapshotFile, TransferMessage};
 
 /// How long a snapshot that could not be written waits for the next try.
@@ -25,7 +26,10 @@ pub(crate) struct Snapshots {
     log_size: u64,
     wanted: bool,
     making: Option<Making>,
+    /// What the snapshot being made covers.
+    making_covers: Frontier,
     latest: Option<SnapshotFile>,
+    latest_covers: Frontier,
     /// Peers that wait for a snapshot to exist.
     waiting: Vec<ReplicaId>,
     /// A snapshot that could not be written is tried again not before this.
@@ -35,7 +39,7 @@ pub(crate) struct Snapshots {
     sending: Sendings,
     receiving: Option<Receiving>,
     /// Complete and verified, waiting for its file to become durable.
-    received: Option<(ReplicaId, SnapshotFile, crate::machine::StateMachine)>,
+    received: Option<(ReplicaId, SnapshotFile, Restored)>,
     superseded: Vec<Slot>,
     chunk: Vec<u8>,
 }
@@ -47,7 +51,9 @@ impl Snapshots {
             log_size: 0,
             wanted: false,
             making: None,
+            making_covers: Frontier::default(),
             latest: None,
+            latest_covers: Frontier::default(),
             waiting: Vec::new(),
             retry_at: Instant(0),
             last_received: Slot(0),
@@ -60,8 +66,9 @@ impl Snapshots {
     }
 
     /// The snapshot that the node started from.
-    pub(crate) fn found(&mut self, file: SnapshotFile) {
+    pub(crate) fn found(&mut self, file: SnapshotFile, covers: &Frontier) {
         self.latest = Some(file);
+        self.latest_covers = covers.clone();
     }
 
     /// The log took in `size` bytes of this replica.
@@ -90,7 +97,9 @@ impl Snapshots {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         // A snapshot being made advances once per turn: the next turn should come at once.
         let making = self.making.is_some_and(|making| making.has_room()).then_some(Instant(0));
-        let retry = self.is_due().then_some(self.retry_at).filter(|_| self.making.is_none());
+        let retry = self.is_due().then_some(self.retry_at);
+        // Neither begins while another is on its way.
+        let retry = retry.filter(|_| self.making.is_none() && self.received.is_none());
         [making, retry, self.sending.deadline()].into_iter().flatten().min()
     }
 
@@ -105,23 +114,26 @@ impl<P: Protocol> Replica<P> {
         let group = self.group.id;
         let due = self.snapshots.is_due()
             && self.snapshots.making.is_none()
+            && self.snapshots.received.is_none()
             && self.snapshots.retry_at <= around.now;
         if due {
             self.snapshots.wanted = false;
             self.snapshots.log_size = 0;
+            if P::ORDER == Order::Graph {
+                // The log may keep what a replica that is away has not executed: another snapshot at once frees no more.
+                self.snapshots.retry_at = around.now + RETRY_AFTER;
+            }
             let covered = self.snapshots.latest.map_or(Slot(0), |file| file.slot);
-            if self.executed == covered {
-                // Nothing new to cover, but the log may hold this group's records from before the last start.
+            let executed = self.executed();
+            if executed == covered {
+                // Nothing new to cover, but the log may hold what it need not hold any more.
+                self.log.truncate(&self.protocol.forgettable(&self.snapshots.latest_covers));
                 self.raise_floor(around.wal);
-            } else if self.executed != self.snapshots.last_received {
-                self.machine.begin_snapshot(group, self.executed);
-                self.snapshots.making = Some(Making {
-                    slot: self.executed,
-                    offset: 0,
-                    writing: 0,
-                    complete: false,
-                    failed: false,
-                });
+            } else if executed != self.snapshots.last_received {
+                self.machine.begin_snapshot(group, &self.executed, self.stamp);
+                self.snapshots.making_covers = self.executed.clone();
+                self.snapshots.making =
+                    Some(Making { slot: executed, offset: 0, writing: 0, complete: false, failed: false });
             }
         }
         if let Some(making) = &mut self.snapshots.making
@@ -167,7 +179,8 @@ impl<P: Protocol> Replica<P> {
                 let file = SnapshotFile { slot, size: making.offset };
                 self.snapshots.making = None;
                 self.probe.snapshots += 1;
-                self.supersede(file, around);
+                let covered = std::mem::take(&mut self.snapshots.making_covers);
+                self.supersede(file, &covered, around);
                 for peer in std::mem::take(&mut self.snapshots.waiting) {
                     self.snapshots.sending.start(around.now, peer, file);
                 }
@@ -175,14 +188,14 @@ impl<P: Protocol> Replica<P> {
             return;
         }
         if durable && self.snapshots.received.as_ref().is_some_and(|(_, file, _)| file.slot == slot) {
-            let (from, file, machine) = self.snapshots.received.take().expect("just seen");
-            if file.slot > self.executed {
-                self.probe.installs += 1;
-                self.abandon_making();
-                self.supersede(file, around);
-                self.installed(machine, file.slot, around);
-            } else if self.snapshots.latest != Some(file) {
+            let (from, file, restored) = self.snapshots.received.take().expect("just seen");
+            if P::ORDER == Order::Log && file.slot <= self.executed() {
+                // The log went on meanwhile and has everything.
                 around.out.snapshot_remove(self.group.id, file.slot);
+            } else {
+                self.probe.installs += 1;
+                self.supersede(file, &restored.covered, around);
+                self.installed(restored, around);
             }
             self.send_transfer(
                 from,
@@ -205,6 +218,7 @@ impl<P: Protocol> Replica<P> {
         }
         if self.snapshots.received.as_ref().is_some_and(|(_, file, _)| file.slot == slot) {
             self.snapshots.received = None;
+            self.protocol.abandon_install();
         }
     }
 
@@ -219,7 +233,8 @@ impl<P: Protocol> Replica<P> {
     }
 
     fn end_failed_making<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
-        let Some(making) = self.snapshots.making.filter(|making| making.writing == 0) else { return };
+        let ended = |making: &Making| making.failed && making.writing == 0;
+        let Some(making) = self.snapshots.making.filter(ended) else { return };
         self.snapshots.making = None;
         around.out.snapshot_remove(self.group.id, making.slot);
         self.snapshots.retry_at = around.now + RETRY_AFTER;
@@ -297,8 +312,8 @@ impl<P: Protocol> Replica<P> {
         body: Option<Frame>,
         around: &mut Surroundings<'_, O>,
     ) {
-        if slot <= self.executed {
-            // What the snapshot holds is executed here already.
+        if slot <= self.executed() {
+            // In a log, what the snapshot holds is executed here already; in a graph, its sender is behind too.
             if let Some(overtaken) = self.snapshots.receiving.take_if(|it| it.slot <= slot) {
                 around.out.snapshot_remove(self.group.id, overtaken.slot);
             }
@@ -347,17 +362,28 @@ impl<P: Protocol> Replica<P> {
             self.refuse(around.out);
             return;
         }
-        around.out.snapshot_write(self.group.id, slot, offset - bytes.len() as u64, bytes, complete);
+        let start = offset - bytes.len() as u64;
         if !complete {
+            around.out.snapshot_write(self.group.id, slot, start, bytes, false);
             self.send_transfer(from, TransferMessage::Ack(Ack { slot: slot.0, offset }), None, around.out);
             return;
         }
         let receiving = self.snapshots.receiving.take().expect("just fed");
-        match receiving.reader.finish() {
-            Ok((found, machine)) if found.group == self.group.id && found.slot == slot => {
-                self.snapshots.received = Some((from, SnapshotFile { slot, size }, machine));
+        let restored = receiving.reader.finish().ok();
+        let restored = restored.filter(|it| it.group == self.group.id && it.covered.count() == slot);
+        // Decided before the file gets its name: at the next start the newest file counts, and everything that the log has
+        // lost since the one before must be in it. So it is taken only if it has more, and nothing of the own is lost.
+        let restored =
+            restored.filter(|it| slot > self.executed() && self.protocol.prepare_install(&it.covered));
+        match restored {
+            Some(restored) => {
+                around.out.snapshot_write(self.group.id, slot, start, bytes, true);
+                self.snapshots.received = Some((from, SnapshotFile { slot, size }, restored));
+                self.abandon_making();
+                self.end_failed_making(around);
             }
-            _ => {
+            None => {
+                self.snapshots.last_received = Slot(0);
                 around.out.snapshot_remove(self.group.id, slot);
                 self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
             }
@@ -372,14 +398,20 @@ impl<P: Protocol> Replica<P> {
     }
 
     /// `file` is durable: the log below it may go.
-    fn supersede<O: Outbox>(&mut self, file: SnapshotFile, around: &mut Surroundings<'_, O>) {
+    fn supersede<O: Outbox>(
+        &mut self,
+        file: SnapshotFile,
+        covered: &Frontier,
+        around: &mut Surroundings<'_, O>,
+    ) {
         if let Some(old) = self.snapshots.latest.replace(file)
             && old.slot != file.slot
         {
             self.snapshots.superseded.push(old.slot);
         }
-        self.log.truncate(file.slot);
-        self.protocol.truncated(file.slot.next());
+        self.protocol.truncated(covered);
+        self.snapshots.latest_covers = covered.clone();
+        self.log.truncate(&self.protocol.forgettable(covered));
         self.raise_floor(around.wal);
         self.remove_superseded(around.out);
     }

@@ -5,7 +5,6 @@ use std::cell::Cell;
 
 use panch_replica::machine::{MachineLimits, StateMachine};
 use panch_wire::command::{Command, CommandKind, Reply, SessionHeader};
-use panch_wire::ids::Slot;
 
 thread_local! {
     static ALLOCATION_COUNT: Cell<usize> = const { Cell::new(0) };
@@ -65,7 +64,7 @@ fn a_million_small_keys_fit_well_below_110_mib() {
     let mut machine = StateMachine::new(MachineLimits::default());
     let mut scratch = Vec::new();
     for number in 0..1_000_000 {
-        machine.apply(Slot(1), &command(CommandKind::Set, &key(number), &[b'v'; 16]), &mut scratch);
+        machine.apply(1, &command(CommandKind::Set, &key(number), &[b'v'; 16]), &mut scratch);
     }
     assert_eq!(machine.key_count(), 1_000_000);
     let (live, peak) = (LIVE_SIZE.get() - before, PEAK_SIZE.get() - before);
@@ -84,7 +83,7 @@ fn small_values_are_set_read_and_counted_without_allocating() {
             let value = [7; 40];
             let mut apply = |kind, value: &[u8]| {
                 assert!(!matches!(
-                    machine.apply(Slot(1), &command(kind, &key, value), &mut scratch),
+                    machine.apply(1, &command(kind, &key, value), &mut scratch),
                     Reply::Error(_)
                 ));
             };
@@ -108,7 +107,7 @@ fn long_values_are_overwritten_in_place() {
     let allocations = allocations_of_second(|| {
         for number in 0..200u32 {
             let length = 1000 - number as usize % 300;
-            machine.apply(Slot(1), &command(CommandKind::Set, &key(number), &value[..length]), &mut scratch);
+            machine.apply(1, &command(CommandKind::Set, &key(number), &value[..length]), &mut scratch);
         }
     });
     assert_eq!(allocations, 0);
@@ -120,14 +119,14 @@ fn a_running_session_does_not_allocate() {
     let mut scratch = Vec::new();
     let open = SessionHeader { session: 9, number: 1, acked_below: 1 };
     let command_open = Command { session: Some(open), ..command(CommandKind::OpenSession, b"", b"") };
-    machine.apply(Slot(1), &command_open, &mut scratch);
+    machine.apply(1, &command_open, &mut scratch);
     let mut next = 1u64;
     let allocations = allocations_of_second(|| {
         for _ in 0..1000 {
             let header = SessionHeader { session: 9, number: next, acked_below: next.saturating_sub(50) };
             let command =
                 Command { session: Some(header), ..command(CommandKind::GetSet, b"key", b"short value") };
-            assert!(!matches!(machine.apply(Slot(next), &command, &mut scratch), Reply::Error(_)));
+            assert!(!matches!(machine.apply(next, &command, &mut scratch), Reply::Error(_)));
             next += 1;
         }
     });

@@ -16,7 +16,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use panch_consensus::multi::Multi;
 use panch_replica::core::Core;
 use panch_ring::clock;
 use panch_ring::event::{Event, Token};
@@ -78,7 +77,7 @@ pub(crate) struct CoreLoop {
     pub(crate) ring: Ring,
     pub(crate) port: MeshPort<Parcel>,
     pub(crate) pool: FramePool,
-    pub(crate) core: Core<Multi>,
+    pub(crate) core: Core,
     pub(crate) out: Outputs,
     pub(crate) log: LogIo,
     pub(crate) hello: Hello,
@@ -112,7 +111,7 @@ impl CoreLoop {
         ring: Ring,
         port: MeshPort<Parcel>,
         pool: FramePool,
-        core: Core<Multi>,
+        core: Core,
         out: Outputs,
         log: LogIo,
         hello: Hello,
@@ -160,13 +159,14 @@ impl CoreLoop {
 
     /// One turn. True if anything was done, so that the next turn should come at once.
     pub(crate) fn turn(&mut self) -> Result<bool, CoreFault> {
-        let now = clock::now();
         let mut busy = false;
         while let Some(event) = self.ring.next_event() {
             busy = true;
-            self.on_event(now, event)?;
+            // Read after the event arrived, which may be long after the one before: leases depend on it.
+            self.on_event(clock::now(), event)?;
         }
-        busy |= self.drain_mesh(now);
+        busy |= self.drain_mesh();
+        let now = clock::now();
         while let Some(done) = self.out.storage.next_done() {
             busy = true;
             self.on_done(now, done);

@@ -7,11 +7,16 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use panch_consensus::protocol::ProtocolKind;
 use panch_replica::core::next_incarnation;
 use panch_wire::ids::{Incarnation, ReplicaId};
 
 const FILE: &str = "identity";
 const LOCK: &str = "lock";
+/// The layout of the identity file.
+const FORMAT: u64 = 2;
+/// What the file started with in the layout before, which had no number.
+const EARLIER: &str = "cluster ";
 
 /// What a data directory says of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,8 +27,10 @@ pub(crate) struct Identity {
     pub(crate) node: ReplicaId,
     /// How many core logs the directory has.
     pub(crate) cores: usize,
-    /// How many groups the cluster has.
-    pub(crate) groups: u16,
+    /// How each group of the cluster decides: its log can be read by that protocol only.
+    pub(crate) protocols: Vec<ProtocolKind>,
+    /// Which group every key lives in, as a line of text that is the same for the same routing.
+    pub(crate) routing: String,
     /// How often the node has started, this time included.
     pub(crate) incarnation: Incarnation,
     /// What the core logs are named: drawn once, when the directory was made.
@@ -64,6 +71,33 @@ pub enum IdentityFault {
         /// In the configuration.
         wanted: u64,
     },
+    /// The directory was made by a version that kept less in its identity file.
+    #[error("data directory {} was made by an earlier version of panchd: start it with that version, or empty the data directories of all nodes to start a new cluster", .0.display())]
+    Earlier(PathBuf),
+    /// A group decides by another protocol than the one that wrote its log.
+    #[error("data directory {} was made with protocol = \"{}\" for group {group}{}, but the configuration says \"{}\": the protocol of a group cannot change while it has data, so restore protocol = \"{}\" for it (`cluster.protocol`, or its entry of `cluster.placement`), or empty the data directories of all nodes to start a new cluster", path.display(), found.name(), and_more(*more), wanted.name(), found.name())]
+    Protocol {
+        /// The directory.
+        path: PathBuf,
+        /// The first group that differs.
+        group: u16,
+        /// How many more differ in the same way.
+        more: usize,
+        /// In the directory.
+        found: ProtocolKind,
+        /// In the configuration.
+        wanted: ProtocolKind,
+    },
+    /// Keys would be looked for in other groups than those that they were written to.
+    #[error("data directory {} was made with other groups for keys: they were \"{found}\" and the configuration says \"{wanted}\" (`*`: keys without a prefix). Keys would not be found where they were written, so restore `prefix`, `groups` and `other_keys` of `cluster.placement`, or empty the data directories of all nodes to start a new cluster", path.display())]
+    Routing {
+        /// The directory.
+        path: PathBuf,
+        /// In the directory.
+        found: String,
+        /// In the configuration.
+        wanted: String,
+    },
     /// The number of cores or groups changed.
     #[error("data directory {} was made with {what} = {found}, but the configuration says {wanted}: each core has a log of its own groups, so restore {what} = {found}", path.display())]
     Layout {
@@ -76,6 +110,11 @@ pub enum IdentityFault {
         /// In the configuration.
         wanted: usize,
     },
+}
+
+/// ` and 2 more`, or nothing.
+fn and_more(count: usize) -> String {
+    if count > 0 { format!(" and {count} more") } else { String::new() }
 }
 
 /// A data directory that this process holds, with its next incarnation durable.
@@ -109,6 +148,7 @@ impl DataDir {
         }
         let file = path.join(FILE);
         let mut identity = match fs::read_to_string(&file) {
+            Ok(text) if text.starts_with(EARLIER) => return Err(IdentityFault::Earlier(path.to_path_buf())),
             Ok(text) => parse(&text).map_err(|line| IdentityFault::Damaged { path: file.clone(), line })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Identity { incarnation: Incarnation(0), log: fresh_name(wanted), ..wanted.clone() }
@@ -148,19 +188,38 @@ fn check(path: &Path, found: &Identity, wanted: &Identity) -> Result<(), Identit
     if found.cores != wanted.cores {
         return Err(layout("cores", found.cores, wanted.cores));
     }
-    if found.groups != wanted.groups {
-        return Err(layout("groups", usize::from(found.groups), usize::from(wanted.groups)));
+    if found.protocols.len() != wanted.protocols.len() {
+        return Err(layout("groups", found.protocols.len(), wanted.protocols.len()));
+    }
+    let pairs = || found.protocols.iter().copied().zip(wanted.protocols.iter().copied());
+    if let Some((group, pair)) = (0..).zip(pairs()).find(|(_, (found, wanted))| found != wanted) {
+        return Err(IdentityFault::Protocol {
+            path: path.to_path_buf(),
+            group,
+            more: pairs().filter(|other| *other == pair).count() - 1,
+            found: pair.0,
+            wanted: pair.1,
+        });
+    }
+    if found.routing != wanted.routing {
+        return Err(IdentityFault::Routing {
+            path: path.to_path_buf(),
+            found: found.routing.clone(),
+            wanted: wanted.routing.clone(),
+        });
     }
     Ok(())
 }
 
 fn render(identity: &Identity) -> String {
+    let protocols: Vec<&str> = identity.protocols.iter().map(|kind| kind.name()).collect();
     let body = format!(
-        "cluster {:#018x}\nnode {}\ncores {}\ngroups {}\nincarnation {}\nlog {:#018x}\n",
+        "format {FORMAT}\ncluster {:#018x}\nnode {}\ncores {}\nprotocols {}\nrouting {}\nincarnation {}\nlog {:#018x}\n",
         identity.cluster,
         u64::from(identity.node.0) + 1,
         identity.cores,
-        identity.groups,
+        protocols.join(","),
+        identity.routing,
         identity.incarnation.0,
         identity.log,
     );
@@ -170,28 +229,35 @@ fn render(identity: &Identity) -> String {
 
 /// Parses the file; the number of the first bad line as the error.
 fn parse(text: &str) -> Result<Identity, usize> {
-    let number = |value: &str| match value.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16).ok(),
-        None => value.parse().ok(),
+    let line = |index: usize, key: &str| {
+        let value = text.lines().nth(index).and_then(|line| line.strip_prefix(key)?.strip_prefix(' '));
+        value.ok_or(index + 1)
     };
-    let keys = ["cluster", "node", "cores", "groups", "incarnation", "log", "checksum"];
-    let mut values = [0u64; 7];
-    for (index, key) in keys.iter().enumerate() {
-        let line = text.lines().nth(index).ok_or(index + 1)?;
-        let value = line.strip_prefix(key).and_then(|rest| rest.strip_prefix(' ')).and_then(number);
-        values[index] = value.ok_or(index + 1)?;
+    let number = |index: usize, key: &str| {
+        let value = line(index, key)?;
+        let number = match value.strip_prefix("0x") {
+            Some(digits) => u64::from_str_radix(digits, 16).ok(),
+            None => value.parse().ok(),
+        };
+        number.ok_or(index + 1)
+    };
+    if number(0, "format")? != FORMAT {
+        return Err(1);
     }
-    let [cluster, node, cores, groups, incarnation, log, _] = values;
+    let node = u8::try_from(number(2, "node")?).ok().and_then(|node| node.checked_sub(1)).ok_or(3usize)?;
+    let protocols: Option<Vec<_>> = line(4, "protocols")?.split(',').map(ProtocolKind::from_name).collect();
     let identity = Identity {
-        cluster,
-        node: ReplicaId(u8::try_from(node).ok().and_then(|node| node.checked_sub(1)).ok_or(2usize)?),
-        cores: cores as usize,
-        groups: u16::try_from(groups).map_err(|_| 4usize)?,
-        incarnation: Incarnation(u32::try_from(incarnation).map_err(|_| 5usize)?),
-        log,
+        cluster: number(1, "cluster")?,
+        node: ReplicaId(node),
+        cores: number(3, "cores")? as usize,
+        protocols: protocols.ok_or(5usize)?,
+        routing: line(5, "routing")?.to_owned(),
+        incarnation: Incarnation(u32::try_from(number(6, "incarnation")?).map_err(|_| 7usize)?),
+        log: number(7, "log")?,
     };
+    number(8, "checksum")?;
     if render(&identity) != text {
-        return Err(7);
+        return Err(9);
     }
     Ok(identity)
 }
@@ -210,7 +276,20 @@ mod tests {
     use super::*;
 
     fn wanted() -> Identity {
-        Identity { cluster: 7, node: ReplicaId(1), cores: 2, groups: 4, incarnation: Incarnation(0), log: 0 }
+        Identity {
+            cluster: 7,
+            node: ReplicaId(1),
+            cores: 2,
+            protocols: vec![
+                ProtocolKind::Multi,
+                ProtocolKind::Multi,
+                ProtocolKind::Multi,
+                ProtocolKind::Epaxos,
+            ],
+            routing: "* 0-2; \"user:\" 3".to_owned(),
+            incarnation: Incarnation(0),
+            log: 0,
+        }
     }
 
     #[test]
@@ -231,6 +310,44 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_of_other_protocols_is_refused_and_the_text_says_which_group_and_what_to_do() {
+        use ProtocolKind::{Epaxos, Fast, Multi};
+        let dir = tempfile::tempdir().unwrap();
+        drop(DataDir::open(dir.path(), &wanted()).unwrap());
+        let open = |protocols: [ProtocolKind; 4]| {
+            DataDir::open(dir.path(), &Identity { protocols: protocols.into(), ..wanted() }).map(drop)
+        };
+        let text = open([Multi, Fast, Fast, Epaxos]).unwrap_err().to_string();
+        for part in
+            ["protocol = \"multi\" for group 1 and 1 more,", "says \"fast\"", "restore protocol = \"multi\""]
+        {
+            assert!(text.contains(part), "{text}");
+        }
+        let text = open([Multi, Multi, Multi, Multi]).unwrap_err().to_string();
+        assert!(text.contains("protocol = \"epaxos\" for group 3,"), "{text}");
+        open([Multi, Multi, Multi, Epaxos]).unwrap();
+    }
+
+    #[test]
+    fn a_directory_whose_keys_live_elsewhere_is_refused_and_the_text_shows_where() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(DataDir::open(dir.path(), &wanted()).unwrap());
+        let other = Identity { routing: "* 0-3".to_owned(), ..wanted() };
+        let text = DataDir::open(dir.path(), &other).map(drop).unwrap_err().to_string();
+        assert!(
+            text.contains(r#"they were "* 0-2; "user:" 3" and the configuration says "* 0-3""#),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_directory_of_the_layout_before_is_told_from_a_damaged_one() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE), "cluster 0x0000000000000007\nnode 2\ncores 2\n").unwrap();
+        assert!(matches!(DataDir::open(dir.path(), &wanted()).map(drop), Err(IdentityFault::Earlier(_))));
+    }
+
+    #[test]
     fn foreign_changed_and_damaged_directories_are_refused_with_the_reason() {
         let dir = tempfile::tempdir().unwrap();
         drop(DataDir::open(dir.path(), &wanted()).unwrap());
@@ -248,7 +365,7 @@ mod tests {
             Err(IdentityFault::Layout { what: "cores", .. })
         ));
         assert!(matches!(
-            open(Identity { groups: 5, ..wanted() }),
+            open(Identity { protocols: vec![ProtocolKind::Multi; 5], ..wanted() }),
             Err(IdentityFault::Layout { what: "groups", .. })
         ));
         let file = dir.path().join(FILE);

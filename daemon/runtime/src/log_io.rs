@@ -3,7 +3,7 @@
 use panch_ring::parts::LogPart;
 use panch_ring::ring::{FileId, Ring};
 use panch_wal::{Location, SegmentSequence, Sync, Write};
-use panch_wire::ids::{GroupId, Slot};
+use panch_wire::ids::{GroupId, Position};
 
 use crate::token;
 
@@ -51,7 +51,7 @@ pub(crate) struct LogIo {
     files: Vec<(SegmentSequence, FileId)>,
     writes: Places<Write>,
     syncs: Places<Sync>,
-    loads: Places<(GroupId, Slot, Location)>,
+    loads: Places<(GroupId, Position, Location)>,
     spare_parts: Vec<Vec<LogPart>>,
     pub(crate) write_count: u64,
     pub(crate) write_bytes: u64,
@@ -113,13 +113,13 @@ impl LogIo {
     pub(crate) fn begin_load(
         &mut self,
         group: GroupId,
-        slot: Slot,
+        position: Position,
         location: Location,
     ) -> panch_ring::event::Token {
-        token::load(self.loads.add((group, slot, location)))
+        token::load(self.loads.add((group, position, location)))
     }
 
-    pub(crate) fn loaded(&mut self, place: usize) -> (GroupId, Slot, Location) {
+    pub(crate) fn loaded(&mut self, place: usize) -> (GroupId, Position, Location) {
         self.loads.take(place).expect("a completed read was in flight")
     }
 }

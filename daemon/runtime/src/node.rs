@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use glommio::{LocalExecutorBuilder, Placement};
-use panch_consensus::multi::Multi;
 use panch_consensus::protocol::random;
 use panch_replica::core::{Core, CoreConfig, ReplayFault};
 use panch_ring::clock;
@@ -143,11 +142,17 @@ impl Node {
     pub fn start(options: NodeOptions) -> Result<Self, NodeFault> {
         let cores = options.cpus.len();
         assert!(cores > 0 && cores < 256, "the configuration was checked");
+        assert_eq!(
+            options.routing.group_count(),
+            options.group_count(),
+            "every group has a protocol, every key a group"
+        );
         let wanted = Identity {
             cluster: options.cluster,
             node: options.node,
             cores,
-            groups: options.groups,
+            protocols: options.protocols.clone(),
+            routing: options.routing.to_string(),
             incarnation: Incarnation(0),
             log: 0,
         };
@@ -310,15 +315,15 @@ fn open_core(
         log_size_max: options.replica.snapshot_log_size * LOG_SIZE_FACTOR + options.log.segment_size,
     };
     let seed = clock::now().0 ^ data.identity.log ^ u64::from(view.incarnation.0) << 32;
-    let mut core = Core::<Multi>::open(
+    let mut core = Core::open(
         &config,
         view.incarnation,
         pool.clone(),
         |group| random(seed ^ u64::from(group.0) << 48),
         |group| {
             let at = snapshots.iter().position(|(other, _, _)| *other == group)?;
-            let (_, file, machine) = snapshots.swap_remove(at);
-            Some((file, machine))
+            let (_, file, restored) = snapshots.swap_remove(at);
+            Some((file, restored))
         },
     );
     let mut log = LogIo::default();

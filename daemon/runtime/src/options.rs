@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use panch_consensus::protocol::Tuning;
+use panch_consensus::protocol::{ProtocolKind, Tuning};
 use panch_replica::replica::ReplicaConfig;
 use panch_wal::Config as LogConfig;
+use panch_wire::client::ReadLevel;
 use panch_wire::ids::ReplicaId;
+use panch_wire::routing::Routing;
 use panch_wire::time::Duration;
 
 /// Where a member of the cluster is reached.
@@ -43,8 +45,10 @@ pub struct NodeOptions {
     pub fingerprint: u64,
     /// All nodes, by number.
     pub members: Vec<Member>,
-    /// Consensus groups of the cluster.
-    pub groups: u16,
+    /// The protocol of every consensus group of the cluster, by group.
+    pub protocols: Vec<ProtocolKind>,
+    /// Which of the groups every key lives in: for as many groups as there are `protocols`.
+    pub routing: Routing,
     /// One core thread per entry, pinned to that CPU; `None` leaves it to the scheduler.
     pub cpus: Vec<Option<usize>>,
     /// Where everything is kept.
@@ -61,6 +65,8 @@ pub struct NodeOptions {
     pub replica: ReplicaConfig,
     /// The protocol.
     pub tuning: Tuning,
+    /// How fresh the answer to a read must be whose client names no level; never [`ReadLevel::Default`].
+    pub default_read_level: ReadLevel,
     /// What to do when there is nothing to do.
     pub idle: Idle,
     /// How long [`Idle::SpinThenPark`] looks again.
@@ -71,4 +77,11 @@ pub struct NodeOptions {
     pub connections_max: usize,
     /// Bytes of unsent replies at which no more is read from a client.
     pub output_size_max: usize,
+}
+
+impl NodeOptions {
+    /// How many consensus groups the cluster has.
+    pub fn group_count(&self) -> u16 {
+        self.protocols.len() as u16
+    }
 }

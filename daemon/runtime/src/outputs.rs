@@ -7,7 +7,7 @@ use panch_replica::transfer::SnapshotFile;
 use panch_wal::Location;
 use panch_wire::command::Reply;
 use panch_wire::frame::Frame;
-use panch_wire::ids::{GroupId, ReplicaId, Slot};
+use panch_wire::ids::{GroupId, Position, ReplicaId, Slot};
 
 use crate::clients::connection::ConnectionKey;
 use crate::clients::table::Clients;
@@ -24,7 +24,7 @@ pub(crate) struct Outputs {
     /// Replies for the clients of other cores, gathering during this turn.
     pub(crate) replies: Vec<Vec<u8>>,
     /// Reads from the log to be started.
-    pub(crate) loads: VecDeque<(GroupId, Slot, Location)>,
+    pub(crate) loads: VecDeque<(GroupId, Position, Location)>,
 }
 
 impl Outbox for Outputs {
@@ -51,8 +51,8 @@ impl Outbox for Outputs {
         }
     }
 
-    fn load(&mut self, group: GroupId, slot: Slot, location: Location) {
-        self.loads.push_back((group, slot, location));
+    fn load(&mut self, group: GroupId, position: Position, location: Location) {
+        self.loads.push_back((group, position, location));
     }
 
     fn snapshot_write(&mut self, group: GroupId, slot: Slot, offset: u64, bytes: &[u8], last: bool) {

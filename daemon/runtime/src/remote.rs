@@ -15,6 +15,8 @@ use panch_wire::command::{Command, Reply};
 use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
 use panch_wire::peer::Hello;
 
+use crate::clients::submitted_level;
+
 /// Bytes of commands given to one other core and not yet taken in by it, at which no more are given.
 const OUTSTANDING_SIZE_MAX: usize = 4 << 20;
 
@@ -162,6 +164,7 @@ pub(crate) fn push_request(
         level: match level {
             Level::Log => ReadLevel::Log,
             Level::Quorum => ReadLevel::Quorum,
+            Level::Lease => ReadLevel::Lease,
         },
         ask_stages: false,
         operation: Operation::Command(*command),
@@ -184,7 +187,7 @@ pub(crate) fn request_at(bytes: &[u8], at: usize) -> Option<(RemoteRequest<'_>, 
     let terms = Terms { session: word(8), request_size_max: u32::MAX };
     let (request, size) = client::parse_request(&bytes[at + REQUEST_PREFIX..], &terms).ok()??;
     let Operation::Command(command) = request.operation else { return None };
-    let level = if request.level == ReadLevel::Log { Level::Log } else { Level::Quorum };
+    let level = submitted_level(request.level);
     let token = ReplyTo { connection: word(0), request: request.number };
     let group = GroupId(u16::from_le_bytes([prefix[16], prefix[17]]));
     Some((RemoteRequest { group, command, level, token }, at + REQUEST_PREFIX + size))
@@ -293,11 +296,11 @@ mod tests {
                 value: b"value",
             },
         ];
-        for ((command, token), level) in commands.iter().zip(tokens).zip([Level::Quorum, Level::Log]) {
+        for ((command, token), level) in commands.iter().zip(tokens).zip([Level::Lease, Level::Log]) {
             push_request(&mut bytes, GroupId(5), command, level, token);
         }
         let (first, at) = request_at(&bytes, 0).unwrap();
-        assert_eq!((first.command, first.token, first.level), (commands[0], tokens[0], Level::Quorum));
+        assert_eq!((first.command, first.token, first.level), (commands[0], tokens[0], Level::Lease));
         let (second, at) = request_at(&bytes, at).unwrap();
         assert_eq!((second.command, second.token, second.level), (commands[1], tokens[1], Level::Log));
         assert_eq!((second.group, at), (GroupId(5), bytes.len()));

@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
-use panch_replica::machine::{MachineLimits, StateMachine};
-use panch_replica::snapshot::SnapshotReader;
+use panch_replica::machine::MachineLimits;
+use panch_replica::snapshot::{Restored, SnapshotReader};
 use panch_replica::transfer::SnapshotFile;
 use panch_ring::doorbell::Doorbell;
 use panch_ring::file::{self, LogFile};
@@ -325,7 +325,7 @@ impl CoreDirectory {
     pub(crate) fn load_snapshots(
         &self,
         limits: MachineLimits,
-    ) -> io::Result<Vec<(GroupId, SnapshotFile, StateMachine)>> {
+    ) -> io::Result<Vec<(GroupId, SnapshotFile, Restored)>> {
         let mut found: Vec<(GroupId, Slot)> = Vec::new();
         for entry in fs::read_dir(&self.snapshots)? {
             let path = entry?.path();
@@ -336,7 +336,7 @@ impl CoreDirectory {
             }
         }
         found.sort_unstable_by(|left, right| right.cmp(left));
-        let mut loaded: Vec<(GroupId, SnapshotFile, StateMachine)> = Vec::new();
+        let mut loaded: Vec<(GroupId, SnapshotFile, Restored)> = Vec::new();
         for (group, slot) in found {
             let path = self.snapshot(group, slot);
             if loaded.iter().any(|(other, _, _)| *other == group) {
@@ -376,7 +376,7 @@ fn load(
     group: GroupId,
     slot: Slot,
     limits: MachineLimits,
-) -> Result<(SnapshotFile, StateMachine), String> {
+) -> Result<(SnapshotFile, Restored), String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let mut reader = SnapshotReader::new(limits);
     let mut buffer = vec![0; 1 << 20];
@@ -389,11 +389,11 @@ fn load(
         reader.feed(&buffer[..count]).map_err(|error| error.to_string())?;
         size += count as u64;
     }
-    let (header, machine) = reader.finish().map_err(|error| error.to_string())?;
-    if (header.group, header.slot) != (group, slot) {
+    let restored = reader.finish().map_err(|error| error.to_string())?;
+    if (restored.group, restored.covered.count()) != (group, slot) {
         return Err("it is another group's or slot's under a wrong name".into());
     }
-    Ok((SnapshotFile { slot, size }, machine))
+    Ok((SnapshotFile { slot, size }, restored))
 }
 
 /// Reads segments with blocking calls, at start.

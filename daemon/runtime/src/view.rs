@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use panch_consensus::protocol::ProtocolKind;
 use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
 use panch_wire::time::Instant;
 
@@ -31,8 +32,9 @@ impl NodeView {
     }
 
     /// The groups of this core.
-    pub(crate) fn groups(&self) -> Vec<GroupId> {
-        (0..self.options.groups).map(GroupId).filter(|group| self.core_of(*group) == self.core).collect()
+    pub(crate) fn groups(&self) -> Vec<(GroupId, ProtocolKind)> {
+        let all = (0..).map(GroupId).zip(self.options.protocols.iter().copied());
+        all.filter(|(group, _)| self.core_of(*group) == self.core).collect()
     }
 
     /// This node.

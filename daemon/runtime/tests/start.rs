@@ -3,14 +3,16 @@
 use std::fs;
 use std::path::Path;
 
-use panch_consensus::protocol::Tuning;
+use panch_consensus::protocol::{ProtocolKind, Tuning};
 use panch_replica::batcher::BatchLimits;
 use panch_replica::machine::MachineLimits;
 use panch_replica::replica::ReplicaConfig;
 use panch_runtime::options::{Idle, Member, NodeOptions};
 use panch_runtime::{Node, NodeFault};
 use panch_wal::{Config, Durability};
+use panch_wire::client::ReadLevel;
 use panch_wire::ids::ReplicaId;
+use panch_wire::routing::Routing;
 use panch_wire::time::Duration;
 
 fn options(data_dir: &Path, cores: usize, durability: Durability) -> NodeOptions {
@@ -20,7 +22,8 @@ fn options(data_dir: &Path, cores: usize, durability: Durability) -> NodeOptions
         cluster: 1,
         fingerprint: 2,
         members: vec![Member { peer: any, resp: any, native: any }],
-        groups: 2,
+        protocols: vec![ProtocolKind::Multi; 2],
+        routing: Routing::even(2),
         cpus: vec![None; cores],
         data_dir: data_dir.into(),
         peer_listen: any,
@@ -35,6 +38,7 @@ fn options(data_dir: &Path, cores: usize, durability: Durability) -> NodeOptions
             session_idle_max: Duration::from_secs(60),
         },
         tuning: Tuning::default(),
+        default_read_level: ReadLevel::Quorum,
         idle: Idle::Park,
         spin: Duration::ZERO,
         frame_pool_size: 16 << 20,
@@ -45,7 +49,7 @@ fn options(data_dir: &Path, cores: usize, durability: Durability) -> NodeOptions
 
 /// Runs a node until every group has a leader: until it has voted.
 fn run(options: NodeOptions) -> Result<(), NodeFault> {
-    let groups = usize::from(options.groups);
+    let groups = usize::from(options.group_count());
     let node = Node::start(options)?;
     let start = std::time::Instant::now();
     loop {

@@ -15,6 +15,7 @@ use clap::Args;
 use panch_sim::coverage::Coverage;
 use panch_sim::run::run_seed;
 use panch_sim::scenario;
+use panch_sim::settings::Mix;
 
 /// What a child does.
 #[derive(Args, Clone, Debug)]
@@ -28,6 +29,9 @@ pub(crate) struct Work {
     /// Distance between two seeds.
     #[arg(long, default_value_t = 1)]
     pub stride: u64,
+    /// The protocol, or a mix.
+    #[arg(long, default_value = "multi", value_parser = crate::mix)]
+    pub protocol: Mix,
     /// Replicas of every group.
     #[arg(long, default_value_t = 3)]
     pub replicas: u8,
@@ -71,7 +75,7 @@ pub(crate) fn work(work: &Work) -> anyhow::Result<bool> {
     while seed < work.to {
         writeln!(out, "at {seed}")?;
         out.flush()?;
-        match run_seed(seed, usize::from(work.replicas), false) {
+        match run_seed(seed, work.protocol, usize::from(work.replicas), false) {
             Ok(of_seed) => coverage.add(&of_seed),
             Err(violation) => {
                 writeln!(out, "fail {seed}\t{}", violation.to_string().escape_debug())?;
@@ -84,7 +88,7 @@ pub(crate) fn work(work: &Work) -> anyhow::Result<bool> {
         }
         seed += work.stride;
     }
-    for (name, count, _) in coverage.rows() {
+    for (name, count) in coverage.rows() {
         writeln!(out, "count {name} {count}")?;
     }
     writeln!(out, "done")?;
@@ -115,6 +119,7 @@ pub(crate) fn spawn(work: &Work) -> anyhow::Result<Child> {
     for (name, value) in [("--from", work.from), ("--to", work.to), ("--stride", work.stride)] {
         command.arg(name).arg(value.to_string());
     }
+    command.arg("--protocol").arg(work.protocol.name());
     command.arg("--replicas").arg(work.replicas.to_string());
     for (name, value) in [("--scenario", &work.scenario), ("--without", &work.without)] {
         if let Some(value) = value {

@@ -3,6 +3,7 @@
 //! The invariants see the world from outside: what was executed where, which records are on stable storage, what was sent
 //! and answered. The first violation ends the run.
 
+pub mod access;
 pub mod agreement;
 pub mod ballot;
 pub mod chosen;
@@ -13,15 +14,27 @@ pub mod exactly_once;
 pub mod executed;
 pub mod ledger;
 pub mod linearizability;
+pub mod order;
+pub mod visibility;
 
 use std::fmt;
 
-use panch_consensus::protocol::Value;
+use panch_consensus::frontier::Frontier;
+use panch_consensus::protocol::{Order, ProtocolKind, Value};
 use panch_replica::core::GroupStatus;
-use panch_wire::ids::{BatchId, GroupId, Slot};
+use panch_wire::ids::{BatchId, GroupId, Position};
 
-use crate::inspect::{Claim, Fact};
-use ledger::{Ledger, Vote};
+use crate::inspect::{Claim, Commitment, Fact};
+use access::Access;
+use ledger::{Entry, Ledger, Page};
+
+/// How a protocol orders what it decides.
+pub fn order_of(kind: ProtocolKind) -> Order {
+    match kind {
+        ProtocolKind::Basic | ProtocolKind::Multi | ProtocolKind::Fast => Order::Log,
+        ProtocolKind::Epaxos => Order::Graph,
+    }
+}
 
 /// A broken rule.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,7 +51,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What a slot holds, as far as comparing goes.
+/// What a position holds, as far as comparing goes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Held {
     /// A no-op.
@@ -56,7 +69,7 @@ impl From<&Value> for Held {
     }
 }
 
-/// What was executed in a slot. The frame itself is not kept: it would hold memory of the node's pool.
+/// What was executed at a position. The frame itself is not kept: it would hold memory of the node's pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Decision {
     /// The content.
@@ -87,6 +100,10 @@ pub struct Invariants {
     pub executed: executed::Executed,
     /// See the module.
     pub exactly_once: exactly_once::ExactlyOnce,
+    /// See the module.
+    pub order: order::KeyOrder,
+    /// See the module.
+    pub visibility: visibility::Visibility,
     violation: Option<Violation>,
 }
 
@@ -101,6 +118,8 @@ impl Invariants {
             ballots: ballot::Ballots::default(),
             executed: executed::Executed::default(),
             exactly_once: exactly_once::ExactlyOnce::default(),
+            order: order::KeyOrder::default(),
+            visibility: visibility::Visibility::new(node_count),
             violation: None,
         }
     }
@@ -119,27 +138,67 @@ impl Invariants {
         self.violation.as_ref()
     }
 
-    /// A node executed a slot; `replaying` while it reads its own log.
-    pub fn on_executed(&mut self, node: usize, group: GroupId, slot: Slot, decision: Decision) {
-        let first = self.agreement.is_new(group, slot);
-        let agreed = self.agreement.on_executed(node, group, slot, decision);
+    /// A node executed a slot of a log.
+    pub fn on_slot(&mut self, node: usize, group: GroupId, position: Position, decision: Decision) {
+        let first = self.agreement.is_new(group, position);
+        let agreed = self.agreement.on_executed(node, group, position, decision);
         self.note("agreement", agreed);
         if first {
-            let chosen = chosen::check(&self.ledger, group, slot, decision.held);
+            let chosen = chosen::check(&self.ledger, group, position, decision.held);
             self.note("chosen", chosen);
         }
-        let order = self.executed.on_executed(node, group, slot);
+        let order = self.executed.on_slot(node, group, position.slot());
         self.note("executed", order);
     }
 
+    /// A node executed an instance of a graph, with what its batch touches.
+    pub fn on_instance(
+        &mut self,
+        node: usize,
+        group: GroupId,
+        position: Position,
+        decision: Decision,
+        access: &Access,
+    ) {
+        let agreed = self.agreement.on_executed(node, group, position, decision);
+        self.note("agreement", agreed);
+        if let Some(batch) = decision.id {
+            let once = self.agreement.on_batch(group, position, batch);
+            self.note("agreement", once);
+        }
+        let once = self.executed.on_instance(node, group, position);
+        self.note("executed", once);
+        let ordered = self.order.on_executed(node, group, position, access);
+        self.note("order", ordered);
+        let seen = self.visibility.on_executed(node, group, position, access);
+        self.note("visibility", seen);
+    }
+
+    /// Somebody says that an instance is committed.
+    pub fn on_commitment(&mut self, group: GroupId, commitment: Commitment) {
+        let agreed = self.visibility.on_commitment(group, commitment);
+        self.note("visibility", agreed);
+    }
+
+    /// The state of a node in a graph is now that of a snapshot.
+    pub fn on_restored(&mut self, node: usize, group: GroupId, covered: Frontier) {
+        let whole = self.order.on_restored(node, group, &covered);
+        self.note("order", whole);
+        self.visibility.on_restored(node, group, &covered);
+        self.executed.on_restored(node, group, covered);
+    }
+
     /// A record of a node is on stable storage.
-    pub fn on_stable(&mut self, node: usize, group: GroupId, fact: Fact, held: Held) {
-        let vote = Vote { ballot: fact.ballot, held };
-        self.ledger.on_stable(node, group, fact.ballot, fact.accepts.map(|slot| (slot, vote)));
+    pub fn on_stable(&mut self, node: usize, group: GroupId, entry: Entry) {
+        let once = self.ledger.on_stable(node, group, entry);
+        self.note("vote", once);
     }
 
     /// A node appended a record to its log.
     pub fn on_appended(&mut self, node: usize, group: GroupId, fact: Fact) {
+        if let Some(voting) = fact.votes.filter(|voting| voting.attributes != 0) {
+            self.visibility.on_voted(group, voting.position);
+        }
         let obeyed = self.ballots.on_appended(node, group, fact);
         self.note("ballot", obeyed);
     }
@@ -160,9 +219,15 @@ impl Invariants {
         self.note("digest", digests);
     }
 
-    /// A node lives again, with the votes that its log gave back.
-    pub fn on_boot(&mut self, node: usize, status: &GroupStatus, replayed: &[(Slot, Vote)]) {
-        let kept = durability::check_boot(&self.ledger, node, status, replayed);
+    /// A group without a log executed so many instances at most in one strongly connected component.
+    pub fn on_component(&mut self, node: usize, group: GroupId, size: u64, bound: usize) {
+        let text = || format!("node {node} group {}: executed {size} instances as one component", group.0);
+        self.note("component", if size <= bound as u64 { Ok(()) } else { Err(text()) });
+    }
+
+    /// A node lives again, with what its log gave back.
+    pub fn on_boot(&mut self, node: usize, status: &GroupStatus, executed: &Frontier, replayed: &Page) {
+        let kept = durability::check_boot(&self.ledger, node, status, executed, replayed);
         self.note("durability", kept);
     }
 
@@ -170,5 +235,6 @@ impl Invariants {
     pub fn on_crash(&mut self, node: usize) {
         self.ballots.on_crash(node);
         self.executed.on_crash(node);
+        self.order.on_crash(node);
     }
 }

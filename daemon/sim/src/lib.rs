@@ -10,12 +10,14 @@
 //! | [`run`] | one seed of a swarm |
 //! | [`scenario`] | nasty schedules, one for each rule |
 //! | [`linear`] | linearizability of histories; used by the load generator too |
+//! | [`check`] | every schedule of small groups, within bounds |
 //! | [`coverage`] | which branches runs have taken |
 //!
 //! A seed is one run; the same seed gives the same run on every machine. Nothing here knows real time, threads or sockets.
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
+pub mod check;
 pub mod client;
 pub mod coverage;
 pub mod disk;

@@ -1,7 +1,8 @@
-//! `panch-sim`: sweeps over seeds, replays of one, scenarios, and mutants.
+//! `panch-sim`: sweeps over seeds, replays of one, scenarios, bounded exhaustive checks, and mutants.
 //!
 //! Code under test may abort the process, so whatever may fail runs in a child process: see [`child`].
 
+mod checks;
 mod child;
 #[cfg(feature = "mutants")]
 mod mutants;
@@ -12,7 +13,8 @@ use std::ops::Range;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+use panch_sim::settings::Mix;
 
 /// Tries to break panch: the same replicas and the same log as in the daemon, in a virtual world with virtual time.
 #[derive(Parser)]
@@ -41,9 +43,9 @@ struct Sweep {
 
 #[derive(Args, Clone, Copy)]
 struct Cluster {
-    /// The protocol.
-    #[arg(long, value_enum, default_value_t = ProtocolName::Multi)]
-    protocol: ProtocolName,
+    /// The protocol, or `mixed`: several groups of any.
+    #[arg(long, default_value = "multi", value_parser = mix, value_name = "PROTOCOL")]
+    protocol: Mix,
     /// Replicas of every group.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=9))]
     replicas: u8,
@@ -52,17 +54,23 @@ struct Cluster {
     threads: u8,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum ProtocolName {
-    Multi,
-}
-
 #[derive(Subcommand)]
 enum Command {
     /// Runs the scripted scenarios: all, or those named.
     Scenarios {
         /// For example T-M4.
         names: Vec<String>,
+    },
+    /// Tries every schedule of small groups, within bounds: all configurations, or those named.
+    Check {
+        /// For example fast-5-t-f1, or the beginning of several names.
+        names: Vec<String>,
+        /// States to look at in each configuration, instead of its own number.
+        #[arg(long)]
+        states_max: Option<usize>,
+        /// Configurations at once.
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..))]
+        threads: u8,
     },
     /// Removes each safety rule in turn and requires that a scenario or a seed notices.
     #[cfg(feature = "mutants")]
@@ -90,10 +98,15 @@ fn seeds(text: &str) -> anyhow::Result<Range<u64>> {
     Ok(range)
 }
 
+fn mix(text: &str) -> anyhow::Result<Mix> {
+    Mix::from_name(text).with_context(|| format!("write one of {}", Mix::NAMES.join(", ")))
+}
+
 fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     let passed = match cli.command {
         Some(Command::Scenarios { names }) => scenarios::run(&names)?,
+        Some(Command::Check { names, states_max, threads }) => checks::run(&names, states_max, threads)?,
         #[cfg(feature = "mutants")]
         Some(Command::Mutants { seeds, rule, cluster }) => mutants::run(seeds, &rule, cluster)?,
         Some(Command::Child(work)) => child::work(&work)?,

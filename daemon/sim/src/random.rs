@@ -22,6 +22,8 @@ pub enum Concern {
     Turns(usize),
     /// What the protocols draw from.
     Protocol(usize),
+    /// Which protocols, and the settings that only some of them have.
+    Knobs,
 }
 
 /// One stream.
@@ -35,6 +37,7 @@ impl Stream {
             Concern::Plan => 1,
             Concern::Faults => 2,
             Concern::Network => 3,
+            Concern::Knobs => 4,
             Concern::Client(index) => 0x100 + index as u64,
             Concern::Disk(index) => 0x200 + index as u64,
             Concern::Turns(index) => 0x300 + index as u64,

@@ -1,16 +1,14 @@
 //! One run of a swarm, from its seed to its verdict.
 
-use panch_consensus::multi::Multi;
-
 use crate::coverage::Coverage;
 use crate::invariant::Violation;
-use crate::settings::Settings;
+use crate::settings::{Mix, Settings};
 use crate::world::World;
 
-/// Runs a seed of a swarm of Multi-Paxos clusters. With `trace`, everything that happens is printed.
+/// Runs a seed of a swarm of clusters of these protocols. With `trace`, everything that happens is printed.
 ///
 /// # Errors
 /// What was violated.
-pub fn run_seed(seed: u64, replica_count: usize, trace: bool) -> Result<Coverage, Violation> {
-    World::<Multi>::new(Settings::swarm(seed, replica_count), trace).run()
+pub fn run_seed(seed: u64, mix: Mix, replica_count: usize, trace: bool) -> Result<Coverage, Violation> {
+    World::new(Settings::swarm(seed, mix, replica_count), trace).run()
 }

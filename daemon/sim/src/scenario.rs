@@ -11,27 +11,33 @@
 //! | T-M7 a follower grants a lease, restarts at once, and votes for another | leases |
 //! | T-M8 a lease is computed from the time of receipt | leases |
 
+mod basic;
 mod common;
 mod election;
+mod epaxos;
+mod fast;
 mod log;
 mod read;
 mod sessions;
 mod storage;
 
-use panch_consensus::multi::Multi;
+use panch_consensus::protocol::ProtocolKind;
 
 use crate::invariant::Violation;
+use crate::queue::MILLISECOND;
 use crate::settings::Settings;
 use crate::world::World;
 
 /// The world of the scripts.
-pub type Script = World<Multi>;
+pub type Script = World;
 
 /// What a scenario is run as.
 #[derive(Clone, Copy)]
 pub enum Body {
     /// The script, for one seed.
     Script(fn(u64) -> Result<(), String>),
+    /// The script, for one seed and so many replicas; each of these numbers.
+    Sized(&'static [usize], fn(u64, usize) -> Result<(), String>),
     /// It cannot be run before this exists.
     Needs(&'static str),
 }
@@ -57,7 +63,7 @@ macro_rules! scenarios {
     };
 }
 
-use Body::{Needs, Script as Run};
+use Body::{Needs, Script as Run, Sized};
 
 scenarios! {
     "T-C1" "a vote is sent, its write is lost in a crash, the node votes differently" Run(storage::vote_lost_in_crash);
@@ -95,7 +101,39 @@ scenarios! {
     "T-X7" "a batch is decided twice" Run(common::batch_decided_twice);
     "T-X8" "power fails everywhere at once, again and again" Run(storage::blackouts);
     "T-X9" "a large snapshot is read and sent in any order" Run(log::snapshot_read_in_any_order);
+    "T-B1" "a value accepted in a higher ballot wins, though a lower one was accepted first" Sized(SIZES, basic::highest_ballot_wins);
+    "T-B2" "an acceptor accepts without a promise; a lower Prepare arrives" Sized(SIZES, basic::accepting_promises);
+    "T-B3" "all propose at the same moments" Sized(SIZES, basic::duelling_proposers);
+    "T-B4" "a proposer dies when too few have accepted; the hole blocks nobody" Sized(SIZES, basic::proposer_dies_half_way);
+    "T-B5" "a proposer forgets its ballot in a crash and proposes something else" Sized(SIZES, basic::ballot_of_an_earlier_life);
+    "T-F1" "two coordinators in turn pick and die; the third follows the newer pick" Sized(LARGE, fast::pick_over_a_pick);
+    "T-F2" "votes are split, again and again" Sized(SIZES, fast::split_votes);
+    "T-F3" "an acceptor restarts between a vote and a duplicate" Sized(SIZES, fast::restart_between_votes);
+    "T-F4" "classic votes of one term and fast votes of the next" Sized(SIZES, fast::rounds_of_two_terms);
+    "T-F5" "a vote for a chosen batch is lost on the way to a coordinator with its own batch" Sized(SIZES, fast::one_vote_short);
+    "T-F6" "a batch is chosen in two slots" Sized(SIZES, fast::chosen_twice);
+    "T-F7" "two proposers are swapped at half of the acceptors" Sized(SIZES, fast::cascade);
+    "T-F8" "no fast quorum is up" Sized(SIZES, fast::no_fast_quorum);
+    "T-F9" "permissions and proposals of an old term arrive in a new one" Sized(SIZES, fast::old_permissions);
+    "T-F10" "votes name a batch that its proposer took with it" Sized(LARGE, fast::votes_without_the_batch);
+    "T-F11" "the classic round of a slot comes before the proposal for its fast one" Sized(SIZES, fast::classic_before_fast);
+    "T-E2" "a fast commit is answered, and its leader loses power" Sized(SIZES, epaxos::leader_dies_after_the_answer);
+    "T-E7" "a slow command leader is recovered; its batch counts once" Sized(SIZES, epaxos::slow_leader);
+    "T-E11" "everybody writes one key at once; ties are broken alike" Sized(SIZES, epaxos::same_stamps);
+    "T-E12" "an instance is known from dependencies only" Sized(SIZES, epaxos::known_by_name_only);
+    "T-E13" "numbers are never used again after restarts" Sized(SIZES, epaxos::numbers_after_restarts);
+    "T-E14" "a commit comes before the proposal, and twice" Sized(SIZES, epaxos::early_commits);
+    "T-E15" "closed loops on one key at all replicas" Sized(SIZES, epaxos::one_hot_key);
+    "T-E16" "acceptors restart; what they voted for still counts" Sized(SIZES, epaxos::acceptors_restart);
+    "T-E18" "a session on several nodes, with retries" Sized(SIZES, epaxos::wandering_session);
+    "T-E22" "a read races with a fast commit whose news are late" Sized(SIZES, epaxos::read_and_late_news);
+    "T-E23" "a leader forgets its own instance, which one peer saw" Sized(SIZES, epaxos::forgotten_instance);
 }
+
+/// Group sizes for scenarios of any.
+const SIZES: &[usize] = &[3, 5, 7];
+/// Group sizes for scenarios that need a fast quorum without somebody.
+const LARGE: &[usize] = &[5, 7];
 
 /// The scenario with this name.
 pub fn find(name: &str) -> Option<&'static Scenario> {
@@ -108,10 +146,30 @@ impl Scenario {
     /// # Errors
     /// What went wrong, with the seed.
     pub fn run(&self) -> Option<Result<(), String>> {
-        let Run(script) = self.body else { return None };
-        let failed =
-            (0..SEEDS).find_map(|seed| script(seed).err().map(|text| format!("seed {seed}: {text}")));
+        let failed = match self.body {
+            Needs(_) => return None,
+            Run(script) => {
+                (0..SEEDS).find_map(|seed| script(seed).err().map(|text| format!("seed {seed}: {text}")))
+            }
+            Sized(counts, script) => counts.iter().find_map(|count| {
+                let failed = |seed| script(seed, *count).err().map(|text| (seed, text));
+                (0..SEEDS)
+                    .find_map(failed)
+                    .map(|(seed, text)| format!("{count} replicas, seed {seed}: {text}"))
+            }),
+        };
         Some(failed.map_or(Ok(()), Err))
+    }
+
+    /// The protocol that it is about, by its name; `None`: all.
+    pub fn protocol(&self) -> Option<ProtocolKind> {
+        match self.name.as_bytes().get(2)? {
+            b'B' => Some(ProtocolKind::Basic),
+            b'M' => Some(ProtocolKind::Multi),
+            b'F' => Some(ProtocolKind::Fast),
+            b'E' => Some(ProtocolKind::Epaxos),
+            _ => None,
+        }
     }
 }
 
@@ -138,6 +196,17 @@ fn begin(settings: Settings) -> Result<(Script, usize), String> {
         Some(leader) => Ok((world, leader)),
         None => Err(format!("no leader: {}", world.describe())),
     }
+}
+
+/// A world for a script, without a leader, that has decided something everywhere.
+fn steady(settings: Settings) -> Result<Script, String> {
+    let mut world = Script::new(settings, false);
+    let written = world.set_soon(0, "r0", "start");
+    world.check().map_err(broken)?;
+    ensure!(written, "no first write: {}", world.describe());
+    world.run_for(200 * MILLISECOND);
+    world.check().map_err(broken)?;
+    Ok(world)
 }
 
 /// Heals the world and lets it come to rest; all its checks.

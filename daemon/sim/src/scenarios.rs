@@ -1,7 +1,10 @@
 //! The list of scenarios and their verdicts.
 
 use anyhow::Context;
+use panch_consensus::protocol::ProtocolKind;
 use panch_sim::scenario::{ALL, Body, Scenario, find};
+
+use panch_sim::settings::Mix;
 
 use crate::child::{Work, listen, spawn};
 
@@ -43,6 +46,7 @@ pub(crate) fn verdict(name: &str, without: Option<&str>) -> anyhow::Result<Optio
         from: 0,
         to: 0,
         stride: 1,
+        protocol: Mix::One(ProtocolKind::Multi),
         replicas: 3,
         scenario: Some(name.to_string()),
         without: without.map(str::to_string),

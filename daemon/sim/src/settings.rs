@@ -1,6 +1,6 @@
 //! What a run is like: sizes, times and which faults may strike. Everything follows from the seed.
 
-use panch_consensus::protocol::Tuning;
+use panch_consensus::protocol::{ProtocolKind, Tuning};
 use panch_replica::batcher::BatchLimits;
 use panch_replica::machine::MachineLimits;
 use panch_replica::replica::ReplicaConfig;
@@ -69,6 +69,51 @@ pub struct ClientSettings {
     pub bulk_keys: u64,
 }
 
+/// Which protocols the groups of a world have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mix {
+    /// All the same.
+    One(ProtocolKind),
+    /// Several groups of any.
+    Mixed,
+}
+
+impl Mix {
+    /// All of them, by name.
+    pub const NAMES: [&'static str; 5] = ["basic", "multi", "fast", "epaxos", "mixed"];
+
+    /// The mix of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        if name == "mixed" { Some(Self::Mixed) } else { ProtocolKind::from_name(name).map(Self::One) }
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::One(kind) => kind.name(),
+            Self::Mixed => "mixed",
+        }
+    }
+
+    /// The protocols in it.
+    pub fn kinds(&self) -> &[ProtocolKind] {
+        match self {
+            Self::One(kind) => std::slice::from_ref(kind),
+            Self::Mixed => KINDS,
+        }
+    }
+
+    fn groups(self, random: &mut Stream, count: usize) -> Vec<ProtocolKind> {
+        match self {
+            Self::One(kind) => vec![kind; count],
+            Self::Mixed => (0..count + 1).map(|_| *random.pick(KINDS)).collect(),
+        }
+    }
+}
+
+/// The protocols that there are.
+const KINDS: &[ProtocolKind] = ProtocolKind::ALL;
+
 /// Settings of a run.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -76,8 +121,8 @@ pub struct Settings {
     pub seed: u64,
     /// Replicas of every group, one per node.
     pub replica_count: usize,
-    /// Groups, all on the one core of every node.
-    pub group_count: u16,
+    /// The protocol of each group, all on the one core of every node.
+    pub protocols: Vec<ProtocolKind>,
     /// How long faults strike.
     pub trouble: Time,
     /// The mean time between two faults.
@@ -107,14 +152,21 @@ pub struct Settings {
 }
 
 const PAGE: u64 = PAGE_SIZE as u64;
+/// Frame memory of a node in a world with EPaxos, in bytes.
+const EPAXOS_POOL_SIZE_MIN: usize = 16 << 20;
 
 impl Settings {
+    /// How many groups.
+    pub fn group_count(&self) -> u16 {
+        self.protocols.len() as u16
+    }
+
     /// A good day: no faults, no clients, small files.
     pub fn calm(seed: u64, replica_count: usize) -> Self {
         Self {
             seed,
             replica_count,
-            group_count: 1,
+            protocols: vec![ProtocolKind::Multi],
             trouble: 0,
             fault_every: 100 * MILLISECOND,
             faults: FaultWeights::default(),
@@ -139,6 +191,10 @@ impl Settings {
                 tail_size_max: 256 << 10,
                 catchup_window: 16,
                 unchosen_size_max: 256 << 10,
+                slow_after: Duration::from_millis(10),
+                recover_after: Duration::from_millis(150),
+                recover_always_after: Duration::from_millis(600),
+                ..Tuning::default()
             },
             replica: ReplicaConfig {
                 batch: BatchLimits {
@@ -173,11 +229,17 @@ impl Settings {
         }
     }
 
+    /// A good day of groups of another protocol.
+    pub fn calm_of(kind: ProtocolKind, seed: u64, replica_count: usize) -> Self {
+        Self { protocols: vec![kind], ..Self::calm(seed, replica_count) }
+    }
+
     /// A day from a swarm: a random subset of faults, each with a random intensity, and random sizes everywhere.
-    pub fn swarm(seed: u64, replica_count: usize) -> Self {
+    pub fn swarm(seed: u64, mix: Mix, replica_count: usize) -> Self {
         let random = &mut Stream::new(seed, Concern::Plan);
+        let knobs = &mut Stream::new(seed, Concern::Knobs);
         let mut settings = Self::calm(seed, replica_count);
-        settings.group_count = 1 + u16::from(random.chance(250_000));
+        settings.protocols = mix.groups(knobs, 1 + usize::from(random.chance(250_000)));
         settings.trouble = random.range(300, 2500) * MILLISECOND;
         settings.fault_every = random.skewed(30, 400) * MILLISECOND;
         settings.faults = weights(random);
@@ -209,7 +271,9 @@ impl Settings {
             tail_size_max: random.skewed(4, 64) as usize * PAGE_SIZE,
             catchup_window: random.range(1, 32) as usize,
             unchosen_size_max: 256 << 10,
+            ..Tuning::default()
         };
+        knob(knobs, &mut settings.tuning);
         settings.replica.batch = BatchLimits {
             commands_max: random.range(1, 6) as usize,
             size_max: random.range(1, 4) as usize * PAGE_SIZE,
@@ -246,11 +310,25 @@ impl Settings {
             settings.pool_size = random.range(160 << 10, 400 << 10) as usize;
         }
         // The shares that the daemon gives them.
-        let share = settings.pool_size / usize::from(settings.group_count);
+        if settings.protocols.contains(&ProtocolKind::Epaxos) {
+            // Instances that wait for others keep their batches in memory: without room for them it stands still.
+            settings.pool_size = settings.pool_size.max(EPAXOS_POOL_SIZE_MIN);
+        }
+        let share = settings.pool_size / settings.protocols.len();
         settings.tuning.tail_size_max = settings.tuning.tail_size_max.min(share / 4);
         settings.tuning.unchosen_size_max = share / 8;
         settings
     }
+}
+
+/// What only some protocols look at.
+fn knob(random: &mut Stream, tuning: &mut Tuning) {
+    let recover_after = random.skewed(20, 400);
+    tuning.slow_after = Duration::from_micros(random.skewed(500, 60_000));
+    tuning.recover_after = Duration::from_millis(recover_after);
+    tuning.recover_always_after = Duration::from_millis(recover_after * random.range(2, 8));
+    tuning.free_for_all = random.chance(500_000);
+    tuning.thrifty = random.chance(300_000);
 }
 
 fn weights(random: &mut Stream) -> FaultWeights {

@@ -14,7 +14,7 @@ const RUNS_FOR_COVERAGE: u64 = 1000;
 
 /// Runs one seed here and prints everything.
 pub(crate) fn trace(seed: u64, cluster: Cluster) -> bool {
-    match run_seed(seed, usize::from(cluster.replicas), true) {
+    match run_seed(seed, cluster.protocol, usize::from(cluster.replicas), true) {
         Ok(_) => {
             println!("seed {seed}: nothing was violated");
             true
@@ -33,6 +33,7 @@ pub(crate) fn run(seeds: Range<u64>, cluster: Cluster) -> anyhow::Result<bool> {
         from,
         to: seeds.end,
         stride,
+        protocol: cluster.protocol,
         replicas: cluster.replicas,
         scenario: None,
         without: None,
@@ -61,13 +62,18 @@ pub(crate) fn run(seeds: Range<u64>, cluster: Cluster) -> anyhow::Result<bool> {
     for (seed, text) in &failures {
         println!("seed {seed} failed: {text}");
         println!(
-            "  again: panch-sim --seed {seed} --replicas {} --trace  (commit {})",
+            "  again: panch-sim --seed {seed} --protocol {} --replicas {} --trace  (commit {})",
+            cluster.protocol.name(),
             cluster.replicas,
             commit()
         );
     }
     print(&total);
-    let missing = if total.runs >= RUNS_FOR_COVERAGE { total.missing() } else { Vec::new() };
+    let missing = if total.runs >= RUNS_FOR_COVERAGE {
+        total.missing(cluster.protocol, cluster.replicas.into())
+    } else {
+        Vec::new()
+    };
     for name in &missing {
         println!("never taken in {} runs: {name}", total.runs);
     }
@@ -76,9 +82,8 @@ pub(crate) fn run(seeds: Range<u64>, cluster: Cluster) -> anyhow::Result<bool> {
 }
 
 fn print(coverage: &Coverage) {
-    for row in coverage.rows().chunks(4) {
-        let cells: Vec<String> =
-            row.iter().map(|(name, count, _)| format!("{name:>18} {count:<10}")).collect();
+    for row in coverage.rows().chunks(3) {
+        let cells: Vec<String> = row.iter().map(|(name, count)| format!("{name:>28} {count:<10}")).collect();
         println!("{}", cells.join("").trim_end());
     }
 }

@@ -13,7 +13,9 @@ mod turn;
 
 use std::fmt;
 
-use panch_consensus::multi::Multi;
+use panch_consensus::frontier::Frontier;
+use panch_consensus::protocol::{Order, ProtocolKind};
+use panch_consensus::{basic, epaxos, fast, multi};
 use panch_replica::core::CoreConfig;
 use panch_replica::transfer::TransferMessage;
 use panch_wire::ids::{GroupId, ReplicaId};
@@ -21,8 +23,8 @@ use panch_wire::ids::{GroupId, ReplicaId};
 use crate::client::{Clients, Outcome, Request, Wish};
 use crate::coverage::Coverage;
 use crate::disk::{CrashKind, JobId};
-use crate::inspect::Inspect;
-use crate::invariant::{Invariants, Violation, durability, linearizability};
+use crate::inspect::Said;
+use crate::invariant::{Invariants, Violation, durability, linearizability, order_of};
 use crate::network::{Network, Packet};
 use crate::queue::{MICROSECOND, MILLISECOND, Queue, SECOND, Time};
 use crate::random::{Concern, Stream};
@@ -33,7 +35,7 @@ pub use script::{Call, key_in};
 
 /// A message as a script sees it.
 #[derive(Debug)]
-pub struct Letter<P: Inspect> {
+pub struct Letter {
     /// The sender.
     pub from: usize,
     /// The receiver.
@@ -41,9 +43,31 @@ pub struct Letter<P: Inspect> {
     /// The group.
     pub group: GroupId,
     /// What the protocol says.
-    pub message: Option<P::Message>,
+    pub said: Option<Said>,
     /// Or what is said about a snapshot.
     pub transfer: Option<TransferMessage>,
+}
+
+impl Letter {
+    /// What Basic Paxos says.
+    pub fn basic(&self) -> Option<&basic::message::Message> {
+        self.said.as_ref()?.basic()
+    }
+
+    /// What Multi-Paxos says.
+    pub fn multi(&self) -> Option<&multi::message::Message> {
+        self.said.as_ref()?.multi()
+    }
+
+    /// What EPaxos says.
+    pub fn epaxos(&self) -> Option<&epaxos::message::Message> {
+        self.said.as_ref()?.epaxos()
+    }
+
+    /// What Fast Paxos says.
+    pub fn fast(&self) -> Option<&fast::message::Message> {
+        self.said.as_ref()?.fast()
+    }
 }
 
 /// What a script wants done with a message.
@@ -58,7 +82,7 @@ pub enum Verdict {
 }
 
 /// Decides about every message that is sent.
-pub type Filter<P> = Box<dyn FnMut(&Letter<P>) -> Verdict>;
+pub type Filter = Box<dyn FnMut(&Letter) -> Verdict>;
 
 pub(crate) enum Event {
     Turn { node: usize, at: Time },
@@ -76,17 +100,17 @@ pub(crate) enum Event {
 }
 
 /// What nodes share.
-pub(crate) struct Shared<P: Inspect> {
+pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) queue: Queue<Event>,
     pub(crate) network: Network,
     pub(crate) invariants: Invariants,
     pub(crate) coverage: Coverage,
-    pub(crate) filter: Option<Filter<P>>,
+    pub(crate) filter: Option<Filter>,
     tracing: bool,
 }
 
-impl<P: Inspect> Shared<P> {
+impl Shared {
     pub(crate) fn is_tracing(&self) -> bool {
         self.tracing
     }
@@ -98,15 +122,25 @@ impl<P: Inspect> Shared<P> {
         }
     }
 
-    pub(crate) fn groups(&self) -> impl Iterator<Item = GroupId> + use<P> {
-        (0..self.settings.group_count).map(GroupId)
+    pub(crate) fn groups(&self) -> impl Iterator<Item = GroupId> + use<> {
+        (0..self.settings.group_count()).map(GroupId)
+    }
+
+    /// Groups that have no log.
+    pub(crate) fn graphs(&self) -> Vec<GroupId> {
+        let is_graph = |group: &GroupId| self.kind(*group).is_some_and(|kind| order_of(kind) == Order::Graph);
+        self.groups().filter(is_graph).collect()
+    }
+
+    pub(crate) fn kind(&self, group: GroupId) -> Option<ProtocolKind> {
+        self.settings.protocols.get(group.index()).copied()
     }
 
     pub(crate) fn core_config(&self, me: ReplicaId) -> CoreConfig {
         CoreConfig {
             me,
             replica_count: self.settings.replica_count,
-            groups: self.groups().collect(),
+            groups: self.groups().zip(self.settings.protocols.iter().copied()).collect(),
             replica: self.settings.replica,
             tuning: self.settings.tuning,
             log_size_max: self.settings.log_size_max,
@@ -124,14 +158,14 @@ impl<P: Inspect> Shared<P> {
 }
 
 /// A cluster and everything around it.
-pub struct World<P: Inspect = Multi> {
-    pub(crate) shared: Shared<P>,
-    pub(crate) nodes: Vec<Node<P>>,
+pub struct World {
+    pub(crate) shared: Shared,
+    pub(crate) nodes: Vec<Node>,
     pub(crate) clients: Clients,
     faults: Faults,
 }
 
-impl<P: Inspect> fmt::Debug for World<P> {
+impl fmt::Debug for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("World").field("now", &self.shared.queue.now()).finish_non_exhaustive()
     }
@@ -142,7 +176,7 @@ const EVENTS_MAX: u64 = 4_000_000;
 /// How long a healed cluster may take until everybody agrees and every client is answered.
 const REST_WITHIN: Time = 60 * SECOND;
 
-impl<P: Inspect> World<P> {
+impl World {
     /// A world in which every node is about to start.
     pub fn new(settings: Settings, tracing: bool) -> Self {
         let seed = settings.seed;
@@ -160,7 +194,7 @@ impl<P: Inspect> World<P> {
         let settings = &shared.settings;
         let mut world = Self {
             nodes: (0..count).map(|index| Node::new(index, settings)).collect(),
-            clients: Clients::new(seed, settings.clients, count, settings.group_count),
+            clients: Clients::new(seed, settings.clients, count, settings.group_count()),
             faults: Faults::new(settings),
             shared,
         };
@@ -365,7 +399,7 @@ impl<P: Inspect> World<P> {
         self.shared.coverage.lost_packets += network.lost;
         self.shared.coverage.duplicated_packets += network.duplicated;
         self.shared.coverage.corrupted_packets += network.corrupted;
-        Ok(self.shared.coverage)
+        Ok(self.shared.coverage.clone())
     }
 
     /// # Errors
@@ -396,8 +430,10 @@ impl<P: Inspect> World<P> {
             self.shared.invariants.note("progress", Err(text));
         }
         for group in self.shared.groups() {
-            let executed = self.executed(group).min().unwrap_or_default();
-            let kept = durability::check_end(&self.shared.invariants.agreement, group, executed);
+            let agreement = &self.shared.invariants.agreement;
+            let kept = self
+                .executed(group)
+                .try_for_each(|executed| durability::check_end(agreement, group, executed));
             self.shared.invariants.note("durability", kept);
         }
         self.check()
@@ -412,9 +448,8 @@ impl<P: Inspect> World<P> {
         })
     }
 
-    fn executed(&self, group: GroupId) -> impl Iterator<Item = panch_wire::ids::Slot> {
-        let statuses = self.nodes.iter().flat_map(Node::status);
-        statuses.filter(move |status| status.group == group).map(|status| status.executed)
+    fn executed(&self, group: GroupId) -> impl Iterator<Item = &Frontier> {
+        self.nodes.iter().filter_map(Node::life).filter_map(move |life| life.core.executed(group))
     }
 
     fn are_equal(&self) -> bool {

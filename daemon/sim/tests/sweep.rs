@@ -1,14 +1,25 @@
 //! A small sweep, the seeds that once failed, and that a seed is a run.
 
+use panch_consensus::protocol::ProtocolKind;
 use panch_sim::coverage::Coverage;
 use panch_sim::run::run_seed;
+use panch_sim::settings::Mix;
+
+const MULTI: Mix = Mix::One(ProtocolKind::Multi);
 
 fn sweep(seeds: impl IntoIterator<Item = u64>, replica_count: usize) -> Coverage {
+    sweep_of(MULTI, seeds, replica_count)
+}
+
+fn sweep_of(mix: Mix, seeds: impl IntoIterator<Item = u64>, replica_count: usize) -> Coverage {
     let mut total = Coverage::default();
     for seed in seeds {
-        match run_seed(seed, replica_count, false) {
+        match run_seed(seed, mix, replica_count, false) {
             Ok(coverage) => total.add(&coverage),
-            Err(violation) => panic!("panch-sim --seed {seed} --replicas {replica_count}: {violation}"),
+            Err(violation) => {
+                let name = mix.name();
+                panic!("panch-sim --seed {seed} --protocol {name} --replicas {replica_count}: {violation}")
+            }
         }
     }
     total
@@ -33,8 +44,9 @@ fn seeds_that_once_failed() {
 fn three_replicas_survive_a_swarm_of_faults() {
     let total = sweep(10_000..10_150, 3);
     assert_eq!(total.runs, 150);
-    let rare = ["pool_waits", "torn_tails", "overwritten", "refused_logs", "transfers"];
-    let missing: Vec<_> = total.missing().into_iter().filter(|name| !rare.contains(name)).collect();
+    let rare = ["pool_waits", "torn_tails", "multi.overwritten", "refused_logs", "multi.transfers"];
+    let missing: Vec<_> =
+        total.missing(MULTI, 3).into_iter().filter(|name| !rare.contains(&name.as_str())).collect();
     assert!(missing.is_empty(), "never taken: {missing:?}");
 }
 
@@ -46,6 +58,20 @@ fn five_replicas_survive_a_swarm_of_faults() {
 #[test]
 fn two_replicas_survive_a_swarm_of_faults() {
     assert_eq!(sweep(30_000..30_020, 2).runs, 20);
+}
+
+#[test]
+fn basic_paxos_survives_a_swarm_of_faults() {
+    let basic = Mix::One(ProtocolKind::Basic);
+    assert_eq!(sweep_of(basic, 10_000..10_020, 3).runs, 20);
+    assert_eq!(sweep_of(basic, 20_000..20_008, 5).runs, 8);
+}
+
+#[test]
+fn fast_paxos_survives_a_swarm_of_faults() {
+    let fast = Mix::One(ProtocolKind::Fast);
+    assert_eq!(sweep_of(fast, 10_000..10_020, 3).runs, 20);
+    assert_eq!(sweep_of(fast, 20_000..20_010, 5).runs, 10);
 }
 
 #[test]

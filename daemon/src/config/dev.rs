@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use panch_wire::ids::REPLICAS_MAX;
 
-use super::schema::{Config, Durability};
+use super::schema::{Config, Durability, ProtocolKind};
 use super::{LoadError, Loaded, load};
 
 /// RESP ports start at the base port; native and peer ports lie this much and twice this much above.
@@ -31,6 +31,8 @@ pub struct DevPlan {
     pub base_port: u16,
     /// Consensus groups.
     pub groups: u16,
+    /// How they decide.
+    pub protocol: ProtocolKind,
     /// Core threads of each node.
     pub cores: u16,
     /// When votes count as remembered.
@@ -101,10 +103,11 @@ impl DevPlan {
             )
         };
         let members: String = (1..=self.replicas).map(member).collect();
-        let (groups, cores, durability) = (self.groups, self.cores, self.durability);
+        let (groups, protocol) = (self.groups, self.protocol);
+        let (cores, durability) = (self.cores, self.durability);
         format!(
-            "# Written by `panchd dev` at every start.\n\n[cluster]\nname = \"dev\"\ngroups = {groups}\nmembers = \
-             [\n{members}]\n\n[node]\nid = {node}\ndata_dir = \"node-{node}\"\ncores = {cores}\ndurability = \
+            "# Written by `panchd dev` at every start.\n\n[cluster]\nname = \"dev\"\nprotocol = \
+             \"{protocol}\"\ngroups = {groups}\nmembers = [\n{members}]\n\n[node]\nid = {node}\ndata_dir = \"node-{node}\"\ncores = {cores}\ndurability = \
              \"{durability}\"\n# All nodes share this machine's CPUs: a spinning one would steal from the one that \
              has work.\nidle = \"park\"\nlog_segment_size = \"16MiB\"\nsnapshot_log_size = \"64MiB\"\n"
         )
@@ -245,6 +248,7 @@ mod tests {
             replicas: 3,
             base_port: 7001,
             groups: 2,
+            protocol: ProtocolKind::Multi,
             cores: 1,
             durability: Durability::Sync,
             is_fresh: false,

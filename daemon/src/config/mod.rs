@@ -1,7 +1,7 @@
 //! The configuration: one TOML file and `--set` flags in, typed and validated values out.
 //!
 //! * `source` knows where each value stands, and draws the report.
-//! * `reader` takes values out of the tree; `validate` and `members` hold every key, range, default and rule.
+//! * `reader` takes values out of the tree; `validate`, `members` and `placement` hold every key, range, default and rule.
 //! * `schema` is the result; `render` writes it back as TOML; `units` are sizes and periods; `dev` makes the files of a
 //!   cluster on one machine.
 //!
@@ -9,6 +9,7 @@
 
 pub mod dev;
 mod members;
+mod placement;
 mod reader;
 pub mod render;
 pub mod schema;
@@ -24,7 +25,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use schema::{
-    Address, ClusterConfig, Config, Cores, Durability, Idle, Member, NodeConfig, NodeId, ProtocolKind,
+    Address, ClusterConfig, Config, Cores, Durability, Idle, Member, NodeConfig, NodeId, Placement,
+    ProtocolKind, ReadLevel,
 };
 pub use source::Report;
 

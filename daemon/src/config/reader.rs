@@ -94,6 +94,10 @@ impl<'a> Reader<'a> {
         if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn place(&self) -> Option<&Place> {
         self.place.as_ref()
     }
@@ -311,6 +315,19 @@ impl<'a> Reader<'a> {
     ) -> Located<Duration> {
         self.quantity(key, Period(*range.start())..=Period(*range.end()), Period(default))
             .map(|period| period.0)
+    }
+
+    /// `true` or `false`.
+    pub(super) fn boolean(&mut self, key: &'static str, default: bool) -> Located<bool> {
+        let Some(value) = self.find(key) else { return self.defaulted(key, default) };
+        match &value.item {
+            Item::Boolean(written) => Self::sound(*written, &value.place),
+            other => {
+                let reason = format!("this is {}", other.describe());
+                self.refuse(key, value, "must be true or false", reason, "");
+                Self::unsound(default, &value.place)
+            }
+        }
     }
 
     /// One of a few words.

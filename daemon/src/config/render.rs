@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
-use super::schema::{ClusterConfig, Config, Cores, NodeConfig};
+use super::schema::{ClusterConfig, Config, Cores, NodeConfig, list};
 use super::units::{Period, Size};
 
 /// The whole config. Keys in `defaulted` (full names) are marked.
@@ -58,6 +58,23 @@ pub(super) fn cluster(cluster: &ClusterConfig) -> String {
     put("value_size_max", size(cluster.value_size_max as u64));
     put("heartbeat_interval", period(cluster.heartbeat_interval));
     put("election_timeout", period(cluster.election_timeout));
+    put("lease", period(cluster.lease));
+    put("clock_drift_ppm", cluster.clock_drift_ppm.to_string());
+    put("slow_after", period(cluster.slow_after));
+    put("recover_after", period(cluster.recover_after));
+    put("recover_always_after", period(cluster.recover_always_after));
+    put("fast_free_for_all", cluster.fast_free_for_all.to_string());
+    put("epaxos_thrifty", cluster.epaxos_thrifty.to_string());
+    for placement in &cluster.placement {
+        let groups: Vec<usize> = placement.groups.iter().copied().map(usize::from).collect();
+        let _ = write!(text, "\n[[cluster.placement]]\ngroups = {}\n", quoted(&list(&groups)));
+        let _ = writeln!(text, "protocol = {}", quoted(placement.protocol.word()));
+        if !placement.prefixes.is_empty() {
+            let prefixes: Vec<String> = placement.prefixes.iter().map(|prefix| quoted(prefix)).collect();
+            let _ =
+                writeln!(text, "prefix = [{}]\nother_keys = {}", prefixes.join(", "), placement.other_keys);
+        }
+    }
     text
 }
 
@@ -89,6 +106,7 @@ fn node(node: &NodeConfig) -> String {
     put("frame_pool_size", size(node.frame_pool_size as u64));
     put("client_connections_max", node.client_connections_max.to_string());
     put("client_output_max", size(node.client_output_max as u64));
+    put("default_read_level", quoted(node.default_read_level.word()));
     text
 }
 

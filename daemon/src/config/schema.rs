@@ -10,8 +10,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use panch_consensus::protocol;
 use panch_wire::checksum::checksum;
-use panch_wire::ids::ReplicaId;
+use panch_wire::ids::{GroupId, ReplicaId};
+use panch_wire::routing::Routing;
 
 use super::render;
 
@@ -65,10 +67,13 @@ pub struct ClusterConfig {
     pub name: String,
     /// Distinguishes clusters of the same name; may be empty.
     pub id: String,
-    /// How groups decide.
+    /// How groups decide that no placement names.
     pub protocol: ProtocolKind,
     /// Number of consensus groups, from 1.
     pub groups: u16,
+    /// Groups with a protocol or keys of their own, in the order of their first groups. No group is in two of them, no
+    /// prefix is there twice, and some group takes the keys without a prefix.
+    pub placement: Vec<Placement>,
     /// In the order of their numbers, which are 1 to the length of the list.
     pub members: Vec<Member>,
     /// Commands at which a batch is complete while the pipeline has room for it.
@@ -85,12 +90,53 @@ pub struct ClusterConfig {
     pub heartbeat_interval: Duration,
     /// How long a silent leader is trusted; at least three heartbeats.
     pub election_timeout: Duration,
+    /// How long a follower leaves the leader it heard in office: what lease reads rest on, and what an election after a
+    /// leader's death may have to wait for. Less than `election_timeout`, half of it if not given; zero: no leases. A node
+    /// that starts with a smaller value than before must have been down for the larger one.
+    pub lease: Duration,
+    /// The most by which the rate of any node's clock may differ from true time, in millionths.
+    pub clock_drift_ppm: u64,
+    /// Fast Paxos, EPaxos: how long a fast quorum is waited for.
+    pub slow_after: Duration,
+    /// EPaxos: how long an instance may hold up others before it is recovered from a suspected command leader; more than
+    /// `slow_after`.
+    pub recover_after: Duration,
+    /// EPaxos: the same, whoever its command leader is; more than `recover_after`.
+    pub recover_always_after: Duration,
+    /// Fast Paxos: every proposer may take any slot, instead of slots of its own.
+    pub fast_free_for_all: bool,
+    /// EPaxos: a command leader sends to a fast quorum only.
+    pub epaxos_thrifty: bool,
 }
 
 impl ClusterConfig {
     /// The member with this number.
     pub fn member(&self, node: NodeId) -> Option<&Member> {
         self.members.iter().find(|member| member.node == node)
+    }
+
+    /// The protocol of every group.
+    pub fn protocols(&self) -> Vec<ProtocolKind> {
+        let mut protocols = vec![self.protocol; usize::from(self.groups)];
+        for placement in &self.placement {
+            placement.groups.iter().for_each(|group| protocols[usize::from(*group)] = placement.protocol);
+        }
+        protocols
+    }
+
+    /// Which group every key lives in.
+    pub fn routing(&self) -> Routing {
+        let ids = |groups: &[u16]| groups.iter().copied().map(GroupId).collect::<Vec<_>>();
+        let is_general = |group: &u16| {
+            let placement = self.placement.iter().find(|placement| placement.groups.contains(group));
+            placement.is_none_or(|placement| placement.prefixes.is_empty() || placement.other_keys)
+        };
+        let general: Vec<u16> = (0..self.groups).filter(is_general).collect();
+        let prefixes = self.placement.iter().flat_map(|placement| {
+            placement.prefixes.iter().map(|prefix| (prefix.as_bytes().into(), ids(&placement.groups)))
+        });
+        Routing::new(self.groups, ids(&general), prefixes.collect())
+            .expect("validation looked at every group and prefix")
     }
 
     /// Names the cluster on the wire and on disk; made of `name` and `id` alone, so it outlives every other change.
@@ -102,6 +148,20 @@ impl ClusterConfig {
     pub fn fingerprint(&self) -> u64 {
         checksum(render::cluster(self).as_bytes())
     }
+}
+
+/// Groups that differ from the others.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Placement {
+    /// Ascending, never empty.
+    pub groups: Vec<u16>,
+    /// How they decide.
+    pub protocol: ProtocolKind,
+    /// Keys that start with one of these live in these groups; ascending. If empty, the groups take keys without a prefix
+    /// as any other group does.
+    pub prefixes: Vec<String>,
+    /// Whether the groups take keys without a prefix although they have prefixes.
+    pub other_keys: bool,
 }
 
 /// One node as the others and the clients see it.
@@ -152,6 +212,9 @@ pub struct NodeConfig {
     pub client_connections_max: usize,
     /// Replies waiting for one slow client, in bytes; at this much the node stops reading its requests.
     pub client_output_max: usize,
+    /// How fresh the answer to a read must be if its client does not say: every Redis client, and native requests that
+    /// leave it to the node.
+    pub default_read_level: ReadLevel,
 }
 
 macro_rules! words {
@@ -192,8 +255,41 @@ macro_rules! words {
 words! {
     /// How a group decides on the order of commands.
     ProtocolKind {
+        /// Basic Paxos: two phases for every slot, no leader.
+        Basic = "basic",
         /// Multi-Paxos: one leader per group.
         Multi = "multi",
+        /// Fast Paxos: proposers go straight to the acceptors.
+        Fast = "fast",
+        /// EPaxos: no leader; commands that do not interfere are not ordered.
+        Epaxos = "epaxos",
+    }
+}
+
+impl ProtocolKind {
+    /// The protocol that a replica runs.
+    pub fn of_replica(self) -> protocol::ProtocolKind {
+        match self {
+            Self::Basic => protocol::ProtocolKind::Basic,
+            Self::Multi => protocol::ProtocolKind::Multi,
+            Self::Fast => protocol::ProtocolKind::Fast,
+            Self::Epaxos => protocol::ProtocolKind::Epaxos,
+        }
+    }
+}
+
+words! {
+    /// How fresh the answer to a read must be.
+    ReadLevel {
+        /// Linearizable: the leader alone answers while a quorum promised not to desert it. Rests on clocks that keep to
+        /// `clock_drift_ppm`.
+        Lease = "lease",
+        /// Linearizable: decided like a write.
+        Log = "log",
+        /// Linearizable: a quorum confirms each round of reads.
+        Quorum = "quorum",
+        /// Whatever the node has executed.
+        Stale = "stale",
     }
 }
 

@@ -83,6 +83,73 @@ fn shipped_clusters_load_and_their_nodes_agree() {
 }
 
 #[test]
+fn shipped_mixed_cluster_has_a_group_of_each_protocol() {
+    use ProtocolKind::{Basic, Epaxos, Fast, Multi};
+    let mixed = load(&folder("../configs/dev-mixed.toml"), &[]).unwrap();
+    assert!(mixed.warnings.is_empty(), "{}", mixed.warnings);
+    assert_eq!(mixed.config.cluster.protocols(), [Multi, Epaxos, Fast, Basic]);
+    let routing = mixed.config.cluster.routing();
+    assert_eq!(routing.to_string(), r#"* 0,3; "cart:" 1; "session:" 2; "user:" 2"#);
+    // The file says so of these keys, and the comments of the production file of these rules.
+    let group = |key: &str| routing.group_of_key(key.as_bytes()).0;
+    assert_eq!((group("cart:7"), group("user:7"), group("session:7")), (1, 2, 2));
+    assert!((0..100).all(|number| [0, 3].contains(&group(&format!("key-{number}")))));
+}
+
+const MIXED: &[&str] = &[
+    "cluster.groups=8",
+    "cluster.protocol=basic",
+    r#"cluster.placement=[
+        { groups = "5,3", prefix = ["b:", "a\"\u0000"], protocol = "epaxos" },
+        { groups = [1, "6-7"], protocol = "fast" },
+        { groups = 2, prefix = "c:", other_keys = true },
+    ]"#,
+];
+
+#[test]
+fn groups_have_the_protocols_and_keys_that_their_entries_give_them() {
+    use ProtocolKind::{Basic, Epaxos, Fast};
+    let cluster = read(HEAD, MIXED).unwrap().config.cluster;
+    assert_eq!(cluster.protocols(), [Basic, Fast, Basic, Epaxos, Basic, Epaxos, Fast, Fast]);
+    assert_eq!(cluster.routing().to_string(), r#"* 0-2,4,6-7; "a\"\x00" 3,5; "b:" 3,5; "c:" 2"#);
+    let plain = read(HEAD, &["cluster.groups=8"]).unwrap().config.cluster;
+    assert_eq!(plain.routing(), panch_wire::routing::Routing::even(8));
+    for kind in ProtocolKind::ALL {
+        let set = format!("cluster.protocol={kind}");
+        assert_eq!(read(HEAD, &[&set]).unwrap().config.cluster.protocols(), [*kind]);
+        assert_eq!(kind.of_replica().name(), kind.word());
+    }
+}
+
+#[test]
+fn placement_reads_back_as_itself_and_is_part_of_the_fingerprint() {
+    let loaded = read(HEAD, MIXED).unwrap();
+    let printed = loaded.print();
+    let again = parse(Path::new("test.toml"), &printed, &[]).unwrap();
+    assert_eq!(again.config, loaded.config, "{printed}");
+    let fingerprint = |placement: &str| {
+        let set = format!("cluster.placement=[{placement}]");
+        read(HEAD, &["cluster.groups=4", &set]).unwrap().config.cluster.fingerprint()
+    };
+    let written = [
+        r#"{ groups = 1, protocol = "fast" }, { groups = [3, 2], prefix = ["a", "b"] }"#,
+        r#"{ groups = "2-3", prefix = ["b", "a"], protocol = "multi", other_keys = false }, { groups = [1], protocol = "fast" }"#,
+    ];
+    assert_eq!(fingerprint(written[0]), fingerprint(written[1]), "spelling does not count");
+    let others = [
+        "",
+        r#"{ groups = 1, protocol = "fast" }"#,
+        r#"{ groups = 1, protocol = "epaxos" }, { groups = [3, 2], prefix = ["a", "b"] }"#,
+        r#"{ groups = 1, protocol = "fast" }, { groups = [3, 2], prefix = ["a", "c"] }"#,
+        r#"{ groups = 1, protocol = "fast" }, { groups = [3, 2], prefix = ["a", "b"], other_keys = true }"#,
+        r#"{ groups = 0, protocol = "fast" }, { groups = [3, 2], prefix = ["a", "b"] }"#,
+    ];
+    for other in others {
+        assert_ne!(fingerprint(other), fingerprint(written[0]), "{other}");
+    }
+}
+
+#[test]
 fn printed_config_reads_back_as_itself() {
     let sets = [
         "node.cores=[0, 2]",
@@ -129,18 +196,36 @@ fn relative_data_folder_starts_from_the_file_unless_a_flag_names_it() {
     assert_eq!(at(&["node.data_dir=/srv".to_owned()]), Path::new("/srv"));
 }
 
+#[test]
+fn a_lease_is_half_the_election_timeout_and_always_below_it() {
+    let lease = |sets: &[&str]| read(HEAD, sets).map(|loaded| loaded.config.cluster.lease.as_millis());
+    assert_eq!(lease(&[]).unwrap(), 250);
+    assert_eq!(lease(&["cluster.election_timeout=1s"]).unwrap(), 500);
+    assert_eq!(lease(&["cluster.lease=0s"]).unwrap(), 0);
+    assert_eq!(lease(&["cluster.lease=499ms"]).unwrap(), 499);
+    assert!(lease(&["cluster.lease=500ms"]).is_err());
+}
+
 /// The two numbers are exchanged between nodes and written to disk: a change here separates running clusters.
 #[test]
 fn identity_and_fingerprint_are_stable_and_cover_the_cluster_alone() {
     let plain = read(HEAD, &[]).unwrap().config;
     assert_eq!(format!("{:016x}", plain.cluster.cluster_id()), "b9cdc6e779359e17");
-    assert_eq!(format!("{:016x}", plain.cluster.fingerprint()), "f14c3c82d22c752d");
+    assert_eq!(format!("{:016x}", plain.cluster.fingerprint()), "ad17dded5633731d");
     let other = |set: &str| read(HEAD, &[set]).unwrap().config.cluster;
     for set in [
         "cluster.groups=2",
         "cluster.linger=1us",
         "cluster.value_size_max=1KiB",
         "cluster.election_timeout=1s",
+        "cluster.protocol=fast",
+        "cluster.slow_after=51ms",
+        "cluster.recover_after=301ms",
+        "cluster.recover_always_after=3s",
+        "cluster.fast_free_for_all=true",
+        "cluster.epaxos_thrifty=true",
+        "cluster.lease=1ms",
+        "cluster.clock_drift_ppm=1",
     ] {
         assert_ne!(other(set).fingerprint(), plain.cluster.fingerprint(), "{set}");
         assert_eq!(other(set).cluster_id(), plain.cluster.cluster_id());

@@ -12,9 +12,10 @@ use panch_wire::frame::{FRAME_SIZE_MAX, PAGE_SIZE, pages_for};
 use panch_wire::ids::REPLICAS_MAX;
 
 use super::members;
+use super::placement::{self, GROUP_COUNT_MAX};
 use super::reader::{Located, Notes, Reader};
 use super::schema::{
-    ClusterConfig, Config, Cores, Durability, Idle, Member, NodeConfig, NodeId, ProtocolKind,
+    ClusterConfig, Config, Cores, Durability, Idle, Member, NodeConfig, NodeId, ProtocolKind, ReadLevel,
 };
 use super::source::{Diagnostic, Item, Table};
 use super::units::{Period, Size};
@@ -88,8 +89,9 @@ fn cluster(reader: &mut Reader<'_>, notes: &Notes) -> (ClusterConfig, ClusterSiz
     let value_size_limit = (FRAME_SIZE_MAX as u64 - command_overhead()) / MIB * MIB;
     let name = reader.required_text("name", "\"orders\"");
     let id = reader.text("id", "", "\"2f6c\"");
-    let protocol = protocol(reader);
-    let groups = reader.number("groups", 1..=1024, 1);
+    let protocol = reader.choice("protocol", ProtocolKind::ALL, ProtocolKind::Multi);
+    let groups = reader.number("groups", 1..=GROUP_COUNT_MAX, 1);
+    let placement = placement::read(reader, &protocol, &groups, notes);
     let members = members::read(reader, notes);
     let batch_commands = reader.number("batch_commands", 1..=65_536, 100);
     let pipeline_depth = reader.number("pipeline_depth", 1..=1024, 10);
@@ -98,6 +100,13 @@ fn cluster(reader: &mut Reader<'_>, notes: &Notes) -> (ClusterConfig, ClusterSiz
     let value_size_max = reader.size("value_size_max", 1..=value_size_limit, MIB);
     let heartbeat_interval = reader.period("heartbeat_interval", ms(1)..=ms(60_000), ms(100));
     let election_timeout = reader.period("election_timeout", ms(3)..=ms(600_000), ms(500));
+    let lease = reader.period("lease", Duration::ZERO..=ms(600_000), election_timeout.value / 2);
+    let clock_drift_ppm = reader.number("clock_drift_ppm", 0..=100_000, 10_000);
+    let slow_after = reader.period("slow_after", ms(1)..=ms(60_000), ms(50));
+    let recover_after = reader.period("recover_after", ms(2)..=ms(600_000), ms(300));
+    let recover_always_after = reader.period("recover_always_after", ms(3)..=ms(3_600_000), ms(2000));
+    let fast_free_for_all = reader.boolean("fast_free_for_all", false);
+    let epaxos_thrifty = reader.boolean("epaxos_thrifty", false);
 
     identifier(&name, "cluster.name", false, notes);
     identifier(&id, "cluster.id", true, notes);
@@ -119,12 +128,34 @@ fn cluster(reader: &mut Reader<'_>, notes: &Notes) -> (ClusterConfig, ClusterSiz
             ));
         notes.push(diagnostic);
     }
+    if lease.sound && timeout.sound && lease.value >= timeout.value {
+        let title = format!(
+            "`cluster.lease` ({}) is not less than `cluster.election_timeout` ({})",
+            Period(lease.value),
+            Period(timeout.value)
+        );
+        let diagnostic = Diagnostic::error(title)
+            .near(lease.place.as_ref().or(timeout.place.as_ref()), "nobody could be elected in time")
+            .with(timeout.place.as_ref(), "the timeout")
+            .help(format!("use a lease of at most half the timeout: {}", Period(timeout.value / 2)));
+        notes.push(diagnostic);
+    }
+    let slow = ("slow_after", &slow_after);
+    let recover = ("recover_after", &recover_after);
+    less(slow, recover, "instances whose quorum is still waited for would be recovered", notes);
+    less(
+        recover,
+        ("recover_always_after", &recover_always_after),
+        "suspicion would make no difference",
+        notes,
+    );
 
     let config = ClusterConfig {
         name: name.value,
         id: id.value,
         protocol: protocol.value,
         groups: groups.value as u16,
+        placement,
         members,
         batch_commands: batch_commands.value as usize,
         pipeline_depth: pipeline_depth.value as usize,
@@ -133,27 +164,34 @@ fn cluster(reader: &mut Reader<'_>, notes: &Notes) -> (ClusterConfig, ClusterSiz
         value_size_max: value_size_max.value as usize,
         heartbeat_interval: heartbeat_interval.value,
         election_timeout: election_timeout.value,
+        lease: lease.value,
+        clock_drift_ppm: clock_drift_ppm.value,
+        slow_after: slow_after.value,
+        recover_after: recover_after.value,
+        recover_always_after: recover_always_after.value,
+        fast_free_for_all: fast_free_for_all.value,
+        epaxos_thrifty: epaxos_thrifty.value,
     };
     (config, ClusterSizes { batch_size_max, value_size_max })
 }
 
-/// The protocols of the family that this version does not have get a sentence of their own.
-fn protocol(reader: &mut Reader<'_>) -> Located<ProtocolKind> {
-    let is_planned = |text: &str| matches!(text, "basic" | "fast" | "epaxos");
-    match reader.find("protocol") {
-        Some(value) if matches!(&value.item, Item::String(text) if is_planned(text)) => {
-            let reason = "this version runs \"multi\" only";
-            reader.refuse(
-                "protocol",
-                value,
-                "names a protocol that is not available",
-                reason,
-                "use protocol = \"multi\"",
-            );
-            Located { value: ProtocolKind::Multi, place: Some(value.place.clone()), sound: false }
-        }
-        _ => reader.choice("protocol", ProtocolKind::ALL, ProtocolKind::Multi),
+/// One period of `[cluster]` must be shorter than another; `otherwise` says why.
+fn less(
+    (first, shorter): (&str, &Located<Duration>),
+    (second, longer): (&str, &Located<Duration>),
+    otherwise: &str,
+    notes: &Notes,
+) {
+    if !(shorter.sound && longer.sound) || shorter.value < longer.value {
+        return;
     }
+    let (short, long) = (Period(shorter.value), Period(longer.value));
+    let title = format!("`cluster.{second}` ({long}) is not longer than `cluster.{first}` ({short})");
+    let (place, context) =
+        if longer.place.is_some() { (&longer.place, &shorter.place) } else { (&shorter.place, &None) };
+    let diagnostic =
+        Diagnostic::error(title).near(place.as_ref(), otherwise).with(context.as_ref(), "must be shorter");
+    notes.push(diagnostic.help(format!("let `{second}` be several times `{first}`")));
 }
 
 /// Names end up in file names, log lines and metric labels.
@@ -208,6 +246,7 @@ fn node(
     let snapshot_log_size = reader.size("snapshot_log_size", 2 * MIB..=1 << 40, 256 * MIB);
     let frame_pool_size = reader.size("frame_pool_size", MIB..=64 * GIB, 64 * MIB);
     let client_connections_max = reader.number("client_connections_max", 1..=1_000_000, 10_000);
+    let default_read_level = reader.choice("default_read_level", ReadLevel::ALL, ReadLevel::Quorum);
     let client_output_max = reader.size("client_output_max", 16 * KIB..=4 * GIB, 8 * MIB);
 
     let segment = &log_segment_size;
@@ -264,6 +303,7 @@ fn node(
         frame_pool_size: frame_pool_size.value as usize,
         client_connections_max: client_connections_max.value as usize,
         client_output_max: client_output_max.value as usize,
+        default_read_level: default_read_level.value,
     };
     (config, NodeSizes { log_segment_size, frame_pool_size, client_output_max })
 }

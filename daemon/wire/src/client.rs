@@ -207,6 +207,8 @@ pub enum ReadLevel {
     Lease = 2,
     /// Whatever this replica has applied.
     Stale = 3,
+    /// The level that the node's configuration names (`default_read_level`).
+    Default = 4,
 }
 
 impl ReadLevel {
@@ -217,6 +219,7 @@ impl ReadLevel {
             1 => Some(Self::Quorum),
             2 => Some(Self::Lease),
             3 => Some(Self::Stale),
+            4 => Some(Self::Default),
             _ => None,
         }
     }

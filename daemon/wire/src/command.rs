@@ -1,5 +1,7 @@
 //! Commands: what one client operation asks of the key-value state machine, and what it answers.
 
+use crate::transaction;
+
 /// The longest key, in bytes.
 pub const KEY_SIZE_MAX: usize = u16::MAX as usize;
 
@@ -43,7 +45,8 @@ kinds! {
     Type = 9,
     /// Values of many keys; `value` is a [`list`] of keys, `key` the first of them. Reply: `Array`.
     MGet = 10,
-    /// Sets many keys in one step; `value` is a [`list`] of key, value, key, value. Reply: `Ok`.
+    /// Sets many keys in one step; `value` is a [`list`] of key, value, key, value. Reply: `Ok`; with
+    /// [`flags::IF_ABSENT`] only if none of them is there, `Int` 1 or 0.
     MSet = 11,
     /// Deletes many keys; `value` is a [`list`] of keys. Reply: `Int`, how many existed.
     Del = 12,
@@ -51,6 +54,8 @@ kinds! {
     Exists = 13,
     /// Sets key to the second item of the list in `value` if it now equals the first. Reply: `Int` 1 or 0.
     CompareAndSet = 14,
+    /// Writes many keys if all conditions hold; `value` is as in [`transaction`]. Reply: `Int` 1, or 0 if one does not.
+    Transaction = 15,
     /// Opens the session named in the command's session header. Reply: `Ok`, or an error if the table is full.
     OpenSession = 32,
     /// Closes the session named in the command's session header. Reply: `Ok`.
@@ -65,11 +70,17 @@ impl CommandKind {
         use CommandKind::*;
         matches!(self, Get | StrLen | Type | MGet | Exists)
     }
+
+    /// Whether the keys of the command are in a list in its value.
+    pub fn has_many_keys(self) -> bool {
+        use CommandKind::*;
+        matches!(self, MGet | MSet | Del | Exists | Transaction)
+    }
 }
 
 /// Bits of [`Command::flags`].
 pub mod flags {
-    /// SET only if the key is absent.
+    /// SET only if the key is absent, MSET only if all keys are.
     pub const IF_ABSENT: u8 = 1;
     /// SET only if the key is present.
     pub const IF_PRESENT: u8 = 2;
@@ -202,7 +213,35 @@ pub mod list {
     }
 }
 
-impl Command<'_> {
+impl<'a> Command<'a> {
+    /// Every key that the command reads or writes, as often as it names it, and whether it may write it. Commands about
+    /// sessions have none.
+    pub fn keys(&self) -> impl Iterator<Item = (&'a [u8], bool)> + use<'a> {
+        use CommandKind::*;
+        let kind = self.kind;
+        let about_sessions = matches!(kind, OpenSession | CloseSession | ExpireSessions);
+        let mut only = (!kind.has_many_keys() && !about_sessions).then_some(self.key);
+        let mut items = list::items(if kind.has_many_keys() { self.value } else { &[] });
+        std::iter::from_fn(move || {
+            if let Some(key) = only.take() {
+                return Some((key, !kind.is_read()));
+            }
+            let first = items.next()?;
+            match kind {
+                Transaction => {
+                    let key = items.next()?;
+                    let _ = items.next()?;
+                    Some((key, matches!(first, b"S" | b"D")))
+                }
+                MSet => {
+                    let _ = items.next()?;
+                    Some((first, true))
+                }
+                _ => Some((first, !kind.is_read())),
+            }
+        })
+    }
+
     /// Whether the parts fit the kind: the check that stands between foreign bytes and the state machine.
     pub fn is_valid(&self) -> bool {
         use CommandKind::*;
@@ -210,21 +249,50 @@ impl Command<'_> {
             IncrBy | ExpireSessions => self.value.len() == 8,
             MGet | Del | Exists => list::is_valid(self.value, 1),
             MSet | CompareAndSet => list::is_valid(self.value, 2),
+            Transaction => transaction::is_valid(self.value),
             _ => true,
         };
         let session_fits = match self.kind {
             OpenSession | CloseSession => self.session.is_some(),
             _ => true,
         };
-        let sizes_fit = match self.kind {
-            MGet | Del | Exists => list::items(self.value).all(|key| key.len() <= KEY_SIZE_MAX),
-            MSet => list::items(self.value).step_by(2).all(|key| key.len() <= KEY_SIZE_MAX),
-            _ => true,
-        };
+        let sizes_fit = self.keys().all(|(key, _)| key.len() <= KEY_SIZE_MAX);
         self.key.len() <= KEY_SIZE_MAX
             && value_fits
             && session_fits
             && sizes_fit
             && self.session.is_none_or(|header| header.session != 0 && header.number != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transaction::Step;
+
+    #[test]
+    fn every_kind_names_its_keys() {
+        let mut keys = Vec::new();
+        [b"a".as_slice(), b"b"].iter().for_each(|key| list::push(&mut keys, key));
+        let mut steps = Vec::new();
+        for step in [Step::Equals(b"a", b"1"), Step::Absent(b"c"), Step::Set(b"a", b"2"), Step::Delete(b"b")]
+        {
+            step.push(&mut steps);
+        }
+        for kind in CommandKind::ALL.iter().copied() {
+            let value = if kind == CommandKind::Transaction { &steps } else { &keys };
+            let command = Command { kind, flags: 0, session: None, key: b"a", value };
+            let named: Vec<_> = command.keys().map(|(key, written)| (key[0], written)).collect();
+            use CommandKind::*;
+            let expected: &[(u8, bool)] = match kind {
+                Get | StrLen | Type => &[(b'a', false)],
+                MGet | Exists => &[(b'a', false), (b'b', false)],
+                Del => &[(b'a', true), (b'b', true)],
+                Transaction => &[(b'a', false), (b'c', false), (b'a', true), (b'b', true)],
+                OpenSession | CloseSession | ExpireSessions => &[],
+                _ => &[(b'a', true)],
+            };
+            assert_eq!(named, expected, "{kind:?}");
+        }
     }
 }

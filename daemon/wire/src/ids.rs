@@ -58,6 +58,31 @@ impl Slot {
     }
 }
 
+/// Where a value is decided: a row and a number in it, from 1. A protocol with one log has one row, row 0, whose numbers
+/// are its slots; EPaxos has one row per replica, and a position is an instance.
+#[derive(
+    Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug,
+)]
+pub struct Position {
+    /// The row: 0 in a log, in EPaxos the replica that owns it.
+    pub row: u8,
+    /// From 1.
+    pub number: u64,
+}
+
+impl Position {
+    /// The slot of a protocol with one log.
+    pub fn slot(self) -> Slot {
+        Slot(self.number)
+    }
+}
+
+impl From<Slot> for Position {
+    fn from(slot: Slot) -> Self {
+        Self { row: 0, number: slot.0 }
+    }
+}
+
 /// How often this replica's node has started with this data directory; durable before it sends anything.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct Incarnation(pub u32);

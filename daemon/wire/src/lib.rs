@@ -14,6 +14,8 @@ pub mod ids;
 pub mod peer;
 pub mod record;
 pub mod resp;
+pub mod routing;
 pub mod rule;
 pub mod slots;
 pub mod time;
+pub mod transaction;

@@ -11,7 +11,7 @@ use rkyv::util::Align;
 use rkyv::{Archive, Deserialize, Portable, Serialize};
 
 /// The largest archive a fixed-size value may have, in bytes.
-pub const FIXED_SIZE_MAX: usize = 128;
+pub const FIXED_SIZE_MAX: usize = 248;
 
 /// The serialiser that [`encode_fixed`] uses.
 pub type FixedSerializer<'a> = Strategy<rkyv::ser::Serializer<Buffer<'a>, (), ()>, Failure>;

@@ -67,6 +67,153 @@ rules! {
     PromiseRestated = "promise-restated",
     /// The log below the snapshot is recycled only once the snapshot is durable (D9).
     RecycleAfterSnapshot = "recycle-after-snapshot",
+
+    // Multi-Paxos leases.
+    /// A lease is counted from the time its heartbeat was sent, not from the time the grant arrived (T-M8).
+    LeaseSendTime = "lease-send-time",
+    /// While a grant runs, its granter promises no ballot to anybody but the leader it granted to.
+    LeaseRefusesOthers = "lease-refuses-others",
+    /// While a grant runs, its granter does not stand for election itself.
+    LeaseBindsGranter = "lease-binds-granter",
+    /// A restarted replica promises nothing for as long as a grant of its earlier life may last (D7, T-M7).
+    LeaseBootDelay = "lease-boot-delay",
+    /// No grant is longer than what the granter would wait after a restart.
+    LeaseWithinBootDelay = "lease-within-boot-delay",
+    /// A leader counts on less than the granted time, by as much as clocks may differ.
+    LeaseDrift = "lease-drift",
+    /// The lease is compared with the time at each read (T-M6).
+    LeaseComparedAtRead = "lease-compared-at-read",
+    /// No lease read before the leader's term-start entry is chosen.
+    LeaseAfterTermStart = "lease-after-term-start",
+    /// A leader that hands over serves no more lease reads before it asks.
+    LeaseEndsAtTransfer = "lease-ends-at-transfer",
+    /// A handover ends only grants of the rounds that the old leader gave up.
+    LeaseReleaseNamesRounds = "lease-release-names-rounds",
+    /// A replica whose own log stands still neither asks for a lease nor grants one.
+    LeaseNeedsLog = "lease-needs-log",
+    // Basic Paxos.
+    /// A promise for a slot is durable before it is sent (D1).
+    BasicPromiseDurable = "basic-promise-durable",
+    /// An acceptance, with its value, is durable before it is sent or counted (D1, D10, T-C1).
+    BasicVoteDurable = "basic-vote-durable",
+    /// Phase 1 adopts the reported value of the highest ballot, not the first or the most frequent one (T-B1).
+    BasicAdoptHighest = "basic-adopt-highest",
+    /// An acceptor refuses, slot by slot, what is below its promise.
+    BasicRefuseLower = "basic-refuse-lower",
+    /// Accepting in a ballot promises that ballot too (T-B2).
+    BasicAcceptPromises = "basic-accept-promises",
+    /// A ballot is never used by two incarnations of a replica (T-B5).
+    BasicBallotNeverReused = "basic-ballot-never-reused",
+    /// Promises and votes are counted per member, so duplicates do not add up (T-C2).
+    BasicVotePerMember = "basic-vote-per-member",
+    /// A slot is filled with a no-op only if no promise of the quorum reported a value.
+    BasicNoopOnlyIfFree = "basic-noop-only-if-free",
+    /// A batch is proposed in a second slot only once the first is known to hold another value.
+    BasicOneSlotAtATime = "basic-one-slot-at-a-time",
+    /// An accepted value counts as chosen only if it was accepted in the ballot that was chosen or above it.
+    BasicChosenBallot = "basic-chosen-ballot",
+    /// A chosen value that was not accepted here is written down before it counts as held (see `record_committed`).
+    BasicLearnedRecorded = "basic-learned-recorded",
+    /// A slot that is chosen or truncated is never answered as if nothing was accepted in it.
+    BasicChosenIsFinal = "basic-chosen-is-final",
+    /// A read waits for the highest slot that a classic quorum has accepted.
+    BasicReadQuorum = "basic-read-quorum",
+    /// Only answers to the request that left after the read arrived count for it.
+    BasicReadFreshRound = "basic-read-fresh-round",
+    // Fast Paxos.
+    /// An acceptor votes once per slot and round, over restarts too (PF1, T-F3).
+    FastVoteOnce = "fast-vote-once",
+    /// How many votes of a fast round force a value depends on how many acceptors answered (PF2, T-F2).
+    FastPickThreshold = "fast-pick-threshold",
+    /// Only the votes of the highest round among the answers decide what is picked (T-F1, T-F4).
+    FastPickHighestRound = "fast-pick-highest-round",
+    /// A vote of a classic round binds, however few there are (PF3, T-F1).
+    FastPickClassicBinds = "fast-pick-classic-binds",
+    /// A vote and its batch are durable before the vote leaves (T-C1).
+    FastVoteAfterDurable = "fast-vote-after-durable",
+    /// A promise, of a term or for one slot, is durable before it is sent.
+    FastPromiseAfterDurable = "fast-promise-after-durable",
+    /// A restart never uses a term of an earlier incarnation again (PF4).
+    FastTermNeverReused = "fast-term-never-reused",
+    /// Fast votes are allowed only in slots that a finished first phase found empty.
+    FastAnyAfterPhaseOne = "fast-any-after-phase-one",
+    /// A promise to the coordinator for one slot blocks a later fast vote there (T-F11).
+    FastSlotPromiseBlocks = "fast-slot-promise-blocks",
+    /// The coordinator picks a value for a slot of its fast round only from a classic quorum of answers.
+    FastRecoveryQuorum = "fast-recovery-quorum",
+    /// A slot without a vote in sight becomes a no-op only after a classic quorum gave up its fast votes there (PF7).
+    FastNoopAfterPromises = "fast-noop-after-promises",
+    /// After a missed fast quorum the coordinator proposes what the votes say, never a batch of its own (PF5, T-F5).
+    FastNeverOwnValue = "fast-never-own-value",
+    /// Two batches under one name are two values: votes carry a checksum.
+    FastDigestCompared = "fast-digest-compared",
+    /// Votes are counted per member, so duplicates do not add up (T-C2).
+    FastVotePerMember = "fast-vote-per-member",
+    /// Only votes of one round are counted together.
+    FastVotesOfOneRound = "fast-votes-of-one-round",
+    /// A chosen batch is executed only once its bytes are here (PF6).
+    FastExecuteWithPayload = "fast-execute-with-payload",
+    /// A batch gets a second slot only when its first is known to hold something else (T-F6).
+    FastSecondSlotAfterLoss = "fast-second-slot-after-loss",
+    /// A fast round decides with a fast quorum.
+    FastQuorumSize = "fast-quorum-size",
+    /// An acceptor obeys no term below the one it promised (T-F9).
+    FastRefuseOldTerm = "fast-refuse-old-term",
+    /// A promise counts only when all the votes it reports have arrived.
+    FastPromiseComplete = "fast-promise-complete",
+    /// A chosen value that was not voted for here is written down before the log calls it chosen.
+    FastLearnedWrittenDown = "fast-learned-written-down",
+    /// A read asks acceptors after it arrived, and a classic quorum of them.
+    FastReadQuorum = "fast-read-quorum",
+    // EPaxos.
+    /// A batch depends on what conflicts with any of its keys, not only with the first that conflicts (T-E9).
+    EpaxosAllKeys = "epaxos-all-keys",
+    /// An instance waits for everything up to a dependency's number that interferes, not only for the one at it (T-E10).
+    EpaxosPrefixDependencies = "epaxos-prefix-dependencies",
+    /// Two writes of one session interfere whatever keys they touch (T-E18).
+    EpaxosSessionIsAKey = "epaxos-session-is-a-key",
+    /// Instances that depend on each other are executed by stamp, row and number: a total order (T-E11).
+    EpaxosComponentOrder = "epaxos-component-order",
+    /// What is accepted and what is promised are two ballots (Sutra 2020, T-E1).
+    EpaxosTwoBallots = "epaxos-two-ballots",
+    /// A lower ballot than the one joined is refused.
+    EpaxosRefuseLowerBallot = "epaxos-refuse-lower-ballot",
+    /// A vote is durable before it is sent, the own one before it counts.
+    EpaxosVoteDurable = "epaxos-vote-durable",
+    /// A promise is durable before it is sent, and an own ballot before it is used.
+    EpaxosPromiseDurable = "epaxos-promise-durable",
+    /// The record of a fast commit is durable before anybody, its command leader included, makes use of it (P-E1, T-E2).
+    EpaxosFastCommitDurable = "epaxos-fast-commit-durable",
+    /// Three replicas: only the vote of the buddy named beforehand makes a fast commit (T-E3).
+    EpaxosFixedPair = "epaxos-fixed-pair",
+    /// Once the second phase has begun, votes of the first make no commit any more (T-E6).
+    EpaxosNoFastCommitAfterSlow = "epaxos-no-fast-commit-after-slow",
+    /// Four replicas and more: a fast commit takes a fast quorum, not a majority.
+    EpaxosFastQuorumSize = "epaxos-fast-quorum-size",
+    /// A restarted command leader does not go on in ballot 0.
+    EpaxosOwnerNeverResumes = "epaxos-owner-never-resumes",
+    /// A number of a row is used for one batch only: reservations are durable first and skipped after a restart (T-E13).
+    EpaxosNumberNeverReused = "epaxos-number-never-reused",
+    /// After a restart everything depends on all numbers that may have been used before (T-E23).
+    EpaxosOwnRowFloor = "epaxos-own-row-floor",
+    /// A restart brings every batch of the log, and all that a snapshot covers, back into the index of conflicts (T-E16).
+    EpaxosIndexRebuilt = "epaxos-index-rebuilt",
+    /// A recovery takes up the acceptance of the highest ballot.
+    EpaxosRecoverHighestAccepted = "epaxos-recover-highest-accepted",
+    /// Three replicas: a recovery keeps what the buddy voted for.
+    EpaxosRecoverPreacceptedBuddy = "epaxos-recover-preaccepted-buddy",
+    /// Four replicas and more: votes are accepted by a recovery only once nothing excludes their fast commit (T-E4).
+    EpaxosValidate = "epaxos-validate",
+    /// A recovery that waited accepts the dependencies that were reported to it, not its own (T-E20).
+    EpaxosWaitingUsesReportedDeps = "epaxos-waiting-uses-reported-deps",
+    /// A no-op that is accepted and not committed conflicts like the batch it may still become, known or not (T-E8).
+    EpaxosAcceptedNoopConflicts = "epaxos-accepted-noop-conflicts",
+    /// A committed instance never changes (T-E14).
+    EpaxosCommitIsFinal = "epaxos-commit-is-final",
+    /// What is executed is forgotten only when every replica has executed it durably (T-E19).
+    EpaxosCollectAfterAll = "epaxos-collect-after-all",
+    /// A read asks a classic quorum what it must see (T-E22).
+    EpaxosReadQuorum = "epaxos-read-quorum",
 }
 
 #[cfg(feature = "mutants")]

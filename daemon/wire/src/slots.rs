@@ -1,11 +1,10 @@
-//! Where a key lives: key -> slot -> group.
+//! The slot of a key, and slot -> group where groups share all keys alike; [`routing`](crate::routing) builds on it.
 //!
 //! Part of the data format. The slot of a key is Redis Cluster's, so that cluster-aware clients agree with us; groups own
 //! contiguous ranges of slots. "Slot" here is Redis' word for a hash bucket, not a position in a log.
 
 use std::ops::Range;
 
-use crate::command::{Command, CommandKind, list};
 use crate::ids::GroupId;
 
 /// How many hash slots there are.
@@ -66,24 +65,10 @@ pub fn slot_range(group: GroupId, group_count: u16) -> Range<u16> {
     start(u32::from(group.0))..start(u32::from(group.0) + 1)
 }
 
-/// The group that owns `key`.
+/// The group that owns `key` where no prefix is given groups of its own: [`Routing`](crate::routing::Routing) is the
+/// general case.
 pub fn group_of_key(key: &[u8], group_count: u16) -> GroupId {
     if group_count == 1 { GroupId(0) } else { group_of(key_slot(key), group_count) }
-}
-
-/// The group that owns every key of `command`; `None` if the keys live in different groups
-/// ([`CommandError::CrossSlot`](crate::command::CommandError::CrossSlot)).
-pub fn group_of_command(command: &Command<'_>, group_count: u16) -> Option<GroupId> {
-    use CommandKind::*;
-    let group = group_of_key(command.key, group_count);
-    let step = match command.kind {
-        MGet | Del | Exists => 1,
-        MSet => 2,
-        _ => return Some(group),
-    };
-    let same = group_count == 1
-        || list::items(command.value).step_by(step).all(|key| group_of_key(key, group_count) == group);
-    same.then_some(group)
 }
 
 #[cfg(test)]
@@ -123,20 +108,6 @@ mod tests {
             }
             assert_eq!(next, SLOT_COUNT);
         }
-    }
-
-    #[test]
-    fn keys_of_different_groups_are_a_cross_slot_command() {
-        let mut value = Vec::new();
-        for item in [b"foo".as_slice(), b"1", b"{foo}2", b"bar"] {
-            list::push(&mut value, item);
-        }
-        let command =
-            Command { kind: CommandKind::MSet, flags: 0, session: None, key: b"foo", value: &value };
-        assert_eq!(group_of_command(&command, 4), Some(group_of(12182, 4)));
-        let command = Command { kind: CommandKind::MGet, ..command };
-        assert_eq!(group_of_command(&command, 4), None);
-        assert_eq!(group_of_command(&command, 1), Some(GroupId(0)));
     }
 
     proptest! {

@@ -31,6 +31,14 @@ pub struct Faults {
     pub refuse_incr: bool,
     /// Never answers.
     pub mute: bool,
+    /// Does every n-th write, then closes the connection instead of answering.
+    pub hang_up_after_every: Option<u64>,
+    /// Does every n-th write, then says that it does not know.
+    pub unknown_every: Option<u64>,
+    /// Does not answer every n-th write, and goes on.
+    pub silent_every: Option<u64>,
+    /// Does again what was done before under the same number of a session.
+    pub forgets_numbers: bool,
 }
 
 #[derive(Default)]
@@ -39,6 +47,10 @@ struct State {
     requests: AtomicU64,
     writes: AtomicU64,
     writes_seen: AtomicU64,
+    /// What each number of each session did.
+    numbers: Mutex<HashMap<(u64, u64), i64>>,
+    /// What INFO says of the protocol: empty, or `,protocol=NAME`.
+    told_protocol: Mutex<String>,
 }
 
 /// A running server; it ends with the process.
@@ -73,6 +85,11 @@ impl Server {
         server
     }
 
+    /// What INFO says from now on that the group runs.
+    pub fn tell_protocol(&self, name: &str) {
+        *self.state.told_protocol.lock().unwrap() = format!(",protocol={name}");
+    }
+
     pub fn requests(&self) -> u64 {
         self.state.requests.load(Ordering::SeqCst)
     }
@@ -83,6 +100,7 @@ fn serve(mut stream: TcpStream, state: &State, faults: Faults) -> io::Result<()>
     let mut received = Vec::new();
     let mut buffer = [0; 64 << 10];
     let mut is_native = None;
+    let mut session = 0;
     loop {
         let size = stream.read(&mut buffer)?;
         if size == 0 {
@@ -94,7 +112,7 @@ fn serve(mut stream: TcpStream, state: &State, faults: Faults) -> io::Result<()>
         }
         let mut out = Vec::new();
         let (used, hang_up) = if is_native == Some(true) {
-            native(&received, state, faults, &mut out)
+            native(&received, state, faults, &mut session, &mut out)
         } else {
             (resp(&received, state, &mut out), false)
         };
@@ -107,11 +125,18 @@ fn serve(mut stream: TcpStream, state: &State, faults: Faults) -> io::Result<()>
 }
 
 /// Answers all requests in `bytes`. Returns how many bytes they are, and whether to hang up.
-fn native(bytes: &[u8], state: &State, faults: Faults, out: &mut Vec<u8>) -> (usize, bool) {
+fn native(
+    bytes: &[u8],
+    state: &State,
+    faults: Faults,
+    session: &mut u64,
+    out: &mut Vec<u8>,
+) -> (usize, bool) {
     let mut at = 0;
     if bytes.starts_with(b"PNCH") {
-        if Hello::parse(bytes).unwrap().is_none() {
-            return (0, false);
+        match Hello::parse(bytes).unwrap() {
+            None => return (0, false),
+            Some(hello) => *session = hello.session,
         }
         at = HELLO_SIZE;
         let reply = HelloReply {
@@ -124,7 +149,7 @@ fn native(bytes: &[u8], state: &State, faults: Faults, out: &mut Vec<u8>) -> (us
         };
         reply.write(out);
     }
-    let terms = Terms { session: 0, request_size_max: 1 << 20 };
+    let terms = Terms { session: *session, request_size_max: 1 << 20 };
     let mut replies: Vec<Vec<u8>> = Vec::new();
     while let Some((request, size)) = parse_request(&bytes[at..], &terms).unwrap() {
         at += size;
@@ -142,7 +167,20 @@ fn native(bytes: &[u8], state: &State, faults: Faults, out: &mut Vec<u8>) -> (us
             }
         }
         let mut value = Vec::new();
-        let answer = apply(&command, state, faults, &mut value);
+        let mut answer = apply(&command, state, faults, &mut value);
+        let seen = state.writes_seen.load(Ordering::SeqCst);
+        let comes_now = |every: Option<u64>| {
+            !command.kind.is_read() && every.is_some_and(|every| seen.is_multiple_of(every))
+        };
+        if comes_now(faults.hang_up_after_every) {
+            return (at, true);
+        }
+        if comes_now(faults.silent_every) {
+            continue;
+        }
+        if comes_now(faults.unknown_every) {
+            answer = Answer::Error(CommandError::Unknown);
+        }
         let mut reply = Vec::new();
         write_reply(&ReplyView { number: request.number, stages: None, answer }, &mut reply);
         replies.push(reply);
@@ -170,12 +208,23 @@ fn apply<'a>(command: &Command<'_>, state: &State, faults: Faults, value: &'a mu
             None => Answer::Nil,
         },
         CommandKind::IncrBy if faults.refuse_incr => Answer::Error(CommandError::NotAnInteger),
+        CommandKind::OpenSession => Answer::Ok,
         CommandKind::IncrBy => {
+            let mut numbers = state.numbers.lock().unwrap();
+            let name = command.session.map(|header| (header.session, header.number));
+            if let Some(known) = name.and_then(|name| numbers.get(&name))
+                && !faults.forgets_numbers
+            {
+                return Answer::Int(*known);
+            }
             let old =
                 values.get(command.key).map_or(0, |text| std::str::from_utf8(text).unwrap().parse().unwrap());
             let new: i64 = old + i64::from_le_bytes(command.value.try_into().unwrap());
             if !is_lost {
                 values.insert(command.key.to_vec(), new.to_string().into_bytes());
+            }
+            if let Some(name) = name {
+                numbers.insert(name, new);
             }
             Answer::Int(new)
         }
@@ -204,8 +253,10 @@ fn resp(bytes: &[u8], state: &State, out: &mut Vec<u8>) -> usize {
             b"INFO" if words[1] == b"panch" => {
                 let text = format!(
                     "# Panch\r\nnode_id:1\r\ndurability:memory\r\ncommands_total:{requests}\r\nbatches_total:{}\r\n\
-                     messages_total:{requests}\r\ngroup_0:leader=1,leading=1\r\n",
-                    requests / 10
+                     messages_total:{requests}\r\ncounter_fast_commits:{requests}\r\ncounter_slow_commits:0\r\n\
+                     group_0:leader=1,leading=1,digest=00ff{}\r\n",
+                    requests / 10,
+                    state.told_protocol.lock().unwrap()
                 );
                 let _ = write!(out, "${}\r\n{text}\r\n", text.len());
             }

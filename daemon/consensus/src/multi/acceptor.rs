@@ -44,8 +44,21 @@ impl Multi {
         let behind = message.from_slot < self.window.first() || entry_count > REPORT_COUNT_MAX;
         if lower || behind {
             self.counters.refused += u64::from(lower);
-            effects.send(Dest::One(from), Refused { ballot, promised: self.promised, behind }, None);
+            effects.send(Dest::One(from), Refused { ballot, promised: self.promised, behind, wait: 0 }, None);
             return;
+        }
+        if ballot > self.promised {
+            // Whoever may still read under a lease needs that nobody can lead beside it. [Multi-Paxos, leases]
+            let wait = self.lease_wait(from, message.released).as_nanos() as u64;
+            if wait > 0 {
+                self.counters.lease_refusals += 1;
+                effects.send(
+                    Dest::One(from),
+                    Refused { ballot, promised: self.promised, behind, wait },
+                    None,
+                );
+                return;
+            }
         }
         if ballot != self.promised {
             self.become_follower(effects);
@@ -59,7 +72,7 @@ impl Multi {
         }
         // The last point covers the promise and every acceptance that is reported. [D1]
         let after = effects.last_persist();
-        let Prepare { ballot, from_slot } = message;
+        let Prepare { ballot, from_slot, .. } = message;
         let promise = Promise { ballot, from_slot, commit: self.commit, entry_count };
         effects.send_after(after, Dest::One(from), promise, None);
         for (slot, entry) in self.window.entries_from(from_slot) {
@@ -104,7 +117,7 @@ impl Multi {
             if ballot < self.promised {
                 effects.send(
                     Dest::One(from),
-                    Refused { ballot, promised: self.promised, behind: false },
+                    Refused { ballot, promised: self.promised, behind: false, wait: 0 },
                     None,
                 );
             }
@@ -133,7 +146,9 @@ impl Multi {
 
     pub(super) fn on_heartbeat(&mut self, from: ReplicaId, message: Heartbeat, effects: &mut Effects<Self>) {
         let obeyed = self.obey(from, message.ballot, effects);
+        let mut granted = false;
         if obeyed {
+            granted = self.grant_lease(message.round, message.lease, effects);
             self.follow_commit(message.commit, effects);
             // An acknowledgement may have been lost.
             self.due.ack |= message.acked < self.accepted_upto;
@@ -144,6 +159,7 @@ impl Multi {
                 round: message.round,
                 sent: message.sent,
                 received: self.accepted_upto,
+                granted,
             };
             effects.send(Dest::One(from), reply, None);
         }

@@ -199,6 +199,9 @@ impl Multi {
             return;
         }
         self.on_contact(from, effects);
+        if message.granted {
+            self.on_lease_granted(from, message.round);
+        }
         let round = self.term.round;
         let peer = &mut self.term.peers[from.index()];
         peer.round = peer.round.max(message.round);

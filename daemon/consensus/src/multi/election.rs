@@ -9,10 +9,11 @@
 use panch_wire::frame::Frame;
 use panch_wire::ids::{REPLICAS_MAX, ReplicaId, ReplicaSet, Slot};
 use panch_wire::rule::{Rule, holds};
-use panch_wire::time::Instant;
+use panch_wire::time::{Duration, Instant};
 
 use super::message::{
-    PreVote, PreVoteReply, Prepare, Promise, PromiseEntry, PromiseRecord, Record, Refused, TransferLeader,
+    PreVote, PreVoteReply, Prepare, Promise, PromiseEntry, PromiseRecord, Record, Refused, Release,
+    TransferLeader,
 };
 use super::{Multi, Role, Timer};
 use crate::ballot::Ballot;
@@ -22,7 +23,7 @@ use crate::protocol::{Dest, Effects, Value};
 pub(super) const REPORT_COUNT_MAX: u64 = 1 << 16;
 
 /// What promises say about one slot.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 struct Report {
     /// Who reported an entry.
     from: ReplicaSet,
@@ -31,7 +32,7 @@ struct Report {
 }
 
 /// What an attempt to become leader has gathered.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(super) struct Candidacy {
     ballot: Ballot,
     from_slot: Slot,
@@ -39,6 +40,10 @@ pub(super) struct Candidacy {
     grants: ReplicaSet,
     /// Whether the own promise of `ballot` is durable.
     durable: bool,
+    /// What the leader that asked this replica to take over has given up.
+    released: Release,
+    /// Whether the attempt was given more time because a lease had to end first.
+    prolonged: bool,
     /// Who refused because they no longer have what this replica lacks.
     behind: ReplicaSet,
     promises: [Option<Promise>; REPLICAS_MAX],
@@ -60,6 +65,8 @@ impl Candidacy {
     pub(super) fn clear(&mut self) {
         self.grants = ReplicaSet::default();
         self.durable = false;
+        self.released = Release::default();
+        self.prolonged = false;
         self.behind = ReplicaSet::default();
         self.promises = Default::default();
         self.received = Default::default();
@@ -75,6 +82,12 @@ impl Candidacy {
 
 impl Multi {
     pub(super) fn on_election_timeout(&mut self, effects: &mut Effects<Self>) {
+        let wait = self.own_lease_wait();
+        if self.role == Role::Follower && !wait.is_zero() {
+            // Nobody can win now, this replica's own promise included.
+            self.arm_election_after(wait);
+            return;
+        }
         if self.role == Role::Candidate && !self.candidacy.durable {
             self.stalled = true;
         }
@@ -86,7 +99,7 @@ impl Multi {
 
     fn start_pre_vote(&mut self, effects: &mut Effects<Self>) {
         if self.group.replica_count == 1 {
-            self.stand(effects);
+            self.stand(Release::default(), effects);
             return;
         }
         let ballot = self.next_ballot();
@@ -109,7 +122,11 @@ impl Multi {
         };
         let reaches = message.commit.next() >= self.window.first();
         let seen = self.promised.max(self.seen);
-        let reply = PreVoteReply { ballot: message.ballot, seen, granted: !led && reaches };
+        let lease_wait = self.lease_wait(from, Release::default());
+        let granted = !led && reaches && lease_wait.is_zero();
+        self.counters.lease_refusals += u64::from(!led && reaches && !granted);
+        let wait = if led || !reaches { 0 } else { lease_wait.as_nanos() as u64 };
+        let reply = PreVoteReply { ballot: message.ballot, seen, granted, wait };
         effects.send(Dest::One(from), reply, None);
     }
 
@@ -120,12 +137,18 @@ impl Multi {
         effects: &mut Effects<Self>,
     ) {
         self.seen = self.seen.max(message.seen);
-        if self.role != Role::PreCandidate || message.ballot != self.candidacy.ballot || !message.granted {
+        if self.role != Role::PreCandidate || message.ballot != self.candidacy.ballot {
+            return;
+        }
+        if !message.granted {
+            if message.wait > 0 {
+                self.arm_election_after(Duration::from_nanos(message.wait));
+            }
             return;
         }
         self.candidacy.grants.insert(from);
         if self.candidacy.grants.count() >= self.quorum() {
-            self.stand(effects);
+            self.stand(Release::default(), effects);
         }
     }
 
@@ -135,10 +158,19 @@ impl Multi {
         message: TransferLeader,
         effects: &mut Effects<Self>,
     ) {
+        let released = message.released;
         let following = self.role == Role::Follower && self.leader == Some(from);
-        if following && message.ballot == self.promised && !self.stalled {
-            self.stand(effects);
+        let free = self.lease_wait(self.me(), released).is_zero();
+        if following && released.ballot == self.promised && free && !self.stalled {
+            self.stand(released, effects);
         }
+    }
+
+    /// The next attempt comes a little after `wait`, which a lease has left, instead of a whole timeout later.
+    fn arm_election_after(&mut self, wait: Duration) {
+        let timeout = self.tuning.election_timeout;
+        let wait = self.random_wait(wait.min(timeout), timeout / 8);
+        self.timers.arm(Timer::Election, self.now + wait);
     }
 
     fn next_ballot(&self) -> Ballot {
@@ -148,18 +180,46 @@ impl Multi {
     }
 
     /// Opens a ballot of one's own above everything heard of, and asks for promises.
-    pub(super) fn stand(&mut self, effects: &mut Effects<Self>) {
+    pub(super) fn stand(&mut self, released: Release, effects: &mut Effects<Self>) {
         self.become_follower(effects);
         let ballot = self.next_ballot();
         self.counters.elections += 1;
         self.promise(ballot);
         self.role = Role::Candidate;
         self.candidacy.open(ballot, self.commit.next());
+        self.candidacy.released = released;
         self.recorded = ballot;
         // No ballot is used before it is written down: an unrecorded one would be used again after a restart. [D4]
         let recorded = effects.persist(Record::Promise(PromiseRecord { ballot, commit: self.commit }), None);
-        let prepare = Prepare { ballot, from_slot: self.candidacy.from_slot };
-        effects.send_after(recorded, Dest::All, prepare, None);
+        effects.send_after(recorded, Dest::All, self.prepare(), None);
+    }
+
+    fn prepare(&self) -> Prepare {
+        let Candidacy { ballot, from_slot, released, .. } = self.candidacy;
+        Prepare { ballot, from_slot, released }
+    }
+
+    /// An acceptor asked this candidate to wait for the end of a lease. The attempt goes on, a little longer if need be.
+    fn wait_for_lease(&mut self, wait: Duration) {
+        let timeout = self.tuning.election_timeout;
+        if !self.candidacy.prolonged {
+            self.candidacy.prolonged = true;
+            self.arm_election();
+        }
+        let wait = self.random_wait(wait.min(timeout), timeout / 16);
+        self.timers.arm(Timer::LeaseEnd, self.now + wait);
+    }
+
+    /// The leases that kept acceptors from promising should be over: they are asked again.
+    pub(super) fn on_lease_end(&mut self, effects: &mut Effects<Self>) {
+        if self.role != Role::Candidate || !self.candidacy.durable {
+            return;
+        }
+        let missing = self.peers().filter(|peer| !self.candidacy.complete.contains(*peer));
+        for peer in missing.collect::<Vec<_>>() {
+            // The promise was recorded before the first Prepare.
+            effects.send_after(effects.last_persist(), Dest::One(peer), self.prepare(), None);
+        }
     }
 
     fn is_candidate_in(&self, ballot: Ballot) -> bool {
@@ -179,6 +239,7 @@ impl Multi {
         }
         match self.role {
             Role::Candidate if message.promised > message.ballot => self.become_follower(effects),
+            Role::Candidate if message.wait > 0 => self.wait_for_lease(Duration::from_nanos(message.wait)),
             Role::Candidate if message.behind => {
                 self.candidacy.behind.insert(from);
                 if self.group.replica_count - self.candidacy.behind.count() < self.quorum() {
@@ -289,7 +350,9 @@ impl Multi {
         if self.role == Role::Leader {
             self.timers.disarm(Timer::Heartbeat);
             self.heard = None;
+            self.drop_own_grant();
         }
+        self.timers.disarm(Timer::LeaseEnd);
         self.fail_reads(effects);
         self.role = Role::Follower;
         self.leader = None;

@@ -29,7 +29,7 @@ struct Transfer {
 }
 
 /// What a leader keeps; of no meaning in other roles.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(super) struct Term {
     /// The no-op that marks the start of the term. Once it is chosen, so is everything any earlier leader decided.
     pub(super) start: Slot,
@@ -44,7 +44,7 @@ pub(super) struct Term {
     /// Acknowledgements counted.
     vote_count: usize,
     /// When the own log last caught up or made progress.
-    own_progress: Instant,
+    pub(super) own_progress: Instant,
     transfer: Option<Transfer>,
     transfer_after: Instant,
 }
@@ -72,6 +72,7 @@ impl Multi {
             term.peers[peer.index()] = Peer::new(acked, self.now);
         }
         self.term = term;
+        self.lease.begin_term();
     }
 
     /// The values of earlier ballots are proposed again; now the term's own no-op, and the news to everybody.
@@ -183,6 +184,7 @@ impl Multi {
     pub(super) fn send_heartbeats(&mut self, effects: &mut Effects<Self>) {
         self.due.round = false;
         self.term.round += 1;
+        let lease = self.ask_lease();
         for id in self.peers() {
             let peer = &mut self.term.peers[id.index()];
             peer.commit_sent = self.commit;
@@ -192,6 +194,7 @@ impl Multi {
                 commit: self.commit,
                 sent: peer.next.prev(),
                 acked: self.term.matched[id.index()],
+                lease,
             };
             effects.send(Dest::One(id), message, None);
         }
@@ -204,9 +207,10 @@ impl Multi {
             self.become_follower(effects);
             return;
         }
-        let own_log_lags = self.term.matched[self.me().index()] < self.term.last;
         let patience = 2 * self.tuning.election_timeout;
-        if own_log_lags && self.now.since(self.term.own_progress) >= patience && self.group.replica_count > 1
+        if self.own_log_lags()
+            && self.now.since(self.term.own_progress) >= patience
+            && self.group.replica_count > 1
         {
             self.counters.step_downs += 1;
             self.stalled = true;
@@ -216,6 +220,16 @@ impl Multi {
         self.send_heartbeats(effects);
         self.consider_transfer(effects);
         self.timers.arm(Timer::Heartbeat, self.now + self.tuning.heartbeat_interval);
+    }
+
+    /// Whether something the leader proposed is not durable in its own log.
+    pub(super) fn own_log_lags(&self) -> bool {
+        self.term.matched[self.me().index()] < self.term.last
+    }
+
+    /// Whether the home replica is about to be asked to take over, or was.
+    pub(super) fn is_transferring(&self) -> bool {
+        self.term.transfer.is_some()
     }
 
     pub(super) fn has_quorum_contact(&self) -> bool {
@@ -264,7 +278,9 @@ impl Multi {
             && self.term.matched[home.index()] == self.term.last
         {
             transfer.asked = true;
-            effects.send(Dest::One(home), TransferLeader { ballot: self.promised }, None);
+            // First the lease ends, then the request leaves: the new ballot need not wait for what was granted.
+            let released = self.release_lease();
+            effects.send(Dest::One(home), TransferLeader { released }, None);
         }
     }
 }

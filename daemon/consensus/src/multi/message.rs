@@ -32,6 +32,18 @@ pub struct PreVoteReply {
     pub seen: Ballot,
     /// Whether the voter sees no reason against it.
     pub granted: bool,
+    /// Refused only because of a lease granted to another: nanoseconds till that is over.
+    pub wait: u64,
+}
+
+/// The rounds of a term for which its leader has given up its lease: a Prepare that names them need not wait for the grants
+/// of those rounds.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Release {
+    /// The leader's ballot; the least one releases nothing.
+    pub ballot: Ballot,
+    /// The last round given up.
+    pub round: u64,
 }
 
 /// Phase 1a, for all slots from `from_slot` on.
@@ -41,6 +53,8 @@ pub struct Prepare {
     pub ballot: Ballot,
     /// The first slot that the candidate does not know to be chosen.
     pub from_slot: Slot,
+    /// What the leader that asked the candidate to take over has given up.
+    pub released: Release,
 }
 
 /// Phase 1b: counts once its entries have arrived, which are sent as [`PromiseEntry`].
@@ -76,6 +90,8 @@ pub struct Refused {
     pub promised: Ballot,
     /// The candidate lacks entries that the acceptor no longer has in memory: somebody more advanced should lead.
     pub behind: bool,
+    /// Refused only because of a lease granted to another: nanoseconds till that is over.
+    pub wait: u64,
 }
 
 /// Phase 2a for one slot; its value travels beside it.
@@ -129,6 +145,8 @@ pub struct Heartbeat {
     pub sent: Slot,
     /// The last slot the receiver acknowledged, as far as the leader knows.
     pub acked: Slot,
+    /// For how many nanoseconds from the receipt on the leader asks to be left in office; 0: it does not ask.
+    pub lease: u64,
 }
 
 /// Answers [`Heartbeat`]. In the leader's own ballot it is contact; in a higher one it deposes the leader.
@@ -142,6 +160,8 @@ pub struct HeartbeatReply {
     pub sent: Slot,
     /// The last slot received in order; not necessarily durable.
     pub received: Slot,
+    /// The follower promises nobody else a ballot for as long as the heartbeat asked.
+    pub granted: bool,
 }
 
 /// A follower asks for a position after which a read is linearizable.
@@ -149,6 +169,8 @@ pub struct HeartbeatReply {
 pub struct ReadIndexRequest {
     /// Names the request; never reused by a replica, over restarts included.
     pub number: u64,
+    /// The leader's lease is good enough.
+    pub lease: bool,
 }
 
 /// Answers [`ReadIndexRequest`].
@@ -167,8 +189,8 @@ pub struct Forward;
 /// The leader asks the home replica to stand for election at once.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TransferLeader {
-    /// The leader's ballot.
-    pub ballot: Ballot,
+    /// The leader's ballot, and up to which round it has given up its lease.
+    pub released: Release,
 }
 
 macro_rules! messages {
@@ -249,7 +271,7 @@ impl Message {
         let (ballots, slots) = match *self {
             Message::PreVote(m) => ([m.ballot, m.ballot], [m.commit, m.commit]),
             Message::PreVoteReply(m) => ([m.ballot, m.seen], [Slot(0); 2]),
-            Message::Prepare(m) => ([m.ballot, m.ballot], [m.from_slot, m.from_slot]),
+            Message::Prepare(m) => ([m.ballot, m.released.ballot], [m.from_slot, m.from_slot]),
             Message::Promise(m) => ([m.ballot, m.ballot], [m.from_slot, m.commit]),
             Message::PromiseEntry(m) => ([m.ballot, m.accepted], [m.slot, m.slot]),
             Message::Refused(m) => ([m.ballot, m.promised], [Slot(0); 2]),
@@ -260,7 +282,7 @@ impl Message {
             Message::Heartbeat(m) => ([m.ballot, m.ballot], [m.commit, m.sent.max(m.acked)]),
             Message::HeartbeatReply(m) => ([m.ballot, m.ballot], [m.sent, m.received]),
             Message::ReadIndexReply(m) => ([Ballot::default(); 2], [m.slot.unwrap_or_default(); 2]),
-            Message::TransferLeader(m) => ([m.ballot, m.ballot], [Slot(0); 2]),
+            Message::TransferLeader(m) => ([m.released.ballot; 2], [Slot(0); 2]),
             Message::ReadIndexRequest(_) | Message::Forward(_) => return true,
         };
         ballots.into_iter().all(is_plausible_ballot) && slots.into_iter().all(is_plausible_slot)

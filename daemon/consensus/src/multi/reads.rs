@@ -1,7 +1,8 @@
 //! Linearizable reads without a log entry: the read index.
 //!
 //! The leader notes its commit index, starts a heartbeat round, and once a quorum has answered it in the leader's own
-//! ballot, no later leader can have decided anything before the round began. A follower asks the leader.
+//! ballot, no later leader can have decided anything before the round began. A follower asks the leader. A read that
+//! a lease is good enough for needs no round while the leader holds one; a follower's costs it the way to the leader.
 //!
 //! Invariants:
 //! * A read is confirmed only by a round that started after it arrived; all that wait when a round starts share it.
@@ -29,7 +30,7 @@ enum Reader {
 }
 
 /// Reads on their way to a position.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Reads {
     /// Leader: for the next round.
     waiting: Vec<Reader>,
@@ -41,6 +42,8 @@ pub(super) struct Reads {
     index: Slot,
     /// Follower: for the next request.
     queued: Vec<ReadContext>,
+    /// Follower: one of them needs more than a lease.
+    queued_quorum: bool,
     /// Follower: asked for by request `number`.
     asked: Vec<ReadContext>,
     number: u64,
@@ -54,6 +57,7 @@ impl Reads {
             round: 0,
             index: Slot(0),
             queued: Vec::new(),
+            queued_quorum: false,
             asked: Vec::new(),
             // A reply to a request from before a restart must not be taken for a fresh one. [D6]
             number: u64::from(incarnation.0) << 32,
@@ -72,11 +76,12 @@ fn serve(reader: Reader, slot: Option<Slot>, effects: &mut Effects<Multi>) {
 }
 
 impl Multi {
-    pub(super) fn on_read(&mut self, context: ReadContext, effects: &mut Effects<Self>) {
+    pub(super) fn on_read(&mut self, context: ReadContext, lease: bool, effects: &mut Effects<Self>) {
         if self.role == Role::Leader {
-            self.read_as_leader(Reader::Own(context), effects);
+            self.read_as_leader(Reader::Own(context), lease, effects);
         } else if self.leader.is_some() && self.reads.queued.len() < READ_COUNT_MAX {
             self.reads.queued.push(context);
+            self.reads.queued_quorum |= !lease;
             self.due.read_index = self.reads.asked.is_empty();
         } else {
             effects.retry_read(context);
@@ -91,13 +96,18 @@ impl Multi {
     ) {
         let reader = Reader::Peer(from, message.number);
         if self.role == Role::Leader {
-            self.read_as_leader(reader, effects);
+            self.read_as_leader(reader, message.lease, effects);
         } else {
             serve(reader, None, effects);
         }
     }
 
-    fn read_as_leader(&mut self, reader: Reader, effects: &mut Effects<Self>) {
+    fn read_as_leader(&mut self, reader: Reader, lease: bool, effects: &mut Effects<Self>) {
+        if lease && self.holds_lease() {
+            self.counters.lease_reads += 1;
+            serve(reader, Some(self.commit), effects);
+            return;
+        }
         if self.reads.waiting.len() >= READ_COUNT_MAX {
             serve(reader, None, effects);
             return;
@@ -166,7 +176,8 @@ impl Multi {
         }
         std::mem::swap(&mut self.reads.queued, &mut self.reads.asked);
         self.reads.number += 1;
-        effects.send(Dest::One(leader), ReadIndexRequest { number: self.reads.number }, None);
+        let lease = !std::mem::take(&mut self.reads.queued_quorum);
+        effects.send(Dest::One(leader), ReadIndexRequest { number: self.reads.number, lease }, None);
         self.timers.arm(Timer::ReadIndex, self.now + self.tuning.election_timeout);
     }
 
@@ -186,6 +197,7 @@ impl Multi {
         for context in self.reads.asked.drain(..).chain(self.reads.queued.drain(..)) {
             effects.retry_read(context);
         }
+        self.reads.queued_quorum = false;
         self.timers.disarm(Timer::ReadIndex);
     }
 

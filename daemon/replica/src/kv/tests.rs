@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use panch_wire::command::CommandKind::{self, *};
 use panch_wire::command::{Command, CommandError, KEY_SIZE_MAX, Reply, flags, list};
+use panch_wire::transaction::{self, Step};
 use proptest::prelude::*;
 
 use super::Kv;
@@ -198,6 +199,47 @@ fn mset_sets_in_order_and_mget_tells_absence() {
 }
 
 #[test]
+fn msetnx_sets_all_or_nothing() {
+    let mut kv = kv();
+    let mut set = |items: &[&str]| {
+        let mut pairs = Vec::new();
+        items.iter().for_each(|item| list::push(&mut pairs, item.as_bytes()));
+        (ask_with(&mut kv, MSet, flags::IF_ABSENT, b"a", &pairs), kv.len())
+    };
+    assert_eq!(set(&["a", "1", "b", "2", "a", "3"]), (Answer::Int(1), 2));
+    assert_eq!(set(&["c", "1", "b", "2"]), (Answer::Int(0), 2));
+    assert_eq!(ask(&mut kv, Get, "a", ""), bytes("3"));
+}
+
+#[test]
+fn a_transaction_writes_all_or_nothing() {
+    let mut kv = kv();
+    let mut transact = |steps: &[Step<'_>]| {
+        let mut value = Vec::new();
+        steps.iter().for_each(|step| step.push(&mut value));
+        ask_with(&mut kv, Transaction, 0, b"a", &value)
+    };
+    let (done, failed) = (Answer::Int(1), Answer::Int(0));
+    assert_eq!(transact(&[Step::Absent(b"a"), Step::Set(b"a", b"1"), Step::Set(b"b", b"2")]), done);
+    assert_eq!(transact(&[Step::Absent(b"a"), Step::Set(b"c", b"3")]), failed);
+    let swap =
+        [Step::Equals(b"a", b"1"), Step::Equals(b"b", b"2"), Step::Set(b"a", b"2"), Step::Set(b"b", b"1")];
+    assert_eq!(transact(&swap), done);
+    assert_eq!(transact(&swap), failed, "one condition is enough to fail");
+    assert_eq!(transact(&[Step::Equals(b"c", b"")]), failed, "absent is not empty");
+    assert_eq!(transact(&[Step::Equals(b"a", b"2"), Step::Absent(b"c")]), done, "conditions alone");
+    let long = [b'v'; 201];
+    let too_large = Answer::Error(CommandError::TooLarge);
+    assert_eq!(transact(&[Step::Delete(b"a"), Step::Set(b"c", &long)]), too_large);
+    let malformed = Answer::Error(CommandError::Malformed);
+    assert_eq!(transact(&[Step::Delete(b"a"), Step::Absent(b"c")]), malformed);
+    assert_eq!(transact(&[]), malformed);
+    assert_eq!(transact(&[Step::Set(b"a", b"x"), Step::Delete(b"a"), Step::Delete(b"none")]), done);
+    assert_eq!((ask(&mut kv, Get, "a", ""), ask(&mut kv, Get, "b", "")), (Answer::Nil, bytes("1")));
+    assert_eq!(kv.len(), 1);
+}
+
+#[test]
 fn del_counts_once_and_exists_counts_repeats() {
     let mut kv = kv();
     ask_list(&mut kv, MSet, &["a", "1", "b", "2"]);
@@ -325,8 +367,33 @@ fn model(model: &mut Model, kind: CommandKind, flags: u8, key: &[u8], value: &[u
             if items.chunks(2).any(|pair| too_large(pair[1].len())) {
                 return Answer::Error(CommandError::TooLarge);
             }
+            let if_absent = flags & flags::IF_ABSENT != 0;
+            if if_absent && items.chunks(2).any(|pair| model.contains_key(pair[0])) {
+                return Answer::Int(0);
+            }
             model.extend(items.chunks(2).map(|pair| (pair[0].to_vec(), pair[1].to_vec())));
-            Answer::Ok
+            if if_absent { Answer::Int(1) } else { Answer::Ok }
+        }
+        Transaction => {
+            let steps: Vec<Step<'_>> = transaction::steps(value).collect();
+            if steps.iter().any(|step| matches!(step, Step::Set(_, value) if too_large(value.len()))) {
+                return Answer::Error(CommandError::TooLarge);
+            }
+            let fails = |step: &Step<'_>| match *step {
+                Step::Equals(key, expected) => model.get(key).is_none_or(|value| value != expected),
+                Step::Absent(key) => model.contains_key(key),
+                Step::Set(..) | Step::Delete(_) => false,
+            };
+            if steps.iter().any(fails) {
+                return Answer::Int(0);
+            }
+            for step in steps.into_iter().filter(|step| step.is_write()) {
+                match step {
+                    Step::Set(key, value) => drop(model.insert(key.to_vec(), value.to_vec())),
+                    _ => drop(model.remove(step.key())),
+                }
+            }
+            Answer::Int(1)
         }
         Del => Answer::Int(items.iter().filter(|key| model.remove(**key).is_some()).count() as i64),
         Exists => Answer::Int(items.iter().filter(|key| model.contains_key(**key)).count() as i64),
@@ -375,6 +442,22 @@ fn command() -> impl Strategy<Value = (CommandKind, u8, Vec<u8>, Vec<u8>)> {
             CompareAndSet => {
                 list::push(&mut items, &value);
                 list::push(&mut items, &pairs[0].1);
+            }
+            Transaction => {
+                // One condition at most, so that it often holds.
+                match by {
+                    0 => Step::Absent(&key).push(&mut items),
+                    1 => Step::Equals(&key, &value).push(&mut items),
+                    _ => {}
+                }
+                for (index, (key, value)) in pairs.iter().enumerate() {
+                    let delete = index == 1 && by < 0;
+                    if delete {
+                        Step::Delete(key).push(&mut items)
+                    } else {
+                        Step::Set(key, value).push(&mut items)
+                    };
+                }
             }
             IncrBy => items.extend_from_slice(&by.to_le_bytes()),
             _ => items = value,

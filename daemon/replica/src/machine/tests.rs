@@ -1,8 +1,10 @@
+use panch_wire::batch::BatchWriter;
 use panch_wire::command::{Command, CommandError, CommandKind, Reply, SessionHeader};
+use panch_wire::frame::{Frame, FramePool};
 use panch_wire::ids::{BatchId, GroupId, Incarnation, ReplicaId, Slot};
 use proptest::prelude::*;
 
-use super::{Admission, MachineLimits, Progress, Proposers, StateMachine};
+use super::{Admission, HELD_MAX, MachineLimits, Progress, Proposers, StateMachine};
 
 fn batch(incarnation: u32, counter: u64) -> BatchId {
     BatchId { proposer: ReplicaId(1), incarnation: Incarnation(incarnation), counter }
@@ -11,10 +13,11 @@ fn batch(incarnation: u32, counter: u64) -> BatchId {
 #[test]
 fn batches_of_a_proposer_are_applied_once_and_without_a_gap() {
     let mut proposers = Proposers::default();
-    assert_eq!(proposers.admit(batch(3, 2)), Admission::Gap);
+    assert_eq!(proposers.admit(batch(3, 2)), Admission::Hold);
     assert_eq!(proposers.admit(batch(3, 1)), Admission::Apply);
     assert_eq!(proposers.admit(batch(3, 1)), Admission::Duplicate);
-    assert_eq!(proposers.admit(batch(3, 3)), Admission::Gap);
+    assert_eq!(proposers.admit(batch(3, 3)), Admission::Hold);
+    assert_eq!(proposers.admit(batch(3, 2 + HELD_MAX)), Admission::Gap);
     assert_eq!(proposers.admit(batch(3, 2)), Admission::Apply);
     assert_eq!(proposers.progress(ReplicaId(1)), Progress { incarnation: Incarnation(3), next: 3 });
 }
@@ -23,7 +26,7 @@ fn batches_of_a_proposer_are_applied_once_and_without_a_gap() {
 fn a_new_incarnation_starts_over_and_ends_the_old() {
     let mut proposers = Proposers::default();
     assert_eq!(proposers.admit(batch(3, 1)), Admission::Apply);
-    assert_eq!(proposers.admit(batch(4, 2)), Admission::Gap);
+    assert_eq!(proposers.admit(batch(4, 2)), Admission::Hold);
     assert_eq!(proposers.admit(batch(3, 2)), Admission::Duplicate);
     assert_eq!(proposers.admit(batch(4, 1)), Admission::Apply);
     let other = BatchId { proposer: ReplicaId(0), ..batch(1, 1) };
@@ -37,10 +40,43 @@ fn a_batch_of_nobody_is_void() {
     assert_eq!(Proposers::default().admit(BatchId::default()), Admission::Duplicate);
 }
 
+fn frame(incarnation: u32, counter: u64) -> Frame {
+    let mut writer = BatchWriter::new(FramePool::new(1 << 16).take(4096).unwrap(), Vec::new());
+    writer.push(&Command { kind: CommandKind::Set, flags: 0, session: None, key: b"k", value: b"v" });
+    writer.seal(batch(incarnation, counter)).0
+}
+
+fn counters_of_held(machine: &mut StateMachine) -> Vec<u64> {
+    std::iter::from_fn(|| machine.next_held(ReplicaId(1))).map(|batch| batch.id().counter).collect()
+}
+
+#[test]
+fn batches_that_come_early_are_applied_behind_the_one_they_wait_for() {
+    let mut machine = StateMachine::new(MachineLimits::default());
+    for early in [3, 2, 5] {
+        assert_eq!(machine.admit(&frame(1, early)), Admission::Hold);
+    }
+    assert_eq!(machine.admit(&frame(1, 3)), Admission::Duplicate);
+    assert_eq!(counters_of_held(&mut machine), [0; 0]);
+    assert_eq!(machine.admit(&frame(1, 1)), Admission::Apply);
+    assert_eq!(counters_of_held(&mut machine), [2, 3]);
+    assert_eq!(machine.admit(&frame(1, 2)), Admission::Duplicate);
+    assert_eq!(machine.admit(&frame(1, 4)), Admission::Apply);
+    assert_eq!(counters_of_held(&mut machine), [5]);
+}
+
+#[test]
+fn a_new_incarnation_ends_the_wait_of_the_old_ones_batches() {
+    let mut machine = StateMachine::new(MachineLimits::default());
+    assert_eq!(machine.admit(&frame(1, 2)), Admission::Hold);
+    assert_eq!(machine.admit(&frame(2, 1)), Admission::Apply);
+    assert_eq!(counters_of_held(&mut machine), [0; 0]);
+}
+
 #[test]
 fn the_next_counter_tells_what_is_settled() {
     let mut machine = StateMachine::new(MachineLimits::default());
-    assert_eq!(machine.admit(batch(3, 1)), Admission::Apply);
+    assert_eq!(machine.admit(&frame(3, 1)), Admission::Apply);
     let next = |incarnation| machine.next_counter(ReplicaId(1), Incarnation(incarnation));
     assert_eq!((next(2), next(3), next(4)), (u64::MAX, 2, 1));
 }
@@ -48,7 +84,7 @@ fn the_next_counter_tells_what_is_settled() {
 fn apply(machine: &mut StateMachine, kind: CommandKind, header: Option<(u64, u64)>, value: &[u8]) -> String {
     let session = header.map(|(session, number)| SessionHeader { session, number, acked_below: 1 });
     let command = Command { kind, flags: 0, session, key: b"k", value };
-    format!("{:?}", machine.apply(Slot(1), &command, &mut Vec::new()))
+    format!("{:?}", machine.apply(1, &command, &mut Vec::new()))
 }
 
 #[test]
@@ -101,7 +137,9 @@ fn the_digest_covers_every_part_of_the_state() {
     digests.push(machine.digest());
     apply(&mut machine, CommandKind::Set, Some((7, 1)), b"v");
     digests.push(machine.digest());
-    machine.admit(batch(1, 1));
+    machine.admit(&frame(1, 1));
+    digests.push(machine.digest());
+    machine.admit(&frame(1, 3));
     digests.push(machine.digest());
     let count = digests.len();
     digests.sort_unstable();
@@ -113,8 +151,8 @@ fn the_digest_covers_every_part_of_the_state() {
 #[should_panic(expected = "one snapshot at a time")]
 fn two_snapshots_at_once_are_refused() {
     let mut machine = StateMachine::new(MachineLimits::default());
-    machine.begin_snapshot(GroupId(0), Slot(1));
-    machine.begin_snapshot(GroupId(0), Slot(1));
+    machine.begin_snapshot(GroupId(0), &Slot(1).into(), 1);
+    machine.begin_snapshot(GroupId(0), &Slot(1).into(), 1);
 }
 
 proptest! {
@@ -171,12 +209,12 @@ mod removed {
         without(Rule::SessionsInSnapshot, || {
             let mut machine = StateMachine::new(MachineLimits::default());
             apply(&mut machine, CommandKind::OpenSession, Some((7, 1)), b"");
-            machine.begin_snapshot(GroupId(1), Slot(1));
+            machine.begin_snapshot(GroupId(1), &Slot(1).into(), 1);
             let mut bytes = Vec::new();
             while !machine.snapshot_chunk(&mut bytes, 1 << 16) {}
             let mut reader = crate::snapshot::SnapshotReader::new(MachineLimits::default());
             reader.feed(&bytes).unwrap();
-            let (_, restored) = reader.finish().unwrap();
+            let restored = reader.finish().unwrap().machine;
             assert_eq!(restored.sessions().known_count(), 0);
         });
     }

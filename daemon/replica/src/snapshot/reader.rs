@@ -2,6 +2,7 @@
 //!
 //! Holds at most one chunk and one record besides the state it builds. No bytes make it panic.
 
+use panch_consensus::frontier::Frontier;
 use panch_wire::checksum::checksum;
 use panch_wire::ids::{GroupId, Slot};
 
@@ -73,8 +74,20 @@ enum Stage {
 pub struct SnapshotHeader {
     /// The group whose state it is.
     pub group: GroupId,
-    /// The last slot applied to it.
+    /// How many positions were executed; in a log the last slot.
     pub slot: Slot,
+}
+
+/// A state that was read from a snapshot.
+pub struct Restored {
+    /// The group whose state it is.
+    pub group: GroupId,
+    /// What was executed.
+    pub covered: Frontier,
+    /// The highest stamp executed.
+    pub stamp: u64,
+    /// The state.
+    pub machine: StateMachine,
 }
 
 /// A snapshot being read.
@@ -89,6 +102,7 @@ pub struct SnapshotReader {
     records: Vec<u8>,
     header: Option<SnapshotHeader>,
     chunk_count: u32,
+    covered: Option<(Frontier, u64)>,
 }
 
 impl SnapshotReader {
@@ -102,6 +116,7 @@ impl SnapshotReader {
             records: Vec::new(),
             header: None,
             chunk_count: 0,
+            covered: None,
         }
     }
 
@@ -156,11 +171,15 @@ impl SnapshotReader {
     ///
     /// # Errors
     /// If not all has arrived, or what has arrived is not sound.
-    pub fn finish(self) -> Result<(SnapshotHeader, StateMachine), SnapshotError> {
-        match (self.stage, self.header) {
-            (Stage::Complete, Some(header)) => Ok((header, self.state)),
-            (Stage::Failed(error), _) => Err(error),
-            _ => Err(SnapshotError::Truncated { at: self.size() }),
+    pub fn finish(self) -> Result<Restored, SnapshotError> {
+        let size = self.size();
+        match (self.stage, self.header, self.covered) {
+            (Stage::Complete, Some(header), Some((covered, stamp))) => {
+                Ok(Restored { group: header.group, covered, stamp, machine: self.state })
+            }
+            (Stage::Complete, ..) => Err(SnapshotError::Totals),
+            (Stage::Failed(error), ..) => Err(error),
+            _ => Err(SnapshotError::Truncated { at: size }),
         }
     }
 
@@ -248,6 +267,13 @@ impl SnapshotReader {
                     state.sessions.restore_reply(session, number, reply)
                 }
                 Record::Proposer(id, progress) => state.proposers.restore(id, progress),
+                Record::Covered { covered, stamp } => {
+                    let fits = self.covered.is_none()
+                        && self.header.is_some_and(|header| header.slot == covered.count());
+                    self.covered = Some((covered, stamp));
+                    fits
+                }
+                Record::Held(batch) => state.held.insert(batch),
                 Record::End(totals) => {
                     let found = Totals {
                         entry_count: state.kv.len() as u64,

@@ -1,7 +1,10 @@
 //! Records of a snapshot: a tag, the length of the body (`u32`, little-endian), the body.
 
+use panch_consensus::frontier::Frontier;
+use panch_wire::batch::BatchView;
 use panch_wire::command::{CommandError, KEY_SIZE_MAX, Reply};
-use panch_wire::ids::{Incarnation, ReplicaId, Slot};
+use panch_wire::frame::{FRAME_SIZE_MAX, Frame, FramePool};
+use panch_wire::ids::{Incarnation, Position, REPLICAS_MAX, ReplicaId, Slot};
 
 use crate::machine::{Progress, VALUE_SIZE_CEILING};
 use crate::sessions::SessionRecord;
@@ -16,6 +19,11 @@ const SESSION: u8 = 2;
 const REPLY: u8 = 3;
 const PROPOSER: u8 = 4;
 const END: u8 = 5;
+const COVERED: u8 = 6;
+const HELD: u8 = 7;
+
+/// Numbers of positions and stamps are below this, so that counting on from them never overflows.
+const NUMBER_MAX: u64 = 1 << 56;
 
 const REPLY_OK: u8 = 1;
 const REPLY_NIL: u8 = 2;
@@ -43,6 +51,8 @@ pub(super) enum Record<'a> {
     Session(SessionRecord),
     Reply { session: u64, number: u64, reply: Reply<'a> },
     Proposer(ReplicaId, Progress),
+    Covered { covered: Frontier, stamp: u64 },
+    Held(Frame),
     End(Totals),
 }
 
@@ -107,6 +117,26 @@ pub(crate) fn push_proposer(out: &mut Vec<u8>, id: ReplicaId, progress: Progress
     push_word(out, progress.next);
 }
 
+/// Appends what the state covers: the highest stamp, then per row the number up to which it holds everything, how many
+/// numbers it holds beyond, and those.
+pub(crate) fn push_covered(out: &mut Vec<u8>, covered: &Frontier, stamp: u64) {
+    let rows = || 0..REPLICAS_MAX as u8;
+    let beyond: usize = rows().map(|row| covered.beyond(row).count()).sum();
+    begin(out, COVERED, 8 * (1 + 2 * REPLICAS_MAX + beyond));
+    push_word(out, stamp);
+    for row in rows() {
+        push_word(out, covered.upto(row));
+        push_word(out, covered.beyond(row).count() as u64);
+        covered.beyond(row).for_each(|number| push_word(out, number));
+    }
+}
+
+/// Appends a batch that is held.
+pub(crate) fn push_held(out: &mut Vec<u8>, batch: &Frame) {
+    begin(out, HELD, batch.bytes().len());
+    out.extend_from_slice(batch.bytes());
+}
+
 /// Appends the last record.
 pub(super) fn push_end(out: &mut Vec<u8>, totals: &Totals) {
     begin(out, END, 24);
@@ -126,6 +156,31 @@ fn word(bytes: &mut &[u8]) -> Option<u64> {
     let (word, rest) = bytes.split_first_chunk()?;
     *bytes = rest;
     Some(u64::from_le_bytes(*word))
+}
+
+fn decode_covered(mut body: &[u8]) -> Option<Record<'static>> {
+    let mut number = || word(&mut body).filter(|number| *number < NUMBER_MAX);
+    let stamp = number()?;
+    let mut covered = Frontier::default();
+    for row in 0..REPLICAS_MAX as u8 {
+        covered.extend_to(row, number()?);
+        for _ in 0..number()? {
+            covered.insert(Position { row, number: number()? });
+        }
+    }
+    body.is_empty().then_some(Record::Covered { covered, stamp })
+}
+
+/// The frame gets memory of its own: it is held for a moment, and who reads a snapshot need not have a pool.
+fn decode_held(body: &[u8]) -> Option<Record<'static>> {
+    if body.len() > FRAME_SIZE_MAX {
+        return None;
+    }
+    let mut memory = FramePool::new(2 * FRAME_SIZE_MAX).take(body.len())?;
+    memory[..body.len()].copy_from_slice(body);
+    let frame = memory.receive(body.len()).ok()?;
+    BatchView::validate(&frame).ok()?;
+    Some(Record::Held(frame))
 }
 
 fn decode_reply<'a>(bytes: &'a [u8]) -> Option<Reply<'a>> {
@@ -166,6 +221,8 @@ pub(super) fn decode(tag: u8, mut body: &[u8]) -> Option<Record<'_>> {
             let next = word(&mut rest)?;
             rest.is_empty().then_some(Record::Proposer(ReplicaId(*id), Progress { incarnation, next }))
         }
+        COVERED => decode_covered(body),
+        HELD => decode_held(body),
         END => {
             let (entry_count, session_count, digest) = (word(&mut body)?, word(&mut body)?, word(&mut body)?);
             body.is_empty().then_some(Record::End(Totals { entry_count, session_count, digest }))

@@ -1,9 +1,11 @@
+use panch_wire::batch::BatchWriter;
 use panch_wire::checksum::checksum;
 use panch_wire::command::{Command, CommandKind, SessionHeader, list};
+use panch_wire::frame::FramePool;
 use panch_wire::ids::{BatchId, GroupId, Incarnation, ReplicaId, Slot};
 use proptest::prelude::*;
 
-use super::{CHUNK_HEADER_SIZE, HEADER_SIZE, SnapshotError, SnapshotHeader, SnapshotReader};
+use super::{CHUNK_HEADER_SIZE, HEADER_SIZE, Restored, SnapshotError, SnapshotHeader, SnapshotReader};
 use crate::machine::{MachineLimits, StateMachine};
 
 const LIMITS: MachineLimits =
@@ -27,7 +29,15 @@ fn run(
     });
     let key = format!("key {key}");
     let command = Command { kind, flags: 0, session, key: key.as_bytes(), value };
-    machine.apply(Slot(slot), &command, &mut Vec::new());
+    machine.apply(slot, &command, &mut Vec::new());
+}
+
+fn admit(machine: &mut StateMachine, proposer: u8, counter: u64) {
+    let id = BatchId { proposer: ReplicaId(proposer), incarnation: Incarnation(8), counter };
+    let mut writer = BatchWriter::new(FramePool::new(1 << 16).take(4096).unwrap(), Vec::new());
+    writer.push(&Command { kind: CommandKind::Set, flags: 0, session: None, key: b"k", value: b"v" });
+    machine.admit(&writer.seal(id).0);
+    while machine.next_held(ReplicaId(proposer)).is_some() {}
 }
 
 /// A state with every kind of content.
@@ -45,13 +55,14 @@ fn machine(key_count: u32) -> StateMachine {
     }
     run(&mut machine, 9, CommandKind::CloseSession, Some((4, 1)), 0, b"");
     for counter in 1..4 {
-        machine.admit(BatchId { proposer: ReplicaId(2), incarnation: Incarnation(8), counter });
+        admit(&mut machine, 2, counter);
     }
+    admit(&mut machine, 2, 6);
     machine
 }
 
 fn bytes_of(machine: &mut StateMachine, size_hint: usize) -> Vec<u8> {
-    machine.begin_snapshot(HEADER.group, HEADER.slot);
+    machine.begin_snapshot(HEADER.group, &HEADER.slot.into(), 9);
     let mut bytes = Vec::new();
     while !machine.snapshot_chunk(&mut bytes, size_hint) {}
     assert!(!machine.is_snapshot_active());
@@ -61,7 +72,8 @@ fn bytes_of(machine: &mut StateMachine, size_hint: usize) -> Vec<u8> {
 fn read(bytes: &[u8]) -> Result<(SnapshotHeader, StateMachine), SnapshotError> {
     let mut reader = SnapshotReader::new(MachineLimits { hash_seed: 1234, ..LIMITS });
     reader.feed(bytes)?;
-    reader.finish()
+    let Restored { group, covered, machine, .. } = reader.finish()?;
+    Ok((SnapshotHeader { group, slot: covered.slot() }, machine))
 }
 
 #[test]
@@ -91,7 +103,7 @@ fn a_restored_session_still_answers_old_numbers() {
     let ask = |machine: &mut StateMachine, number| {
         let session = Some(SessionHeader { session: 2, number, acked_below: 1 });
         let command = Command { kind: CommandKind::GetSet, flags: 0, session, key: b"key 0", value: b"new" };
-        format!("{:?}", machine.apply(Slot(100), &command, &mut Vec::new()))
+        format!("{:?}", machine.apply(100, &command, &mut Vec::new()))
     };
     for number in 1..40 {
         assert_eq!(ask(&mut restored, number), ask(&mut machine, number));
@@ -103,7 +115,7 @@ fn a_restored_session_still_answers_old_numbers() {
 fn chunks_keep_to_the_size_that_was_asked_for() {
     let mut machine = machine(3000);
     run(&mut machine, 1, CommandKind::Set, None, 0, &[1; 4096]);
-    machine.begin_snapshot(HEADER.group, HEADER.slot);
+    machine.begin_snapshot(HEADER.group, &HEADER.slot.into(), 9);
     let (mut chunk, mut done) = (Vec::new(), false);
     while !done {
         chunk.clear();
@@ -115,7 +127,7 @@ fn chunks_keep_to_the_size_that_was_asked_for() {
 #[test]
 fn a_snapshot_can_be_given_up_and_begun_again() {
     let mut machine = machine(3000);
-    machine.begin_snapshot(HEADER.group, HEADER.slot);
+    machine.begin_snapshot(HEADER.group, &HEADER.slot.into(), 9);
     assert!(!machine.snapshot_chunk(&mut Vec::new(), SMALL));
     machine.abort_snapshot();
     assert!(!machine.is_snapshot_active());
@@ -169,7 +181,7 @@ fn only_zeros_may_follow() {
 fn chunks_of_two_snapshots_do_not_mix() {
     let mut machine = machine(60);
     let bytes = bytes_of(&mut machine, SMALL);
-    machine.begin_snapshot(HEADER.group, Slot(78));
+    machine.begin_snapshot(HEADER.group, &Slot(78).into(), 9);
     let mut other = Vec::new();
     while !machine.snapshot_chunk(&mut other, SMALL) {}
     let second = HEADER_SIZE + CHUNK_HEADER_SIZE + 4096;
@@ -182,10 +194,10 @@ fn chunks_of_two_snapshots_do_not_mix() {
 #[test]
 fn another_version_is_told_apart_from_damage() {
     let mut bytes = bytes_of(&mut machine(1), SMALL);
-    bytes[8] = 2;
+    bytes[8] = 9;
     let sum = checksum(&bytes[..24]);
     bytes[24..32].copy_from_slice(&sum.to_le_bytes());
-    assert_eq!(read(&bytes).err(), Some(SnapshotError::Version(2)));
+    assert_eq!(read(&bytes).err(), Some(SnapshotError::Version(9)));
     assert_eq!(read(&[b'x'; 64]).err(), Some(SnapshotError::NotASnapshot));
 }
 
@@ -273,7 +285,7 @@ fn take(machine: &mut StateMachine, slot: u64, step: &Step) {
             run(machine, slot, kind, Some((session, number)), number as u32, &before);
         }
         Step::Batch(counter) => {
-            machine.admit(BatchId { proposer: ReplicaId(0), incarnation: Incarnation(1), counter });
+            admit(machine, 0, counter);
         }
         Step::Chunk(_) => {}
     }
@@ -293,7 +305,7 @@ proptest! {
             take(&mut subject, slot, step);
         }
         let (digest, key_count) = (subject.digest(), subject.key_count());
-        subject.begin_snapshot(HEADER.group, HEADER.slot);
+        subject.begin_snapshot(HEADER.group, &HEADER.slot.into(), 9);
         let (mut bytes, mut done) = (Vec::new(), false);
         for step in &during {
             slot += 1;
@@ -312,7 +324,7 @@ proptest! {
         }
         prop_assert!(reader.is_complete());
         prop_assert_eq!(reader.size(), bytes.len() as u64);
-        let (_, restored) = reader.finish().unwrap();
+        let restored = reader.finish().unwrap().machine;
         prop_assert_eq!((restored.digest(), restored.key_count()), (digest, key_count));
         // The machine has not suffered: it equals one that took the same steps without a snapshot.
         let mut other = machine(200);

@@ -11,6 +11,9 @@ use crate::event::Event;
 use crate::op::{Op, UNTRACKED};
 use crate::slab::Key;
 
+/// A time of [`crate::clock`].
+const FLAGS: TimeoutFlags = TimeoutFlags::ABS.union(TimeoutFlags::BOOTTIME);
+
 /// The core's deadline and the timeout that stands for it.
 #[derive(Default)]
 pub(super) struct Timer {
@@ -51,18 +54,15 @@ impl Ring {
                 *self.timer.time = timespec(wanted);
                 let time: *const Timespec = &raw const *self.timer.time;
                 // If the timeout ends before this is taken, the update finds nothing, and its end is reported as usual.
-                self.push(
-                    opcode::TimeoutUpdate::new(key.0, time)
-                        .flags(TimeoutFlags::ABS)
-                        .build()
-                        .user_data(UNTRACKED),
-                );
+                // The clock stays that of the timeout; to name it again is refused.
+                let update = opcode::TimeoutUpdate::new(key.0, time).flags(TimeoutFlags::ABS);
+                self.push(update.build().user_data(UNTRACKED));
                 self.timer.armed = Some((key, wanted));
             }
             None => {
                 *self.timer.time = timespec(wanted);
                 let time: *const Timespec = &raw const *self.timer.time;
-                let key = self.start(Op::Timer, opcode::Timeout::new(time).flags(TimeoutFlags::ABS).build());
+                let key = self.start(Op::Timer, opcode::Timeout::new(time).flags(FLAGS).build());
                 self.timer.armed = Some((key, wanted));
             }
         }

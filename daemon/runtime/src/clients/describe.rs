@@ -4,13 +4,14 @@ use std::fmt::Write;
 
 use panch_replica::core::GroupStatus;
 use panch_wal::Durability;
-use panch_wire::ids::{GroupId, ReplicaId};
+use panch_wire::ids::ReplicaId;
 use panch_wire::resp::{self, Arguments, ClusterRequest, matches_glob};
-use panch_wire::slots::{SLOT_COUNT, slot_range};
+use panch_wire::slots::SLOT_COUNT;
 use panch_wire::time::Instant;
 
 use super::Counter;
 use super::connection::{Connection, Speech};
+use super::groups;
 use super::table::Clients;
 use crate::counters::CoreCounters;
 use crate::view::NodeView;
@@ -111,7 +112,7 @@ pub(crate) fn info(
             counters.add(&view.reports.core(core).counters);
         }
     }
-    let groups = groups(counter);
+    let statuses = groups(counter);
     let mut text = String::new();
     let mut section = |name: &str, lines: &[(&str, String)]| {
         if wants(name) {
@@ -154,7 +155,7 @@ pub(crate) fn info(
             ("frames_used", counters.frames_used.to_string()),
         ],
     );
-    let applied: u64 = groups.iter().map(|status| status.probe.applied).sum();
+    let applied: u64 = statuses.iter().map(|status| status.probe.applied).sum();
     section(
         "stats",
         &[
@@ -168,21 +169,22 @@ pub(crate) fn info(
     );
     section("replication", &[("role", "master".into()), ("connected_slaves", "0".into())]);
     section("cluster", &[("cluster_enabled", "1".into())]);
-    let sum = |of: fn(&GroupStatus) -> u64| groups.iter().map(of).sum::<u64>().to_string();
+    let sum = |of: fn(&GroupStatus) -> u64| statuses.iter().map(of).sum::<u64>().to_string();
     let mut lines = vec![
         ("node_id", (u64::from(view.node().0) + 1).to_string()),
         ("cluster_id", format!("{:016x}", view.options.cluster)),
         ("incarnation", view.incarnation.0.to_string()),
-        ("protocol", "multi".into()),
+        ("protocol", groups::protocols(view)),
         ("durability", durability(view.options.log.durability).into()),
         ("cores", view.cores().to_string()),
-        ("groups", view.options.groups.to_string()),
+        ("groups", view.options.group_count().to_string()),
         ("commands_total", sum(|status| status.probe.commands)),
         ("reads_total", sum(|status| status.probe.reads)),
         ("batches_total", sum(|status| status.probe.batches)),
         ("slots_total", sum(|status| status.probe.slots)),
         ("applied_total", applied.to_string()),
         ("duplicates_total", sum(|status| status.probe.duplicates)),
+        ("held_total", sum(|status| status.probe.held)),
         ("voided_total", sum(|status| status.probe.voided)),
         ("reproposed_total", sum(|status| status.probe.reproposed)),
         ("timeouts_total", sum(|status| status.probe.timeouts)),
@@ -200,34 +202,19 @@ pub(crate) fn info(
         ("turns_total", counters.turns.to_string()),
         ("parks_total", counters.parks.to_string()),
     ];
-    let rendered: Vec<(String, String)> = groups
-        .iter()
-        .map(|status| (format!("group_{}", status.group.0), group_line(status, view.options.log.durability)))
+    let mode = view.options.log.durability;
+    let rendered: Vec<(String, String)> = groups::counters(&statuses)
+        .map(|(name, count)| (format!("counter_{name}"), count.to_string()))
+        .chain(
+            statuses.iter().map(|status| (format!("group_{}", status.group.0), groups::line(status, mode))),
+        )
         .collect();
     lines.extend(rendered.iter().map(|(key, value)| (key.as_str(), value.clone())));
     section("panch", &lines);
-    let keys: u64 = groups.iter().map(|status| status.keys).sum();
+    let keys: u64 = statuses.iter().map(|status| status.keys).sum();
     let keyspace = if keys == 0 { vec![] } else { vec![("db0", format!("keys={keys},expires=0,avg_ttl=0"))] };
     section("keyspace", &keyspace);
     text
-}
-
-fn group_line(status: &GroupStatus, mode: Durability) -> String {
-    let protocol = &status.protocol;
-    let leader = protocol.leader.map_or_else(|| "none".to_string(), |leader| (leader.0 + 1).to_string());
-    format!(
-        "leader={leader},ballot={}.{},committed={},executed={},last={},leading={},lag={},durability={},protocol=multi,digest={:016x},keys={}",
-        protocol.ballot.round,
-        u64::from(protocol.ballot.owner) + 1,
-        protocol.committed.0,
-        status.executed.0,
-        protocol.last.0,
-        u8::from(protocol.leading),
-        protocol.last.0.saturating_sub(status.executed.0),
-        durability(mode),
-        status.digest,
-        status.keys,
-    )
 }
 
 fn resident_size() -> u64 {
@@ -276,22 +263,17 @@ fn node_name(view: &NodeView, node: ReplicaId) -> String {
     format!("{:016x}{:024x}", view.options.cluster, u64::from(node.0) + 1)
 }
 
-/// The node that a group's keys should be sent to: its leader as known here, its home otherwise.
-fn owner(view: &NodeView, groups: &[GroupStatus], group: GroupId) -> ReplicaId {
-    let leader = groups.iter().find(|status| status.group == group).and_then(|status| status.protocol.leader);
-    leader.unwrap_or(ReplicaId((group.index() % view.options.members.len()) as u8))
-}
-
-/// Runs of slots with the same owner: first, last, owner.
+/// Runs of slots with the same owner: first, last, owner. They tell where keys without a prefix live; a client that takes
+/// them for a key with one asks a node that serves it all the same, since every node serves every key and none sends
+/// anybody elsewhere.
 fn ranges(counter: &Counter<'_>) -> Vec<(u16, u16, ReplicaId)> {
-    let (view, groups) = (counter.view, groups(counter));
+    let (view, statuses) = (counter.view, groups(counter));
     let mut ranges: Vec<(u16, u16, ReplicaId)> = Vec::new();
-    for group in (0..view.options.groups).map(GroupId) {
-        let slots = slot_range(group, view.options.groups);
-        let node = owner(view, &groups, group);
+    for (group, first, last) in view.options.routing.slot_ranges() {
+        let node = groups::owner(view, &statuses, group);
         match ranges.last_mut() {
-            Some(last) if last.2 == node => last.1 = slots.end - 1,
-            _ => ranges.push((slots.start, slots.end - 1, node)),
+            Some(run) if run.2 == node => run.1 = last,
+            _ => ranges.push((first, last, node)),
         }
     }
     ranges
@@ -306,7 +288,7 @@ pub(crate) fn cluster(counter: &Counter<'_>, request: ClusterRequest, resp3: boo
         ClusterRequest::KeySlot(slot) => resp::integer(i64::from(slot), out),
         ClusterRequest::MyId => resp::bulk(node_name(view, view.node()).as_bytes(), out),
         ClusterRequest::Info => {
-            let ready = groups(counter).iter().all(|status| status.protocol.leader.is_some());
+            let ready = groups(counter).iter().all(groups::is_ready);
             let text = format!(
                 "cluster_enabled:1\r\ncluster_state:{}\r\ncluster_slots_assigned:{SLOT_COUNT}\r\n\
                  cluster_slots_ok:{SLOT_COUNT}\r\ncluster_slots_pfail:0\r\ncluster_slots_fail:0\r\n\

@@ -2,15 +2,16 @@
 
 pub(crate) mod connection;
 pub(crate) mod describe;
+pub(crate) mod groups;
 pub(crate) mod native;
 pub(crate) mod order;
 pub(crate) mod resp;
 pub(crate) mod table;
 
-use panch_consensus::multi::Multi;
 use panch_replica::batcher::Refusal;
 use panch_replica::core::{Core, ReplyTo};
 use panch_replica::replica::Level;
+use panch_wire::client::ReadLevel;
 use panch_wire::command::{Command, Reply};
 use panch_wire::ids::GroupId;
 use panch_wire::time::Instant;
@@ -67,10 +68,20 @@ pub(crate) enum Stop {
     Close(bool),
 }
 
+/// How a read of that level is served once it cannot be answered on the spot: a stale one of another core's group by a
+/// quorum.
+pub(crate) fn submitted_level(level: ReadLevel) -> Level {
+    match level {
+        ReadLevel::Log => Level::Log,
+        ReadLevel::Lease => Level::Lease,
+        ReadLevel::Quorum | ReadLevel::Stale | ReadLevel::Default => Level::Quorum,
+    }
+}
+
 /// Where commands of clients go: a group of this core, or a parcel for another one.
 pub(crate) struct Counter<'a> {
     pub(crate) now: Instant,
-    pub(crate) core: &'a mut Core<Multi>,
+    pub(crate) core: &'a mut Core,
     pub(crate) view: &'a NodeView,
     /// Requests for the other cores, gathering during this turn.
     pub(crate) forwarding: &'a mut [Forwarding],
@@ -109,7 +120,7 @@ impl Counter<'_> {
 mod tests {
     use super::connection::{Connection, ConnectionKey, NativeSpeech, Speech};
     use super::*;
-    use panch_consensus::protocol::{Tuning, random};
+    use panch_consensus::protocol::{ProtocolKind, Tuning, random};
     use panch_replica::batcher::BatchLimits;
     use panch_replica::core::CoreConfig;
     use panch_replica::machine::MachineLimits;
@@ -118,6 +129,7 @@ mod tests {
     use panch_ring::ring::{Ring, RingConfig};
     use panch_wire::frame::FramePool;
     use panch_wire::ids::{Incarnation, ReplicaId};
+    use panch_wire::routing::Routing;
     use panch_wire::time::Duration;
 
     use crate::counters::{CoreCounters, Reports};
@@ -150,7 +162,8 @@ mod tests {
             cluster: 1,
             fingerprint: 2,
             members: vec![Member { peer: member(1), resp: member(2), native: member(3) }],
-            groups: 1,
+            protocols: vec![ProtocolKind::Multi],
+            routing: Routing::even(1),
             cpus: vec![None],
             data_dir: "unused".into(),
             peer_listen: member(1),
@@ -165,6 +178,7 @@ mod tests {
                 session_idle_max: Duration::from_secs(1),
             },
             tuning: Tuning::default(),
+            default_read_level: ReadLevel::Quorum,
             idle: Idle::Park,
             spin: Duration::ZERO,
             frame_pool_size: 1 << 20,
@@ -192,7 +206,7 @@ mod tests {
             log_size_max: 1 << 20,
         };
         let pool = FramePool::new(view.options.frame_pool_size);
-        let mut core = Core::<Multi>::open(&config, view.incarnation, pool, |_| random(1), |_| None);
+        let mut core = Core::open(&config, view.incarnation, pool, |_| random(1), |_| None);
         let clients = table::Clients::new(0, 1, 1, 1 << 20);
         let neighbours = describe::Neighbours { clients: &clients, counters: &CoreCounters::default() };
         let (mut forwarding, mut requests) = (vec![Forwarding::default()], 0);

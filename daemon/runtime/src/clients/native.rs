@@ -2,15 +2,13 @@
 
 use panch_replica::batcher::Refusal;
 use panch_replica::core::ReplyTo;
-use panch_replica::replica::Level;
 use panch_wire::client::{
     self, Answer, HELLO_SIZE, Hello, HelloReply, Operation, ReadLevel, RefusalCode, ReplyView, Terms,
 };
 use panch_wire::command::{CommandError, Reply};
-use panch_wire::slots::group_of_command;
 
 use super::connection::{Connection, Speech};
-use super::{Counter, Room, Stop};
+use super::{Counter, Room, Stop, submitted_level};
 
 /// What a request may have beyond its value: key and header.
 const REQUEST_OVERHEAD: usize = 128 << 10;
@@ -54,20 +52,23 @@ pub(crate) fn consume(
             Operation::Invalid(error) => answer(Answer::Error(error), &mut connection.output),
             Operation::Command(command) => {
                 connection.largest = connection.largest.max(command.value.len());
-                let group = group_of_command(&command, counter.view.options.groups);
+                let group = counter.view.options.routing.group_of_command(&command);
                 let Some(group) = group else {
                     answer(Answer::Error(CommandError::CrossSlot), &mut connection.output);
                     at += size;
                     continue;
                 };
                 let output = &mut connection.output;
-                let stale = request.level == ReadLevel::Stale
+                let level = match request.level {
+                    ReadLevel::Default => counter.view.options.default_read_level,
+                    named => named,
+                };
+                let stale = level == ReadLevel::Stale
                     && counter
                         .read_stale(group, &command, |reply: Reply<'_>| answer(reply.into(), output))
                         .is_some();
                 if !stale {
-                    // Without leases a lease read is a quorum read; so is a stale one of another core's group.
-                    let level = if request.level == ReadLevel::Log { Level::Log } else { Level::Quorum };
+                    let level = submitted_level(level);
                     let token = ReplyTo { connection: connection.key.0, request: number };
                     match counter.submit(group, &command, level, token) {
                         Ok(()) => speech.outstanding += 1,
@@ -96,7 +97,7 @@ fn greet(input: &[u8], counter: &Counter<'_>, out: &mut Vec<u8>) -> Result<Optio
         version: client::VERSION,
         refusal: None,
         node: options.node,
-        group_count: options.groups,
+        group_count: options.group_count(),
         request_size_max,
         text: "",
     };

@@ -3,14 +3,14 @@
 use panch_replica::batcher::Refusal;
 use panch_replica::core::ReplyTo;
 use panch_replica::replica::Level;
+use panch_wire::client::ReadLevel;
 use panch_wire::command::{Command, CommandError, Reply};
 use panch_wire::resp::{self, ClientRequest, HelloRequest, Limits, Parsed, Parser, Request};
-use panch_wire::slots::group_of_command;
 
 use super::connection::{Connection, RespSpeech, Speech};
 use super::describe::{self, Neighbours};
 use super::order::{Class, ReplyOrder};
-use super::{Counter, Room, Stop};
+use super::{Counter, Room, Stop, submitted_level};
 
 /// The state of a new connection.
 pub(crate) fn speech(value_size_max: usize) -> Speech {
@@ -201,12 +201,13 @@ fn submit(
     command: &Command<'_>,
     counter: &mut Counter<'_>,
 ) -> Result<(), Stop> {
-    let Some(group) = group_of_command(command, counter.view.options.groups) else {
+    let Some(group) = counter.view.options.routing.group_of_command(command) else {
         answer(order, output, |out| resp::error(CommandError::CrossSlot.text(), out));
         return Ok(());
     };
     let read = command.kind.is_read();
-    if read && readonly && order.logged() == 0 {
+    let wanted = counter.view.options.default_read_level;
+    if read && (readonly || wanted == ReadLevel::Stale) && order.logged() == 0 {
         let number = order.begin(Class::Immediate);
         let done = counter.read_stale(group, command, |reply: Reply<'_>| {
             order.complete(number, output, |out| resp::write_reply(&reply, resp3, out));
@@ -218,7 +219,7 @@ fn submit(
     }
     // See `Class`: a connection's commands take effect in the order in which it sent them.
     let (class, level) = match (read, order.logged()) {
-        (true, 0) => (Class::Read, Level::Quorum),
+        (true, 0) if wanted != ReadLevel::Log => (Class::Read, submitted_level(wanted)),
         _ => (Class::Logged, Level::Log),
     };
     if class == Class::Logged && order.reads() > 0 {

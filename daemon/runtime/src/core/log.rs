@@ -68,18 +68,18 @@ impl CoreLoop {
     }
 
     pub(super) fn start_loads(&mut self, now: Instant) {
-        while let Some((group, slot, location)) = self.out.loads.pop_front() {
+        while let Some((group, position, location)) = self.out.loads.pop_front() {
             let Some(file) = self.log.file(location.segment) else {
-                self.core.loaded(now, group, slot, None, &mut self.out);
+                self.core.loaded(now, group, position, None, &mut self.out);
                 continue;
             };
             let size = location.padded_length();
             let Some(memory) = self.pool.take(size) else {
                 // Frame memory comes back when peers have acknowledged; until then they wait.
-                self.out.loads.push_front((group, slot, location));
+                self.out.loads.push_front((group, position, location));
                 return;
             };
-            let token = self.log.begin_load(group, slot, location);
+            let token = self.log.begin_load(group, position, location);
             self.ring.read_log(file, location.offset, size, ReadBuffer::Frame(memory), token);
         }
     }
@@ -91,7 +91,7 @@ impl CoreLoop {
         result: io::Result<usize>,
         buffer: ReadBuffer,
     ) {
-        let (group, slot, location) = self.log.loaded(place);
+        let (group, position, location) = self.log.loaded(place);
         let ReadBuffer::Frame(memory) = buffer else { return };
         let length = location.length as usize;
         let whole = result.is_ok_and(|count| count >= length);
@@ -99,6 +99,6 @@ impl CoreLoop {
         let retained = self.log.file(location.segment).is_some();
         let frame = if whole && retained { memory.receive(length).ok() } else { None };
         let frame = frame.filter(|frame| BatchView::validate(frame).is_ok());
-        self.core.loaded(now, group, slot, frame, &mut self.out);
+        self.core.loaded(now, group, position, frame, &mut self.out);
     }
 }

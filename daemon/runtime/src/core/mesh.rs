@@ -2,6 +2,7 @@
 
 use panch_replica::batcher::Refusal;
 use panch_replica::core::Outbox;
+use panch_ring::clock;
 use panch_wire::command::{CommandError, Reply};
 use panch_wire::time::Instant;
 
@@ -10,9 +11,11 @@ use crate::remote::{self, Parcel, PeerMessage};
 
 impl CoreLoop {
     /// Takes in what other cores have sent; true if they have sent anything.
-    pub(super) fn drain_mesh(&mut self, now: Instant) -> bool {
+    pub(super) fn drain_mesh(&mut self) -> bool {
         let mut parcels = std::mem::take(&mut self.parcels);
         self.port.drain(|from, parcel| parcels.push((from, parcel)));
+        // Read after everything taken in here was sent: leases depend on it.
+        let now = clock::now();
         let busy = !parcels.is_empty();
         for (from, parcel) in parcels.drain(..) {
             match parcel {

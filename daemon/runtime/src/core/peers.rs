@@ -181,7 +181,7 @@ impl CoreLoop {
                 continue;
             }
             let group = message.group;
-            if group.0 >= self.view.options.groups {
+            if group.0 >= self.view.options.group_count() {
                 break "a message for a group that does not exist".to_string();
             }
             let core = self.view.core_of(group);

@@ -1,8 +1,10 @@
-//! Agreement: a slot holds the same value on every replica, for ever [Paxos Made Simple §1; protocols §8].
+//! Agreement: a position holds the same value on every replica, for ever [Paxos Made Simple §1; protocols §8]. Where no
+//! log orders the values, a batch is decided at one position at most.
 
 use std::collections::BTreeMap;
 
-use panch_wire::ids::{GroupId, Slot};
+use panch_consensus::frontier::Frontier;
+use panch_wire::ids::{BatchId, GroupId, Position};
 
 use super::Decision;
 
@@ -10,17 +12,18 @@ use super::Decision;
 #[derive(Default)]
 pub struct Agreement {
     /// With the node that executed it first.
-    slots: BTreeMap<(GroupId, Slot), (Decision, usize)>,
-    highest: BTreeMap<GroupId, Slot>,
+    positions: BTreeMap<(GroupId, Position), (Decision, usize)>,
+    known: BTreeMap<GroupId, Frontier>,
+    places: BTreeMap<(GroupId, BatchId), Position>,
 }
 
 impl Agreement {
-    /// Whether nobody has executed the slot yet.
-    pub fn is_new(&self, group: GroupId, slot: Slot) -> bool {
-        !self.slots.contains_key(&(group, slot))
+    /// Whether nobody has executed the position yet.
+    pub fn is_new(&self, group: GroupId, position: Position) -> bool {
+        !self.positions.contains_key(&(group, position))
     }
 
-    /// A node executed a slot.
+    /// A node executed a position.
     ///
     /// # Errors
     /// If another one, or the same before, executed something else there.
@@ -28,24 +31,35 @@ impl Agreement {
         &mut self,
         node: usize,
         group: GroupId,
-        slot: Slot,
+        position: Position,
         decision: Decision,
     ) -> Result<(), String> {
-        let (decided, first) = *self.slots.entry((group, slot)).or_insert((decision, node));
-        let highest = self.highest.entry(group).or_default();
-        *highest = (*highest).max(slot);
+        let (decided, first) = *self.positions.entry((group, position)).or_insert((decision, node));
+        self.known.entry(group).or_default().insert(position);
         if decided == decision {
             return Ok(());
         }
         let (mine, other) = (decision.id, decided.id);
         Err(format!(
-            "slot {} of group {}: node {node} executed {mine:?}, node {first} {other:?}",
-            slot.0, group.0
+            "{position:?} of group {}: node {node} executed {mine:?}, node {first} {other:?}",
+            group.0
         ))
     }
 
-    /// The last slot of the group that anybody has executed.
-    pub fn highest(&self, group: GroupId) -> Slot {
-        self.highest.get(&group).copied().unwrap_or_default()
+    /// A batch was executed in a group without a log.
+    ///
+    /// # Errors
+    /// If it was executed at another position too.
+    pub fn on_batch(&mut self, group: GroupId, position: Position, batch: BatchId) -> Result<(), String> {
+        let first = *self.places.entry((group, batch)).or_insert(position);
+        if first == position {
+            return Ok(());
+        }
+        Err(format!("group {}: {batch:?} was executed at {first:?} and at {position:?}", group.0))
+    }
+
+    /// Everything in the group that anybody has executed.
+    pub fn known(&self, group: GroupId) -> Frontier {
+        self.known.get(&group).cloned().unwrap_or_default()
     }
 }

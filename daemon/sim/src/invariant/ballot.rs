@@ -7,13 +7,13 @@ use panch_consensus::ballot::Ballot;
 use panch_replica::core::GroupStatus;
 use panch_wire::ids::GroupId;
 
-use crate::inspect::Fact;
+use crate::inspect::{Fact, Scope};
 
 /// The promises of the nodes in their present lives.
 #[derive(Default)]
 pub struct Ballots {
     promised: BTreeMap<(usize, GroupId), Ballot>,
-    appended: BTreeMap<(usize, GroupId), Ballot>,
+    appended: BTreeMap<(usize, GroupId, Scope), Ballot>,
 }
 
 impl Ballots {
@@ -36,17 +36,24 @@ impl Ballots {
     /// # Errors
     /// If it is of a lower ballot than an earlier one.
     pub fn on_appended(&mut self, node: usize, group: GroupId, fact: Fact) -> Result<(), String> {
-        let before = self.appended.entry((node, group)).or_default();
-        if fact.ballot >= *before {
-            *before = fact.ballot;
-            return Ok(());
+        let all = fact.promised.map(|ballot| (Scope::Group, ballot));
+        let one = fact.joined.map(|(position, ballot)| (Scope::One(position), ballot));
+        for (scope, ballot) in all.into_iter().chain(one) {
+            let before = self.appended.entry((node, group, scope)).or_default();
+            if ballot < *before {
+                return Err(format!(
+                    "node {node} group {}: wrote {fact:?} after a record of {before:?}",
+                    group.0
+                ));
+            }
+            *before = ballot;
         }
-        Err(format!("node {node} group {}: wrote {fact:?} after a record of {before:?}", group.0))
+        Ok(())
     }
 
     /// The node's process is gone.
     pub fn on_crash(&mut self, node: usize) {
         self.promised.retain(|(of, _), _| *of != node);
-        self.appended.retain(|(of, _), _| *of != node);
+        self.appended.retain(|(of, _, _), _| *of != node);
     }
 }

@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use panch_consensus::ballot::Ballot;
 use panch_wire::ids::{GroupId, Slot};
 
 use super::agreement::Agreement;
 use super::ledger::Ledger;
-use crate::inspect::Claim;
+use crate::inspect::{Claim, Round};
 
 /// How far the acknowledgements of each replica were checked.
 #[derive(Default)]
-pub struct Claims(BTreeMap<(GroupId, usize), (Ballot, Slot)>);
+pub struct Claims(BTreeMap<(GroupId, usize), (Option<Round>, Slot)>);
 
 impl Claims {
     /// A node sends a message.
@@ -29,34 +28,38 @@ impl Claims {
         let page = ledger.page(group, node);
         let place = |what: &str| format!("node {node} {what} in group {}", group.0);
         match claim {
-            Claim::Promised(ballot) | Claim::Reported(ballot, _, _) if page.promised < ballot => {
-                Err(format!("{} before the promise was durable: {ballot:?}", place("sent a promise")))
+            Claim::Promised(scope, ballot) => {
+                let settled = matches!(scope, crate::inspect::Scope::One(position) if !agreement.is_new(group, position));
+                if page.promised(scope) >= ballot || settled {
+                    return Ok(());
+                }
+                Err(format!("{} before it was durable: {ballot:?} {scope:?}", place("sent a promise")))
             }
-            Claim::Promised(_) => Ok(()),
-            Claim::Reported(_, slot, accepted) => {
-                if page.has_voted(slot, accepted) || !agreement.is_new(group, slot) {
+            Claim::Voted(position, round, held) => {
+                let vote = page.vote(position, round);
+                let fits = vote.is_some_and(|vote| held.is_none_or(|held| held == vote.held));
+                if fits || !agreement.is_new(group, position) {
                     return Ok(());
                 }
                 Err(format!(
-                    "{} that is not durable: slot {} in {accepted:?}",
-                    place("reported a vote"),
-                    slot.0
+                    "{} that is not durable: {position:?} in {round:?} for {held:?}, on the disk {vote:?}",
+                    place("reported a vote")
                 ))
             }
-            Claim::AcceptedUpTo(ballot, upto) => {
+            Claim::AcceptedUpTo(round, upto) => {
                 let checked = self.0.entry((group, node)).or_default();
-                let from = if checked.0 == ballot { checked.1 } else { Slot(0) };
+                let from = if checked.0 == Some(round) { checked.1 } else { Slot(0) };
                 for slot in (from.0 + 1..=upto.0).map(Slot) {
-                    if agreement.is_new(group, slot) && !page.has_voted(slot, ballot) {
+                    if agreement.is_new(group, slot.into()) && page.vote(slot.into(), round).is_none() {
                         return Err(format!(
-                            "{} up to slot {} in {ballot:?}, but slot {} is not durable there",
+                            "{} up to slot {} in {round:?}, but slot {} is not durable there",
                             place("acknowledged"),
                             upto.0,
                             slot.0
                         ));
                     }
                 }
-                *checked = (ballot, from.max(upto));
+                *checked = (Some(round), from.max(upto));
                 Ok(())
             }
         }

@@ -1,15 +1,14 @@
 //! Nothing that was on stable storage is forgotten: neither a promise nor a vote by a restart (unless a snapshot covers
-//! it), nor an executed slot by the cluster, even after all nodes lost power [protocols D1, D3, D9, DUR].
+//! it), nor an executed position by the cluster, even after all nodes lost power [protocols D1, D3, D9, DUR].
 
-use std::collections::BTreeMap;
-
+use panch_consensus::frontier::Frontier;
 use panch_replica::core::GroupStatus;
-use panch_wire::ids::{GroupId, Slot};
+use panch_wire::ids::GroupId;
 
 use super::agreement::Agreement;
-use super::ledger::{Ledger, Vote};
+use super::ledger::{Ledger, Page};
 
-/// A node lives again; `replayed` holds the votes that its log gave back, oldest first.
+/// A node lives again and holds `executed`; `replayed` is what its log gave back.
 ///
 /// # Errors
 /// If it forgot something.
@@ -17,7 +16,8 @@ pub fn check_boot(
     ledger: &Ledger,
     node: usize,
     status: &GroupStatus,
-    replayed: &[(Slot, Vote)],
+    executed: &Frontier,
+    replayed: &Page,
 ) -> Result<(), String> {
     let page = ledger.page(status.group, node);
     let place = format!("node {node} group {} restarted", status.group.0);
@@ -27,28 +27,33 @@ pub fn check_boot(
             status.protocol.ballot, page.promised
         ));
     }
-    let back: BTreeMap<Slot, Vote> = replayed.iter().copied().collect();
-    for slot in page.votes.range(status.executed.next()..).map(|(slot, _)| *slot) {
-        let had = page.latest(slot).expect("a slot in the ledger has a vote");
-        let has = back.get(&slot);
-        if has.is_none_or(|has| has.ballot < had.ballot || has.ballot == had.ballot && *has != had) {
-            return Err(format!("{place} with {has:?} in slot {}, its disk had {had:?}", slot.0));
+    for (position, had) in page.joined.iter().filter(|(position, _)| !executed.contains(**position)) {
+        let has = replayed.joined.get(position);
+        if has.is_none_or(|has| has < had) {
+            return Err(format!("{place} with promise {has:?} for {position:?}, its disk had {had:?}"));
+        }
+    }
+    for position in page.votes.keys().filter(|position| !executed.contains(**position)) {
+        let had = page.latest(*position).expect("a position in the ledger has a vote");
+        let has = replayed.latest(*position);
+        if has.is_none_or(|has| has.round < had.round || has.round == had.round && has != had) {
+            return Err(format!("{place} with {has:?} at {position:?}, its disk had {had:?}"));
         }
     }
     Ok(())
 }
 
-/// The cluster has come to rest.
+/// The cluster has come to rest; `executed` is what one of its nodes holds.
 ///
 /// # Errors
-/// If a slot that somebody executed is not there any more.
-pub fn check_end(agreement: &Agreement, group: GroupId, executed: Slot) -> Result<(), String> {
-    let highest = agreement.highest(group);
-    if executed >= highest {
+/// If a position that somebody executed is not there any more.
+pub fn check_end(agreement: &Agreement, group: GroupId, executed: &Frontier) -> Result<(), String> {
+    let known = agreement.known(group);
+    if executed.covers(&known) {
         return Ok(());
     }
     Err(format!(
-        "group {}: the cluster came to rest at slot {}, but slot {} had been executed",
-        group.0, executed.0, highest.0
+        "group {}: the cluster came to rest with {executed:?}, but {known:?} had been executed",
+        group.0
     ))
 }

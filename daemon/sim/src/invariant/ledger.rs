@@ -1,53 +1,109 @@
-//! Every vote and promise that was ever on a node's stable storage, read from what was written to its disk.
+//! Every vote and promise that was ever on a node's stable storage, read from what was written to its disk, and what is
+//! chosen by them.
+//!
+//! An acceptor votes once in a round, for ever, whatever crashes lie between [Fast Paxos §2.2; protocols §4.4, PF1, T-F3].
+//! A ballot has one value [Paxos Made Simple §2.2, P2c; T-B5].
+//! At most one value is chosen at a position, by whatever rounds [Paxos Made Simple §2.1].
 
 use std::collections::BTreeMap;
 
 use panch_consensus::ballot::Ballot;
-use panch_wire::ids::{GroupId, Slot};
+use panch_consensus::quorum::classic_quorum;
+use panch_wire::ids::{GroupId, Position};
 
 use super::Held;
+use crate::inspect::{Round, Scope};
 
-/// An acceptance.
+/// A vote.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Vote {
-    /// The ballot.
-    pub ballot: Ballot,
+    /// The round.
+    pub round: Round,
     /// The value.
     pub held: Held,
+    /// Names the attributes voted for; 0 where there are none.
+    pub attributes: u64,
+}
+
+/// What one record adds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Entry {
+    /// A promise for all positions.
+    pub promised: Option<Ballot>,
+    /// A promise for one.
+    pub joined: Option<(Position, Ballot)>,
+    /// A vote.
+    pub votes: Option<(Position, Vote)>,
 }
 
 /// One group on one node.
 #[derive(Default)]
 pub struct Page {
-    /// The highest ballot in any record.
+    /// The highest ballot promised for all positions.
     pub promised: Ballot,
-    /// Every acceptance.
-    pub votes: BTreeMap<Slot, Vec<Vote>>,
+    /// The highest ballot promised for one position.
+    pub joined: BTreeMap<Position, Ballot>,
+    /// Every vote.
+    pub votes: BTreeMap<Position, Vec<Vote>>,
 }
 
 impl Page {
-    /// The acceptance in the highest ballot.
-    pub fn latest(&self, slot: Slot) -> Option<Vote> {
-        self.votes.get(&slot)?.iter().max_by_key(|vote| vote.ballot).copied()
+    /// The highest ballot promised.
+    pub fn promised(&self, scope: Scope) -> Ballot {
+        match scope {
+            Scope::Group => self.promised,
+            Scope::One(position) => self.joined.get(&position).copied().unwrap_or_default(),
+        }
     }
 
-    /// Whether the slot was accepted in exactly this ballot.
-    pub fn has_voted(&self, slot: Slot, ballot: Ballot) -> bool {
-        self.votes.get(&slot).is_some_and(|votes| votes.iter().any(|vote| vote.ballot == ballot))
+    /// The vote in the highest round.
+    pub fn latest(&self, position: Position) -> Option<Vote> {
+        self.votes.get(&position)?.iter().max_by_key(|vote| vote.round).copied()
     }
+
+    /// The vote in exactly this round.
+    pub fn vote(&self, position: Position, round: Round) -> Option<Vote> {
+        self.votes.get(&position)?.iter().find(|vote| vote.round == round).copied()
+    }
+
+    /// Adds what a record says.
+    ///
+    /// # Errors
+    /// If there is another vote in the same round.
+    pub fn add(&mut self, entry: Entry) -> Result<(), (Vote, Vote)> {
+        self.promised = self.promised.max(entry.promised.unwrap_or_default());
+        if let Some((position, ballot)) = entry.joined {
+            let joined = self.joined.entry(position).or_default();
+            *joined = (*joined).max(ballot);
+        }
+        let Some((position, vote)) = entry.votes else { return Ok(()) };
+        let votes = self.votes.entry(position).or_default();
+        match votes.iter().find(|other| other.round == vote.round) {
+            Some(other) if *other != vote => return Err((*other, vote)),
+            Some(_) => {}
+            None => votes.push(vote),
+        }
+        Ok(())
+    }
+}
+
+/// How many votes choose in a round.
+pub fn quorum(round: Round, count: usize) -> usize {
+    if round.classic { classic_quorum(count) } else { (3 * count).div_ceil(4) }
 }
 
 /// All nodes.
 pub struct Ledger {
     node_count: usize,
     pages: BTreeMap<(GroupId, usize), Page>,
+    chosen: BTreeMap<(GroupId, Position), Vote>,
     empty: Page,
 }
 
 impl Ledger {
     /// Nothing is written yet.
     pub fn new(node_count: usize) -> Self {
-        Self { node_count, pages: BTreeMap::new(), empty: Page::default() }
+        Self { node_count, pages: BTreeMap::new(), chosen: BTreeMap::new(), empty: Page::default() }
     }
 
     /// How many nodes there are.
@@ -60,15 +116,42 @@ impl Ledger {
         self.pages.get(&(group, node)).unwrap_or(&self.empty)
     }
 
+    /// The vote with which a quorum chose at the position, the first time one did.
+    pub fn chosen(&self, group: GroupId, position: Position) -> Option<Vote> {
+        self.chosen.get(&(group, position)).copied()
+    }
+
     /// A record became stable.
-    pub fn on_stable(&mut self, node: usize, group: GroupId, ballot: Ballot, accepts: Option<(Slot, Vote)>) {
+    ///
+    /// # Errors
+    /// If the node has voted for something else in the same round, or a second value is chosen by this vote.
+    pub fn on_stable(&mut self, node: usize, group: GroupId, entry: Entry) -> Result<(), String> {
         let page = self.pages.entry((group, node)).or_default();
-        page.promised = page.promised.max(ballot);
-        if let Some((slot, vote)) = accepts {
-            let votes = page.votes.entry(slot).or_default();
-            if !votes.contains(&vote) {
-                votes.push(vote);
-            }
+        let place = |position: Position| format!("group {} {position:?}", group.0);
+        page.add(entry).map_err(|(first, second)| {
+            let position = entry.votes.map(|(position, _)| position).unwrap_or_default();
+            format!("{}: node {node} voted twice in a round: {first:?}, then {second:?}", place(position))
+        })?;
+        let Some((position, vote)) = entry.votes else { return Ok(()) };
+        if !vote.round.classic && vote.attributes != 0 {
+            // A pre-acceptance: what it decides is not a matter of counting.
+            return Ok(());
         }
+        let others =
+            (0..self.node_count).filter_map(|node| self.page(group, node).vote(position, vote.round));
+        if vote.round.classic
+            && let Some(other) = others.into_iter().find(|other| *other != vote)
+        {
+            return Err(format!("{}: two values in one ballot: {other:?} and {vote:?}", place(position)));
+        }
+        let voted = |node: &usize| self.page(group, *node).vote(position, vote.round) == Some(vote);
+        if (0..self.node_count).filter(voted).count() < quorum(vote.round, self.node_count) {
+            return Ok(());
+        }
+        let first = *self.chosen.entry((group, position)).or_insert(vote);
+        if (first.held, first.attributes) == (vote.held, vote.attributes) {
+            return Ok(());
+        }
+        Err(format!("{}: two values are chosen: by {first:?} and by {vote:?}", place(position)))
     }
 }

@@ -39,8 +39,8 @@ pub(super) fn messages_of_an_earlier_life(seed: u64) -> Result<(), String> {
     let (mut world, leader) = begin(settings)?;
     let follower = others(3, leader)[0];
     ensure!(world.set(follower, "r0", "a"), "no write through a follower");
-    world.set_filter(Box::new(move |letter: &Letter<_>| {
-        let vote = matches!(letter.message, Some(Message::Accepted(_) | Message::HeartbeatReply(_)));
+    world.set_filter(Box::new(move |letter: &Letter| {
+        let vote = matches!(letter.multi(), Some(Message::Accepted(_) | Message::HeartbeatReply(_)));
         if letter.from == follower && vote { Verdict::Delay(400 * MILLISECOND) } else { Verdict::Pass }
     }));
     ensure!(world.set(leader, "r1", "b"), "no write without the follower's vote");

@@ -19,8 +19,8 @@ fn value(text: &str) -> Option<Outcome> {
 pub(super) fn value_reported_once(seed: u64) -> Result<(), String> {
     let (mut world, leader) = begin(Settings::calm(seed, 3))?;
     let [knowing, ignorant] = others(3, leader)[..] else { unreachable!("three nodes") };
-    world.set_filter(Box::new(move |letter: &Letter<_>| {
-        let accept = matches!(letter.message, Some(Message::Accept(_)));
+    world.set_filter(Box::new(move |letter: &Letter| {
+        let accept = matches!(letter.multi(), Some(Message::Accept(_)));
         if accept && letter.to == ignorant { Verdict::Drop } else { Verdict::Pass }
     }));
     ensure!(world.set(leader, "r0", "kept"), "leader and follower did not decide");
@@ -37,13 +37,13 @@ pub(super) fn value_reported_once(seed: u64) -> Result<(), String> {
 pub(super) fn part_of_a_promise_lost(seed: u64) -> Result<(), String> {
     let (mut world, leader) = begin(Settings::calm(seed, 3))?;
     let [knowing, ignorant] = others(3, leader)[..] else { unreachable!("three nodes") };
-    world.set_filter(Box::new(move |letter: &Letter<_>| {
-        let accept = matches!(letter.message, Some(Message::Accept(_)));
+    world.set_filter(Box::new(move |letter: &Letter| {
+        let accept = matches!(letter.multi(), Some(Message::Accept(_)));
         if accept && letter.to == ignorant { Verdict::Drop } else { Verdict::Pass }
     }));
     ensure!(world.set(leader, "r0", "kept"), "leader and follower did not decide");
     world.crash(leader, CrashKind::Power);
-    world.set_filter(Box::new(move |letter: &Letter<_>| match letter.message {
+    world.set_filter(Box::new(move |letter: &Letter| match letter.multi() {
         Some(Message::PreVote(_) | Message::Prepare(_)) if letter.from == knowing => Verdict::Drop,
         Some(Message::PromiseEntry(_)) => Verdict::Drop,
         _ => Verdict::Pass,
@@ -68,8 +68,8 @@ pub(super) fn highest_ballot_wins(seed: u64) -> Result<(), String> {
     let (third, others_of_second) = (rest[0], rest[1..].to_vec());
     ensure!(world.set(first, "r0", "before"), "no write");
     world.run_for(100 * MILLISECOND);
-    let to_third_only = move |letter: &Letter<_>| {
-        let accept = matches!(letter.message, Some(Message::Accept(_)));
+    let to_third_only = move |letter: &Letter| {
+        let accept = matches!(letter.multi(), Some(Message::Accept(_)));
         if accept && letter.to != third { Verdict::Drop } else { Verdict::Pass }
     };
     world.set_filter(Box::new(to_third_only));
@@ -86,9 +86,9 @@ pub(super) fn highest_ballot_wins(seed: u64) -> Result<(), String> {
     for node in &others_of_second[1..] {
         world.crash(*node, CrashKind::Power);
     }
-    world.set_filter(Box::new(move |letter: &Letter<_>| {
-        let stands = matches!(letter.message, Some(Message::PreVote(_) | Message::Prepare(_)));
-        let reports = matches!(letter.message, Some(Message::Promise(_) | Message::PromiseEntry(_)));
+    world.set_filter(Box::new(move |letter: &Letter| {
+        let stands = matches!(letter.multi(), Some(Message::PreVote(_) | Message::Prepare(_)));
+        let reports = matches!(letter.multi(), Some(Message::Promise(_) | Message::PromiseEntry(_)));
         if stands && letter.from != third {
             Verdict::Drop
         } else if reports && letter.from == first {

@@ -48,7 +48,7 @@ pub(super) fn gap_is_not_acknowledged(seed: u64) -> Result<(), String> {
     world.run_for(100 * MILLISECOND);
     world.isolate(away);
     let lost = world.status(leader).protocol.last.next();
-    world.set_filter(Box::new(move |letter: &Letter<_>| match letter.message {
+    world.set_filter(Box::new(move |letter: &Letter| match letter.multi() {
         Some(Message::Accept(accept)) if letter.to == follower && accept.slot == lost => Verdict::Drop,
         _ => Verdict::Pass,
     }));
@@ -85,13 +85,13 @@ pub(super) fn snapshot_below_acknowledged_entries(seed: u64) -> Result<(), Strin
     let [next, lagging] = others(3, leader)[..] else { unreachable!("three nodes") };
     for attempt in 0..8 {
         let known = world.status(lagging).protocol.committed;
-        world.set_filter(Box::new(move |letter: &Letter<_>| {
-            let news = match letter.message {
+        world.set_filter(Box::new(move |letter: &Letter| {
+            let news = match letter.multi() {
                 Some(Message::Commit(_) | Message::Heartbeat(_)) => true,
                 Some(Message::Accept(accept)) => accept.commit > known,
                 _ => false,
             };
-            let acknowledges = letter.from == lagging && matches!(letter.message, Some(Message::Accepted(_)));
+            let acknowledges = letter.from == lagging && matches!(letter.multi(), Some(Message::Accepted(_)));
             if letter.to == lagging && news || acknowledges { Verdict::Drop } else { Verdict::Pass }
         }));
         for number in 0..10 {
@@ -113,8 +113,8 @@ pub(super) fn snapshot_below_acknowledged_entries(seed: u64) -> Result<(), Strin
 
 fn install_among(mut world: Script, leader: usize, next: usize, lagging: usize) -> Result<(), String> {
     world.crash(leader, CrashKind::Power);
-    world.set_filter(Box::new(move |letter: &Letter<_>| {
-        let stands = matches!(letter.message, Some(Message::PreVote(_) | Message::Prepare(_)));
+    world.set_filter(Box::new(move |letter: &Letter| {
+        let stands = matches!(letter.multi(), Some(Message::PreVote(_) | Message::Prepare(_)));
         if stands && letter.from == lagging { Verdict::Drop } else { Verdict::Pass }
     }));
     let written = world.set_soon(next, "r1", "after");
@@ -157,7 +157,7 @@ pub(super) fn old_leader_goes_on(seed: u64) -> Result<(), String> {
     world.set_clock_rate(leader, 5_000);
     let rest = others(3, leader);
     ensure!(world.set_soon(rest[0], "r0", "b"), "the others did not decide: {}", world.describe());
-    world.set_filter(Box::new(move |letter: &Letter<_>| match letter.message {
+    world.set_filter(Box::new(move |letter: &Letter| match letter.multi() {
         Some(Message::Accepted(_)) => Verdict::Pass,
         _ if letter.to == leader => Verdict::Drop,
         _ => Verdict::Pass,
@@ -189,8 +189,8 @@ pub(super) fn old_acknowledgements(seed: u64) -> Result<(), String> {
     let rest = others(5, leader);
     let (early, late) = (rest[0], rest[1]);
     let ballot = world.status(leader).protocol.ballot;
-    let only = move |letter: &Letter<_>, accepts: usize, replies: bool| {
-        let message = letter.message.as_ref();
+    let only = move |letter: &Letter, accepts: usize, replies: bool| {
+        let message = letter.multi();
         let stands = matches!(message, Some(Message::PreVote(_) | Message::Prepare(_)));
         match message {
             _ if stands && letter.from != leader => Verdict::Drop,
@@ -203,11 +203,11 @@ pub(super) fn old_acknowledgements(seed: u64) -> Result<(), String> {
             _ => Verdict::Pass,
         }
     };
-    world.set_filter(Box::new(move |letter: &Letter<_>| only(letter, early, false)));
+    world.set_filter(Box::new(move |letter: &Letter| only(letter, early, false)));
     let call = world.call(leader, "r0", set("b"), Level::Log);
     let deposed = world.run_until(2 * SECOND, |world| world.status(leader).protocol.leader.is_none());
     ensure!(deposed, "the leader stayed without contact");
-    world.set_filter(Box::new(move |letter: &Letter<_>| only(letter, late, true)));
+    world.set_filter(Box::new(move |letter: &Letter| only(letter, late, true)));
     let again = world.run_until(2 * SECOND, |world| {
         let protocol = world.status(leader).protocol;
         protocol.ballot > ballot && protocol.leader.is_some_and(|of| of.index() == leader)

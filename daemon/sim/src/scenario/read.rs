@@ -22,13 +22,13 @@ pub(super) fn read_before_term_start(seed: u64) -> Result<(), String> {
     let (mut world, leader) = begin(Settings::calm(seed, 3))?;
     ensure!(world.set(leader, "r0", "old"), "no write");
     world.run_for(100 * MILLISECOND);
-    world.set_filter(Box::new(move |letter: &Letter<_>| {
-        let news = matches!(letter.message, Some(Message::Commit(_) | Message::Heartbeat(_)));
+    world.set_filter(Box::new(move |letter: &Letter| {
+        let news = matches!(letter.multi(), Some(Message::Commit(_) | Message::Heartbeat(_)));
         if letter.from == leader && news { Verdict::Drop } else { Verdict::Pass }
     }));
     ensure!(world.set(leader, "r0", "new"), "no second write");
     world.crash(leader, CrashKind::Power);
-    world.set_filter(Box::new(|letter: &Letter<_>| match letter.message {
+    world.set_filter(Box::new(|letter: &Letter| match letter.multi() {
         Some(Message::Accepted(_)) => Verdict::Drop,
         _ => Verdict::Pass,
     }));
@@ -84,8 +84,8 @@ pub(super) fn contact_in_a_higher_ballot(seed: u64) -> Result<(), String> {
     let rest = others(3, leader);
     let written = rest.iter().any(|node| world.set_soon(*node, "r0", "new"));
     ensure!(written, "the others did not write: {}", world.describe());
-    world.set_filter(Box::new(move |letter: &Letter<_>| {
-        let reply = matches!(letter.message, Some(Message::HeartbeatReply(_)));
+    world.set_filter(Box::new(move |letter: &Letter| {
+        let reply = matches!(letter.multi(), Some(Message::HeartbeatReply(_)));
         if letter.to == leader && !reply { Verdict::Drop } else { Verdict::Pass }
     }));
     world.rejoin(leader);

@@ -79,8 +79,8 @@ pub(super) fn own_vote_counted_early(seed: u64) -> Result<(), String> {
     ensure!(world.set(leader, "r0", "a"), "no write");
     world.run_for(100 * MILLISECOND);
     let [follower, away] = others(3, leader)[..] else { unreachable!("three nodes") };
-    world.set_filter(Box::new(move |letter: &Letter<_>| {
-        let accept = matches!(letter.message, Some(Message::Accept(_)));
+    world.set_filter(Box::new(move |letter: &Letter| {
+        let accept = matches!(letter.multi(), Some(Message::Accept(_)));
         if accept && letter.to == away { Verdict::Drop } else { Verdict::Pass }
     }));
     world.stall_disk(leader, 250 * MILLISECOND);
@@ -100,7 +100,7 @@ pub(super) fn own_vote_counted_early(seed: u64) -> Result<(), String> {
 /// T-X4. One group is busy, the other quiet: the segment with the quiet group's promise is recycled.
 pub(super) fn promise_recycled(seed: u64) -> Result<(), String> {
     let mut settings = Settings::calm(seed, 3);
-    settings.group_count = 2;
+    settings.protocols.push(settings.protocols[0]);
     settings.replica.snapshot_log_size = 32 << 10;
     settings.wal.segment_size = 64 << 10;
     settings.wal.group_size_max = 16 << 10;

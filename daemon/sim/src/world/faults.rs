@@ -5,7 +5,6 @@ use panch_wire::ids::GroupId;
 use super::node::{Node, State};
 use super::{Event, World};
 use crate::disk::{CrashKind, Latency};
-use crate::inspect::Inspect;
 use crate::network::NetworkSettings;
 use crate::queue::{MILLISECOND, Time};
 use crate::random::{Concern, Stream};
@@ -102,7 +101,7 @@ impl Faults {
     }
 }
 
-impl<P: Inspect> World<P> {
+impl World {
     /// Schedules the first fault.
     pub(super) fn plan_faults(&mut self) {
         if !self.faults.kinds.is_empty() {
@@ -118,7 +117,7 @@ impl<P: Inspect> World<P> {
     /// Often a node that leads: that is where it hurts.
     fn victim(&mut self) -> usize {
         let any = self.any_node();
-        let group = GroupId(self.faults.random.below(u64::from(self.shared.settings.group_count)) as u16);
+        let group = GroupId(self.faults.random.below(u64::from(self.shared.settings.group_count())) as u16);
         let aimed = self.faults.random.chance(400_000);
         let leads = |node: &usize| self.status_of(*node, group).is_some_and(|status| status.protocol.leading);
         (0..self.nodes.len()).find(leads).filter(|_| aimed).unwrap_or(any)
@@ -329,7 +328,7 @@ impl<P: Inspect> World<P> {
         }
         let now = self.now();
         for index in 0..count {
-            let node: &mut Node<P> = &mut self.nodes[index];
+            let node: &mut Node = &mut self.nodes[index];
             node.slowness = 0;
             node.doomed = None;
             node.busy_until = now;

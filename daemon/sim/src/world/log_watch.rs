@@ -3,11 +3,12 @@
 //! This knows the layout of a commit group's header pages (see the `format` module of `panch-wal`) on purpose a second
 //! time: what the code under test says about its own log is no evidence.
 
+use panch_consensus::protocol::ProtocolKind;
 use panch_wire::ids::GroupId;
-use panch_wire::record::Fixed;
 
-use crate::inspect::{Fact, Inspect};
+use crate::inspect::{self, Commitment, Content, Fact};
 use crate::invariant::Held;
+use crate::invariant::ledger::{Entry, Vote};
 
 const RECORDS_AT: usize = 96;
 const RECORD_COUNT_AT: usize = 88;
@@ -15,11 +16,13 @@ const HAS_BODY: u8 = 1;
 const RESTATED: u8 = 2;
 
 /// One record with what lies beside it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Watched {
     pub(crate) group: GroupId,
     pub(crate) fact: Fact,
-    pub(crate) held: Held,
+    pub(crate) entry: Entry,
+    /// What the record says to be decided: worth something once it is durable.
+    pub(crate) commitment: Option<Box<Commitment>>,
     /// Repeated at the start of a segment.
     pub(crate) restated: bool,
 }
@@ -28,8 +31,20 @@ fn u32_at(bytes: &[u8], at: usize) -> usize {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes")) as usize
 }
 
+/// What a record adds to the ledger, with the value beside it.
+pub(crate) fn entry(fact: Fact, beside: Held) -> Entry {
+    let votes = fact.votes.map(|voting| {
+        let held = match voting.content {
+            Content::Beside => beside,
+            Content::Named(held) => held,
+        };
+        (voting.position, Vote { round: voting.round, held, attributes: voting.attributes })
+    });
+    Entry { promised: fact.promised, joined: fact.joined, votes }
+}
+
 /// The records in the header pages of a commit group.
-pub(crate) fn records<P: Inspect>(header: &[u8]) -> Vec<Watched> {
+pub(crate) fn records(header: &[u8], kind: impl Fn(GroupId) -> Option<ProtocolKind>) -> Vec<Watched> {
     let mut watched = Vec::new();
     let mut at = RECORDS_AT;
     for _ in 0..u32_at(header, RECORD_COUNT_AT) {
@@ -43,9 +58,16 @@ pub(crate) fn records<P: Inspect>(header: &[u8]) -> Vec<Watched> {
             held = Held::Batch(u64::from_le_bytes(sum));
             bytes_at += 16;
         }
-        let record = P::Record::decode_fixed(&header[bytes_at..bytes_at + length]);
-        let record = record.expect("the log holds records of this protocol");
-        watched.push(Watched { group, fact: P::fact(&record), held, restated: flags & RESTATED != 0 });
+        let kind = kind(group).expect("the log holds records of this node's groups");
+        let record = &header[bytes_at..bytes_at + length];
+        let fact = inspect::fact(kind, record).expect("the log holds records of the group's protocol");
+        watched.push(Watched {
+            group,
+            fact,
+            entry: entry(fact, held),
+            commitment: inspect::recorded_commitment(kind, record).map(Box::new),
+            restated: flags & RESTATED != 0,
+        });
         at = (bytes_at + length).next_multiple_of(8);
     }
     watched

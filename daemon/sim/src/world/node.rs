@@ -4,23 +4,22 @@ use std::collections::{BTreeSet, VecDeque};
 
 use panch_consensus::protocol::Random;
 use panch_replica::core::{Core, GroupStatus, next_incarnation};
-use panch_replica::snapshot::SnapshotReader;
+use panch_replica::snapshot::{Restored, SnapshotReader};
 use panch_replica::transfer::SnapshotFile;
 use panch_wal::{End, Lsn, SegmentFile, SegmentReader, SegmentSequence, Sync, Wal, Write};
 use panch_wire::frame::{FramePool, PAGE_SIZE};
-use panch_wire::ids::{GroupId, Incarnation, ReplicaId, Slot};
+use panch_wire::ids::{GroupId, Incarnation, Position, ReplicaId, Slot};
 use panch_wire::peer::{PacketReader, PacketWriter};
-use panch_wire::record::Fixed;
 
 use super::clock::Clock;
-use super::log_watch::Watched;
+use super::log_watch::{self, Watched};
 use super::outbox::{Deed, Deeds};
 use super::{Event, Shared};
 use crate::client::{Outcome, Request};
 use crate::disk::{CrashKind, Disk, FileId, Job, JobId, Name, Progress, Step};
-use crate::inspect::Inspect;
+use crate::inspect::{self, Commitment};
 use crate::invariant::Held;
-use crate::invariant::ledger::Vote;
+use crate::invariant::ledger::Entry;
 use crate::network::Packet;
 use crate::queue::{MICROSECOND, MILLISECOND, SECOND, Time};
 use crate::random::{Concern, Stream};
@@ -59,7 +58,7 @@ pub(crate) enum Tag {
     },
     Load {
         group: GroupId,
-        slot: Slot,
+        position: Position,
         from: Option<FileId>,
         offset: u64,
         length: u32,
@@ -84,23 +83,25 @@ pub(crate) struct Extent {
     pub(crate) page_count: usize,
 }
 
-pub(crate) enum State<P: Inspect> {
+pub(crate) enum State {
     Down,
     /// Its new incarnation is being written.
     Booting,
-    Up(Box<Life<P>>),
+    Up(Box<Life>),
     /// It refused to start: its log is damaged.
     Refused,
 }
 
 /// A running process.
-pub(crate) struct Life<P: Inspect> {
-    pub(crate) core: Core<P>,
+pub(crate) struct Life {
+    pub(crate) core: Core,
     pub(crate) pool: FramePool,
     pub(crate) deeds: Deeds,
     pub(crate) live: bool,
-    /// Votes that the log gave back.
-    pub(crate) replayed: Vec<(GroupId, Slot, Vote)>,
+    /// What the log gave back.
+    pub(crate) replayed: Vec<(GroupId, Entry)>,
+    /// What it said to be decided.
+    pub(crate) committed: Vec<(GroupId, Commitment)>,
     /// Packets that wait for frame memory, each with its reader and how far that has come.
     pub(crate) waiting: VecDeque<(Packet, PacketReader, usize)>,
     /// Snapshot files that are being written.
@@ -109,11 +110,11 @@ pub(crate) struct Life<P: Inspect> {
 }
 
 /// One node.
-pub(crate) struct Node<P: Inspect> {
+pub(crate) struct Node {
     pub(crate) index: usize,
     pub(crate) disk: Disk<Tag>,
     pub(crate) clock: Clock,
-    pub(crate) state: State<P>,
+    pub(crate) state: State,
     pub(crate) inbox: VecDeque<Input>,
     pub(crate) random: Stream,
     protocol_random: Stream,
@@ -139,7 +140,7 @@ pub(crate) struct Node<P: Inspect> {
 /// Completed writes that are remembered for damage.
 const EXTENTS_MAX: usize = 64;
 
-impl<P: Inspect> Node<P> {
+impl Node {
     pub(crate) fn new(index: usize, settings: &Settings) -> Self {
         let seed = settings.seed;
         let mut random = Stream::new(seed, Concern::Turns(index));
@@ -173,7 +174,7 @@ impl<P: Inspect> Node<P> {
         matches!(self.state, State::Up(_))
     }
 
-    pub(crate) fn life(&self) -> Option<&Life<P>> {
+    pub(crate) fn life(&self) -> Option<&Life> {
         match &self.state {
             State::Up(life) => Some(life),
             _ => None,
@@ -186,7 +187,7 @@ impl<P: Inspect> Node<P> {
     }
 
     /// Hands something in for the next turn.
-    pub(crate) fn take_in(&mut self, shared: &mut Shared<P>, input: Input) {
+    pub(crate) fn take_in(&mut self, shared: &mut Shared, input: Input) {
         if !self.is_up() {
             return;
         }
@@ -198,7 +199,7 @@ impl<P: Inspect> Node<P> {
     }
 
     /// The next turn is at `at` at the latest, but not while the node is busy or paused.
-    pub(crate) fn wake(&mut self, shared: &mut Shared<P>, at: Time) {
+    pub(crate) fn wake(&mut self, shared: &mut Shared, at: Time) {
         let at = at.max(self.busy_until);
         if self.next_turn.is_none_or(|next| at < next) {
             self.next_turn = Some(at);
@@ -207,13 +208,13 @@ impl<P: Inspect> Node<P> {
     }
 
     /// Starts a job on the disk.
-    pub(crate) fn submit(&mut self, shared: &mut Shared<P>, tag: Tag, steps: impl IntoIterator<Item = Step>) {
+    pub(crate) fn submit(&mut self, shared: &mut Shared, tag: Tag, steps: impl IntoIterator<Item = Step>) {
         let (job, at) = self.disk.submit(shared.queue.now(), Job::new(tag, steps));
         shared.queue.push(at, Event::Disk { node: self.index, job });
     }
 
     /// A disk job has come to the end of a step.
-    pub(crate) fn on_disk(&mut self, shared: &mut Shared<P>, job: JobId) {
+    pub(crate) fn on_disk(&mut self, shared: &mut Shared, job: JobId) {
         match self.disk.advance(shared.queue.now(), job) {
             Progress::Gone => {}
             Progress::Until(at) => shared.queue.push(at, Event::Disk { node: self.index, job }),
@@ -237,13 +238,16 @@ impl<P: Inspect> Node<P> {
         }
     }
 
-    fn on_log_stable(&mut self, shared: &mut Shared<P>, log: &mut LogWrite) {
+    fn on_log_stable(&mut self, shared: &mut Shared, log: &mut LogWrite) {
         // A commit group is worth nothing while an older one is missing.
         let place = self.in_flight.iter_mut().find(|(lsn, _)| *lsn == log.write.lsn());
         place.expect("a completed write was in flight").1 = Some(std::mem::take(&mut log.records));
         while let Some((_, Some(records))) = self.in_flight.pop_front_if(|(_, records)| records.is_some()) {
-            for Watched { group, fact, held, .. } in records {
-                shared.invariants.on_stable(self.index, group, fact, held);
+            for Watched { group, entry, commitment, .. } in records {
+                shared.invariants.on_stable(self.index, group, entry);
+                if let Some(commitment) = commitment {
+                    shared.invariants.on_commitment(group, *commitment);
+                }
             }
         }
         self.attested = self.attested.max(log.states);
@@ -263,7 +267,7 @@ impl<P: Inspect> Node<P> {
     // Life and death.
 
     /// Starts the process: first its new incarnation becomes durable.
-    pub(crate) fn start(&mut self, shared: &mut Shared<P>) {
+    pub(crate) fn start(&mut self, shared: &mut Shared) {
         if !matches!(self.state, State::Down) {
             return;
         }
@@ -282,12 +286,12 @@ impl<P: Inspect> Node<P> {
     }
 
     /// The incarnation is durable: reads the newest snapshots and the log, and begins to live.
-    fn boot(&mut self, shared: &mut Shared<P>, incarnation: Incarnation) {
+    fn boot(&mut self, shared: &mut Shared, incarnation: Incarnation) {
         shared.trace(|| format!("node {} boots, incarnation {}", self.index, incarnation.0));
         let pool = FramePool::new(shared.settings.pool_size);
         let config = shared.core_config(self.id());
         let mut restored = Vec::new();
-        for group in &config.groups {
+        for (group, _) in &config.groups {
             match self.newest_snapshot(*group, &config.replica.machine) {
                 Ok(found) => {
                     shared.coverage.restored += u64::from(found.is_some());
@@ -298,21 +302,29 @@ impl<P: Inspect> Node<P> {
         }
         let protocol_random = &mut self.protocol_random;
         let random = |_| -> Random { protocol_random.fork() };
-        let mut core = Core::<P>::open(&config, incarnation, pool.clone(), random, |group| {
+        let mut deeds = Deeds { graphs: shared.graphs(), ..Deeds::default() };
+        for (group, found) in &restored {
+            if deeds.graphs.contains(group)
+                && let Some((_, restored)) = found
+            {
+                shared.invariants.on_restored(self.index, *group, restored.covered.clone());
+            }
+        }
+        let mut core = Core::open(&config, incarnation, pool.clone(), random, |group| {
             restored.iter_mut().find(|(of, _)| *of == group)?.1.take()
         });
-        let mut deeds = Deeds::default();
         let mut replayed = Vec::new();
+        let mut committed = Vec::new();
         let mut fault = None;
         let recovered =
             panch_wal::recover(&mut LogDirectory(&self.disk), IDENTITY ^ self.index as u64, &pool, |entry| {
-                if let Some(record) = P::Record::decode_fixed(entry.bytes) {
-                    let fact = P::fact(&record);
+                let kind = shared.kind(entry.group);
+                if let Some(fact) = kind.and_then(|kind| inspect::fact(kind, entry.bytes)) {
                     let held = entry.body.as_ref().map_or(Held::Noop, |frame| Held::Batch(frame.checksum()));
-                    if let Some(slot) = fact.accepts {
-                        replayed.push((entry.group, slot, Vote { ballot: fact.ballot, held }));
-                    }
+                    replayed.push((entry.group, log_watch::entry(fact, held)));
                 }
+                let commitment = kind.and_then(|kind| inspect::recorded_commitment(kind, entry.bytes));
+                committed.extend(commitment.map(|commitment| (entry.group, commitment)));
                 if let Err(error) = core.replay(entry, &mut deeds) {
                     fault = Some(error.to_string());
                 }
@@ -349,6 +361,7 @@ impl<P: Inspect> Node<P> {
             deeds,
             live: false,
             replayed,
+            committed,
             waiting: VecDeque::new(),
             making: Vec::new(),
             writers,
@@ -367,7 +380,7 @@ impl<P: Inspect> Node<P> {
     }
 
     /// Removes what earlier lives left unfinished, and snapshots older than the newest.
-    fn tidy(&mut self, shared: &mut Shared<P>) {
+    fn tidy(&mut self, shared: &mut Shared) {
         let mut newest: Vec<(GroupId, Slot)> = Vec::new();
         let names: Vec<Name> = self.disk.names().collect();
         for name in names.into_iter().rev() {
@@ -390,7 +403,7 @@ impl<P: Inspect> Node<P> {
         &self,
         group: GroupId,
         limits: &panch_replica::machine::MachineLimits,
-    ) -> Result<Option<(SnapshotFile, panch_replica::machine::StateMachine)>, String> {
+    ) -> Result<Option<(SnapshotFile, Restored)>, String> {
         let slots = self.disk.names().filter_map(|name| match name {
             Name::Snapshot(of, slot) if of == group => Some(slot),
             _ => None,
@@ -403,15 +416,15 @@ impl<P: Inspect> Node<P> {
         let mut reader = SnapshotReader::new(*limits);
         let unusable = |error| format!("a complete snapshot is unusable: {error}");
         reader.feed(&bytes).map_err(unusable)?;
-        let (header, machine) = reader.finish().map_err(unusable)?;
-        if (header.group, header.slot) != (group, slot) {
-            return Err(format!("the snapshot of slot {} is of {header:?}", slot.0));
+        let restored = reader.finish().map_err(unusable)?;
+        if (restored.group, restored.covered.count()) != (group, slot) {
+            return Err(format!("the snapshot of slot {} is of another: {:?}", slot.0, restored.covered));
         }
-        Ok(Some((SnapshotFile { slot, size }, machine)))
+        Ok(Some((SnapshotFile { slot, size }, restored)))
     }
 
     /// The process ends.
-    pub(crate) fn crash(&mut self, shared: &mut Shared<P>, kind: CrashKind) {
+    pub(crate) fn crash(&mut self, shared: &mut Shared, kind: CrashKind) {
         match &self.state {
             State::Refused => return,
             State::Down if kind == CrashKind::Kill => return,
@@ -445,7 +458,7 @@ impl<P: Inspect> Node<P> {
     }
 
     /// Damages a page that later writes know to be durable; false if there is none.
-    pub(crate) fn rot(&mut self, shared: &mut Shared<P>) -> bool {
+    pub(crate) fn rot(&mut self, shared: &mut Shared) -> bool {
         let known: Vec<Extent> =
             self.extents.iter().filter(|extent| extent.lsn <= self.attested).copied().collect();
         if known.is_empty() || !matches!(self.state, State::Down) {
@@ -482,7 +495,7 @@ impl SegmentReader for LogDirectory<'_> {
     }
 }
 
-impl<P: Inspect> Life<P> {
+impl Life {
     /// Takes the deeds out, in order.
     pub(crate) fn take_deeds(&mut self) -> Vec<Deed> {
         std::mem::take(&mut self.deeds.list)

@@ -1,15 +1,17 @@
 //! What a node wants done, gathered while its core works and carried out when the turn ends.
 
+use panch_consensus::frontier::Frontier;
 use panch_consensus::protocol::Value;
 use panch_replica::core::{MessageKind, Outbox, ReplyTo};
 use panch_replica::transfer::SnapshotFile;
 use panch_wal::Location;
 use panch_wire::command::Reply;
 use panch_wire::frame::Frame;
-use panch_wire::ids::{GroupId, Incarnation, REPLICAS_MAX, ReplicaId, Slot};
+use panch_wire::ids::{GroupId, Incarnation, Position, REPLICAS_MAX, ReplicaId, Slot};
 
 use crate::client::{Outcome, outcome_of};
 use crate::invariant::Decision;
+use crate::invariant::access::Access;
 
 /// A message to a peer.
 #[derive(Debug)]
@@ -28,11 +30,12 @@ pub(crate) struct Sent {
 pub(crate) enum Deed {
     Send(Sent),
     Reply(ReplyTo, Outcome),
-    Load(GroupId, Slot, Location),
+    Load(GroupId, Position, Location),
     SnapshotWrite { group: GroupId, slot: Slot, offset: u64, bytes: Vec<u8>, last: bool },
     SnapshotRead { group: GroupId, peer: ReplicaId, file: SnapshotFile, offset: u64, length: usize },
     SnapshotRemove(GroupId, Slot),
-    Executed(GroupId, Slot, Decision),
+    Installed(GroupId, Frontier),
+    Executed(GroupId, Position, Decision, Option<Box<Access>>),
 }
 
 /// The outbox of a core, in order.
@@ -41,6 +44,8 @@ pub(crate) struct Deeds {
     pub(crate) list: Vec<Deed>,
     /// The incarnation of each peer, as the core knows it.
     pub(crate) peers: [Incarnation; REPLICAS_MAX],
+    /// Groups without a log.
+    pub(crate) graphs: Vec<GroupId>,
 }
 
 impl Outbox for Deeds {
@@ -61,8 +66,8 @@ impl Outbox for Deeds {
         self.list.push(Deed::Reply(to, outcome_of(reply)));
     }
 
-    fn load(&mut self, group: GroupId, slot: Slot, location: Location) {
-        self.list.push(Deed::Load(group, slot, location));
+    fn load(&mut self, group: GroupId, position: Position, location: Location) {
+        self.list.push(Deed::Load(group, position, location));
     }
 
     fn snapshot_write(&mut self, group: GroupId, slot: Slot, offset: u64, bytes: &[u8], last: bool) {
@@ -84,7 +89,15 @@ impl Outbox for Deeds {
         self.list.push(Deed::SnapshotRemove(group, slot));
     }
 
-    fn executed(&mut self, group: GroupId, slot: Slot, value: &Value) {
-        self.list.push(Deed::Executed(group, slot, Decision::from(value)));
+    fn installed(&mut self, group: GroupId, covered: &Frontier) {
+        if self.graphs.contains(&group) {
+            self.list.push(Deed::Installed(group, covered.clone()));
+        }
+    }
+
+    fn executed(&mut self, group: GroupId, position: Position, value: &Value) {
+        let graph = self.graphs.contains(&group);
+        let access = graph.then(|| Box::new(value.body().map(Access::of).unwrap_or_default()));
+        self.list.push(Deed::Executed(group, position, Decision::from(value), access));
     }
 }

@@ -9,7 +9,6 @@ use super::node::State;
 use super::{Event, Filter, World};
 use crate::client::{Outcome, OwnedCommand};
 use crate::disk::{CrashKind, Latency, Name};
-use crate::inspect::Inspect;
 use crate::linear::register::{Action, Answer};
 use crate::queue::{MILLISECOND, SECOND, Time};
 
@@ -17,7 +16,7 @@ use crate::queue::{MILLISECOND, SECOND, Time};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Call(usize);
 
-impl<P: Inspect> World<P> {
+impl World {
     // Commands.
 
     /// Sends a command about a key to one node, once.
@@ -78,7 +77,7 @@ impl<P: Inspect> World<P> {
                 continue;
             }
             for (number, group) in self.shared.groups().enumerate() {
-                let key = key_in(group, self.shared.settings.group_count);
+                let key = key_in(group, self.shared.settings.group_count());
                 let action = Action::Set(format!("probe{node}.{number}.{}", self.now()).into_bytes().into());
                 let command = OwnedCommand::of(key.as_bytes(), &action);
                 let (_, wishes) =
@@ -216,7 +215,7 @@ impl<P: Inspect> World<P> {
     // Network.
 
     /// Decides about every message from now on.
-    pub fn set_filter(&mut self, filter: Filter<P>) {
+    pub fn set_filter(&mut self, filter: Filter) {
         self.shared.filter = Some(filter);
     }
 

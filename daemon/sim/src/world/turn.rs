@@ -1,15 +1,17 @@
 //! One turn of a node: what has arrived goes in, the log gets its writes, and the deeds are carried out.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 
+use panch_consensus::epaxos::component_bound;
 use panch_replica::batcher::Refusal;
 use panch_replica::core::{MessageKind, ReplyTo};
 use panch_replica::transfer::TransferMessage;
 use panch_wire::batch::BatchView;
 use panch_wire::command::CommandError;
 use panch_wire::frame::{Frame, FramePool, PAGE_SIZE, pages_for};
-use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
+use panch_wire::ids::{GroupId, Incarnation, Position, ReplicaId};
 use panch_wire::peer::{Incarnations, Next, PacketReader, PacketWriter};
 use panch_wire::record::Fixed;
 use panch_wire::time::Instant;
@@ -20,7 +22,8 @@ use super::outbox::{Deed, Sent};
 use super::{Event, Letter, Shared, Verdict};
 use crate::client::Outcome;
 use crate::disk::{CrashKind, Disk, FileId, Name, Step};
-use crate::inspect::Inspect;
+use crate::inspect::Said;
+use crate::invariant::ledger::Page;
 use crate::network::{Fate, Packet};
 use crate::queue::{MICROSECOND, MILLISECOND};
 
@@ -28,9 +31,9 @@ use crate::queue::{MICROSECOND, MILLISECOND};
 #[derive(Debug)]
 struct Stop(&'static str);
 
-impl<P: Inspect> Node<P> {
+impl Node {
     /// One turn.
-    pub(crate) fn turn(&mut self, shared: &mut Shared<P>) {
+    pub(crate) fn turn(&mut self, shared: &mut Shared) {
         self.next_turn = None;
         shared.coverage.turns += 1;
         let now = self.clock.at(shared.queue.now());
@@ -54,7 +57,7 @@ impl<P: Inspect> Node<P> {
         }
     }
 
-    fn take_turn(&mut self, shared: &mut Shared<P>, now: Instant) -> Result<(), Stop> {
+    fn take_turn(&mut self, shared: &mut Shared, now: Instant) -> Result<(), Stop> {
         let State::Up(life) = &mut self.state else { return Ok(()) };
         let waiting = std::mem::take(&mut life.waiting);
         for (packet, reader, at) in waiting {
@@ -103,14 +106,15 @@ impl<P: Inspect> Node<P> {
     }
 
     /// Gives the log its writes, syncs and segments.
-    fn write_log(&mut self, shared: &mut Shared<P>, now: Instant) {
+    fn write_log(&mut self, shared: &mut Shared, now: Instant) {
         let State::Up(life) = &mut self.state else { return };
         let mut jobs: Vec<(Tag, Vec<Step>)> = Vec::new();
         while let Some(write) = life.core.next_write(now, &mut life.deeds) {
             let name = Name::Segment(write.segment().0);
             let file = self.disk.open(name).expect("the log writes to segments that were prepared");
             let header = write.parts().next().expect("a write has its header pages");
-            let records = records::<P>(header);
+            let kind = |group: GroupId| shared.settings.protocols.get(group.index()).copied();
+            let records = records(header, kind);
             for Watched { group, fact, restated, .. } in &records {
                 if !restated {
                     shared.invariants.on_appended(self.index, *group, *fact);
@@ -157,47 +161,66 @@ impl<P: Inspect> Node<P> {
     }
 
     /// Lets the invariants look.
-    fn observe(&mut self, shared: &mut Shared<P>) {
+    fn observe(&mut self, shared: &mut Shared) {
         let State::Up(life) = &mut self.state else { return };
         if !life.live && life.core.is_live() {
             life.live = true;
-            for (group, slot, vote) in &life.replayed {
-                shared.invariants.ledger.on_stable(self.index, *group, vote.ballot, Some((*slot, *vote)));
+            let mut pages: BTreeMap<GroupId, Page> = BTreeMap::new();
+            for (group, entry) in std::mem::take(&mut life.replayed) {
+                shared.invariants.on_stable(self.index, group, entry);
+                // Two votes in one round are noticed in the ledger.
+                let _ = pages.entry(group).or_default().add(entry);
+            }
+            for (group, commitment) in std::mem::take(&mut life.committed) {
+                shared.invariants.on_commitment(group, commitment);
             }
             for status in life.core.status() {
-                let of_group = life.replayed.iter().filter(|(group, _, _)| *group == status.group);
-                let replayed: Vec<_> = of_group.map(|(_, slot, vote)| (*slot, *vote)).collect();
-                shared.invariants.on_boot(self.index, &status, &replayed);
+                let executed = life.core.executed(status.group).expect("the group is here");
+                let replayed = pages.entry(status.group).or_default();
+                shared.invariants.on_boot(self.index, &status, executed, replayed);
             }
-            life.replayed = Vec::new();
         }
         for deed in &life.deeds.list {
             match deed {
-                Deed::Executed(group, slot, decision) => {
+                Deed::Executed(group, position, decision, access) => {
                     shared.trace(|| {
-                        format!(
-                            "node {} executed slot {} of group {}: {:?}",
-                            self.index, slot.0, group.0, decision.id
-                        )
+                        let Position { row, number } = position;
+                        let id = decision.id;
+                        format!("node {} executed {row}.{number} of group {}: {id:?}", self.index, group.0)
                     });
-                    shared.invariants.on_executed(self.index, *group, *slot, *decision);
+                    match access {
+                        None => shared.invariants.on_slot(self.index, *group, *position, *decision),
+                        Some(access) => {
+                            shared.invariants.on_instance(self.index, *group, *position, *decision, access);
+                        }
+                    }
+                }
+                Deed::Installed(group, covered) => {
+                    shared.invariants.on_restored(self.index, *group, covered.clone());
                 }
                 Deed::Send(sent) if sent.kind == MessageKind::Protocol => {
-                    let claim =
-                        P::Message::decode_fixed(&sent.message).and_then(|message| P::claim(&message));
-                    if let Some(claim) = claim {
-                        shared.invariants.on_claim(self.index, sent.group, claim);
+                    let said = shared.kind(sent.group).and_then(|kind| Said::decode(kind, &sent.message));
+                    if let Some(said) = said {
+                        said.claims(|claim| shared.invariants.on_claim(self.index, sent.group, claim));
+                        if let Some(commitment) = said.commitment() {
+                            shared.invariants.on_commitment(sent.group, commitment);
+                        }
                     }
                 }
                 _ => {}
             }
         }
         for status in life.core.status() {
+            let size = status.counters.component_max;
+            if size > 1 {
+                let bound = component_bound(shared.settings.replica_count, &shared.settings.tuning);
+                shared.invariants.on_component(self.index, status.group, size, bound);
+            }
             shared.invariants.on_status(self.index, &status);
         }
     }
 
-    fn carry_out(&mut self, shared: &mut Shared<P>) {
+    fn carry_out(&mut self, shared: &mut Shared) {
         let State::Up(life) = &mut self.state else { return };
         let deeds = life.take_deeds();
         let mut writers = std::mem::take(&mut life.writers);
@@ -205,7 +228,7 @@ impl<P: Inspect> Node<P> {
         let mut receivers: Vec<Option<Incarnation>> = vec![None; writers.len()];
         for deed in deeds {
             match deed {
-                Deed::Executed(..) => {}
+                Deed::Executed(..) | Deed::Installed(..) => {}
                 Deed::Reply(token, outcome) => self.answer(shared, token, outcome),
                 Deed::Send(sent) => {
                     let to = sent.to.index();
@@ -235,11 +258,11 @@ impl<P: Inspect> Node<P> {
                         push(&mut writers[to], &sent);
                     }
                 }
-                Deed::Load(group, slot, location) => {
+                Deed::Load(group, position, location) => {
                     shared.coverage.loads += 1;
                     let from = self.disk.open(Name::Segment(location.segment.0));
                     let tag =
-                        Tag::Load { group, slot, from, offset: location.offset, length: location.length };
+                        Tag::Load { group, position, from, offset: location.offset, length: location.length };
                     self.submit(shared, tag, [Step::Read]);
                 }
                 Deed::SnapshotRead { group, peer, file, offset, length } => {
@@ -273,7 +296,7 @@ impl<P: Inspect> Node<P> {
 
     fn write_snapshot(
         &mut self,
-        shared: &mut Shared<P>,
+        shared: &mut Shared,
         group: GroupId,
         slot: panch_wire::ids::Slot,
         offset: u64,
@@ -305,7 +328,7 @@ impl<P: Inspect> Node<P> {
         self.submit(shared, Tag::SnapshotWrite { group, slot, last }, steps);
     }
 
-    fn answer(&mut self, shared: &mut Shared<P>, token: ReplyTo, outcome: Outcome) {
+    fn answer(&mut self, shared: &mut Shared, token: ReplyTo, outcome: Outcome) {
         let (client, attempt) = (token.connection as usize, token.request);
         self.asking.remove(&(client, attempt));
         shared
@@ -314,7 +337,7 @@ impl<P: Inspect> Node<P> {
         shared.queue.push_in(delay, Event::Outcome { client, attempt, outcome });
     }
 
-    fn packet(&self, shared: &mut Shared<P>, to: usize, writer: &mut PacketWriter) -> Packet {
+    fn packet(&self, shared: &mut Shared, to: usize, writer: &mut PacketWriter) -> Packet {
         writer.finish();
         let mut bytes = Vec::with_capacity(writer.size());
         for part in writer.parts() {
@@ -324,7 +347,7 @@ impl<P: Inspect> Node<P> {
         shared.network.address(self.index, to, bytes.into())
     }
 
-    fn send(&self, shared: &mut Shared<P>, to: usize, writer: &mut PacketWriter) {
+    fn send(&self, shared: &mut Shared, to: usize, writer: &mut PacketWriter) {
         let packet = self.packet(shared, to, writer);
         match shared.network.send(shared.queue.now(), packet) {
             Fate::Arrives(arrivals) => {
@@ -342,7 +365,7 @@ fn push(writer: &mut PacketWriter, sent: &Sent) -> bool {
 }
 
 /// Asks the script what becomes of a message.
-fn judge<P: Inspect>(shared: &mut Shared<P>, from: usize, sent: &Sent) -> Verdict {
+fn judge(shared: &mut Shared, from: usize, sent: &Sent) -> Verdict {
     if shared.filter.is_none() && !shared.is_tracing() {
         return Verdict::Pass;
     }
@@ -350,8 +373,8 @@ fn judge<P: Inspect>(shared: &mut Shared<P>, from: usize, sent: &Sent) -> Verdic
         from,
         to: sent.to.index(),
         group: sent.group,
-        message: (sent.kind == MessageKind::Protocol)
-            .then(|| P::Message::decode_fixed(&sent.message))
+        said: (sent.kind == MessageKind::Protocol)
+            .then(|| Said::decode(shared.kind(sent.group)?, &sent.message))
             .flatten(),
         transfer: (sent.kind == MessageKind::Transfer)
             .then(|| TransferMessage::decode_fixed(&sent.message))
@@ -361,7 +384,7 @@ fn judge<P: Inspect>(shared: &mut Shared<P>, from: usize, sent: &Sent) -> Verdic
     shared.trace(|| {
         let body = sent.body.as_ref().map_or(String::new(), |frame| format!(" {frame:?}"));
         let fate = if let Verdict::Pass = verdict { String::new() } else { format!(" {verdict:?}") };
-        match (&letter.message, &letter.transfer) {
+        match (&letter.said, &letter.transfer) {
             (Some(message), _) => format!("node {from} -> {}: {message:?}{body}{fate}", letter.to),
             (_, transfer) => format!("node {from} -> {}: {transfer:?}{fate}", letter.to),
         }
@@ -369,10 +392,10 @@ fn judge<P: Inspect>(shared: &mut Shared<P>, from: usize, sent: &Sent) -> Verdic
     verdict
 }
 
-impl<P: Inspect> Life<P> {
+impl Life {
     fn take_packet(
         &mut self,
-        shared: &mut Shared<P>,
+        shared: &mut Shared,
         now: Instant,
         me: usize,
         packet: Packet,
@@ -423,7 +446,7 @@ impl<P: Inspect> Life<P> {
 
     fn take_disk(
         &mut self,
-        shared: &mut Shared<P>,
+        shared: &mut Shared,
         now: Instant,
         disk: &Disk<Tag>,
         tag: Tag,
@@ -457,10 +480,10 @@ impl<P: Inspect> Life<P> {
                 });
                 core.snapshot_read(now, group, peer, file, offset, bytes.as_deref(), deeds);
             }
-            Tag::Load { group, slot, from, offset, length } => {
+            Tag::Load { group, position, from, offset, length } => {
                 let frame = from.and_then(|from| read_frame(disk, &self.pool, from, offset, length as usize));
                 shared.coverage.failed_loads += u64::from(frame.is_none());
-                core.loaded(now, group, slot, frame, deeds);
+                core.loaded(now, group, position, frame, deeds);
             }
             Tag::Identity(_) | Tag::Nothing => {}
         }

@@ -114,7 +114,7 @@ fn nonsense_in_a_sound_frame_is_answered_and_not_fatal() {
         (99, 1),                                // no such kind
         (CommandKind::MGet as u8, 1),           // the value is not a list
         (CommandKind::ExpireSessions as u8, 1), // not for clients
-        (CommandKind::Set as u8, 4),            // no such level
+        (CommandKind::Set as u8, 5),            // no such level
     ] {
         out[4] = kind;
         out[5] = level;
@@ -185,7 +185,7 @@ proptest! {
     #[test]
     fn requests_come_back_as_they_were(
         key in vec(any::<u8>(), 0..40), value in vec(any::<u8>(), 0..40), bits in 0u8..8,
-        number in 1u64.., acked_below: u64, level in 0u8..4, ask_stages: bool, session: u64,
+        number in 1u64.., acked_below: u64, level in 0u8..5, ask_stages: bool, session: u64,
     ) {
         let session_header = (session != 0).then_some(SessionHeader { session, number, acked_below });
         let command = Command { kind: CommandKind::Append, flags: bits, session: session_header, key: &key, value: &value };

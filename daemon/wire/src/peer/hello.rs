@@ -164,7 +164,7 @@ refusals! {
     /// Another cluster.
     Cluster = 4, "another cluster";
     /// The configuration that every node must have alike differs.
-    Fingerprint = 5, "the cluster configuration differs";
+    Fingerprint = 5, "the cluster configuration differs: compare [cluster] in `panchd check --print` of both nodes";
     /// Not a member, or the receiver's own number.
     Node = 6, "not a node of the cluster";
     /// A later incarnation of the same node has already spoken.

@@ -23,7 +23,7 @@ const BAD_LIBRARY_VERSION: &str = "ERR lib-ver cannot contain spaces, newlines o
 /// What a client asks, borrowed from the receive buffer and the scratch of [`translate`].
 #[derive(Clone, Copy, Debug)]
 pub enum Request<'a> {
-    /// For the group that owns the key: see [`crate::slots::group_of_command`].
+    /// For the group that owns the key: see [`Routing`](crate::routing::Routing).
     Data(Command<'a>),
     /// `PONG`, or the message.
     Ping(Option<&'a [u8]>),
@@ -364,14 +364,15 @@ fn data<'a>(
             };
             return Ok(command(kind, scratch));
         }
-        CommandName::MSet => {
+        CommandName::MSet | CommandName::MSetNx => {
             if arguments.len().is_multiple_of(2) {
                 return Err(Refusal::Arity(name.info()));
             }
             for (index, argument) in arguments.skip(1).iter().enumerate() {
                 list::push(scratch, if index % 2 == 0 { key(argument)? } else { argument });
             }
-            return Ok(command(CommandKind::MSet, scratch));
+            let flags = if name == CommandName::MSetNx { flags::IF_ABSENT } else { 0 };
+            return Ok(Command { flags, ..command(CommandKind::MSet, scratch) });
         }
         CommandName::Incr => 1,
         CommandName::Decr => -1,

@@ -77,6 +77,7 @@ commands! {
     GetDel "getdel" 2 [WRITE FAST] 1 1 1;
     MGet "mget" -2 [READONLY FAST] 1 -1 1;
     MSet "mset" -3 [WRITE DENYOOM] 1 -1 2;
+    MSetNx "msetnx" -3 [WRITE DENYOOM] 1 -1 2;
     Del "del" -2 [WRITE] 1 -1 1;
     Unlink "unlink" -2 [WRITE FAST] 1 -1 1;
     Exists "exists" -2 [READONLY FAST] 1 -1 1;

@@ -239,6 +239,7 @@ fn data_commands_become_commands() {
     is_data("type a", Type, 0, "a", b"");
     is_data("mget a b", MGet, 0, "a", &keys);
     is_data("mset a b", MSet, 0, "a", &keys);
+    is_data("msetnx a b", MSet, flags::IF_ABSENT, "a", &keys);
     is_data("del a b", Del, 0, "a", &keys);
     is_data("unlink a b", Del, 0, "a", &keys);
     is_data("exists a b", Exists, 0, "a", &keys);
@@ -315,6 +316,7 @@ fn refusals_have_the_texts_of_redis() {
         ("GET a b", "ERR wrong number of arguments for 'get' command"),
         ("ping a b", "ERR wrong number of arguments for 'ping' command"),
         ("mset a b c", "ERR wrong number of arguments for 'mset' command"),
+        ("msetnx a b c", "ERR wrong number of arguments for 'msetnx' command"),
         ("dbsize x", "ERR wrong number of arguments for 'dbsize' command"),
         ("client", "ERR wrong number of arguments for 'client' command"),
         ("client foo", "ERR unknown subcommand 'foo'. Try CLIENT HELP."),

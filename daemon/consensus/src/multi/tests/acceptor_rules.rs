@@ -3,10 +3,10 @@
 use panch_wire::ids::{ReplicaId, Slot};
 
 use super::super::message::*;
-use super::TIMEOUT;
 use super::solo::{ME, R1, R2, Solo, accepted, ballot, claim, hint, promised};
 use crate::ballot::Ballot;
 use crate::protocol::{Counters, Dest, Event, Protocol, Value};
+use crate::testing::TIMEOUT;
 
 #[test]
 fn promises_a_higher_ballot_after_writing_it_down_and_reports_what_it_accepted() {
@@ -17,7 +17,7 @@ fn promises_a_higher_ballot_after_writing_it_down_and_reports_what_it_accepted()
         solo.accept(R1, old, slot, 1, frame);
     }
     solo.settle();
-    solo.deliver(R2, Prepare { ballot: new, from_slot: Slot(2) }, None);
+    solo.deliver(R2, Prepare { ballot: new, from_slot: Slot(2), released: Release::default() }, None);
     assert_eq!(solo.records(), [promised(new, 1)]);
     let promise = Promise { ballot: new, from_slot: Slot(2), commit: Slot(1), entry_count: 2 };
     let entry = |slot| PromiseEntry { ballot: new, slot: Slot(slot), accepted: old };
@@ -25,7 +25,7 @@ fn promises_a_higher_ballot_after_writing_it_down_and_reports_what_it_accepted()
     assert_eq!(solo.effects.outgoing[1].body.as_ref(), Some(&frames[1]));
     assert_eq!(solo.sent(), reply);
     // The same request again: the same answer, nothing to write.
-    solo.deliver(R2, Prepare { ballot: new, from_slot: Slot(2) }, None);
+    solo.deliver(R2, Prepare { ballot: new, from_slot: Slot(2), released: Release::default() }, None);
     assert_eq!(solo.records(), []);
     assert_eq!(solo.sent(), reply);
 }
@@ -35,27 +35,32 @@ fn refuses_lower_ballots() {
     let mut solo = Solo::new(3);
     let frame = solo.frame(1);
     let high = ballot(5, 2);
-    solo.deliver(R2, Prepare { ballot: high, from_slot: Slot(1) }, None);
+    solo.deliver(R2, Prepare { ballot: high, from_slot: Slot(1), released: Release::default() }, None);
     solo.settle();
     let low = ballot(5, 1);
-    solo.deliver(R1, Prepare { ballot: low, from_slot: Slot(1) }, None);
+    solo.deliver(R1, Prepare { ballot: low, from_slot: Slot(1), released: Release::default() }, None);
     solo.accept(R1, low, 1, 0, &frame);
     solo.deliver(R1, Commit { ballot: low, commit: Slot(1) }, None);
-    let refused = Refused { ballot: low, promised: high, behind: false };
+    let refused = Refused { ballot: low, promised: high, behind: false, wait: 0 };
     assert_eq!(solo.sent(), [hint(R1, refused), hint(R1, refused)]);
-    let heartbeat = Heartbeat { ballot: low, round: 7, commit: Slot(0), sent: Slot(0), acked: Slot(0) };
+    let heartbeat =
+        Heartbeat { ballot: low, round: 7, commit: Slot(0), sent: Slot(0), acked: Slot(0), lease: 0 };
     solo.deliver(R1, heartbeat, None);
-    let reply = HeartbeatReply { ballot: high, round: 7, sent: Slot(0), received: Slot(0) };
+    let reply = HeartbeatReply { ballot: high, round: 7, sent: Slot(0), received: Slot(0), granted: false };
     assert_eq!(solo.sent(), [hint(R1, reply)]);
     assert_eq!(solo.records(), []);
-    assert_eq!(solo.multi.counters().refused, 4);
+    assert_eq!(solo.protocol.counters().refused, 4);
 }
 
 #[test]
 fn a_ballot_is_owned_by_who_uses_it() {
     let mut solo = Solo::new(3);
     let frame = solo.frame(1);
-    solo.deliver(R1, Prepare { ballot: ballot(3, 2), from_slot: Slot(1) }, None);
+    solo.deliver(
+        R1,
+        Prepare { ballot: ballot(3, 2), from_slot: Slot(1), released: Release::default() },
+        None,
+    );
     solo.accept(R1, ballot(3, 2), 1, 0, &frame);
     solo.settle();
     assert_eq!(solo.status().ballot, Ballot::default());
@@ -66,10 +71,18 @@ fn does_not_promise_what_it_can_no_longer_report() {
     let frame = Solo::new(3).frame(1);
     let records = [(accepted(ballot(1, 1), 5, 4), Some(frame))];
     let mut solo = Solo::restarted(3, Slot(4), &records);
-    solo.deliver(R2, Prepare { ballot: ballot(2, 2), from_slot: Slot(4) }, None);
-    let refused = Refused { ballot: ballot(2, 2), promised: ballot(1, 1), behind: true };
+    solo.deliver(
+        R2,
+        Prepare { ballot: ballot(2, 2), from_slot: Slot(4), released: Release::default() },
+        None,
+    );
+    let refused = Refused { ballot: ballot(2, 2), promised: ballot(1, 1), behind: true, wait: 0 };
     assert_eq!(solo.sent(), [hint(R2, refused)]);
-    solo.deliver(R2, Prepare { ballot: ballot(2, 2), from_slot: Slot(5) }, None);
+    solo.deliver(
+        R2,
+        Prepare { ballot: ballot(2, 2), from_slot: Slot(5), released: Release::default() },
+        None,
+    );
     assert_eq!(solo.sent().len(), 2);
 }
 
@@ -112,7 +125,7 @@ fn a_new_ballot_overwrites_what_was_not_chosen() {
     solo.accept(R2, ballot(2, 2), 1, 1, &frames[1]);
     assert_eq!(solo.records(), [accepted(ballot(2, 2), 1, 0)]);
     assert_eq!(solo.chosen(), [(1, Value::Batch(frames[1].clone()))]);
-    assert_eq!(solo.multi.counters().overwritten, 1);
+    assert_eq!(solo.protocol.counters().overwritten, 1);
     // Chosen: nothing changes it, whatever the ballot.
     solo.accept(R1, ballot(3, 1), 1, 1, &frames[0]);
     assert_eq!(solo.records(), []);
@@ -127,7 +140,7 @@ fn commits_only_what_was_accepted_in_the_ballot_that_announces_it() {
     solo.accept(R1, ballot(1, 1), 1, 0, &frames[0]);
     solo.deliver(R2, Commit { ballot: ballot(2, 2), commit: Slot(1) }, None);
     assert_eq!(solo.chosen(), []);
-    assert_eq!(solo.multi.counters().commit_held, 1);
+    assert_eq!(solo.protocol.counters().commit_held, 1);
     solo.accept(R2, ballot(2, 2), 1, 1, &frames[1]);
     assert_eq!(solo.chosen(), [(1, Value::Batch(frames[1].clone()))]);
 }
@@ -140,9 +153,13 @@ pub(super) fn snapshot_keeps_what_lies_beyond() {
         solo.accept(R1, leader, slot, 0, &frame);
     }
     solo.settle();
-    solo.step(Event::Installed(Slot(3)));
+    solo.step(Event::Installed(Slot(3).into()));
     assert_eq!(solo.settle(), [claim(5, R1, Accepted { ballot: leader, upto: Slot(5) })]);
-    solo.deliver(R2, Prepare { ballot: ballot(2, 2), from_slot: Slot(4) }, None);
+    solo.deliver(
+        R2,
+        Prepare { ballot: ballot(2, 2), from_slot: Slot(4), released: Release::default() },
+        None,
+    );
     assert_eq!(solo.sent().len(), 3, "a promise and the two entries beyond the snapshot");
     assert_eq!(solo.chosen(), []);
     assert_eq!(solo.status().committed, Slot(3));
@@ -161,9 +178,15 @@ fn an_acknowledgement_that_was_lost_is_repeated_on_a_heartbeat() {
     let leader = ballot(1, 1);
     solo.accept(R1, leader, 1, 0, &frame);
     solo.settle();
-    let heartbeat =
-        |acked| Heartbeat { ballot: leader, round: 1, commit: Slot(0), sent: Slot(1), acked: Slot(acked) };
-    let reply = HeartbeatReply { ballot: leader, round: 1, sent: Slot(1), received: Slot(1) };
+    let heartbeat = |acked| Heartbeat {
+        ballot: leader,
+        round: 1,
+        commit: Slot(0),
+        sent: Slot(1),
+        acked: Slot(acked),
+        lease: 0,
+    };
+    let reply = HeartbeatReply { ballot: leader, round: 1, sent: Slot(1), received: Slot(1), granted: false };
     solo.deliver(R1, heartbeat(0), None);
     solo.end_turn();
     let again = claim(1, R1, Accepted { ballot: leader, upto: Slot(1) });
@@ -192,7 +215,7 @@ fn replay_restores_promise_entries_and_what_was_chosen() {
     let mut solo = Solo::restarted(3, Slot(1), &records);
     assert_eq!(solo.chosen(), [(2, Value::Batch(frames[3].clone()))]);
     // Slot 2 is chosen but only the snapshot, up to slot 1, is stated: its acceptance may not be written yet.
-    assert_eq!(solo.multi.restate(), promised(b2, 1));
+    assert_eq!(solo.protocol.restate(), promised(b2, 1));
     assert_eq!(solo.status().last, Slot(3));
     // What is there in the leader's ballot is acknowledged without writing it again.
     solo.accept(R2, b2, 2, 2, &frames[3]);
@@ -252,10 +275,10 @@ fn a_candidate_writes_its_ballot_down_before_it_asks() {
     let pre_vote = PreVote { ballot: first, commit: Slot(0) };
     assert_eq!(solo.sent(), [(None, Dest::Others, pre_vote.into())]);
     assert_eq!(solo.records(), []);
-    solo.deliver(R1, PreVoteReply { ballot: first, seen: ballot(4, 2), granted: true }, None);
+    solo.deliver(R1, PreVoteReply { ballot: first, seen: ballot(4, 2), granted: true, wait: 0 }, None);
     let second = ballot(5, 0);
     assert_eq!(solo.records(), [promised(second, 0)]);
-    let prepare = Prepare { ballot: second, from_slot: Slot(1) };
+    let prepare = Prepare { ballot: second, from_slot: Slot(1), released: Release::default() };
     assert_eq!(solo.sent(), [(Some(1), Dest::All, prepare.into())]);
 }
 
@@ -297,7 +320,7 @@ fn a_hole_gets_a_noop_and_its_neighbours_keep_their_values() {
         [(record(5), Some(five)), (record(6), None), (record(7), Some(seven)), (record(8), None)]
     );
     assert_eq!(
-        solo.multi.counters(),
+        solo.protocol.counters(),
         Counters { elections: 1, terms: 1, adopted: 6, noops: 1, ..Counters::default() }
     );
     solo_ballot = solo.status().ballot;
@@ -313,7 +336,7 @@ fn a_slot_that_a_promise_calls_chosen_is_never_filled() {
     solo.report(R1, ballot_, 2, ballot(1, 1), &frame);
     solo.promise(R1, ballot_, 1, 2, 1);
     assert_eq!(solo.records(), []);
-    assert_eq!(solo.multi.counters().terms, 0);
+    assert_eq!(solo.protocol.counters().terms, 0);
 }
 
 #[test]
@@ -324,9 +347,9 @@ fn a_promise_counts_once_its_entries_are_there_in_any_order() {
     solo.report(R1, ballot_, 2, ballot(1, 1), &frames[1]);
     solo.report(R1, ballot_, 2, ballot(1, 1), &frames[1]);
     solo.promise(R1, ballot_, 1, 0, 2);
-    assert_eq!(solo.multi.counters().terms, 0, "a duplicate is not the other entry");
+    assert_eq!(solo.protocol.counters().terms, 0, "a duplicate is not the other entry");
     solo.report(R1, ballot_, 1, ballot(1, 1), &frames[0]);
-    assert_eq!(solo.multi.counters().terms, 1);
+    assert_eq!(solo.protocol.counters().terms, 1);
     assert!(solo.effects.repropose);
 }
 
@@ -334,13 +357,13 @@ fn a_promise_counts_once_its_entries_are_there_in_any_order() {
 fn a_candidate_too_far_behind_gives_up_once_no_quorum_is_left() {
     let mut solo = Solo::new(5);
     let ballot_ = solo.candidate();
-    let refused = Refused { ballot: ballot_, promised: Ballot::default(), behind: true };
+    let refused = Refused { ballot: ballot_, promised: Ballot::default(), behind: true, wait: 0 };
     for (from, terms) in [(R1, 0), (R2, 0), (R2, 0)] {
         solo.deliver(from, refused, None);
-        assert_eq!(solo.multi.counters().terms, terms);
+        assert_eq!(solo.protocol.counters().terms, terms);
     }
     solo.deliver(ReplicaId(3), refused, None);
     solo.promise(R1, ballot_, 1, 0, 0);
     solo.promise(R2, ballot_, 1, 0, 0);
-    assert_eq!(solo.multi.counters().terms, 0);
+    assert_eq!(solo.protocol.counters().terms, 0);
 }

@@ -5,8 +5,8 @@ use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 use super::super::message::*;
 use super::solo::{ME, R1, R2, Solo, accepted, ballot, claim, hint};
-use super::{HEARTBEAT, TIMEOUT};
 use crate::protocol::{Dest, Event, Protocol, Random, ReadContext, Value};
+use crate::testing::{HEARTBEAT, TIMEOUT};
 
 #[test]
 fn a_leader_sends_at_once_and_counts_its_own_vote_when_durable() {
@@ -34,13 +34,17 @@ pub(super) fn old_acknowledgement_is_ignored() {
     solo.step(Event::Propose(old));
     solo.settle();
     // Another leader gets another value accepted in slot 2, at itself only.
-    solo.deliver(R2, Prepare { ballot: ballot(first.round + 1, 2), from_slot: Slot(2) }, None);
+    solo.deliver(
+        R2,
+        Prepare { ballot: ballot(first.round + 1, 2), from_slot: Slot(2), released: Release::default() },
+        None,
+    );
     solo.settle();
     let second = solo.candidate();
     solo.report(R2, second, 2, ballot(first.round + 1, 2), &new);
     solo.promise(R2, second, 2, 1, 1);
     solo.settle();
-    assert_eq!(solo.multi.counters().terms, 2);
+    assert_eq!(solo.protocol.counters().terms, 2);
     // The vote for the old value arrives at last.
     solo.deliver(R1, Accepted { ballot: first, upto: Slot(2) }, None);
     assert_eq!(solo.chosen(), []);
@@ -90,7 +94,7 @@ fn a_gap_moves_the_send_position_back_once() {
     assert_eq!(solo.sent(), [accept(2), accept(3), accept(4)]);
     solo.deliver(R1, gap, None);
     assert_eq!(solo.sent(), []);
-    assert_eq!(solo.multi.counters().rewinds, 1);
+    assert_eq!(solo.protocol.counters().rewinds, 1);
 }
 
 #[test]
@@ -107,7 +111,13 @@ fn a_lost_tail_shows_in_the_heartbeat_reply() {
         }
         _ => None,
     });
-    let reply = HeartbeatReply { ballot: ballot_, round: round.unwrap(), sent: Slot(2), received: Slot(1) };
+    let reply = HeartbeatReply {
+        ballot: ballot_,
+        round: round.unwrap(),
+        sent: Slot(2),
+        received: Slot(1),
+        granted: false,
+    };
     solo.deliver(R1, reply, None);
     assert_eq!(solo.sent(), [hint(R1, Accept { ballot: ballot_, slot: Slot(2), commit: Slot(1) })]);
 }
@@ -119,7 +129,7 @@ fn a_leader_without_contact_steps_down() {
         solo.pass(HEARTBEAT);
     }
     assert!(!solo.status().leading);
-    assert_eq!(solo.multi.counters().step_downs, 1);
+    assert_eq!(solo.protocol.counters().step_downs, 1);
 }
 
 #[test]
@@ -132,7 +142,8 @@ fn a_peer_whose_connection_broke_is_sent_again_what_it_did_not_acknowledge() {
     solo.step(Event::Propose(frame));
     let accept = |slot| Accept { ballot: ballot_, slot: Slot(slot), commit: Slot(1) };
     assert_eq!(solo.sent(), [hint(R2, accept(3))]);
-    let reply = HeartbeatReply { ballot: ballot_, round: 0, sent: Slot(0), received: Slot(1) };
+    let reply =
+        HeartbeatReply { ballot: ballot_, round: 0, sent: Slot(0), received: Slot(1), granted: false };
     solo.deliver(R1, reply, None);
     assert_eq!(solo.sent(), [hint(R1, accept(2)), hint(R1, accept(3))]);
 }
@@ -154,16 +165,20 @@ fn a_follower_that_lost_the_leader_asks_the_others_soon() {
 #[test]
 fn a_read_waits_for_a_round_of_its_own() {
     let (mut solo, ballot_) = Solo::leader(3);
-    solo.step(Event::Read(ReadContext(1)));
-    solo.step(Event::Read(ReadContext(2)));
+    solo.step(Event::Read { context: ReadContext(1), lease: false });
+    solo.step(Event::Read { context: ReadContext(2), lease: false });
     solo.end_turn();
     let heartbeats = solo.sent();
     assert_eq!(heartbeats.len(), 2, "one round for both, at the end of the turn");
     let Message::Heartbeat(Heartbeat { round, sent, .. }) = heartbeats[0].2 else { panic!() };
-    solo.step(Event::Read(ReadContext(3)));
+    solo.step(Event::Read { context: ReadContext(3), lease: false });
     solo.end_turn();
     assert_eq!(solo.sent(), [], "a round is on its way");
-    solo.deliver(R1, HeartbeatReply { ballot: ballot_, round, sent, received: Slot(1) }, None);
+    solo.deliver(
+        R1,
+        HeartbeatReply { ballot: ballot_, round, sent, received: Slot(1), granted: false },
+        None,
+    );
     assert_eq!(solo.effects.reads, [(ReadContext(1), Some(Slot(1))), (ReadContext(2), Some(Slot(1)))]);
     solo.end_turn();
     assert_eq!(solo.sent().len(), 2, "the next round for the read that waited");
@@ -172,15 +187,15 @@ fn a_read_waits_for_a_round_of_its_own() {
 #[test]
 fn a_follower_asks_the_leader_once_at_a_time() {
     let mut solo = Solo::new(3);
-    solo.step(Event::Read(ReadContext(1)));
+    solo.step(Event::Read { context: ReadContext(1), lease: false });
     assert_eq!(solo.effects.reads, [(ReadContext(1), None)], "no leader");
     solo.effects.reads.clear();
     solo.deliver(R1, Commit { ballot: ballot(1, 1), commit: Slot(0) }, None);
-    solo.step(Event::Read(ReadContext(2)));
+    solo.step(Event::Read { context: ReadContext(2), lease: false });
     solo.end_turn();
     let number = (1 << 32) + 1;
-    assert_eq!(solo.sent(), [hint(R1, ReadIndexRequest { number })]);
-    solo.step(Event::Read(ReadContext(3)));
+    assert_eq!(solo.sent(), [hint(R1, ReadIndexRequest { number, lease: false })]);
+    solo.step(Event::Read { context: ReadContext(3), lease: false });
     solo.end_turn();
     assert_eq!(solo.sent(), []);
     solo.deliver(R1, ReadIndexReply { number: number - 1, slot: Some(Slot(9)) }, None);
@@ -188,7 +203,7 @@ fn a_follower_asks_the_leader_once_at_a_time() {
     solo.deliver(R1, ReadIndexReply { number, slot: Some(Slot(9)) }, None);
     assert_eq!(solo.effects.reads, [(ReadContext(2), Some(Slot(9)))]);
     solo.end_turn();
-    assert_eq!(solo.sent(), [hint(R1, ReadIndexRequest { number: number + 1 })]);
+    assert_eq!(solo.sent(), [hint(R1, ReadIndexRequest { number: number + 1, lease: false })]);
     solo.effects.reads.clear();
     solo.pass(TIMEOUT);
     assert_eq!(solo.effects.reads, [(ReadContext(3), None)], "no answer in time");
@@ -218,21 +233,33 @@ fn no_message_panics() {
             let (slot, more) = (Slot(number(9)), Slot(number(9)));
             let message: Message = match number(16) {
                 0 => PreVote { ballot, commit: more }.into(),
-                1 => PreVoteReply { ballot, seen: other, granted: true }.into(),
-                2 => Prepare { ballot, from_slot: slot }.into(),
+                1 => PreVoteReply { ballot, seen: other, granted: number(2) == 0, wait: number(9) }.into(),
+                2 => {
+                    Prepare { ballot, from_slot: slot, released: Release { ballot: other, round: number(9) } }
+                        .into()
+                }
                 3 => Promise { ballot, from_slot: slot, commit: more, entry_count: number(3) }.into(),
                 4 => PromiseEntry { ballot, slot, accepted: other }.into(),
-                5 => Refused { ballot, promised: other, behind: true }.into(),
+                5 => Refused { ballot, promised: other, behind: true, wait: number(9) }.into(),
                 6 => Accept { ballot, slot, commit: more }.into(),
                 7 => Accepted { ballot, upto: slot }.into(),
                 8 => Gap { ballot, expected: slot }.into(),
                 9 => Commit { ballot, commit: slot }.into(),
-                10 => Heartbeat { ballot, round: number(9), commit: slot, sent: more, acked: slot }.into(),
-                11 => HeartbeatReply { ballot, round: number(9), sent: slot, received: more }.into(),
-                12 => ReadIndexRequest { number: number(9) }.into(),
+                10 => Heartbeat {
+                    ballot,
+                    round: number(9),
+                    commit: slot,
+                    sent: more,
+                    acked: slot,
+                    lease: number(1 << 30),
+                }
+                .into(),
+                11 => HeartbeatReply { ballot, round: number(9), sent: slot, received: more, granted: true }
+                    .into(),
+                12 => ReadIndexRequest { number: number(9), lease: number(2) == 0 }.into(),
                 13 => ReadIndexReply { number: number(9), slot: Some(slot) }.into(),
                 14 => Forward.into(),
-                _ => TransferLeader { ballot }.into(),
+                _ => TransferLeader { released: Release { ballot, round: number(9) } }.into(),
             };
             solo.deliver(from, message, (number(2) == 0).then_some(&frame));
             if number(4) == 0 {

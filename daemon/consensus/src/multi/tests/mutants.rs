@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use panch_wire::rule::{Rule, remove};
 
-use super::{acceptor_rules, leader_rules, random, scenarios};
+use super::{acceptor_rules, leader_rules, lease_rules, leases, random, scenarios};
 use crate::protocol::Counters;
 
 /// Whether `scenario` panics without `rule`.
@@ -40,6 +40,26 @@ mutants! {
     promises_before_durable: PromiseAfterDurable, scenarios::promise_is_lost_in_a_crash;
     ballots_before_durable: BallotNeverReused, scenarios::ballot_used_before_it_is_written_down;
     snapshot_over_the_suffix: SnapshotKeepsSuffix, acceptor_rules::snapshot_keeps_what_lies_beyond;
+    lease_from_the_receipt: LeaseSendTime, lease_rules::lease_from_the_send_time;
+    lease_from_slow_replies: LeaseSendTime, leases::slow_replies_and_drifting_clocks;
+    lease_as_long_as_the_grant: LeaseDrift, lease_rules::less_than_the_grant_is_used;
+    lease_without_drift: LeaseDrift, leases::slow_replies_and_drifting_clocks_in_time;
+    promise_during_a_grant: LeaseRefusesOthers, lease_rules::granter_refuses_others;
+    promise_during_a_lease: LeaseRefusesOthers, leases::slow_replies_and_drifting_clocks;
+    standing_during_a_grant: LeaseBindsGranter, lease_rules::granter_does_not_stand;
+    standing_during_a_lease: LeaseBindsGranter, leases::granter_stands;
+    promise_after_a_restart: LeaseBootDelay, lease_rules::restarted_replica_waits;
+    deserted_after_a_restart: LeaseBootDelay, leases::granter_restarts;
+    grant_beyond_the_boot_delay: LeaseWithinBootDelay, lease_rules::longer_than_own_lease;
+    lease_not_compared: LeaseComparedAtRead, lease_rules::lease_after_a_pause;
+    lease_of_a_paused_leader: LeaseComparedAtRead, leases::paused_leader;
+    lease_before_the_term_start: LeaseAfterTermStart, lease_rules::lease_before_the_term_start;
+    lease_during_a_handover: LeaseEndsAtTransfer, leases::handover;
+    handover_of_any_round: LeaseReleaseNamesRounds, lease_rules::release_of_earlier_rounds;
+    handover_that_comes_late: LeaseReleaseNamesRounds, leases::late_handover;
+    grants_of_a_stalled_log: LeaseNeedsLog, lease_rules::granter_whose_log_stands_still;
+    leases_of_stalled_logs: LeaseNeedsLog, leases::stalled_logs;
+    grants_of_any_ballot: ContactOwnBallot, lease_rules::grants_in_another_ballot;
 }
 
 /// Rules that break often enough are found by the random schedules without being told where to look.
@@ -55,9 +75,21 @@ fn random_schedules_notice_too() {
         Rule::ReadFreshRound,
         Rule::VotePerMember,
     ] {
-        let noticed = (0..100).any(|seed| {
+        let noticed = (0..400).any(|seed| {
             notices(rule, || {
                 random::run(seed, &mut Counters::default());
+            })
+        });
+        assert!(noticed, "{} can be removed unnoticed", rule.name());
+    }
+}
+
+#[test]
+fn random_schedules_with_leases_notice_too() {
+    for rule in [Rule::LeaseComparedAtRead, Rule::LeaseRefusesOthers] {
+        let noticed = (0..60).any(|seed| {
+            notices(rule, || {
+                leases::run(seed, &mut Counters::default());
             })
         });
         assert!(noticed, "{} can be removed unnoticed", rule.name());

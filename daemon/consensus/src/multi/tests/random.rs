@@ -1,13 +1,14 @@
 //! Random schedules: faults of every kind, then a healed cluster that must make progress.
 
-use panch_wire::ids::Slot;
-use panch_wire::time::Duration;
+use super::super::Multi;
+use crate::protocol::{Counters, Protocol, Tuning};
+use crate::testing::cluster;
+use crate::testing::random::{heal_all, storm};
+use crate::testing::tuning;
 
-use super::cluster::{Cluster, Weather};
-use super::tuning;
-use crate::protocol::{Counters, Protocol};
+pub(super) type Cluster = cluster::Cluster<Multi>;
 
-fn add(total: &mut Counters, more: Counters) {
+pub(super) fn add(total: &mut Counters, more: Counters) {
     total.elections += more.elections;
     total.terms += more.terms;
     total.adopted += more.adopted;
@@ -19,72 +20,30 @@ fn add(total: &mut Counters, more: Counters) {
     total.transfers += more.transfers;
     total.overwritten += more.overwritten;
     total.commit_held += more.commit_held;
-}
-
-fn weather(cluster: &mut Cluster) -> Weather {
-    let slow = [0, 2, 10, 30][cluster.below(4) as usize];
-    Weather {
-        drop: [0, 0, 2, 10, 30][cluster.below(5) as usize],
-        duplicate: [0, 5, 30][cluster.below(3) as usize],
-        delay: Duration::from_micros([200, 2_000, 20_000][cluster.below(3) as usize]),
-        fifo: cluster.below(5) > 0,
-        slow,
-        slow_delay: Duration::from_millis(300),
-        disk: Duration::from_micros([200, 3_000, 60_000][cluster.below(3) as usize]),
-    }
-}
-
-fn one_fault(cluster: &mut Cluster) {
-    let count = cluster.nodes.len() as u64;
-    let mut id = cluster.below(count) as u8;
-    if cluster.below(2) == 0 {
-        id = cluster.leader().unwrap_or(id);
-    }
-    let other = cluster.below(count) as u8;
-    match cluster.below(12) {
-        0 | 1 => cluster.crash(id),
-        2..=4 => cluster.restart(id),
-        5 => cluster.isolate(id),
-        6 => cluster.block(id, other),
-        7 => cluster.heal(),
-        8 => {
-            cluster.heal();
-            cluster.weather = weather(cluster);
-        }
-        9 => {
-            let keep = cluster.below(20);
-            cluster.snapshot(id, keep);
-        }
-        10 => {
-            let stalled = cluster.below(3) == 0;
-            cluster.stall_disk(id, stalled);
-        }
-        _ => cluster.repropose(id),
-    }
+    total.lease_reads += more.lease_reads;
+    total.lease_refusals += more.lease_refusals;
 }
 
 /// Runs one seed; panics when an invariant breaks or progress stops.
 pub(super) fn run(seed: u64, total: &mut Counters) -> u64 {
+    run_with(seed, tuning(), total, |_, _| {})
+}
+
+/// The same with that tuning, and something more to happen with every proposal.
+pub(super) fn run_with(
+    seed: u64,
+    tuning: Tuning,
+    total: &mut Counters,
+    more: impl Fn(&mut Cluster, u8),
+) -> u64 {
     let replica_count = if seed.is_multiple_of(3) { 5 } else { 3 };
-    let mut cluster = Cluster::new(replica_count, (seed % 3) as u8, seed, tuning());
-    cluster.weather = weather(&mut cluster);
-    for _ in 0..60 {
-        let pause = cluster.below(50);
-        cluster.run_for(pause);
-        for id in cluster.ids() {
-            for _ in 0..cluster.below(3) {
-                let _ = cluster.propose(id);
-            }
-            if cluster.below(3) == 0 {
-                cluster.read(id);
-            }
-        }
-        if cluster.below(2) == 0 {
-            one_fault(&mut cluster);
-        }
-    }
+    let mut cluster = Cluster::new(replica_count, (seed % 3) as u8, seed, tuning);
+    storm(&mut cluster, 60, |cluster, id| {
+        let _ = cluster.propose(id);
+        more(cluster, id);
+    });
     for id in cluster.ids().filter(|id| cluster.is_up(*id)).collect::<Vec<_>>() {
-        add(total, cluster.multi(id).counters());
+        add(total, cluster.protocol(id).counters());
     }
     recover(&mut cluster);
     cluster.reads_served
@@ -92,11 +51,7 @@ pub(super) fn run(seed: u64, total: &mut Counters) -> u64 {
 
 /// After the last fault everybody agrees, proposes and reads.
 fn recover(cluster: &mut Cluster) {
-    cluster.heal();
-    for id in cluster.ids() {
-        cluster.restart(id);
-        cluster.stall_disk(id, false);
-    }
+    heal_all(cluster);
     cluster.run_till("an election", 5_000, |cluster| cluster.leader().is_some());
     cluster.run_for(400);
     for id in cluster.ids() {
@@ -119,7 +74,7 @@ fn recover(cluster: &mut Cluster) {
     }
     cluster.run_till("reads", 1_000, |cluster| cluster.reads_served == wanted);
     cluster.run_till("catching up", 1_000, |cluster| {
-        let last = cluster.decided.keys().next_back().copied().unwrap_or(Slot(0));
+        let last = cluster.last_decided();
         cluster.ids().all(|id| cluster.chosen_upto(id) == last)
     });
 }

@@ -2,10 +2,13 @@
 
 use panch_wire::ids::{BatchId, Slot};
 
-use super::super::message::{Message, TransferLeader};
-use super::cluster::{Cluster, Verdict};
-use super::tuning;
+use super::super::Multi;
+use super::super::message::{Message, Release, TransferLeader};
 use crate::protocol::Protocol;
+use crate::testing::cluster::{self, Verdict};
+use crate::testing::tuning;
+
+type Cluster = cluster::Cluster<Multi>;
 
 /// A group whose replica 0 leads and has decided its term-start entry everywhere.
 fn led_by_0(replica_count: u8) -> Cluster {
@@ -22,8 +25,8 @@ fn propose(cluster: &mut Cluster, id: u8) -> BatchId {
 
 /// Replica `id` stands for election at once, as if the leader 0 had asked it to.
 fn stand_now(cluster: &mut Cluster, id: u8) {
-    let ballot = cluster.multi(0).status().ballot;
-    cluster.inject(0, id, TransferLeader { ballot });
+    let ballot = cluster.protocol(0).status().ballot;
+    cluster.inject(0, id, TransferLeader { released: Release { ballot, round: 0 } });
 }
 
 fn run_till_decided(cluster: &mut Cluster, batch: BatchId) {
@@ -43,7 +46,7 @@ pub(super) fn commit_index_over_a_value_that_lost() {
     cluster.heal();
     cluster.run_for(300);
     assert_eq!(cluster.chosen_upto(0), cluster.chosen_upto(leader));
-    assert!(cluster.multi(0).counters().commit_held > 0);
+    assert!(cluster.protocol(0).counters().commit_held > 0);
 }
 
 /// T-M2: a value that a quorum accepted is reported by one replica of the promise quorum only.
@@ -77,7 +80,7 @@ pub(super) fn promise_whose_entries_are_lost() {
         _ => Verdict::Pass,
     }));
     cluster.run_for(1_000);
-    assert!(cluster.multi(2).counters().elections > 0);
+    assert!(cluster.protocol(2).counters().elections > 0);
     assert_eq!(cluster.leader(), None, "a promise is incomplete without its entries");
     cluster.heal();
     cluster.run_till("a new leader", 1_000, |cluster| matches!(cluster.leader(), Some(1 | 2)));
@@ -143,7 +146,7 @@ pub(super) fn read_before_the_term_start() {
         _ => Verdict::Pass,
     }));
     cluster.run_till("a new term", 1_000, |cluster| {
-        [1, 2].into_iter().any(|id| cluster.multi(id).counters().terms > 0)
+        [1, 2].into_iter().any(|id| cluster.protocol(id).counters().terms > 0)
     });
     for id in [1, 2] {
         cluster.read(id);
@@ -168,7 +171,7 @@ pub(super) fn read_joins_a_round_in_flight() {
     let batch = propose(&mut cluster, 1);
     cluster.run_for(12);
     assert!(cluster.is_decided(batch));
-    assert!(cluster.multi(0).status().leading, "the old leader does not know yet");
+    assert!(cluster.protocol(0).status().leading, "the old leader does not know yet");
     cluster.read(0);
     cluster.release_held();
     cluster.run_for(500);
@@ -190,7 +193,7 @@ pub(super) fn replies_in_a_higher_ballot_are_not_contact() {
     cluster.read(0);
     cluster.run_for(500);
     assert_eq!(cluster.reads_served, 0);
-    assert!(!cluster.multi(0).status().leading);
+    assert!(!cluster.protocol(0).status().leading);
 }
 
 /// T-M14: one Accept is lost, the next one arrives.
@@ -203,13 +206,13 @@ pub(super) fn acknowledgement_over_a_gap() {
     let _ = propose(&mut cluster, 0);
     let _ = propose(&mut cluster, 0);
     cluster.run_for(50);
-    let undecided = cluster.decided.len() == 1;
+    let undecided = cluster.decided_count() == 1;
     cluster.crash(0);
     cluster.heal();
     cluster.run_till("a new leader", 1_000, |cluster| matches!(cluster.leader(), Some(1 | 2)));
     cluster.run_for(50);
     assert!(undecided);
-    assert!(cluster.multi(1).counters().gaps == 0 || cluster.chosen_upto(1) >= Slot(2));
+    assert!(cluster.protocol(1).counters().gaps == 0 || cluster.chosen_upto(1) >= Slot(2));
 }
 
 /// An old leader's Accepts arrive after a new leader got the slot decided.
@@ -234,9 +237,9 @@ pub(super) fn accept_of_a_deposed_leader() {
     cluster.run_for(20);
     cluster.heal();
     cluster.run_for(300);
-    let decided = cluster.decided.len();
+    let decided = cluster.decided_count();
     assert!(decided >= 2);
-    assert!(cluster.ids().map(|id| cluster.multi(id).counters().refused).sum::<u64>() > 0);
+    assert!(cluster.ids().map(|id| cluster.protocol(id).counters().refused).sum::<u64>() > 0);
 }
 
 /// T-C2: every message arrives twice, and only one follower votes.
@@ -356,26 +359,26 @@ fn a_ballot_is_not_used_twice() {
 #[test]
 fn a_replica_that_was_cut_off_does_not_disturb_when_it_returns() {
     let mut cluster = led_by_0(3);
-    let ballot = cluster.multi(0).status().ballot;
+    let ballot = cluster.protocol(0).status().ballot;
     cluster.isolate(2);
     cluster.run_for(3_000);
-    assert_eq!(cluster.multi(2).status().ballot, ballot);
+    assert_eq!(cluster.protocol(2).status().ballot, ballot);
     cluster.heal();
     cluster.run_for(500);
-    assert_eq!(cluster.multi(0).status().ballot, ballot);
-    assert!(cluster.multi(0).status().leading);
-    assert_eq!(cluster.multi(2).status().leader, cluster.multi(0).status().leader);
+    assert_eq!(cluster.protocol(0).status().ballot, ballot);
+    assert!(cluster.protocol(0).status().leading);
+    assert_eq!(cluster.protocol(2).status().leader, cluster.protocol(0).status().leader);
 }
 
 /// T-M13.
 #[test]
 fn a_replica_that_only_sends_does_not_disturb() {
     let mut cluster = led_by_0(3);
-    let ballot = cluster.multi(0).status().ballot;
+    let ballot = cluster.protocol(0).status().ballot;
     cluster.block(0, 2);
     cluster.block(1, 2);
     cluster.run_for(3_000);
-    assert_eq!(cluster.multi(0).status().ballot, ballot);
+    assert_eq!(cluster.protocol(0).status().ballot, ballot);
     let batch = propose(&mut cluster, 1);
     cluster.run_till("a decision", 20, |cluster| cluster.is_decided(batch));
 }
@@ -387,7 +390,7 @@ fn a_leader_that_only_sends_makes_room() {
     cluster.block(1, 0);
     cluster.block(2, 0);
     cluster.run_till("a new leader", 1_000, |cluster| matches!(cluster.leader(), Some(1 | 2)));
-    assert_eq!(cluster.multi(0).counters().step_downs, 1);
+    assert_eq!(cluster.protocol(0).counters().step_downs, 1);
     let batch = propose(&mut cluster, 1);
     run_till_decided(&mut cluster, batch);
 }
@@ -399,9 +402,9 @@ fn a_leader_whose_log_stalls_makes_room_and_does_not_stand_until_it_moves() {
     let batch = propose(&mut cluster, 0);
     run_till_decided(&mut cluster, batch);
     cluster.run_till("a new leader", 1_000, |cluster| matches!(cluster.leader(), Some(1 | 2)));
-    let elections = cluster.multi(0).counters().elections;
+    let elections = cluster.protocol(0).counters().elections;
     cluster.run_for(2_000);
-    assert_eq!(cluster.multi(0).counters().elections, elections);
+    assert_eq!(cluster.protocol(0).counters().elections, elections);
     cluster.stall_disk(0, false);
     cluster.run_till("going home", 5_000, |cluster| cluster.leader() == Some(0));
 }
@@ -414,8 +417,8 @@ fn leadership_goes_home_without_a_pause_in_service() {
     let other = cluster.leader().unwrap();
     cluster.restart(0);
     cluster.run_till("going home", 2_000, |cluster| cluster.leader() == Some(0));
-    assert_eq!(cluster.multi(other).counters().transfers, 1);
-    assert_eq!(cluster.multi(other).counters().step_downs, 0);
+    assert_eq!(cluster.protocol(other).counters().transfers, 1);
+    assert_eq!(cluster.protocol(other).counters().step_downs, 0);
     let batch = propose(&mut cluster, other);
     cluster.run_till("a decision", 20, |cluster| cluster.is_decided(batch));
 }
@@ -458,7 +461,7 @@ fn a_replica_that_needs_what_the_others_no_longer_have_does_not_lead() {
     cluster.heal();
     cluster.run_till("a new leader", 2_000, |cluster| cluster.leader().is_some());
     assert_eq!(cluster.leader(), Some(1));
-    assert_eq!(cluster.multi(2).counters().elections, 0);
+    assert_eq!(cluster.protocol(2).counters().elections, 0);
     cluster.run_till("catching up", 500, |cluster| cluster.chosen_upto(2) == cluster.chosen_upto(1));
 }
 

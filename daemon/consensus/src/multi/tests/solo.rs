@@ -1,42 +1,19 @@
-//! One replica under a magnifying glass: events in, exact effects out.
+//! What Multi-Paxos adds to one replica under a magnifying glass.
 
-use panch_wire::frame::{Frame, FramePool};
-use panch_wire::ids::{GroupId, Incarnation, ReplicaId, Slot};
-use panch_wire::time::{Duration, Instant};
-use rand_xoshiro::rand_core::SeedableRng;
+use panch_wire::frame::Frame;
+use panch_wire::ids::{ReplicaId, Slot};
 
 use super::super::Multi;
 use super::super::message::*;
-use super::{TIMEOUT, tuning};
 use crate::ballot::Ballot;
-use crate::protocol::{Dest, Effects, Event, Group, Persist, Protocol, Random, Status, Value};
+use crate::protocol::{Tuning, Value};
+pub(super) use crate::testing::solo::{ME, R1, R2, claim, hint};
+use crate::testing::{TIMEOUT, solo, tuning};
 
-pub(super) const ME: ReplicaId = ReplicaId(0);
-pub(super) const R1: ReplicaId = ReplicaId(1);
-pub(super) const R2: ReplicaId = ReplicaId(2);
+pub(super) type Solo = solo::Solo<Multi>;
 
 pub(super) fn ballot(round: u64, owner: u8) -> Ballot {
     Ballot { round, owner }
-}
-
-/// One replica, number 0, and everything it asks for.
-pub(super) struct Solo {
-    pub(super) multi: Multi,
-    pub(super) effects: Effects<Multi>,
-    pub(super) now: Instant,
-    pub(super) pool: FramePool,
-    pub(super) replica_count: usize,
-}
-
-/// A message as it was sent: what must be durable first, to whom, what.
-pub(super) type Sent = (Option<u64>, Dest, Message);
-
-pub(super) fn hint(to: ReplicaId, message: impl Into<Message>) -> Sent {
-    (None, Dest::One(to), message.into())
-}
-
-pub(super) fn claim(after: u64, to: ReplicaId, message: impl Into<Message>) -> Sent {
-    (Some(after), Dest::One(to), message.into())
 }
 
 impl Solo {
@@ -49,73 +26,11 @@ impl Solo {
         executed: Slot,
         records: &[(Record, Option<Frame>)],
     ) -> Self {
-        let group = Group { id: GroupId(0), me: ME, replica_count, home: ME };
-        let mut multi = Multi::open(group, tuning(), executed, Incarnation(1), Random::seed_from_u64(1));
-        let mut effects = Effects::default();
-        for (record, body) in records {
-            multi.replay(*record, body.clone(), &mut effects);
-        }
-        let now = Instant(1);
-        multi.start(now, &mut effects);
-        Self { multi, effects, now, pool: FramePool::new(1 << 24), replica_count }
-    }
-
-    pub(super) fn frame(&self, counter: u64) -> Frame {
-        super::batch(&self.pool, 1, 1, counter)
-    }
-
-    pub(super) fn step(&mut self, event: Event<Multi>) {
-        self.multi.step(self.now, event, &mut self.effects);
-    }
-
-    pub(super) fn deliver(&mut self, from: ReplicaId, message: impl Into<Message>, body: Option<&Frame>) {
-        self.step(Event::Deliver { from, message: message.into(), body: body.cloned() });
-    }
-
-    pub(super) fn end_turn(&mut self) {
-        while self.multi.deadline().is_some_and(|at| at <= self.now) {
-            self.step(Event::Deadline);
-        }
-    }
-
-    pub(super) fn pass(&mut self, time: Duration) {
-        self.now = self.now + time;
-        self.end_turn();
-    }
-
-    pub(super) fn sent(&mut self) -> Vec<Sent> {
-        let outgoing = self.effects.outgoing.drain(..);
-        outgoing.map(|out| (out.after.map(|(Persist(point), _)| point), out.dest, out.message)).collect()
-    }
-
-    pub(super) fn records(&mut self) -> Vec<Record> {
-        self.effects.records.drain(..).map(|(record, _)| record).collect()
+        Self::open(replica_count, tuning(), &executed.into(), records)
     }
 
     pub(super) fn chosen(&mut self) -> Vec<(u64, Value)> {
-        self.effects.chosen.drain(..).map(|(slot, value)| (slot.0, value)).collect()
-    }
-
-    /// Everything is durable: what this replica told itself arrives. Returns what it told others.
-    pub(super) fn settle(&mut self) -> Vec<Sent> {
-        let mut to_others = Vec::new();
-        loop {
-            self.end_turn();
-            let outgoing: Vec<_> = self.effects.outgoing.drain(..).collect();
-            if outgoing.is_empty() {
-                self.effects.records.clear();
-                return to_others;
-            }
-            for out in outgoing {
-                let after = out.after.map(|(Persist(point), _)| point);
-                if matches!(out.dest, Dest::All | Dest::One(ME)) {
-                    self.step(Event::Deliver { from: ME, message: out.message, body: out.body });
-                }
-                if out.dest != Dest::One(ME) {
-                    to_others.push((after, out.dest, out.message));
-                }
-            }
-        }
+        self.executed().into_iter().map(|(position, value)| (position.number, value)).collect()
     }
 
     /// The election timer fires and pre-votes are granted; returns the ballot it stands with.
@@ -127,7 +42,11 @@ impl Solo {
         });
         let ballot = pre_vote.expect("a replica that hears nothing asks for pre-votes");
         for peer in (1..=self.replica_count as u8 / 2).map(ReplicaId) {
-            self.deliver(peer, PreVoteReply { ballot, seen: Ballot::default(), granted: true }, None);
+            self.deliver(
+                peer,
+                PreVoteReply { ballot, seen: Ballot::default(), granted: true, wait: 0 },
+                None,
+            );
         }
         self.settle();
         assert_eq!(self.status().ballot.owner(), ME);
@@ -158,14 +77,14 @@ impl Solo {
         self.deliver(from, PromiseEntry { ballot, slot: Slot(slot), accepted }, Some(frame));
     }
 
-    /// Leads with nothing adopted; slot 1 is the term start, chosen if `chosen`.
+    /// Leads with nothing adopted; slot 1 is the term start, chosen.
     pub(super) fn leader(replica_count: usize) -> (Self, Ballot) {
-        let mut solo = Self::new(replica_count);
-        let ballot = solo.candidate();
-        for peer in (1..=replica_count as u8 / 2).map(ReplicaId) {
-            solo.promise(peer, ballot, 1, 0, 0);
-        }
-        solo.settle();
+        Self::leader_with(replica_count, tuning())
+    }
+
+    /// The same with that tuning.
+    pub(super) fn leader_with(replica_count: usize, tuning: Tuning) -> (Self, Ballot) {
+        let (mut solo, ballot) = Self::new_leader_with(replica_count, tuning);
         for peer in (1..=replica_count as u8 / 2).map(ReplicaId) {
             solo.deliver(peer, Accepted { ballot, upto: Slot(1) }, None);
         }
@@ -176,8 +95,15 @@ impl Solo {
         (solo, ballot)
     }
 
-    pub(super) fn status(&self) -> Status {
-        self.multi.status()
+    /// Leads, but its term-start entry is not chosen yet.
+    pub(super) fn new_leader_with(replica_count: usize, tuning: Tuning) -> (Self, Ballot) {
+        let mut solo = Self::open(replica_count, tuning, &Slot(0).into(), &[]);
+        let ballot = solo.candidate();
+        for peer in (1..=replica_count as u8 / 2).map(ReplicaId) {
+            solo.promise(peer, ballot, 1, 0, 0);
+        }
+        solo.settle();
+        (solo, ballot)
     }
 
     pub(super) fn accept(&mut self, from: ReplicaId, ballot: Ballot, slot: u64, commit: u64, frame: &Frame) {

@@ -1,0 +1,362 @@
+//! EPaxos: every replica leads the instances of its own row; instances that do not interfere are not ordered.
+//!
+//! Reading guide: [`message`] and [`record`] (what is said and written down), `footprint` and `conflicts` (what a batch touches and depends on), `instance` (what is held
+//! of an instance), `leader` (the command leader), `accept` (the second phase), `acceptor`, `coordination` (the stages of what a replica does about an instance), `recovery`
+//! and `validate` (instances that nobody finishes), `catchup` and `collect` (commits and snapshots for others, what leaves memory),
+//! `reads` (quorum reads), `replay` (restarts), [`crate::order::graph`] (the order of execution).
+//!
+//! ```text
+//!            learn            vote, ballot 0         accept                quorum of acceptances, or heard
+//!   Unknown -------> Seen -------------------> PreAccepted -------> Accepted --------------------------> Committed ---> executed
+//!      |              '---------------------------------------------> ^                                   ^   (order::graph)
+//!      '--------------------- accept in a higher ballot --------------'   PreAccepted --- fast quorum ----'
+//! ```
+//! With three replicas and less the fast quorum is a pair that the command leader fixes beforehand: one round trip whatever the conflicts
+//! (protocols 5.5). With four and more it is a quorum of votes that add nothing to the command leader's dependencies (5.6).
+//!
+//! Invariants:
+//! * A value is chosen once per instance: the batch of its owner with certain dependencies, or a no-op.
+//! * A batch is chosen in one instance at most.
+//! * Of two instances that interfere and are chosen with their batches, one depends on the other, or all replicas had executed one of them when
+//!   the other was voted for.
+//! * No vote or promise leaves before it is durable, and no fast commit is used by anybody before its record is durable at the command leader (P-E1).
+//! * Ballot 0 belongs to the owner of the row, and only to the life of it in which the number was used first.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use panch_wire::frame::Frame;
+use panch_wire::ids::{Incarnation, Position, REPLICAS_MAX, ReplicaId, ReplicaSet, Slot};
+use panch_wire::time::Instant;
+
+use crate::ballot::Ballot;
+use crate::frontier::Frontier;
+use crate::order::graph::Graph;
+use crate::protocol::{
+    Counters, Effects, Event, Group, Order, Past, Place, Protocol, ProtocolKind, Random, Status, Tuning,
+};
+use crate::quorum::classic_quorum;
+
+mod accept;
+mod acceptor;
+mod catchup;
+mod collect;
+mod conflicts;
+mod coordination;
+mod footprint;
+mod instance;
+mod leader;
+pub mod message;
+mod reads;
+pub mod record;
+mod recovery;
+mod replay;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+pub use conflicts::{Attributes, Conflicts, Dependencies};
+pub use footprint::Footprint;
+pub use leader::component_bound;
+
+use catchup::{Fetching, Member};
+use coordination::Coordination;
+use instance::Instance;
+use message::{Message, Numbers};
+use reads::Reads;
+use record::Record;
+
+/// Instances so far beyond what is committed here are not looked at: a bound against nonsense from outside.
+const NUMBER_SPAN_MAX: u64 = 1 << 20;
+
+/// How many failures a fast quorum survives with four replicas and more. [EPaxos* 5.6, table of quorum sizes]
+pub fn fast_failures(replica_count: usize) -> usize {
+    let failures = replica_count.saturating_sub(1) / 2;
+    (failures + 1).div_ceil(2)
+}
+
+/// One replica of an EPaxos group.
+#[derive(Clone, Debug)]
+pub struct Epaxos {
+    group: Group,
+    tuning: Tuning,
+    incarnation: Incarnation,
+    now: Instant,
+    /// The log is being replayed.
+    replaying: bool,
+    /// Votes that make a fast commit with four replicas and more, this replica's own included.
+    fast_quorum: usize,
+    instances: BTreeMap<Position, Instance>,
+    conflicts: Conflicts,
+    graph: Graph,
+    /// The footprint of the batch looked at last. Its storage is reused.
+    footprint: Footprint,
+    /// Positions known to be chosen, executed ones included.
+    committed: Frontier,
+    /// Per row, the highest number that anybody was heard to know.
+    announced: Numbers,
+    /// Per row, the highest number voted for, accepted, committed or executed here.
+    voted: Numbers,
+    /// The next number of the own row.
+    next: u64,
+    /// Numbers of the own row up to here are reserved, and up to there durably.
+    reserved: u64,
+    reserved_durable: u64,
+    /// Numbers of the own row up to here may have been used before the last start.
+    own_floor: u64,
+    /// Batches to be proposed.
+    queue: VecDeque<Frame>,
+    /// The counters of batches in the queue or in an instance that is not decided.
+    batches: BTreeSet<u64>,
+    /// The own instances that are not decided, with the counters of their batches.
+    in_flight: BTreeMap<u64, u64>,
+    /// Own instances that a snapshot covers and nobody has told the outcome of yet: the batch, and how often was asked.
+    doubtful: BTreeMap<u64, (Frame, u32)>,
+    /// The counters of batches that are decided, in row 0.
+    finished: Frontier,
+    /// Proposals are held back.
+    holding: bool,
+    coordinations: BTreeMap<Position, Coordination>,
+    /// Something was decided that a recovery may be waiting for.
+    check_waiting: bool,
+    members: [Member; REPLICAS_MAX],
+    /// Per row, everything up to here is executed by all replicas and will be after their restarts.
+    collected: Dependencies,
+    /// Executed instances in the order of their execution; some may have left memory.
+    tail: VecDeque<Position>,
+    tail_size: usize,
+    /// Per row, everything up to here is executed by all replicas that were heard lately: nobody is expected to ask for it.
+    released: Dependencies,
+    /// Batches being read back from the log, and for whom.
+    loading: Vec<(Position, ReplicaSet)>,
+    /// A snapshot is being written down that will replace the state: nothing is executed or forgotten until it has.
+    installing: bool,
+    /// A peer says that only a snapshot can help: nothing is executed for a while, so that the snapshot has more.
+    paused_until: Option<Instant>,
+    /// How many positions were executed when an executed instance last left memory and log.
+    left_memory_at: Slot,
+    fetching: [Option<Fetching>; REPLICAS_MAX],
+    fetch_turn: usize,
+    /// What durable snapshots cover: the log may no longer hold it.
+    covered: Frontier,
+    reads: Reads,
+    heartbeat_at: Option<Instant>,
+    /// When something may have to be sent again.
+    retry_at: Option<Instant>,
+    /// Scratch space.
+    due: Vec<Position>,
+    counters: Counters,
+}
+
+impl Epaxos {
+    fn quorum(&self) -> usize {
+        classic_quorum(self.group.replica_count)
+    }
+
+    /// Three replicas and less: a fast commit is made by the command leader and one other.
+    fn has_fixed_pair(&self) -> bool {
+        self.group.replica_count <= 3
+    }
+
+    fn peers(&self) -> impl Iterator<Item = ReplicaId> + use<> {
+        let me = self.group.me;
+        (0..self.group.replica_count as u8).map(ReplicaId).filter(move |peer| *peer != me)
+    }
+
+    fn on_deadline(&mut self, effects: &mut Effects<Self>) {
+        let now = self.now;
+        if self.heartbeat_at.is_some_and(|at| at <= now) {
+            self.heartbeat_at = Some(now + self.tuning.heartbeat_interval);
+            self.on_heartbeat_time(effects);
+        }
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.on_retry_time(effects);
+        }
+        if self.reads.retry_at.is_some_and(|at| at <= now) {
+            self.on_read_retry(effects);
+        }
+        self.start_read_round(effects);
+    }
+
+    fn on_message(
+        &mut self,
+        from: ReplicaId,
+        message: Message,
+        body: Option<Frame>,
+        effects: &mut Effects<Self>,
+    ) {
+        let count = self.group.replica_count;
+        if from.index() >= count || !message.is_plausible(count) {
+            return;
+        }
+        // Nobody is so far ahead of a replica that could take part in the decision.
+        let far = |position: Position| position.number > self.committed.upto(position.row) + NUMBER_SPAN_MAX;
+        if message.position().is_some_and(far) {
+            return;
+        }
+        self.on_heard(from);
+        match message {
+            Message::PreAccept(message) => self.on_pre_accept(from, message, body, effects),
+            Message::Seen(message) => self.on_seen(message, body),
+            Message::PreAcceptOk(message) => self.on_pre_accept_ok(from, message, effects),
+            Message::Accept(message) => self.on_accept(from, message, body, effects),
+            Message::AcceptOk(message) => self.on_accept_ok(from, message, effects),
+            Message::Commit(message) => self.on_commit(from, message, body, effects),
+            Message::Recover(message) => self.on_recover(from, message, effects),
+            Message::RecoverOk(message) => self.on_recover_ok(from, message, body, effects),
+            Message::Validate(message) => self.on_validate(from, message, body, effects),
+            Message::ValidateOk(message) => self.on_validate_ok(from, message, effects),
+            Message::Waiting(message) => self.on_waiting(message),
+            Message::Nack(message) => self.on_nack(message),
+            Message::Fetch(message) => self.on_fetch(from, message, effects),
+            Message::Covered(message) => self.on_covered(message),
+            Message::Progress(message) => self.on_progress(from, message),
+            Message::ReadRequest(message) => self.on_read_request(from, message, effects),
+            Message::ReadReply(message) => self.on_read_reply(from, message, effects),
+            Message::Reserved(message) if from == self.group.me => self.on_reserved(message),
+            Message::Reserved(_) => {}
+        }
+    }
+}
+
+impl Protocol for Epaxos {
+    const KIND: ProtocolKind = ProtocolKind::Epaxos;
+    const ORDER: Order = Order::Graph;
+    const ACCEPTS_IN_ORDER: bool = false;
+    type Message = Message;
+    type Record = Record;
+
+    fn open(group: Group, tuning: Tuning, past: Past<'_>, _random: Random) -> Self {
+        assert!(group.me.index() < group.replica_count && group.replica_count <= REPLICAS_MAX);
+        let count = group.replica_count;
+        let mut epaxos = Self {
+            group,
+            tuning,
+            incarnation: past.incarnation,
+            now: Instant::default(),
+            replaying: true,
+            fast_quorum: count - fast_failures(count),
+            instances: BTreeMap::new(),
+            conflicts: Conflicts::new(count),
+            graph: Graph::new(count, past.executed),
+            footprint: Footprint::default(),
+            committed: Frontier::default(),
+            announced: Numbers::default(),
+            voted: Numbers::default(),
+            next: 1,
+            reserved: 0,
+            reserved_durable: 0,
+            own_floor: 0,
+            queue: VecDeque::new(),
+            batches: BTreeSet::new(),
+            in_flight: BTreeMap::new(),
+            doubtful: BTreeMap::new(),
+            finished: Frontier::default(),
+            holding: false,
+            coordinations: BTreeMap::new(),
+            check_waiting: false,
+            members: Default::default(),
+            collected: Dependencies::default(),
+            tail: VecDeque::new(),
+            tail_size: 0,
+            released: Dependencies::default(),
+            loading: Vec::new(),
+            installing: false,
+            paused_until: None,
+            left_memory_at: past.executed.count(),
+            fetching: Default::default(),
+            fetch_turn: 0,
+            covered: past.executed.clone(),
+            reads: Reads::new(past.incarnation),
+            heartbeat_at: None,
+            retry_at: None,
+            due: Vec::new(),
+            counters: Counters::default(),
+        };
+        epaxos.take_in(past.executed);
+        epaxos
+    }
+
+    fn replay(&mut self, record: Record, body: Option<Frame>, effects: &mut Effects<Self>) {
+        self.on_record(record, body, effects);
+    }
+
+    fn start(&mut self, now: Instant, effects: &mut Effects<Self>) {
+        self.begin(now, effects);
+    }
+
+    fn step(&mut self, now: Instant, event: Event<Self>, effects: &mut Effects<Self>) {
+        self.now = now;
+        match event {
+            Event::Propose(frame) => self.on_propose(frame),
+            Event::Deliver { from, message, body } => self.on_message(from, message, body, effects),
+            Event::Read { context, .. } => self.on_read(context, effects),
+            Event::Loaded(position, value) => self.on_loaded(position, value, effects),
+            Event::Installed(covered) => self.on_installed(&covered, effects),
+            Event::SnapshotSent(peer, _) => self.on_snapshot_sent(peer),
+            Event::Deadline => self.on_deadline(effects),
+            Event::Suspect(peer) => self.on_suspect(peer),
+        }
+        self.drain(effects);
+        self.check_waits(effects);
+        self.serve_reads(effects);
+        self.pump(effects);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        if self.wants_read_round() {
+            return Some(Instant(0));
+        }
+        [self.heartbeat_at, self.retry_at, self.reads.retry_at].into_iter().flatten().min()
+    }
+
+    fn record_place(record: &Record) -> Option<Place> {
+        record.place()
+    }
+
+    fn record_committed(record: &Record) -> Slot {
+        match record {
+            Record::Reserve(record) => record.covered,
+            _ => Slot(0),
+        }
+    }
+
+    fn restate(&self) -> Record {
+        self.restate_record()
+    }
+
+    fn truncated(&mut self, covered: &Frontier) {
+        if covered.covers(&self.covered) {
+            self.covered = covered.clone();
+        }
+    }
+
+    fn forgettable(&self, covered: &Frontier) -> Frontier {
+        self.released_of(covered)
+    }
+
+    fn prepare_install(&mut self, covered: &Frontier) -> bool {
+        self.installing = self.could_install(covered);
+        self.installing
+    }
+
+    fn abandon_install(&mut self) {
+        self.installing = false;
+    }
+
+    fn status(&self) -> Status {
+        // Nobody leads; what one replica of a group must do is done by the first that is not suspected.
+        let leading = self.peers().all(|peer| peer > self.group.me || self.is_suspected(peer));
+        let last = self.announced.iter().sum();
+        Status {
+            leader: None,
+            leading,
+            ballot: Ballot::default(),
+            committed: self.committed.count(),
+            last: Slot(last),
+        }
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+}

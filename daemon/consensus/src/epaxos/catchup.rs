@@ -1,0 +1,374 @@
+//! What a replica that missed something does about it, and what others do for it: commits from memory, or a snapshot.
+//!
+//! Invariants:
+//! * Only committed values are sent. What was executed and has left memory is never answered as unknown: the peer is sent a snapshot.
+//! * What this replica says to be executed is executed after a restart too: the commits behind it are durable before the message leaves.
+
+use panch_wire::ids::{Position, REPLICAS_MAX, ReplicaId, ReplicaSet, Slot};
+use panch_wire::rule::{Rule, holds};
+use panch_wire::time::Instant;
+
+use super::Epaxos;
+use super::message::{Commit, Covered, Fetch, Message, Numbers, Progress};
+use crate::frontier::Frontier;
+use crate::protocol::{Dest, Effects, Persist, Value};
+
+/// Heartbeats for which is asked what became of an own instance that a snapshot covers.
+const DOUBT_ATTEMPTS_MAX: u32 = 20;
+
+/// The most batches being read back from the log at once.
+const LOAD_COUNT_MAX: usize = 64;
+
+/// What is known of a member of the group, this replica included.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Member {
+    /// Per row, what it has executed and will not forget.
+    pub(super) executed: Numbers,
+    known: Numbers,
+    /// When it last said anything.
+    pub(super) heard: Instant,
+    pub(super) suspected: bool,
+    /// A snapshot is on its way to it.
+    snapshotting: bool,
+}
+
+/// Which part of a row is being fetched.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fetching {
+    from: ReplicaId,
+    upto: u64,
+}
+
+impl Epaxos {
+    pub(super) fn is_suspected(&self, id: ReplicaId) -> bool {
+        let member = &self.members[id.index()];
+        id != self.group.me && member.suspected
+    }
+
+    /// A member said something: it lives.
+    pub(super) fn on_heard(&mut self, from: ReplicaId) {
+        let now = self.now;
+        let member = &mut self.members[from.index()];
+        member.heard = now;
+        member.suspected = false;
+    }
+
+    pub(super) fn on_suspect(&mut self, id: ReplicaId) {
+        if id.index() < self.group.replica_count {
+            self.members[id.index()].suspected = true;
+        }
+    }
+
+    /// What is executed here, but for instances whose outcome is still asked for: others keep these until then.
+    fn frontier_numbers(&self) -> Numbers {
+        let mut numbers: Numbers = std::array::from_fn(|row| self.graph.executed().upto(row as u8));
+        if let Some(doubtful) = self.doubtful.keys().next() {
+            let own = &mut numbers[self.group.me.index()];
+            *own = (*own).min(doubtful - 1);
+        }
+        numbers
+    }
+
+    /// Whether anything is unsettled here, or anybody else might lack something.
+    fn is_busy(&self) -> bool {
+        let own = self.frontier_numbers();
+        let level = |member: &Member| member.executed == own && member.known == self.announced;
+        let all = &self.members[..self.group.replica_count];
+        !self.coordinations.is_empty() || own != self.announced || !all.iter().all(level)
+    }
+
+    /// Once per heartbeat interval.
+    pub(super) fn on_heartbeat_time(&mut self, effects: &mut Effects<Self>) {
+        if self.is_busy() {
+            let progress = Progress { executed: self.frontier_numbers(), known: self.announced };
+            // Others forget what everybody has executed: a restart must not lose it. [T-E19]
+            effects.send_after(effects.last_persist(), Dest::All, progress, None);
+        }
+        for index in 0..self.group.replica_count {
+            let (me, silent) = (self.group.me.index(), self.now.since(self.members[index].heard));
+            // Whoever has something to settle is answered within a heartbeat by those that live.
+            if index != me && silent >= self.tuning.recover_after && self.is_busy() {
+                self.members[index].suspected = true;
+            }
+        }
+        self.ask_about_doubtful(effects);
+        self.scan(effects);
+        self.conflicts.forget(&self.collected);
+    }
+
+    pub(super) fn on_progress(&mut self, from: ReplicaId, message: Progress) {
+        let member = &mut self.members[from.index()];
+        member.executed = message.executed;
+        member.known = message.known;
+        for row in 0..self.group.replica_count {
+            let known = message.known[row].max(message.executed[row]);
+            self.announced[row] = self.announced[row].max(known);
+        }
+        self.collect();
+    }
+
+    /// It is executed elsewhere, and a snapshot is on its way: a recovery can wait. What is executed meanwhile would have to
+    /// be executed again, and a snapshot that has less than this replica is not taken.
+    pub(super) fn on_covered(&mut self, message: Covered) {
+        let position = message.position;
+        if !self.committed.contains(position) {
+            self.paused_until.get_or_insert(self.now + self.tuning.recover_always_after);
+            let now = self.now;
+            self.instance(position).since = now;
+        }
+    }
+
+    /// Asks a peer for what it has committed of a row: the one that says to have executed most of it, or each in turn.
+    pub(super) fn fetch(&mut self, row: u8, from: u64, upto: u64, effects: &mut Effects<Self>) {
+        let count = self.group.replica_count;
+        if count == 1 {
+            return;
+        }
+        self.fetch_turn = self.fetch_turn.wrapping_add(1);
+        let turn = self.fetch_turn;
+        let rank = |id: &ReplicaId| {
+            let executed = self.members[id.index()].executed[usize::from(row)];
+            (executed >= from, !self.is_suspected(*id), (id.index() + turn) % count)
+        };
+        let Some(peer) = self.peers().max_by_key(rank) else { return };
+        let upto = upto.min(from + self.tuning.catchup_window.max(1) as u64 - 1);
+        self.fetching[usize::from(row)] = Some(Fetching { from: peer, upto });
+        effects.send(Dest::One(peer), Fetch { row, from, upto, memory_only: false }, None);
+    }
+
+    /// The last of what was fetched has arrived: more, if the peer has more.
+    pub(super) fn continue_fetch(
+        &mut self,
+        from: ReplicaId,
+        position: Position,
+        effects: &mut Effects<Self>,
+    ) {
+        let row = usize::from(position.row);
+        let Some(fetching) = self.fetching[row].filter(|it| it.from == from && it.upto == position.number)
+        else {
+            return;
+        };
+        self.fetching[row] = None;
+        let upto = self.members[from.index()].executed[row];
+        let next = self.committed.upto(position.row) + 1;
+        if next > fetching.upto && next <= upto {
+            self.fetch(position.row, next, upto, effects);
+        }
+    }
+
+    pub(super) fn on_fetch(&mut self, from: ReplicaId, message: Fetch, effects: &mut Effects<Self>) {
+        let window = self.tuning.catchup_window.max(1) as u64;
+        let upto = message.upto.min(message.from + window - 1);
+        for number in message.from..=upto {
+            let position = Position { row: message.row, number };
+            if self.has_left_memory(position) && !message.memory_only {
+                // What lies behind it may be in memory.
+                effects.send(Dest::One(from), Covered { position }, None);
+                self.send_snapshot(from, effects);
+                continue;
+            }
+            if self.load_for(from, position, effects) {
+                continue;
+            }
+            if let Some((Message::Commit(commit), body, unannounced)) = self.commit_message(position)
+                && !unannounced
+            {
+                effects.send_after(Persist::default(), Dest::One(from), Commit { ..commit }, body.as_ref());
+            }
+        }
+    }
+
+    /// Whether the batch of an executed instance is in the log only. It is read back for `to` then.
+    pub(super) fn load_for(
+        &mut self,
+        to: ReplicaId,
+        position: Position,
+        effects: &mut Effects<Self>,
+    ) -> bool {
+        let left = |instance: &super::instance::Instance| {
+            instance.executed && !instance.noop && instance.frame.is_none()
+        };
+        if to == self.group.me || !self.instances.get(&position).is_some_and(left) {
+            return false;
+        }
+        if let Some((_, waiting)) = self.loading.iter_mut().find(|(loading, _)| *loading == position) {
+            waiting.insert(to);
+        } else if self.loading.len() < LOAD_COUNT_MAX {
+            let mut waiting = ReplicaSet::default();
+            waiting.insert(to);
+            self.loading.push((position, waiting));
+            effects.load(position);
+        }
+        true
+    }
+
+    /// A batch came back from the log.
+    pub(super) fn on_loaded(
+        &mut self,
+        position: Position,
+        value: Option<Value>,
+        effects: &mut Effects<Self>,
+    ) {
+        let Some(place) = self.loading.iter().position(|(loading, _)| *loading == position) else { return };
+        let (_, waiting) = self.loading.swap_remove(place);
+        let commit = self.commit_message(position).map(|(message, ..)| message);
+        for to in waiting.iter() {
+            match (&value, commit) {
+                (Some(Value::Batch(frame)), Some(Message::Commit(commit))) => {
+                    effects.send_after(Persist::default(), Dest::One(to), commit, Some(frame));
+                }
+                _ => {
+                    effects.send(Dest::One(to), Covered { position }, None);
+                    self.send_snapshot(to, effects);
+                }
+            }
+        }
+    }
+
+    /// The peer lacks what only a snapshot can give it.
+    pub(super) fn send_snapshot(&mut self, to: ReplicaId, effects: &mut Effects<Self>) {
+        if to != self.group.me && !std::mem::replace(&mut self.members[to.index()].snapshotting, true) {
+            effects.send_snapshot(to, self.left_memory_at);
+        }
+    }
+
+    pub(super) fn on_snapshot_sent(&mut self, to: ReplicaId) {
+        if to.index() < self.group.replica_count {
+            self.members[to.index()].snapshotting = false;
+        }
+    }
+
+    /// Everything that was executed beyond the snapshot must still be here, to be executed again. And the log must still have the votes for
+    /// it: what an own snapshot covers is in no log any more, and would be forgotten with that snapshot.
+    pub(super) fn could_install(&self, covered: &Frontier) -> bool {
+        if !covered.covers(&self.covered) {
+            return false;
+        }
+        let executed = self.graph.executed();
+        let in_memory = |position: Position| {
+            let instance = self.instances.get(&position);
+            instance.is_some_and(|it| it.is_committed() && (it.noop || it.frame.is_some()))
+        };
+        (0..REPLICAS_MAX as u8).all(|row| {
+            let mut prefix = covered.upto(row) + 1..=executed.upto(row);
+            prefix.all(|number| {
+                covered.contains(Position { row, number }) || in_memory(Position { row, number })
+            }) && executed.beyond(row).all(|number| {
+                covered.contains(Position { row, number }) || in_memory(Position { row, number })
+            })
+        })
+    }
+
+    /// A snapshot replaced the state: exactly `covered` is executed. What was executed beyond it is executed again, in the
+    /// order in which it was: what nobody depends on any more has no other.
+    pub(super) fn on_installed(&mut self, covered: &Frontier, effects: &mut Effects<Self>) {
+        self.installing = false;
+        self.paused_until = None;
+        self.covered = covered.clone();
+        self.left_memory_at = self.left_memory_at.max(covered.count());
+        self.doubt_covered(covered);
+        self.take_in(covered);
+        let mut executed = covered.clone();
+        let beyond = self.tail.iter().copied().filter(|position| !covered.contains(*position));
+        for position in beyond.filter(|position| self.graph.executed().contains(*position)) {
+            let Some(instance) = self.instances.get(&position) else { continue };
+            let stamp = if instance.noop { 0 } else { instance.stamp };
+            if executed.insert(position) {
+                effects.execute(position, stamp, Value::from(instance.body().cloned()));
+            }
+        }
+        // No-ops may have left the tail; their order does not matter.
+        for (position, instance) in &self.instances {
+            if instance.executed && instance.noop && executed.insert(*position) {
+                effects.execute(*position, 0, Value::Noop);
+            }
+        }
+        self.graph.install(&executed);
+        // What is covered and was not known to be committed: its value is in the snapshot only.
+        self.instances.retain(|position, instance| !covered.contains(*position) || instance.is_committed());
+        self.coordinations.retain(|position, _| !covered.contains(*position));
+        for (position, instance) in &mut self.instances {
+            if covered.contains(*position) && !instance.executed {
+                instance.executed = true;
+                if let Some(frame) = instance.body() {
+                    let id = frame.id();
+                    if id.proposer == self.group.me && id.incarnation == self.incarnation {
+                        effects.settle(id);
+                    }
+                }
+                self.tail.push_back(*position);
+                self.tail_size += instance.size();
+            }
+        }
+    }
+
+    /// A snapshot covers own instances that were not known to be decided. Whether their batches were executed or must be proposed again is only
+    /// known to those that decided it.
+    fn doubt_covered(&mut self, covered: &Frontier) {
+        let row = self.group.me.0;
+        let lost =
+            self.in_flight.extract_if(.., |number, _| covered.contains(Position { row, number: *number }));
+        for (number, _) in lost {
+            let instance = self.instances.get(&Position { row, number });
+            if let Some(frame) = instance.and_then(|instance| instance.frame.clone()) {
+                self.doubtful.insert(number, (frame, 0));
+            }
+        }
+    }
+
+    fn ask_about_doubtful(&mut self, effects: &mut Effects<Self>) {
+        let row = self.group.me.0;
+        self.doubtful.retain(|number, (frame, attempts)| {
+            *attempts += 1;
+            if *attempts > DOUBT_ATTEMPTS_MAX {
+                // Nobody remembers. It may have been executed: it is never proposed again.
+                let id = frame.id();
+                self.batches.remove(&id.counter);
+                self.finished.insert(Position { row: 0, number: id.counter });
+                effects.settle(id);
+                return false;
+            }
+            let fetch = Fetch { row, from: *number, upto: *number, memory_only: true };
+            effects.send(Dest::Others, fetch, None);
+            true
+        });
+    }
+
+    /// Somebody remembers what became of an own instance.
+    pub(super) fn resolve_doubt(&mut self, position: Position, noop: bool, effects: &mut Effects<Self>) {
+        if !self.is_mine(position) {
+            return;
+        }
+        let Some((frame, _)) = self.doubtful.remove(&position.number) else { return };
+        let id = frame.id();
+        if noop {
+            self.counters.resubmitted += 1;
+            self.queue.push_back(frame);
+        } else {
+            self.batches.remove(&id.counter);
+            self.finished.insert(Position { row: 0, number: id.counter });
+            effects.settle(id);
+        }
+    }
+
+    /// Everything in `covered` is decided and executed, but what it holds is not known here.
+    pub(super) fn take_in(&mut self, covered: &Frontier) {
+        for row in 0..self.group.replica_count as u8 {
+            self.committed.extend_to(row, covered.upto(row));
+            for number in covered.beyond(row) {
+                self.committed.insert(Position { row, number });
+            }
+            let highest = covered.highest(row);
+            self.announced[usize::from(row)] = self.announced[usize::from(row)].max(highest);
+            self.voted[usize::from(row)] = self.voted[usize::from(row)].max(highest);
+            if holds(Rule::EpaxosIndexRebuilt) {
+                // The batches are not known: everything later depends on all of them.
+                self.conflicts.set_floor(row, highest);
+            }
+        }
+    }
+
+    pub(super) fn executed_count(&self) -> Slot {
+        self.graph.executed().count()
+    }
+}

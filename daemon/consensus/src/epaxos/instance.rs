@@ -1,0 +1,280 @@
+//! What one replica holds of an instance, and the steps that every change of it takes.
+//!
+//! Invariants:
+//! * `accepted <= ballot`, and both only rise.
+//! * An instance has one batch at most, ever: that of the owner's only proposal. Its value is that batch or a no-op.
+//! * Every batch that becomes known is in the index of conflicts and in the graph before anything else is done with it.
+//! * `deps` are what was last voted for; `initial_deps` are what the command leader had proposed.
+
+use panch_wire::frame::Frame;
+use panch_wire::ids::{Position, ReplicaId};
+use panch_wire::rule::{Rule, holds};
+use panch_wire::time::Instant;
+
+use super::footprint::Footprint;
+use super::message::{Message, Phase};
+use super::record::{CommitRecord, Record};
+use super::{Attributes, Dependencies, Epaxos};
+use crate::ballot::Ballot;
+use crate::protocol::{Effects, Value};
+
+/// Memory that an executed instance takes besides its frame, in bytes.
+const INSTANCE_SIZE: usize = 512;
+
+/// One instance.
+#[derive(Clone, Debug)]
+pub(super) struct Instance {
+    /// The highest ballot joined.
+    pub(super) ballot: Ballot,
+    /// The ballot of the last acceptance. A variable of its own: a promise does not change what was accepted. [Sutra 2020, T-E1]
+    pub(super) accepted: Ballot,
+    /// The highest ballot heard of in a refusal.
+    pub(super) refused: Ballot,
+    pub(super) phase: Phase,
+    /// What is accepted or committed is a no-op.
+    pub(super) noop: bool,
+    pub(super) frame: Option<Frame>,
+    /// What the batch touches, once it has left memory. Four replicas and more: validations must know.
+    pub(super) touched: Option<Box<Footprint>>,
+    pub(super) stamp: u64,
+    pub(super) deps: Dependencies,
+    pub(super) initial_deps: Dependencies,
+    /// The other half of the fast pair.
+    pub(super) buddy: u8,
+    /// `initial_deps` are what the command leader had proposed, not just nothing.
+    pub(super) proposal_known: bool,
+    /// How many agreeing votes another replica waits with to recover it.
+    pub(super) agreeing_elsewhere: u8,
+    /// The own log has the batch.
+    pub(super) logged: bool,
+    /// The own fast commit is written, but nobody may know of it yet.
+    pub(super) unannounced: bool,
+    pub(super) executed: bool,
+    /// Since when it could have made progress and did not.
+    pub(super) since: Instant,
+}
+
+impl Instance {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            ballot: Ballot::default(),
+            accepted: Ballot::default(),
+            refused: Ballot::default(),
+            phase: Phase::Unknown,
+            noop: false,
+            frame: None,
+            touched: None,
+            stamp: 0,
+            deps: Dependencies::default(),
+            initial_deps: Dependencies::default(),
+            buddy: 0,
+            proposal_known: false,
+            agreeing_elsewhere: 0,
+            logged: false,
+            unannounced: false,
+            executed: false,
+            since: now,
+        }
+    }
+
+    pub(super) fn is_committed(&self) -> bool {
+        self.phase == Phase::Committed
+    }
+
+    /// What it counts for in the tail. A no-op stays until all have executed it: its owner may need to hear of it, to propose the batch again.
+    pub(super) fn size(&self) -> usize {
+        self.body().map_or(0, |frame| INSTANCE_SIZE + frame.footprint())
+    }
+
+    /// The batch, unless the value is a no-op.
+    pub(super) fn body(&self) -> Option<&Frame> {
+        self.frame.as_ref().filter(|_| !self.noop)
+    }
+}
+
+impl Epaxos {
+    /// The instance; it exists from now on.
+    pub(super) fn instance(&mut self, position: Position) -> &mut Instance {
+        let now = self.now;
+        self.instances.entry(position).or_insert_with(|| Instance::new(now))
+    }
+
+    /// Nothing that was executed here and has left memory is taken for unknown.
+    pub(super) fn has_left_memory(&self, position: Position) -> bool {
+        self.graph.executed().contains(position) && !self.instances.contains_key(&position)
+    }
+
+    /// Executed here, and what it touched is not known any more.
+    pub(super) fn batch_has_left_memory(&self, position: Position) -> bool {
+        let left =
+            |instance: &Instance| !instance.noop && instance.frame.is_none() && instance.touched.is_none();
+        self.graph.executed().contains(position) && self.instances.get(&position).is_none_or(left)
+    }
+
+    /// Somebody knows of the instance.
+    pub(super) fn announce(&mut self, position: Position) {
+        let known = &mut self.announced[usize::from(position.row)];
+        *known = position.number.max(*known);
+    }
+
+    /// Somebody knows of everything in `deps`.
+    pub(super) fn announce_deps(&mut self, deps: &Dependencies) {
+        for (known, number) in self.announced.iter_mut().zip(&deps.0).take(self.group.replica_count) {
+            *known = (*known).max(*number);
+        }
+    }
+
+    /// The instance is voted for, accepted or committed here.
+    pub(super) fn note_vote(&mut self, position: Position) {
+        self.announce(position);
+        let voted = &mut self.voted[usize::from(position.row)];
+        *voted = position.number.max(*voted);
+    }
+
+    /// The batch of an instance becomes known.
+    pub(super) fn learn(&mut self, position: Position, stamp: u64, frame: &Frame) {
+        self.announce(position);
+        let instance = self.instance(position);
+        // What is executed needs its batch no more: it may have left memory.
+        if instance.frame.is_some() || instance.executed {
+            return;
+        }
+        instance.frame = Some(frame.clone());
+        instance.stamp = stamp;
+        instance.phase = instance.phase.max(Phase::Seen);
+        self.footprint.fill(frame);
+        self.index(position, stamp);
+        self.graph.on_known(position, &self.footprint);
+    }
+
+    /// Puts the batch whose footprint was filled in last into the index of conflicts. Quorums meet in this index, so it holds every batch
+    /// this replica knows, after a restart too. [protocols 5.2, T-E16]
+    fn index(&mut self, position: Position, stamp: u64) {
+        if !self.replaying || holds(Rule::EpaxosIndexRebuilt) {
+            self.conflicts.insert(position, stamp, &self.footprint);
+        }
+    }
+
+    /// What a batch of this command leader depends on, and its stamp: everything in the index that interferes with the footprint filled in last. With four
+    /// replicas and more, everything executed here too: acceptors then never know of more only because they have forgotten which
+    /// of it interferes, and a validation finds nothing missing that everybody has executed.
+    pub(super) fn own_attributes(&self) -> Attributes {
+        let Attributes { dependencies: mut deps, stamp } = self.conflicts.attributes(&self.footprint);
+        deps.merge(&self.collected);
+        if !self.has_fixed_pair() {
+            for row in 0..self.group.replica_count as u8 {
+                deps.raise(row, self.graph.executed().upto(row));
+            }
+        }
+        Attributes { dependencies: deps, stamp }
+    }
+
+    /// What an acceptor adds to the dependencies of the command leader, which alone knows its own row.
+    pub(super) fn add_dependencies(&self, position: Position, initial: &Dependencies) -> Dependencies {
+        let mut deps = self.conflicts.dependencies(&self.footprint);
+        deps.merge(&self.collected);
+        deps.merge(initial);
+        deps.0[usize::from(position.row)] = initial.row(position.row);
+        deps
+    }
+
+    /// This replica joins a ballot of the instance: it gives up what it does there in a lower one.
+    pub(super) fn join(&mut self, position: Position, ballot: Ballot) {
+        let instance = self.instance(position);
+        assert!(instance.ballot <= ballot || !holds(Rule::EpaxosRefuseLowerBallot));
+        instance.ballot = ballot;
+        if self.coordinations.get(&position).is_some_and(|own| own.ballot < ballot) {
+            self.coordinations.remove(&position);
+        }
+    }
+
+    /// The value of the instance is chosen: it is written down with what the log lacks. The batch is known if it is not a no-op.
+    pub(super) fn record_commit(
+        &mut self,
+        position: Position,
+        stamp: u64,
+        deps: Dependencies,
+        noop: bool,
+        effects: &mut Effects<Self>,
+    ) -> crate::protocol::Persist {
+        let instance = self.instance(position);
+        let body = instance.frame.clone().filter(|_| !noop && !instance.logged);
+        instance.logged |= body.is_some();
+        let record = CommitRecord { position, stamp, deps, noop, body: body.is_some() };
+        effects.persist(Record::Commit(record), body.as_ref())
+    }
+
+    /// The instance takes its chosen value.
+    pub(super) fn settle(&mut self, position: Position, stamp: u64, deps: Dependencies, noop: bool) {
+        self.note_vote(position);
+        self.announce_deps(&deps);
+        let instance = self.instance(position);
+        assert!(noop || instance.frame.is_some(), "an instance is committed only with its batch");
+        instance.phase = Phase::Committed;
+        instance.noop = noop;
+        instance.deps = deps;
+        if !noop {
+            instance.stamp = stamp;
+        }
+        self.committed.insert(position);
+        self.coordinations.remove(&position);
+        self.check_waiting |= !self.has_fixed_pair();
+        self.finish_own(position, noop);
+    }
+
+    /// The chosen value may be executed.
+    pub(super) fn release(&mut self, position: Position) {
+        let instance = self.instances.get_mut(&position).expect("it was just settled");
+        instance.unannounced = false;
+        if instance.noop {
+            self.conflicts.dismiss(position);
+            self.graph.on_committed_noop(position);
+        } else {
+            let (stamp, deps) = (instance.stamp, instance.deps);
+            // The graph has known the footprint since the batch became known.
+            self.graph.on_committed(position, stamp, &deps, &self.footprint);
+        }
+    }
+
+    /// Nothing is executed now. What the graph calls executed may then be no more than ready for it.
+    pub(super) fn is_paused(&self) -> bool {
+        self.installing || self.paused_until.is_some()
+    }
+
+    /// Executes everything that can be.
+    pub(super) fn drain(&mut self, effects: &mut Effects<Self>) {
+        if self.paused_until.is_some_and(|until| self.now >= until) {
+            self.paused_until = None;
+        }
+        if self.is_paused() {
+            return;
+        }
+        while let Some(position) = self.graph.next() {
+            let instance = self.instances.get_mut(&position).expect("the graph holds only what is in memory");
+            instance.executed = true;
+            let value = Value::from(instance.body().cloned());
+            let stamp = if instance.noop { 0 } else { instance.stamp };
+            self.tail.push_back(position);
+            self.tail_size += instance.size();
+            effects.execute(position, stamp, value);
+        }
+        self.counters.component_max = self.graph.component_max();
+        self.trim_tail();
+    }
+
+    /// The commit of an instance in memory, for a peer.
+    pub(super) fn commit_message(&self, position: Position) -> Option<(Message, Option<Frame>, bool)> {
+        let instance = self.instances.get(&position).filter(|instance| instance.is_committed())?;
+        let commit = super::message::Commit {
+            position,
+            stamp: if instance.noop { 0 } else { instance.stamp },
+            deps: instance.deps,
+            noop: instance.noop,
+        };
+        Some((commit.into(), instance.body().cloned(), instance.unannounced))
+    }
+
+    pub(super) fn is_mine(&self, position: Position) -> bool {
+        ReplicaId(position.row) == self.group.me
+    }
+}

@@ -1,0 +1,312 @@
+//! The command leader: proposes its replica's batches in its own row, in ballot 0.
+//!
+//! With three replicas and less, one vote besides its own commits: that of the buddy it has named, and no other. With four and more, a fast quorum
+//! of votes that add no dependencies does. Otherwise the union of a classic quorum's dependencies goes through a second phase.
+//!
+//! Invariants:
+//! * A number is used once, and only when a reservation that covers it is durable.
+//! * A batch is in the queue, or in one instance that is not committed, or finished.
+//! * An instance that has left the first phase is never committed in it. [T-E6]
+
+use panch_wire::frame::Frame;
+use panch_wire::ids::{Position, ReplicaId, ReplicaSet};
+use panch_wire::rule::{Rule, holds};
+use panch_wire::time::Duration;
+
+use super::coordination::{Coordination, Stage};
+use super::message::{Phase, PreAccept, PreAcceptOk, Reserved, Seen};
+use super::record::{PreAcceptRecord, Record, ReserveRecord};
+use super::{Attributes, Dependencies, Epaxos};
+use crate::ballot::Ballot;
+use crate::protocol::{Dest, Effects, Tuning};
+
+/// Numbers reserved at once.
+const RESERVE_COUNT: u64 = 64;
+
+/// How many instances may be in flight or wait for execution before new batches are held back.
+pub(super) fn window(replica_count: usize, tuning: &Tuning) -> usize {
+    4 * tuning.pipeline_depth.max(1) * replica_count
+}
+
+/// The most instances in a strongly connected component. Before anyone executes a component, all its members are unexecuted at their own command
+/// leaders, and none of these has more than its window open. [protocols 5.8, T-E15]
+pub fn component_bound(replica_count: usize, tuning: &Tuning) -> usize {
+    replica_count * (window(replica_count, tuning) + 1)
+}
+
+impl Epaxos {
+    pub(super) fn on_propose(&mut self, frame: Frame) {
+        let counter = frame.id().counter;
+        let finished = self.finished.contains(Position { row: 0, number: counter });
+        if finished || self.batches.contains(&counter) {
+            // Another instance for it would apply it twice: the state machine does not look.
+            return;
+        }
+        self.batches.insert(counter);
+        self.queue.push_back(frame);
+    }
+
+    /// Whether so much waits for execution that new instances would only make it worse.
+    fn is_held_back(&self) -> bool {
+        if self.in_flight.len() + self.graph.waiting_count() >= window(self.group.replica_count, &self.tuning)
+        {
+            return true;
+        }
+        let oldest =
+            Position { row: self.group.me.0, number: self.graph.executed().upto(self.group.me.0) + 1 };
+        let waits = |number: u64| number < self.next && number > self.own_floor;
+        self.instances.get(&oldest).is_some_and(|instance| {
+            waits(oldest.number) && self.now.since(instance.since) >= self.tuning.recover_always_after
+        })
+    }
+
+    /// Proposes what waits and may go.
+    pub(super) fn pump(&mut self, effects: &mut Effects<Self>) {
+        while !self.queue.is_empty() {
+            if self.is_held_back() {
+                if !std::mem::replace(&mut self.holding, true) {
+                    self.counters.held_back += 1;
+                }
+                return;
+            }
+            self.holding = false;
+            // Somebody may have asked about a number before it was used: it is left to the recovery.
+            let is_used = |number: u64| {
+                let position = Position { row: self.group.me.0, number };
+                self.committed.contains(position) || self.instances.contains_key(&position)
+            };
+            self.next = (self.next..).find(|number| !is_used(*number)).expect("some number is unused");
+            // A number whose reservation is lost in a crash would be used a second time. [T-E13]
+            if self.next > self.reserved_durable && holds(Rule::EpaxosNumberNeverReused) {
+                return;
+            }
+            let Some(frame) = self.queue.pop_front() else { return };
+            self.propose(frame, effects);
+        }
+    }
+
+    /// Reserves more numbers when few are left.
+    pub(super) fn reserve(&mut self, effects: &mut Effects<Self>) {
+        if self.next + RESERVE_COUNT / 2 > self.reserved {
+            self.reserved = self.next + RESERVE_COUNT - 1;
+            let point = effects.persist(self.restate_record(), None);
+            effects.send_after(point, Dest::One(self.group.me), Reserved { upto: self.reserved }, None);
+        }
+    }
+
+    pub(super) fn restate_record(&self) -> Record {
+        Record::Reserve(ReserveRecord { upto: self.reserved, covered: self.covered.count() })
+    }
+
+    pub(super) fn on_reserved(&mut self, message: Reserved) {
+        self.reserved_durable = self.reserved_durable.max(message.upto);
+    }
+
+    /// The other half of the fast pair: the next replica that is not suspected, so that the pairs of different leaders spread.
+    fn choose_buddy(&self) -> ReplicaId {
+        let count = self.group.replica_count;
+        let after = |distance: usize| ReplicaId(((self.group.me.index() + distance) % count) as u8);
+        let mut peers = (1..count).map(after);
+        peers.find(|peer| !self.is_suspected(*peer)).unwrap_or(after(1))
+    }
+
+    fn propose(&mut self, frame: Frame, effects: &mut Effects<Self>) {
+        let position = Position { row: self.group.me.0, number: self.next };
+        self.next += 1;
+        self.reserve(effects);
+        self.footprint.fill(&frame);
+        let Attributes { dependencies: deps, stamp } = self.own_attributes();
+        self.learn(position, stamp, &frame);
+        self.note_vote(position);
+        self.in_flight.insert(position.number, frame.id().counter);
+        let buddy = self.choose_buddy();
+        let is_small = self.has_fixed_pair();
+        let record = PreAcceptRecord { position, stamp, deps, initial_deps: deps, buddy: buddy.0 };
+        let instance = self.instance(position);
+        assert!(
+            instance.ballot == Ballot::default() && instance.phase == Phase::Seen,
+            "a number is used once"
+        );
+        instance.phase = Phase::PreAccepted;
+        instance.deps = deps;
+        instance.initial_deps = deps;
+        instance.proposal_known = true;
+        instance.buddy = buddy.0;
+        instance.logged = true;
+        let point = effects.persist(Record::PreAccept(record), Some(&frame));
+        let message = PreAccept { position, stamp, deps, buddy: buddy.0 };
+        let mut told = ReplicaSet::default();
+        told.insert(self.group.me);
+        if is_small {
+            for peer in self.peers() {
+                if peer == buddy || !holds(Rule::EpaxosFixedPair) {
+                    effects.send(Dest::One(peer), message, Some(&frame));
+                    told.insert(peer);
+                } else if !self.tuning.thrifty {
+                    effects.send(Dest::One(peer), Seen { position, stamp, buddy: buddy.0 }, Some(&frame));
+                    told.insert(peer);
+                }
+            }
+        } else if self.tuning.thrifty {
+            for peer in self.fast_peers() {
+                effects.send(Dest::One(peer), message, Some(&frame));
+                told.insert(peer);
+            }
+        } else {
+            effects.send(Dest::Others, message, Some(&frame));
+            told = ReplicaSet::first(self.group.replica_count);
+        }
+        // The own vote takes the same way as everybody's. [D10]
+        effects.send_after(point, Dest::One(self.group.me), PreAcceptOk { position, deps }, None);
+        let stage =
+            Stage::PreAccept { union: deps, equal: ReplicaSet::default(), buddy_deps: None, slow: false };
+        self.coordinate(position, Coordination { told, ..Coordination::new(Ballot::default(), stage) });
+    }
+
+    /// A fast quorum's worth of peers, suspected ones last.
+    fn fast_peers(&self) -> impl Iterator<Item = ReplicaId> + use<> {
+        let (good, bad): (Vec<_>, Vec<_>) = self.peers().partition(|peer| !self.is_suspected(*peer));
+        good.into_iter().chain(bad).take(self.fast_quorum - 1)
+    }
+
+    pub(super) fn on_pre_accept_ok(
+        &mut self,
+        from: ReplicaId,
+        message: PreAcceptOk,
+        effects: &mut Effects<Self>,
+    ) {
+        let position = message.position;
+        let (me, is_small) = (self.group.me, self.has_fixed_pair());
+        let Some(instance) = self.instances.get(&position) else { return };
+        let Some(own) = self.coordinations.get_mut(&position) else { return };
+        // A second value could be committed if the first phase went on once the second has begun. [EPaxos-3 5.5, T-E6]
+        if own.is_accepting() && holds(Rule::EpaxosNoFastCommitAfterSlow) {
+            return;
+        }
+        let (initial, buddy) = (instance.initial_deps, ReplicaId(instance.buddy));
+        if own.ballot != Ballot::default() || instance.ballot != Ballot::default() || instance.is_committed()
+        {
+            return;
+        }
+        let Stage::PreAccept { union, equal, buddy_deps, slow } = &mut own.stage else {
+            // Reached without its rule only.
+            if is_small && from == buddy && own.ballot == Ballot::default() {
+                self.commit_fast(position, message.deps, effects);
+            }
+            return;
+        };
+        if from != me && message.deps != initial && !own.replies.contains(from) {
+            self.counters.conflicts += 1;
+        }
+        own.replies.insert(from);
+        union.merge(&message.deps);
+        if message.deps == initial {
+            equal.insert(from);
+        }
+        if is_small {
+            // Only the buddy's dependencies can be found again by a recovery: it cannot tell which of two votes a commit was made of.
+            // [protocols 5.5, T-E3]
+            if from == buddy || (from != me && !holds(Rule::EpaxosFixedPair)) {
+                *buddy_deps = Some(message.deps);
+            }
+            let durable = own.replies.contains(me);
+            let third = own.replies.iter().any(|id| id != me && id != buddy);
+            if let Some(deps) = buddy_deps
+                .filter(|_| durable)
+                .or((durable && self.group.replica_count == 1).then_some(initial))
+            {
+                self.commit_fast(position, deps, effects);
+            } else if durable && *slow && third {
+                let deps = *union;
+                self.accept_slowly(position, deps, effects);
+            }
+            return;
+        }
+        self.consider_quorum(position, false, effects);
+    }
+
+    /// Four replicas and more: commits, goes on to the second phase, or waits. [EPaxos* 5.6]
+    pub(super) fn consider_quorum(&mut self, position: Position, expired: bool, effects: &mut Effects<Self>) {
+        let Some(initial) = self.instances.get(&position).map(|instance| instance.initial_deps) else {
+            return;
+        };
+        let Some(own) = self.coordinations.get(&position) else { return };
+        let Stage::PreAccept { union, equal, .. } = own.stage else { return };
+        let enough = if holds(Rule::EpaxosFastQuorumSize) { self.fast_quorum } else { self.quorum() };
+        let missing = self.group.replica_count - own.replies.count();
+        if own.replies.contains(self.group.me) && equal.count() >= enough {
+            self.commit_fast(position, initial, effects);
+        } else if own.replies.count() >= self.quorum() && (expired || equal.count() + missing < enough) {
+            self.accept_slowly(position, union, effects);
+        }
+    }
+
+    /// The votes suffice: the commit is written down, and nobody hears of it before that is durable, this replica's own execution included.
+    /// [protocols 5.7, P-E1, T-E2]
+    fn commit_fast(&mut self, position: Position, deps: Dependencies, effects: &mut Effects<Self>) {
+        let Some(own) = self.coordinations.remove(&position) else { return };
+        let instance = self.instance(position);
+        let stamp = instance.stamp;
+        instance.unannounced = true;
+        let point = self.record_commit(position, stamp, deps, false, effects);
+        self.settle(position, stamp, deps, false);
+        self.counters.fast_commits += 1;
+        self.send_commit(position, point, own.told, effects);
+    }
+
+    fn accept_slowly(&mut self, position: Position, deps: Dependencies, effects: &mut Effects<Self>) {
+        let stamp = self.instance(position).stamp;
+        self.start_accept(position, stamp, deps, false, effects);
+    }
+
+    /// An instance of the own row is decided: its batch is finished, or needs another instance.
+    pub(super) fn finish_own(&mut self, position: Position, noop: bool) {
+        if !self.is_mine(position) {
+            return;
+        }
+        let Some(frame) = self.instances.get(&position).and_then(|instance| instance.frame.clone()) else {
+            return;
+        };
+        let id = frame.id();
+        if id.incarnation != self.incarnation || !self.batches.contains(&id.counter) {
+            return;
+        }
+        self.in_flight.remove(&position.number);
+        if noop {
+            self.counters.resubmitted += 1;
+            self.queue.push_back(frame);
+        } else {
+            self.batches.remove(&id.counter);
+            self.finished.insert(Position { row: 0, number: id.counter });
+        }
+    }
+
+    /// The fast path took too long. Three replicas: the third is asked for its vote too.
+    pub(super) fn on_pre_accept_timeout(&mut self, position: Position, effects: &mut Effects<Self>) {
+        if !self.has_fixed_pair() {
+            self.consider_quorum(position, true, effects);
+        }
+        let Some(instance) = self.instances.get(&position) else { return };
+        let Some(own) = self.coordinations.get_mut(&position) else { return };
+        let Stage::PreAccept { slow, .. } = &mut own.stage else { return };
+        *slow = true;
+        let message =
+            PreAccept { position, stamp: instance.stamp, deps: instance.initial_deps, buddy: instance.buddy };
+        let replies = own.replies;
+        let buddy = ReplicaId(instance.buddy);
+        let frame = instance.frame.clone();
+        own.told = ReplicaSet::first(self.group.replica_count);
+        for peer in self.peers().filter(|peer| !replies.contains(*peer)) {
+            effects.send(Dest::One(peer), message, frame.as_ref());
+        }
+        if self.has_fixed_pair() && !replies.contains(buddy) && buddy != self.group.me {
+            // The next batches take another buddy until this one is heard again.
+            self.members[buddy.index()].suspected = true;
+        }
+    }
+
+    /// How long a silent fast quorum is waited for.
+    pub(super) fn retry_after(&self, attempts: u32) -> Duration {
+        self.tuning.slow_after * (1 << attempts.min(4))
+    }
+}

@@ -1,0 +1,185 @@
+//! What a batch depends on.
+
+use panch_wire::ids::Position;
+use proptest::prelude::*;
+
+use super::super::{Conflicts, Dependencies, Footprint};
+use super::touching;
+
+fn at(row: u8, number: u64) -> Position {
+    Position { row, number }
+}
+
+fn dependencies(rows: &[u64]) -> Dependencies {
+    let mut dependencies = Dependencies::default();
+    dependencies.0[..rows.len()].copy_from_slice(rows);
+    dependencies
+}
+
+/// T-E9.
+#[test]
+pub(super) fn dependencies_are_the_highest_over_all_keys() {
+    let mut conflicts = Conflicts::new(3);
+    // The numbers are crossed so that no order of looking at the keys gets by with the first.
+    for (key, numbers) in [("x", [3, 8]), ("y", [7, 2])] {
+        conflicts.insert(at(1, numbers[0]), 1, &touching(&[], &[key]));
+        conflicts.insert(at(2, numbers[1]), 1, &touching(&[], &[key]));
+    }
+    assert_eq!(conflicts.dependencies(&touching(&[], &["x", "y"])), dependencies(&[0, 7, 8]));
+}
+
+#[test]
+fn a_read_depends_on_writes_and_a_write_on_both() {
+    let mut conflicts = Conflicts::new(3);
+    conflicts.insert(at(0, 4), 1, &touching(&[], &["x"]));
+    conflicts.insert(at(0, 6), 1, &touching(&["x"], &[]));
+    assert_eq!(conflicts.dependencies(&touching(&["x"], &[])), dependencies(&[4]));
+    assert_eq!(conflicts.dependencies(&touching(&[], &["x"])), dependencies(&[6]));
+    assert_eq!(conflicts.dependencies(&touching(&[], &["y"])), dependencies(&[0]));
+}
+
+#[test]
+fn an_older_instance_that_arrives_later_lowers_nothing() {
+    let mut conflicts = Conflicts::new(3);
+    conflicts.insert(at(0, 9), 5, &touching(&[], &["x"]));
+    conflicts.insert(at(0, 4), 2, &touching(&[], &["x"]));
+    assert_eq!(conflicts.dependencies(&touching(&["x"], &[])), dependencies(&[9]));
+    assert_eq!(conflicts.attributes(&touching(&["x"], &[])).stamp, 6);
+}
+
+#[test]
+fn a_barrier_depends_on_everything_and_everything_on_it() {
+    let mut conflicts = Conflicts::new(3);
+    conflicts.insert(at(0, 4), 1, &touching(&[], &["x"]));
+    conflicts.insert(at(2, 6), 1, &touching(&["y"], &[]));
+    assert_eq!(conflicts.dependencies(&Footprint::barrier()), dependencies(&[4, 0, 6]));
+    conflicts.insert(at(1, 2), 9, &Footprint::barrier());
+    assert_eq!(conflicts.dependencies(&touching(&["z"], &[])), dependencies(&[0, 2, 0]));
+    assert_eq!(conflicts.dependencies(&touching(&[], &["x"])), dependencies(&[4, 2, 0]));
+    assert_eq!(
+        (
+            conflicts.attributes(&touching(&["z"], &[])).stamp,
+            conflicts.attributes(&Footprint::barrier()).stamp
+        ),
+        (10, 10)
+    );
+}
+
+#[test]
+fn everything_depends_on_an_unknown_batch_until_it_is_known() {
+    let mut conflicts = Conflicts::new(3);
+    conflicts.insert_unknown(at(1, 3));
+    conflicts.insert_unknown(at(1, 5));
+    assert_eq!(conflicts.dependencies(&touching(&["x"], &[])), dependencies(&[0, 5]));
+    conflicts.insert(at(1, 5), 1, &touching(&[], &["y"]));
+    assert_eq!(conflicts.dependencies(&touching(&["x"], &[])), dependencies(&[0, 3]));
+    assert_eq!(conflicts.dependencies(&touching(&["y"], &[])), dependencies(&[0, 5]));
+    conflicts.dismiss(at(1, 3));
+    assert_eq!(conflicts.dependencies(&touching(&["x"], &[])), dependencies(&[0]));
+}
+
+#[test]
+fn a_floor_is_in_every_answer() {
+    let mut conflicts = Conflicts::new(3);
+    conflicts.set_floor(0, 64);
+    conflicts.insert(at(0, 65), 1, &touching(&[], &["x"]));
+    assert_eq!(conflicts.dependencies(&touching(&["y"], &[])), dependencies(&[64]));
+    assert_eq!(conflicts.dependencies(&touching(&["x"], &[])), dependencies(&[65]));
+}
+
+#[test]
+fn rows_that_do_not_exist_and_huge_stamps_do_no_harm() {
+    let mut conflicts = Conflicts::new(3);
+    for row in [3, 8, 200] {
+        conflicts.insert(at(row, u64::MAX), u64::MAX, &touching(&[], &["x"]));
+        conflicts.insert_unknown(at(row, 1));
+    }
+    assert_eq!(conflicts.dependencies(&touching(&[], &["x"])), dependencies(&[0]));
+    conflicts.insert(at(0, u64::MAX), u64::MAX, &touching(&[], &["x"]));
+    let stamp = conflicts.attributes(&touching(&["x"], &[])).stamp;
+    conflicts.insert(at(1, 1), stamp, &touching(&[], &["x"]));
+    conflicts.set_floor(255, 3);
+    assert!(conflicts.attributes(&touching(&["x"], &[])).stamp >= stamp);
+}
+
+#[test]
+fn what_all_have_executed_is_forgotten_bit_by_bit() {
+    let mut conflicts = Conflicts::new(3);
+    let key = |number: u64| Footprint::of_keys(&[(&number.to_le_bytes()[..], true)]);
+    for number in 1..=5000 {
+        conflicts.insert(at((number % 3) as u8, number), number, &key(number));
+    }
+    conflicts.insert_unknown(at(0, 7));
+    let executed = dependencies(&[3000, 3000, 3000]);
+    conflicts.forget(&executed);
+    assert_eq!(conflicts.dependencies(&key(2999)), dependencies(&[0]));
+    for _ in 0..200 {
+        conflicts.forget(&executed);
+    }
+    assert_eq!(conflicts.key_count(), 2000);
+    for number in 3001..=5000 {
+        assert_eq!(conflicts.dependencies(&key(number)).row((number % 3) as u8), number);
+    }
+}
+
+proptest! {
+    #[test]
+    fn answers_equal_those_of_a_search_through_all_instances(
+        steps in prop::collection::vec(
+            (0u8..3, 1u64..40, prop::collection::vec((0u8..60, any::<bool>()), 0..6), 0u8..20, 0u64..30), 1..150),
+    ) {
+        let mut conflicts = Conflicts::new(3);
+        let mut all: Vec<(Position, Footprint)> = Vec::new();
+        let mut executed = Dependencies::default();
+        for (row, number, keys, luck, upto) in steps {
+            let bytes: Vec<_> = keys.iter().map(|(key, is_written)| ([*key], *is_written)).collect();
+            let keys: Vec<_> = bytes.iter().map(|(key, is_written)| (&key[..], *is_written)).collect();
+            let footprint = if luck == 0 { Footprint::barrier() } else { Footprint::of_keys(&keys) };
+            let mut expected = Dependencies::default();
+            for (position, other) in &all {
+                if other.interferes(&footprint) && !executed.contains(*position) {
+                    expected.raise(position.row, position.number);
+                }
+            }
+            prop_assert_eq!(conflicts.dependencies(&footprint), expected);
+            conflicts.insert(at(row, number), number, &footprint);
+            all.push((at(row, number), footprint));
+            if luck == 1 {
+                executed.raise(row, upto);
+                conflicts.forget(&executed);
+            }
+        }
+    }
+}
+
+/// What an entry costs: run with `--release -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+#[expect(clippy::disallowed_types, reason = "it measures time")]
+fn cost_per_key() {
+    const KEYS: u64 = 100;
+    for key_space in [10_000u64, 1_000_000] {
+        let mut conflicts = Conflicts::new(3);
+        let mut footprint = Footprint::default();
+        let mut best = f64::MAX;
+        for number in 0..60_000u64 {
+            let key =
+                |index: u64| ((number * KEYS + index).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20) % key_space;
+            let bytes: Vec<_> = (0..KEYS).map(|index| key(index).to_le_bytes()).collect();
+            let keys: Vec<_> = bytes.iter().map(|key| (&key[..], true)).collect();
+            footprint.clone_from(&Footprint::of_keys(&keys));
+            let start = std::time::Instant::now();
+            let attributes = std::hint::black_box(conflicts.attributes(&footprint));
+            conflicts.insert(at((number % 3) as u8, number / 3 + 1), attributes.stamp, &footprint);
+            let per_key = start.elapsed().as_nanos() as f64 / KEYS as f64;
+            // Others use the machine too: the best of a hundred batches says what the code costs.
+            best = per_key.min(best);
+            if number % 100 == 99 {
+                if number % 10_000 == 9_999 {
+                    println!("{key_space} keys, {} batches: {best:.1} ns per key", number + 1);
+                }
+                best = f64::MAX;
+            }
+        }
+    }
+}

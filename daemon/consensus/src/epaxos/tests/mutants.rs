@@ -1,0 +1,81 @@
+//! Every test of a rule must notice when the rule is removed.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use panch_wire::rule::{Rule, remove};
+
+use super::{acceptor_rules, conflicts, footprint, leader_rules, random, scenarios};
+use crate::protocol::Counters;
+
+/// Whether `scenario` panics without `rule`.
+fn notices(rule: Rule, scenario: impl Fn()) -> bool {
+    remove(Some(rule));
+    let outcome = catch_unwind(AssertUnwindSafe(scenario));
+    remove(None);
+    outcome.is_err()
+}
+
+#[test]
+fn dependencies_of_the_first_key_only() {
+    assert!(notices(Rule::EpaxosAllKeys, conflicts::dependencies_are_the_highest_over_all_keys));
+}
+
+#[test]
+fn sessions_that_are_no_keys() {
+    assert!(notices(Rule::EpaxosSessionIsAKey, footprint::writes_of_one_session_interfere));
+}
+
+macro_rules! mutants {
+    ($($name:ident: $rule:ident, $scenario:path;)*) => {
+        $(#[test]
+        fn $name() {
+            assert!(notices(Rule::$rule, $scenario), "{} can be removed unnoticed", Rule::$rule.name());
+        })*
+    };
+}
+
+mutants! {
+    one_ballot: EpaxosTwoBallots, acceptor_rules::a_promise_leaves_the_ballot_of_the_acceptance_alone;
+    lower_ballots_obeyed: EpaxosRefuseLowerBallot, acceptor_rules::ballots_below_the_one_joined_are_refused;
+    votes_before_durable: EpaxosVoteDurable, scenarios::votes_count_only_once_they_are_durable;
+    ballots_before_durable: EpaxosPromiseDurable, scenarios::a_ballot_is_used_only_once_it_is_durable;
+    fast_commits_before_durable: EpaxosFastCommitDurable,
+        scenarios::a_fast_commit_is_used_only_once_its_record_is_durable;
+    any_pair: EpaxosFixedPair, leader_rules::only_the_buddy_is_asked_for_a_vote;
+    fast_commit_after_slow: EpaxosNoFastCommitAfterSlow,
+        leader_rules::late_votes_do_not_commit_once_the_second_phase_has_begun;
+    fast_commit_of_a_majority: EpaxosFastQuorumSize, leader_rules::a_fast_commit_of_seven_takes_five;
+    leader_that_resumes: EpaxosOwnerNeverResumes, leader_rules::a_restarted_leader_recovers_instead_of_going_on;
+    numbers_used_again: EpaxosNumberNeverReused, leader_rules::numbers_that_may_have_been_used_are_skipped;
+    own_row_forgotten: EpaxosOwnRowFloor, leader_rules::after_a_restart_everything_depends_on_the_own_row;
+    index_not_rebuilt: EpaxosIndexRebuilt, leader_rules::batches_of_the_log_are_depended_on_after_a_restart;
+    any_acceptance: EpaxosRecoverHighestAccepted, acceptor_rules::the_acceptance_of_the_highest_ballot_is_taken_up;
+    vote_of_the_buddy_dropped: EpaxosRecoverPreacceptedBuddy, acceptor_rules::the_vote_of_the_buddy_is_kept;
+    votes_accepted_unseen: EpaxosValidate, acceptor_rules::votes_are_validated_before_they_are_accepted;
+    own_dependencies_accepted: EpaxosWaitingUsesReportedDeps,
+        acceptor_rules::a_recovery_accepts_the_dependencies_that_were_reported;
+    noops_that_vanish: EpaxosAcceptedNoopConflicts, acceptor_rules::an_accepted_noop_conflicts_until_it_is_committed;
+    commits_that_change: EpaxosCommitIsFinal, acceptor_rules::a_committed_instance_is_not_voted_for_again;
+    forgotten_too_early: EpaxosCollectAfterAll, acceptor_rules::what_one_replica_lacks_is_kept_for_it;
+    reads_without_a_quorum: EpaxosReadQuorum, acceptor_rules::a_read_waits_for_what_a_quorum_knows;
+    stale_reads: EpaxosReadQuorum, scenarios::a_read_sees_a_batch_whose_commits_are_delayed;
+}
+
+/// Rules that break often enough are found by the random schedules without being told where to look.
+#[test]
+fn random_schedules_notice_too() {
+    for rule in [
+        Rule::EpaxosCommitIsFinal,
+        Rule::EpaxosIndexRebuilt,
+        Rule::EpaxosRecoverPreacceptedBuddy,
+        Rule::EpaxosFixedPair,
+        Rule::EpaxosNumberNeverReused,
+    ] {
+        let noticed = (0..60).any(|seed| {
+            notices(rule, || {
+                random::run(seed, &mut Counters::default());
+            })
+        });
+        assert!(noticed, "{} can be removed unnoticed", rule.name());
+    }
+}

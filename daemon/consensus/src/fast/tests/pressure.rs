@@ -1,0 +1,155 @@
+//! What must not happen under load: memory that runs out, changes of the mode because a disk is slow.
+
+use panch_wire::ids::{ReplicaId, Slot};
+use panch_wire::time::Duration;
+
+use super::super::message::*;
+use super::super::round::Round;
+use super::solo::{R1, R2, Solo, free_for_all, stripes, term, votes};
+use crate::protocol::{Protocol, Tuning};
+use crate::testing::{TIMEOUT, tuning};
+
+/// Open slots may hold two batches here, and the first one its own.
+fn narrow() -> Solo {
+    let size = Solo::new(3).frame(1).footprint();
+    Solo::with(3, Slot(0), &[], Tuning { unchosen_size_max: size, ..tuning() })
+}
+
+#[test]
+fn later_slots_do_not_take_the_memory_that_the_next_one_needs() {
+    let mut solo = narrow();
+    let plan = stripes(term(1, 1), 3);
+    let voted = |solo: &mut Solo, slot: u64| {
+        let frame = solo.frame(slot);
+        solo.propose(R1, plan, slot, &frame);
+        solo.records().len()
+    };
+    assert_eq!([2, 3, 4, 5].map(|slot| voted(&mut solo, slot)), [1, 1, 0, 0]);
+    let frame = solo.frame(6);
+    solo.hear(R1, Accept { term: plan.term, slot: Slot(6) }, Some(&frame));
+    solo.hear(R1, Decided { slot: Slot(6), commit: Slot(6) }, Some(&frame));
+    assert_eq!(solo.records(), []);
+    solo.sent();
+    // Beside this handle nothing holds the batch.
+    let held = solo.pool.used();
+    drop(frame);
+    assert!(solo.pool.used() < held);
+    assert_eq!(voted(&mut solo, 1), 1);
+    for slot in 1..=2 {
+        let frame = solo.frame(slot);
+        solo.hear(R1, Decided { slot: Slot(slot), commit: Slot(2) }, Some(&frame));
+    }
+    solo.records();
+    assert_eq!(voted(&mut solo, 4), 1, "what is chosen gives its memory back");
+}
+
+#[test]
+fn a_slot_that_is_refused_for_want_of_memory_stays_free() {
+    let mut solo = narrow();
+    let plan = free_for_all(term(1, 1));
+    for counter in 1..=4 {
+        let frame = solo.frame(counter);
+        solo.propose(R1, plan, 0, &frame);
+    }
+    assert_eq!(solo.records().len(), 2);
+    let frame = solo.frame(1);
+    solo.hear(R1, Decided { slot: Slot(1), commit: Slot(1) }, Some(&frame));
+    solo.records();
+    let frame = solo.frame(4);
+    solo.propose(R1, plan, 0, &frame);
+    assert_eq!(solo.records().last().and_then(Record::slot), Some(Slot(3)));
+}
+
+/// A coordinator of three in fast rounds, driven in steps of five milliseconds with one proposal each.
+struct Loaded {
+    solo: Solo,
+    plan: Plan,
+    slot: u64,
+    prepared: bool,
+}
+
+impl Loaded {
+    fn new() -> Self {
+        let (solo, plan) = Solo::coordinator(3, Tuning { free_for_all: true, ..tuning() });
+        Self { solo, plan, slot: 0, prepared: false }
+    }
+
+    fn vote(&mut self, from: ReplicaId, slot: u64) {
+        let frame = self.solo.frame(slot);
+        self.solo.hear(from, votes(Round::fast(self.plan.term), slot, Some(&frame)), None);
+    }
+
+    fn step(&mut self) {
+        self.slot += 1;
+        let frame = self.solo.frame(self.slot);
+        self.solo.propose(R1, self.plan, 0, &frame);
+        self.vote(R1, self.slot);
+        self.pass(Duration::from_millis(5));
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.solo.pass(time);
+        let told = self.solo.told();
+        self.prepared |= told.iter().any(|(_, message, _)| matches!(message, Message::Prepare(_)));
+        for from in [R1, R2] {
+            let reply = HeartbeatReply { term: self.plan.term, commit: Slot(0), last: Slot(0) };
+            self.solo.hear(from, reply, None);
+        }
+    }
+}
+
+#[test]
+fn votes_that_are_late_change_no_mode_and_votes_that_stop_do() {
+    let mut loaded = Loaded::new();
+    // A disk that takes almost twice the time after which a slot is recovered.
+    for _ in 0..30 {
+        for _ in 0..3 {
+            loaded.step();
+        }
+        for slot in loaded.slot - 2..=loaded.slot {
+            loaded.vote(R2, slot);
+        }
+    }
+    assert!(loaded.solo.protocol.counters().recoveries > 10, "they are late");
+    assert!(!loaded.prepared);
+    // A disk known to be slow may be slower once.
+    for _ in 0..6 {
+        loaded.step();
+    }
+    let slot = loaded.slot;
+    loaded.vote(R2, slot);
+    assert!(!loaded.prepared);
+    let silent_since = loaded.solo.now;
+    while !loaded.prepared {
+        loaded.step();
+        assert!(loaded.solo.now.since(silent_since) < TIMEOUT * 3 / 4);
+    }
+}
+
+#[test]
+fn a_replica_that_is_down_is_missed_after_little_more_than_two_slow_slots() {
+    let mut loaded = Loaded::new();
+    let silent_since = loaded.solo.now;
+    while !loaded.prepared {
+        loaded.step();
+        assert!(loaded.solo.now.since(silent_since) <= 3 * tuning().slow_after);
+    }
+}
+
+#[test]
+fn a_coordinator_that_was_held_up_itself_blames_nobody() {
+    let mut loaded = Loaded::new();
+    loaded.step();
+    loaded.vote(R2, 1);
+    loaded.step();
+    // The process stood still; the vote waits to be read.
+    loaded.pass(6 * tuning().slow_after);
+    assert!(!loaded.prepared);
+    loaded.vote(R2, 2);
+    for _ in 0..3 {
+        loaded.step();
+        let slot = loaded.slot;
+        loaded.vote(R2, slot);
+    }
+    assert!(!loaded.prepared);
+}

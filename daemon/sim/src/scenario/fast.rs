@@ -1,0 +1,292 @@
+//! Fast Paxos: collisions, picking, what restarts and lost messages must not change.
+
+use panch_consensus::fast::message::Message;
+use panch_consensus::protocol::ProtocolKind;
+use panch_replica::replica::Level;
+
+use super::{Script, begin, broken, end, ensure, others};
+use crate::client::Outcome;
+use crate::disk::CrashKind;
+use crate::linear::register::{Action, Answer};
+use crate::network::NetworkSettings;
+use crate::queue::{MILLISECOND, SECOND, Time};
+use crate::settings::Settings;
+use crate::world::{Call, Letter, Verdict};
+
+fn set(text: &str) -> Action {
+    Action::Set(text.as_bytes().into())
+}
+
+fn settings(seed: u64, count: usize, free_for_all: bool) -> Settings {
+    let mut settings = Settings::calm_of(ProtocolKind::Fast, seed, count);
+    settings.tuning.free_for_all = free_for_all;
+    settings
+}
+
+/// A world whose coordinator has let everybody propose.
+fn open(settings: Settings) -> Result<(Script, usize), String> {
+    let (mut world, coordinator) = begin(settings)?;
+    ensure!(world.set(coordinator, "r0", "start"), "no write");
+    world.run_for(300 * MILLISECOND);
+    let coordinator = world.leader().unwrap_or(coordinator);
+    Ok((world, coordinator))
+}
+
+fn is_answer(outcome: Option<&Outcome>) -> bool {
+    matches!(outcome, Some(Outcome::Answer(_)))
+}
+
+fn all_answered(world: &mut Script, calls: Vec<Call>) -> Result<(), String> {
+    for call in calls {
+        let outcome = world.wait(call, 2 * SECOND);
+        ensure!(is_answer(outcome.as_ref()), "{outcome:?}: {}", world.describe());
+    }
+    world.check().map_err(broken)
+}
+
+/// Two nodes propose at once, and each half of the acceptors hears another of them first.
+fn collide(world: &mut Script, a: usize, b: usize, gap: Time) -> Vec<Call> {
+    world.set_filter(Box::new(move |letter: &Letter| match letter.fast() {
+        Some(Message::Propose(_)) if letter.from == a && letter.to % 2 == b % 2 => Verdict::Delay(gap),
+        Some(Message::Propose(_)) if letter.from == b && letter.to % 2 == a % 2 => Verdict::Delay(gap),
+        _ => Verdict::Pass,
+    }));
+    vec![world.call(a, "r0", set("a"), Level::Log), world.call(b, "r0", set("b"), Level::Log)]
+}
+
+/// T-F1. A collision; the coordinator dies; the next one gets its pick accepted almost nowhere and dies; a third recovers.
+pub(super) fn pick_over_a_pick(seed: u64, count: usize) -> Result<(), String> {
+    let (mut world, coordinator) = open(settings(seed, count, true))?;
+    let rest = others(count, coordinator);
+    let _ = collide(&mut world, rest[0], rest[1], 5 * MILLISECOND);
+    world.run_for(MILLISECOND);
+    world.crash(coordinator, CrashKind::Power);
+    let lucky = rest[rest.len() - 1];
+    world.set_filter(Box::new(move |letter: &Letter| match letter.fast() {
+        Some(Message::Accept(_)) if letter.to != lucky => Verdict::Drop,
+        _ => Verdict::Pass,
+    }));
+    world.run_until(2 * SECOND, |world| {
+        (0..count).any(|node| {
+            node != coordinator
+                && world.is_up(node)
+                && world.status(node).protocol.leader.is_some_and(|of| of.index() == node)
+        })
+    });
+    world.run_for(30 * MILLISECOND);
+    let second = (0..count).find(|node| {
+        *node != coordinator
+            && world.is_up(*node)
+            && world.status(*node).protocol.leader.is_some_and(|of| of.index() == *node)
+    });
+    world.check().map_err(broken)?;
+    world.restart(coordinator);
+    if let Some(second) = second {
+        world.bounce(second, CrashKind::Power);
+    }
+    world.clear_filter();
+    let node = rest[0];
+    ensure!(world.set_soon(node, "r1", "after"), "nobody recovers: {}", world.describe());
+    world.check().map_err(broken)?;
+    end(world)
+}
+
+/// T-F2. Votes split evenly, again and again: nothing is forced by too low a count.
+pub(super) fn split_votes(seed: u64, count: usize) -> Result<(), String> {
+    let (mut world, coordinator) = open(settings(seed, count, true))?;
+    let rest = others(count, coordinator);
+    for _ in 0..10 {
+        let calls = collide(&mut world, rest[0], rest[1], 3 * MILLISECOND);
+        all_answered(&mut world, calls)?;
+    }
+    let counters = world.status(world.leader().unwrap_or(coordinator)).counters;
+    ensure!(counters.collisions + counters.recoveries > 0, "nothing collided: {counters:?}");
+    end(world)
+}
+
+/// T-F3. Acceptors restart between a vote and a duplicate of what they voted on.
+pub(super) fn restart_between_votes(seed: u64, count: usize) -> Result<(), String> {
+    let mut settings = settings(seed, count, true);
+    settings.network = NetworkSettings {
+        streams: false,
+        duplication: 1_000_000,
+        straggling: 300_000,
+        straggle_high: 100 * MILLISECOND,
+        ..NetworkSettings::calm()
+    };
+    let (mut world, coordinator) = open(settings)?;
+    let rest = others(count, coordinator);
+    for round in 0..6 {
+        let a = world.call(rest[0], "r0", set(&format!("a{round}")), Level::Log);
+        let b = world.call(coordinator, "r0", set(&format!("b{round}")), Level::Log);
+        world.run_for(2 * MILLISECOND);
+        world.bounce(rest[1], CrashKind::Kill);
+        world.wait(a, SECOND);
+        world.wait(b, SECOND);
+        world.check().map_err(broken)?;
+    }
+    end(world)
+}
+
+/// T-F4. Coordinators die with classic votes of one term and fast votes of the next on the disks.
+pub(super) fn rounds_of_two_terms(seed: u64, count: usize) -> Result<(), String> {
+    let (mut world, _) = open(settings(seed, count, true))?;
+    for round in 0..4 {
+        let coordinator = world.wait_for_leader().ok_or("no coordinator")?;
+        let rest = others(count, coordinator);
+        let _ = collide(&mut world, rest[0], rest[1], 4 * MILLISECOND);
+        world.run_for((1 + round) * 2 * MILLISECOND);
+        world.bounce(coordinator, CrashKind::Power);
+        world.clear_filter();
+        ensure!(world.set_soon(rest[0], "r1", &format!("v{round}")), "no write: {}", world.describe());
+        world.check().map_err(broken)?;
+    }
+    end(world)
+}
+
+/// T-F5. A fast quorum voted, but one vote does not reach the coordinator, which has a batch of its own to propose.
+pub(super) fn one_vote_short(seed: u64, count: usize) -> Result<(), String> {
+    let (mut world, coordinator) = open(settings(seed, count, true))?;
+    let rest = others(count, coordinator);
+    let quorum = (3 * count).div_ceil(4);
+    // Those beyond a fast quorum hear nothing of it; of the rest, one vote is lost on the way to the coordinator.
+    let (unheard, beyond) = (rest[0], rest[quorum - 1..].to_vec());
+    world.set_filter(Box::new(move |letter: &Letter| match letter.fast() {
+        Some(Message::Votes(_)) if letter.from == unheard && letter.to == coordinator => Verdict::Drop,
+        Some(Message::Propose(_)) if beyond.contains(&letter.to) => Verdict::Drop,
+        _ => Verdict::Pass,
+    }));
+    let first = world.call(rest[1], "r0", set("chosen"), Level::Log);
+    world.run_for(MILLISECOND);
+    let second = world.call(coordinator, "r0", set("own"), Level::Log);
+    world.run_for(200 * MILLISECOND);
+    world.check().map_err(broken)?;
+    world.clear_filter();
+    all_answered(&mut world, vec![first, second])?;
+    end(world)
+}
+
+/// T-F6. Everything arrives twice and late: a batch may be chosen in two slots, and counts once.
+pub(super) fn chosen_twice(seed: u64, count: usize) -> Result<(), String> {
+    let mut settings = settings(seed, count, true);
+    settings.network = NetworkSettings {
+        streams: false,
+        duplication: 1_000_000,
+        straggling: 200_000,
+        straggle_high: 40 * MILLISECOND,
+        ..NetworkSettings::calm()
+    };
+    let (mut world, coordinator) = open(settings)?;
+    let node = others(count, coordinator)[0];
+    for expected in 1..=8 {
+        let call = world.call(node, "n0", Action::Increment(1), Level::Log);
+        let outcome = world.wait(call, 2 * SECOND);
+        ensure!(
+            outcome == Some(Outcome::Answer(Answer::Number(expected))),
+            "increment {expected}: {outcome:?}"
+        );
+    }
+    world.check().map_err(broken)?;
+    end(world)
+}
+
+/// T-F7. Two proposers are swapped at half of the acceptors for many slots in a row; all of it finishes.
+pub(super) fn cascade(seed: u64, count: usize) -> Result<(), String> {
+    let (mut world, coordinator) = open(settings(seed, count, true))?;
+    let rest = others(count, coordinator);
+    let mut calls = collide(&mut world, rest[0], rest[1], 2 * MILLISECOND);
+    for _ in 0..10 {
+        world.run_for(300_000);
+        calls.push(world.call(rest[0], "n0", Action::Increment(1), Level::Log));
+        calls.push(world.call(rest[1], "n0", Action::Increment(1), Level::Log));
+    }
+    all_answered(&mut world, calls)?;
+    end(world)
+}
+
+/// T-F8. With so many down that no fast quorum is left, classic rounds carry the load, and not the timers.
+pub(super) fn no_fast_quorum(seed: u64, count: usize) -> Result<(), String> {
+    let (mut world, coordinator) = open(settings(seed, count, false))?;
+    let rest = others(count, coordinator);
+    let down = count - (3 * count).div_ceil(4) + 1;
+    for node in &rest[1..=down] {
+        world.crash(*node, CrashKind::Power);
+    }
+    world.run_for(SECOND);
+    let start = world.now();
+    for number in 0..40 {
+        ensure!(world.set(rest[0], "r0", &format!("v{number}")), "no write: {}", world.describe());
+    }
+    let spent = world.now() - start;
+    world.check().map_err(broken)?;
+    ensure!(spent < 40 * 8 * MILLISECOND, "40 writes took {} ms: from timer to timer", spent / MILLISECOND);
+    end(world)
+}
+
+/// T-F9. Permissions and proposals of an old term arrive after a newer one has begun.
+pub(super) fn old_permissions(seed: u64, count: usize) -> Result<(), String> {
+    let mut settings = settings(seed, count, true);
+    settings.network.streams = false;
+    let (mut world, coordinator) = open(settings)?;
+    let rest = others(count, coordinator);
+    let late = rest[1];
+    world.set_filter(Box::new(move |letter: &Letter| match letter.fast() {
+        Some(Message::Any(_) | Message::Propose(_)) if letter.to == late => Verdict::Delay(700 * MILLISECOND),
+        _ => Verdict::Pass,
+    }));
+    let _ = world.call(rest[0], "r0", set("old"), Level::Log);
+    world.run_for(5 * MILLISECOND);
+    world.crash(coordinator, CrashKind::Power);
+    ensure!(world.set_soon(rest[0], "r0", "new"), "no new coordinator: {}", world.describe());
+    world.clear_filter();
+    world.run_for(SECOND);
+    world.check().map_err(broken)?;
+    end(world)
+}
+
+/// T-F10. Some hear only the votes for a batch, not the batch, and its proposer dies.
+pub(super) fn votes_without_the_batch(seed: u64, count: usize) -> Result<(), String> {
+    let (mut world, coordinator) = open(settings(seed, count, true))?;
+    let rest = others(count, coordinator);
+    let (proposer, blind) = (rest[0], rest[rest.len() - 1]);
+    world.set_filter(Box::new(move |letter: &Letter| match letter.fast() {
+        Some(Message::Propose(_) | Message::Accept(_) | Message::PayloadReply(_) | Message::Decided(_))
+            if letter.to == blind =>
+        {
+            Verdict::Drop
+        }
+        _ => Verdict::Pass,
+    }));
+    let call = world.call(proposer, "r0", set("named"), Level::Log);
+    let outcome = world.wait(call, 2 * SECOND);
+    ensure!(is_answer(outcome.as_ref()), "not decided: {outcome:?}");
+    world.crash(proposer, CrashKind::Power);
+    world.clear_filter();
+    let read = world.get(blind, "r0", Level::Log);
+    world.check().map_err(broken)?;
+    ensure!(
+        read == Some(Outcome::Answer(Answer::Value(Some((*b"named").into())))),
+        "read {read:?}: {}",
+        world.describe()
+    );
+    end(world)
+}
+
+/// T-F11. An acceptor hears of the classic round of a slot first, and of the proposal for its fast round later.
+pub(super) fn classic_before_fast(seed: u64, count: usize) -> Result<(), String> {
+    let mut settings = settings(seed, count, true);
+    settings.network.streams = false;
+    let (mut world, coordinator) = open(settings)?;
+    let rest = others(count, coordinator);
+    let slow: Vec<usize> = rest[rest.len() / 2..].to_vec();
+    world.set_filter(Box::new(move |letter: &Letter| match letter.fast() {
+        Some(Message::Propose(_)) if slow.contains(&letter.to) => Verdict::Delay(60 * MILLISECOND),
+        _ => Verdict::Pass,
+    }));
+    let calls =
+        (0..3).map(|number| world.call(rest[0], "r0", set(&format!("v{number}")), Level::Log)).collect();
+    all_answered(&mut world, calls)?;
+    world.run_for(200 * MILLISECOND);
+    world.check().map_err(broken)?;
+    end(world)
+}
