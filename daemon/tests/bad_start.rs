@@ -77,6 +77,19 @@ fn the_data_of_another_node_or_cluster_is_refused_and_left_alone() {
     change_config(&cluster, 1, "groups = 1", "groups = 2");
     assert_refused(&mut cluster, 1, CONFIG, &["was made with groups = 1", "restore groups = 1"]);
     change_config(&cluster, 1, "groups = 2", "groups = 1");
+    change_config(&cluster, 1, "groups = 1", "groups = 1\nprotocol = \"epaxos\"");
+    let texts =
+        ["made with protocol = \"multi\" for group 0,", "says \"epaxos\"", "restore protocol = \"multi\""];
+    assert_refused(&mut cluster, 1, CONFIG, &texts);
+    let prefix = "placement = [{ groups = 0, prefix = \"user:\", other_keys = true }]";
+    change_config(&cluster, 1, "protocol = \"epaxos\"", prefix);
+    assert_refused(
+        &mut cluster,
+        1,
+        CONFIG,
+        &["they were \"* 0\"", "says \"* 0; \"user:\" 0\"", "restore `prefix`"],
+    );
+    change_config(&cluster, 1, prefix, "");
     cluster.start_node(1);
     assert_eq!(get(&cluster, "key").as_deref(), Some(&b"value"[..]), "a refused start changes nothing");
     cluster.stop(1, Duration::from_secs(5));

@@ -58,6 +58,7 @@ fn every_command_does_what_redis_does(client: &mut Connection, space: &str) {
     assert_eq!(ask::<Text>(client, &["GETDEL", &a]).as_deref(), Some("8"));
     assert_eq!(ask::<Text>(client, &["GETDEL", &a]), None);
     assert_eq!(ask::<String>(client, &["MSET", &a, "x", &b, "y"]), "OK");
+    assert_eq!(ask::<i64>(client, &["MSETNX", &b, "z", &c, "z"]), 0);
     assert_eq!(
         ask::<Vec<Text>>(client, &["MGET", &a, &key("none"), &b]),
         [Some("x".to_string()), None, Some("y".to_string())]
@@ -352,6 +353,103 @@ fn groups_on_several_cores_are_served_by_every_node() {
     eventually("DBSIZE counts all groups", Duration::from_secs(5), || {
         (ask::<u64>(&mut client, &["DBSIZE"]) == total).then_some(())
     });
+}
+
+#[test]
+fn keys_with_a_prefix_live_in_its_groups_and_every_node_serves_them() {
+    let cluster = Cluster::start(Settings {
+        groups: 3,
+        cores: 2,
+        cluster: "placement = [{ groups = 1, prefix = [\"user:\", \"order:\"] }]\n".into(),
+        ..Settings::default()
+    });
+    let before: Vec<u64> = (0..3).map(|group| cluster.info(1).group(group).keys).collect();
+    for id in cluster.ids() {
+        let mut client = cluster.connect(id);
+        for number in 0..20 {
+            ask::<()>(&mut client, &["SET", &format!("user:{id}:{number}"), "1"]);
+            ask::<()>(&mut client, &["SET", &format!("{{user:{id}}}:{number}"), "1"]);
+        }
+        // Different slots, but one group; the same slot, but not one group.
+        assert_eq!(ask::<String>(&mut client, &["MSET", "user:a", "1", "order:b", "2"]), "OK");
+        let error =
+            try_ask::<Value>(&mut client, &["MSET", "user:{x}", "1", "{x}", "2"]).expect_err("two groups");
+        assert_eq!(error.code(), Some("CROSSSLOT"), "{error}");
+        // Slots tell of the other groups only, and of each slot once.
+        let ranges: Vec<Vec<Value>> = ask(&mut client, &["CLUSTER", "SLOTS"]);
+        let mut next = 0;
+        for range in &ranges {
+            let [Value::Int(first), Value::Int(last), ..] = range[..] else { panic!("{range:?}") };
+            assert_eq!(first, next, "{ranges:?}");
+            next = last + 1;
+        }
+        assert_eq!(next, 16384, "{ranges:?}");
+    }
+    cluster.assert_same_state();
+    let info = cluster.info(2);
+    let keys: Vec<u64> = (0..3).map(|group| info.group(group).keys - before[group]).collect();
+    assert_eq!((keys[1], keys[0] + keys[2]), (3 * 20 + 2, 3 * 20), "{keys:?}");
+    assert!(keys[0] > 0 && keys[2] > 0, "{keys:?}");
+    // What programs read of the protocols: per cluster, per group, and every counter.
+    assert_eq!(info.text("protocol"), "multi");
+    assert!(info.text("group_1").starts_with("protocol=multi,role="), "{}", info.text("group_1"));
+    assert!((1..=3).map(|id| cluster.info(id).number("counter_terms")).sum::<u64>() >= 3);
+    assert_eq!((info.number("counter_fast_commits"), info.number("counter_component_max")), (0, 0));
+    // A cluster-aware client asks the node that has the slot, and is answered there.
+    let ranges: Vec<Vec<Value>> = ask(&mut cluster.connect(1), &["CLUSTER", "SLOTS"]);
+    for number in 0..20 {
+        let key = format!("user:1:{number}");
+        let slot = i64::from(panch_wire::slots::key_slot(key.as_bytes()));
+        let holds = |range: &&Vec<Value>| matches!(range[..], [Value::Int(first), Value::Int(last), ..] if (first..=last).contains(&slot));
+        let range = ranges.iter().find(holds).expect("every slot has a node");
+        let Value::Array(node) = &range[2] else { panic!("{range:?}") };
+        let id = cluster
+            .ids()
+            .find(|id| node[1] == Value::Int(i64::from(cluster.ports(*id).resp)))
+            .expect("a node");
+        assert_eq!(ask::<i64>(&mut cluster.connect(id), &["INCR", &key]), 2, "{key}");
+    }
+}
+
+#[test]
+fn groups_of_different_protocols_are_served_side_by_side() {
+    const PREFIXES: [(&str, &str); 4] = [("", "multi"), ("b:", "basic"), ("f:", "fast"), ("e:", "epaxos")];
+    let entry = |(group, (prefix, protocol)): (usize, &(&str, &str))| {
+        format!("{{ groups = {group}, prefix = \"{prefix}\", protocol = \"{protocol}\" }}")
+    };
+    let placement: Vec<String> = PREFIXES.iter().enumerate().skip(1).map(entry).collect();
+    let cluster = Cluster::start(Settings {
+        groups: 4,
+        cores: 2,
+        cluster: format!("placement = [{}]\n", placement.join(", ")),
+        ..Settings::default()
+    });
+    for id in cluster.ids() {
+        let mut client = cluster.connect(id);
+        for (prefix, protocol) in PREFIXES {
+            for count in 1..=10 {
+                let found: i64 = ask(&mut client, &["INCR", &format!("{prefix}counter")]);
+                assert_eq!(found, 10 * (id as i64 - 1) + count, "{protocol} through node {id}");
+            }
+        }
+    }
+    cluster.assert_same_state();
+    for id in cluster.ids() {
+        let info = cluster.info(id);
+        assert_eq!(info.text("protocol"), "basic,multi,fast,epaxos");
+        for (group, (_, protocol)) in PREFIXES.iter().enumerate() {
+            let line = info.text(&format!("group_{group}"));
+            assert!(line.starts_with(&format!("protocol={protocol},")), "{line}");
+            let leaderless = line.contains(",role=replica,leader=-,") && line.contains(",leading=0,");
+            assert_eq!(leaderless, ["basic", "epaxos"].contains(protocol), "{line}");
+        }
+        let state: String = ask(&mut cluster.connect(id), &["CLUSTER", "INFO"]);
+        assert!(state.contains("cluster_state:ok"), "{state}");
+    }
+    let total = |name: &str| cluster.ids().map(|id| cluster.info(id).number(name)).sum::<u64>();
+    assert!(total("counter_prepares") > 0 && total("counter_terms") > 0);
+    assert!(total("counter_fast_commits") + total("counter_slow_commits") >= 30);
+    assert!(total("counter_fast_chosen") + total("counter_classic_chosen") >= 30);
 }
 
 #[test]

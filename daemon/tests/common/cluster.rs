@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::links::Links;
 use super::{Info, eventually, ports};
 
 /// A node that starts has this long to serve.
@@ -27,6 +28,8 @@ pub struct Settings {
     pub cluster: String,
     /// Lines for `[node]`.
     pub node: String,
+    /// Nodes reach each other through links that can be cut.
+    pub linked: bool,
 }
 
 impl Default for Settings {
@@ -37,6 +40,7 @@ impl Default for Settings {
             cores: 1,
             cluster: String::new(),
             node: "log_segment_size = \"4MiB\"\nsnapshot_log_size = \"8MiB\"\n".into(),
+            linked: false,
         }
     }
 }
@@ -63,6 +67,8 @@ pub struct Cluster {
     folder: TempDir,
     pub settings: Settings,
     nodes: Vec<Process>,
+    /// Between the nodes, if they are linked.
+    pub links: Option<Links>,
 }
 
 impl Cluster {
@@ -94,7 +100,9 @@ impl Cluster {
             seen: 0,
             frozen: false,
         });
-        let cluster = Self { folder, settings, nodes: nodes.collect() };
+        let nodes: Vec<Process> = nodes.collect();
+        let links = settings.linked.then(|| Links::start(nodes.iter().map(|node| node.ports.peer)));
+        let cluster = Self { folder, settings, nodes, links };
         for id in cluster.ids() {
             fs::write(cluster.config_path(id), cluster.config_text(id)).expect("a configuration is written");
         }
@@ -139,15 +147,20 @@ impl Cluster {
         let members: String = (1..)
             .zip(&self.nodes)
             .map(|(id, Process { ports: Ports { resp, native, peer }, .. })| {
+                let peer = self.links.as_ref().map_or(*peer, |links| links.port(id));
                 format!(
                     "  {{ node = {id}, peer = \"127.0.0.1:{peer}\", client = \"127.0.0.1:{resp}\", native = \
                      \"127.0.0.1:{native}\" }},\n"
                 )
             })
             .collect();
+        let listen = match &self.links {
+            Some(_) => format!("peer_listen = \"127.0.0.1:{}\"\n", self.ports(id).peer),
+            None => String::new(),
+        };
         format!(
             "[cluster]\nname = \"test\"\ngroups = {groups}\nmembers = [\n{members}]\n{cluster}\n[node]\nid = {id}\n\
-             data_dir = \"node-{id}\"\ncores = {cores}\nidle = \"park\"\n{node}"
+             data_dir = \"node-{id}\"\ncores = {cores}\nidle = \"park\"\n{listen}{node}"
         )
     }
 

@@ -15,9 +15,11 @@
 
 pub mod cluster;
 pub mod info;
+pub mod links;
 pub mod load;
 pub mod ports;
 pub mod raw;
+pub mod session;
 
 pub use cluster::{Cluster, Settings};
 pub use info::Info;
