@@ -109,19 +109,23 @@ impl Basic {
         self.note_used(slot);
         let commit = self.commit();
         let Some(open) = self.open.reach(slot) else { return };
-        if let Some(chosen) = open.told
-            && ballot >= chosen
-        {
+        let (told, promised) = (open.told, open.promised);
+        if !self.has_room(slot, value) {
+            // Asked for once more, or learned, when what lies before it is done.
+            return;
+        }
+        if told.is_some_and(|chosen| ballot >= chosen) {
             // Whatever is proposed in or above the ballot that was chosen is the chosen value.
             self.learn(slot, Some(ballot), Some(value.clone()), effects);
             return;
         }
-        let promised = open.promised;
         if ballot < promised && holds(Rule::BasicRefuseLower) {
             self.refuse(from, ballot, slot, promised, effects);
             return;
         }
-        if holds(Rule::BasicAcceptPromises) {
+        if holds(Rule::BasicAcceptPromises)
+            && let Some(open) = self.open.get_mut(slot)
+        {
             // A lower ballot must not be obeyed after this, whether this one was prepared here or not. [Basic Paxos, T-B2]
             open.promised = ballot;
             self.highest = self.highest.max(ballot);

@@ -206,7 +206,9 @@ impl Basic {
     }
 
     pub(super) fn on_learned(&mut self, message: Learned, value: Value, effects: &mut Effects<Self>) {
-        self.learn(message.slot, None, Some(value), effects);
+        if self.has_room(message.slot, &value) {
+            self.learn(message.slot, None, Some(value), effects);
+        }
         // Far behind: the next values are asked for as soon as these are here.
         let far = Slot(self.commit().0 + self.tuning.catchup_window as u64 / 2);
         if self.learning.asked_upto == self.commit() && self.known_to_others() > far {

@@ -8,6 +8,8 @@
 //!
 //! Invariants:
 //! * A batch is in at most one run, and at most `pipeline_depth` batches are in runs.
+//! * The batches of open slots take little more than a given number of bytes, so that memory remains to receive what the
+//!   first open slot lacks: only that slot always has room.
 //! * Holes are filled up to the highest slot in use only: replicas that fill holes make no new ones.
 
 use panch_wire::frame::Frame;
@@ -15,7 +17,7 @@ use panch_wire::ids::{ReplicaId, Slot};
 use panch_wire::time::Duration;
 
 use super::Basic;
-use crate::protocol::Effects;
+use crate::protocol::{Effects, Value};
 
 /// Batches that wait for a slot, in pipelines; what comes beyond is dropped, and proposed again by the replica.
 const QUEUE_DEPTHS: usize = 4;
@@ -79,6 +81,24 @@ impl Basic {
             });
             unused && self.window.get(*slot).is_none() && self.preferred(*slot) == me
         })
+    }
+
+    /// The most bytes of batches that open slots hold, the first one aside: twice what a proposer leaves open itself.
+    fn held_size_max(&self) -> usize {
+        2 * self.tuning.unchosen_size_max
+    }
+
+    /// Whether `value` may be kept in `slot`. The first open slot always has room: it is the one that gives memory back.
+    pub(super) fn has_room(&self, slot: Slot, value: &Value) -> bool {
+        let Some(frame) = value.body().filter(|_| slot > self.commit().next()) else { return true };
+        let replaced = self.window.get(slot).and_then(|entry| entry.value.body()).map_or(0, Frame::footprint);
+        self.window.unchosen_size() - replaced + frame.footprint() <= self.held_size_max()
+    }
+
+    /// Whether a run may take over a batch that was reported accepted in `slot`.
+    pub(super) fn has_room_to_adopt(&self, slot: Slot, frame: &Frame) -> bool {
+        let held = self.window.unchosen_size() + self.open.adopted_size();
+        slot <= self.commit().next() || held + frame.footprint() <= self.held_size_max()
     }
 
     /// Batches that wait get slots while the pipeline has room.

@@ -109,6 +109,10 @@ impl Basic {
         effects: &mut Effects<Self>,
     ) {
         let PromiseValue { ballot, slot, accepted } = message;
+        if body.as_ref().is_some_and(|frame| !self.has_room_to_adopt(slot, frame)) {
+            // As if it were lost: asked for again.
+            return;
+        }
         self.count_promise(from, ballot, slot, Some((accepted, Value::from(body))), effects);
     }
 

@@ -145,6 +145,16 @@ impl OpenSlots {
         if reached { self.get_mut(slot) } else { None }
     }
 
+    /// Memory of the batches that runs have taken over from others, in bytes. Looks at every open slot.
+    pub(super) fn adopted_size(&self) -> usize {
+        let adopted = |run: &Run| {
+            let value = run.value.as_ref().or(run.reported.as_ref().map(|(_, value)| value));
+            let body = value.and_then(Value::body).filter(|body| run.batch.as_ref() != Some(body));
+            body.map_or(0, Frame::footprint)
+        };
+        self.slots.iter().filter_map(|open| open.run.as_ref()).map(adopted).sum()
+    }
+
     /// Whether the slot is known to be chosen.
     pub(super) fn is_chosen(&self, slot: Slot) -> bool {
         slot <= self.commit || self.get(slot).is_some_and(|open| open.chosen)

@@ -1,5 +1,5 @@
 //! Tests of Basic Paxos: exact effects of single events (`acceptor_rules`, `proposer_rules`, `learner_rules`), named
-//! schedules (`scenarios`), what a batch costs (`cost`), random schedules (`random`), and that they notice when a safety
+//! schedules (`scenarios`), what a batch costs (`cost`), memory (`pressure`), random schedules (`random`), and that they notice when a safety
 //! rule is removed (`mutants`).
 
 mod acceptor_rules;
@@ -7,6 +7,7 @@ mod cost;
 mod learner_rules;
 #[cfg(feature = "mutants")]
 mod mutants;
+mod pressure;
 mod proposer_rules;
 mod random;
 mod scenarios;
