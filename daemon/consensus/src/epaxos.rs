@@ -25,7 +25,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use panch_wire::frame::Frame;
-use panch_wire::ids::{Incarnation, Position, REPLICAS_MAX, ReplicaId, ReplicaSet, Slot};
+use panch_wire::ids::{BatchId, Incarnation, Position, REPLICAS_MAX, ReplicaId, ReplicaSet, Slot};
 use panch_wire::time::Instant;
 
 use crate::ballot::Ballot;
@@ -90,6 +90,8 @@ pub struct Epaxos {
     graph: Graph,
     /// The footprint of the batch looked at last. Its storage is reused.
     footprint: Footprint,
+    /// Which batch that is: its name and its checksum.
+    footprint_of: Option<(BatchId, u64)>,
     /// Positions known to be chosen, executed ones included.
     committed: Frontier,
     /// Per row, the highest number that anybody was heard to know.
@@ -239,6 +241,7 @@ impl Protocol for Epaxos {
             conflicts: Conflicts::new(count),
             graph: Graph::new(count, past.executed),
             footprint: Footprint::default(),
+            footprint_of: None,
             committed: Frontier::default(),
             announced: Numbers::default(),
             voted: Numbers::default(),

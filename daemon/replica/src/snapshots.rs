@@ -119,12 +119,13 @@ impl<P: Protocol> Replica<P> {
         if due {
             self.snapshots.wanted = false;
             self.snapshots.log_size = 0;
-            if P::ORDER == Order::Graph {
-                // The log may keep what a replica that is away has not executed: another snapshot at once frees no more.
-                self.snapshots.retry_at = around.now + RETRY_AFTER;
-            }
             let covered = self.snapshots.latest.map_or(Slot(0), |file| file.slot);
             let executed = self.executed();
+            if P::ORDER == Order::Graph || [covered, self.snapshots.last_received].contains(&executed) {
+                // Another attempt at once frees no more: a graph's log may keep what a replica that is away has not executed,
+                // and a log with nothing new executed what is not decided.
+                self.snapshots.retry_at = around.now + RETRY_AFTER;
+            }
             if executed == covered {
                 // Nothing new to cover, but the log may hold what it need not hold any more.
                 self.log.truncate(&self.protocol.forgettable(&self.snapshots.latest_covers));

@@ -225,7 +225,7 @@ impl Basic {
 
     /// The run's time has come: the pause is over, or answers are missing.
     pub(super) fn on_run_time(&mut self, slot: Slot, effects: &mut Effects<Self>) {
-        let (now, me) = (self.now, self.group.me);
+        let now = self.now;
         let others_know = slot <= self.known_to_others();
         let Some(run) = self.open.get_mut(slot).and_then(|open| open.run.as_mut()) else { return };
         if others_know {
@@ -244,8 +244,8 @@ impl Basic {
         let (resend_count, ballot, members) = (run.resend_count, run.ballot, run.votes.members);
         let for_batches = run.batch.is_some();
         let value = run.value.clone();
-        // What this replica tells itself is never lost on the way.
-        let missing = |id: &ReplicaId| *id != me && !members.contains(*id);
+        // This replica too: it may have had no room for the value.
+        let missing = |id: &ReplicaId| !members.contains(*id);
         for id in (0..self.group.replica_count as u8).map(ReplicaId).filter(missing) {
             let slots = SlotSet::one(slot);
             match &value {

@@ -93,7 +93,7 @@ impl Epaxos {
         if phase > Phase::Seen && holds(Rule::EpaxosCommitIsFinal) {
             return;
         }
-        self.footprint.fill(&frame);
+        self.fill_footprint(&frame);
         let deps = self.add_dependencies(position, &initial_deps);
         self.learn(position, stamp, &frame);
         self.note_vote(position);

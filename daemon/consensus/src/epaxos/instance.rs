@@ -142,9 +142,17 @@ impl Epaxos {
         instance.frame = Some(frame.clone());
         instance.stamp = stamp;
         instance.phase = instance.phase.max(Phase::Seen);
-        self.footprint.fill(frame);
+        self.fill_footprint(frame);
         self.index(position, stamp);
         self.graph.on_known(position, &self.footprint);
+    }
+
+    /// The footprint to look at is that of this batch. It is made once while one batch is looked at again and again.
+    pub(super) fn fill_footprint(&mut self, frame: &Frame) {
+        let name = (frame.id(), frame.checksum());
+        if self.footprint_of.replace(name) != Some(name) {
+            self.footprint.fill(frame);
+        }
     }
 
     /// Puts the batch whose footprint was filled in last into the index of conflicts. Quorums meet in this index, so it holds every batch

@@ -114,7 +114,7 @@ impl Epaxos {
         let position = Position { row: self.group.me.0, number: self.next };
         self.next += 1;
         self.reserve(effects);
-        self.footprint.fill(&frame);
+        self.fill_footprint(&frame);
         let Attributes { dependencies: deps, stamp } = self.own_attributes();
         self.learn(position, stamp, &frame);
         self.note_vote(position);

@@ -119,7 +119,7 @@ impl Epaxos {
         let body = Some(&frame).filter(|_| !std::mem::replace(&mut instance.logged, true));
         let record = ValidateRecord { position, ballot, stamp, initial_deps: deps, body: body.is_some() };
         let point = effects.persist(Record::Validate(record), body);
-        self.footprint.fill(&frame);
+        self.fill_footprint(&frame);
         let answer = self.find_conflicts(position, ballot, &deps);
         effects.send_after(point, Dest::One(from), answer, None);
     }
