@@ -10,6 +10,7 @@ use panch_replica::machine::MachineLimits;
 use panch_replica::replica::{Level, ReplicaConfig};
 use panch_replica::transfer::SnapshotFile;
 use panch_wal::{Config, Location, Lsn, Wal, Write};
+use panch_wire::client::Commit;
 use panch_wire::command::{Command, Reply};
 use panch_wire::frame::{Frame, FramePool};
 use panch_wire::ids::{GroupId, Incarnation, Position, ReplicaId, Slot};
@@ -51,7 +52,7 @@ impl Outbox for Mail {
         assert!(fits, "a turn's messages fit one packet");
     }
 
-    fn reply(&mut self, _: ReplyTo, reply: Reply<'_>) {
+    fn reply(&mut self, _: ReplyTo, reply: Reply<'_>, _: Option<&Commit>) {
         self.replies += 1;
         self.errors += u64::from(matches!(reply, Reply::Error(_)));
     }

@@ -69,6 +69,7 @@ fn native_get(key: &[u8]) -> Vec<u8> {
         acked_below: 0,
         level: client::ReadLevel::default(),
         ask_stages: false,
+        ask_commit: false,
         operation: client::Operation::Command(command),
     };
     let mut bytes = Vec::new();

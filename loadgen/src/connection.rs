@@ -395,7 +395,9 @@ fn write_native(
     };
     let command = Command { kind, flags: 0, session: None, key, value };
     let operation = client::Operation::Command(command);
-    client::write_request(&RequestView { number, acked_below, level, ask_stages: false, operation }, out);
+    let request =
+        RequestView { number, acked_below, level, ask_stages: false, ask_commit: false, operation };
+    client::write_request(&request, out);
 }
 
 fn from_native(answer: NativeAnswer<'_>) -> Answer<'_> {
@@ -487,7 +489,7 @@ mod tests {
         let mut replies = Vec::new();
         for &number in numbers.iter().rev() {
             let answer = NativeAnswer::Bytes(b"value");
-            write_reply(&ReplyView { number, stages: None, answer }, &mut replies);
+            write_reply(&ReplyView { number, stages: None, commit: None, answer }, &mut replies);
         }
         let mut keys = Vec::new();
         for piece in replies.chunks(7) {

@@ -114,6 +114,7 @@ impl Session {
                 acked_below: 0,
                 level: ReadLevel::Quorum,
                 ask_stages: false,
+                ask_commit: false,
                 operation: Operation::Command(command),
             };
             client::write_request(&request, out);
@@ -232,7 +233,7 @@ mod tests {
     }
 
     fn reply(number: u64, answer: Answer<'_>) -> ReplyView<'_> {
-        ReplyView { number, stages: None, answer }
+        ReplyView { number, stages: None, commit: None, answer }
     }
 
     fn open(session: &mut Session) {

@@ -9,6 +9,7 @@ use panch_consensus::protocol::{Counters, Event, Group, ProtocolKind, Random, St
 use std::io;
 
 use panch_wal::{Location, Lsn, Sync, Wal, Write, WriteFailed};
+use panch_wire::client::Commit;
 use panch_wire::command::{Command, Reply};
 use panch_wire::frame::{Frame, FramePool};
 use panch_wire::ids::{GroupId, Incarnation, Position, REPLICAS_MAX, ReplicaId, Slot};
@@ -57,8 +58,8 @@ pub trait Outbox {
         message: &[u8],
         body: Option<&Frame>,
     );
-    /// Answers a command.
-    fn reply(&mut self, to: ReplyTo, reply: Reply<'_>);
+    /// Answers a command. `commit` says which point of the group's history the answer belongs to, where there is one.
+    fn reply(&mut self, to: ReplyTo, reply: Reply<'_>, commit: Option<&Commit>);
     /// Reads a frame back from the log; answered by [`Core::loaded`].
     fn load(&mut self, group: GroupId, position: Position, location: Location);
     /// Writes a chunk of the snapshot file of `slot`; `last` completes it: sync, rename, sync the directory. Each
@@ -234,7 +235,7 @@ impl Core {
         &mut self,
         group: GroupId,
         command: &Command<'_>,
-        answer: impl FnOnce(Reply<'_>) -> R,
+        answer: impl FnOnce(Reply<'_>, Option<&Commit>) -> R,
     ) -> Option<R> {
         let index = self.index_of(group).filter(|_| command.kind.is_read())?;
         Some(each!(&mut self.replicas[index], replica => replica.read_stale(command, answer)))

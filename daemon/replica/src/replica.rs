@@ -9,6 +9,7 @@ use panch_consensus::frontier::Frontier;
 use panch_consensus::protocol::{Chosen, Dest, Effects, Event, Group, Order, Persist, Protocol, Value};
 use panch_wal::{BodyRef, Lsn, RecordKind, Restatement, Wal};
 use panch_wire::batch::BatchView;
+use panch_wire::client::Commit;
 use panch_wire::command::{Command, CommandError, CommandKind, Reply};
 use panch_wire::frame::{Frame, FramePool};
 use panch_wire::ids::{Incarnation, ReplicaId, Slot};
@@ -197,9 +198,19 @@ impl<P: Protocol> Replica<P> {
         Ok(())
     }
 
-    pub(crate) fn read_stale<R>(&mut self, command: &Command<'_>, answer: impl FnOnce(Reply<'_>) -> R) -> R {
+    pub(crate) fn read_stale<R>(
+        &mut self,
+        command: &Command<'_>,
+        answer: impl FnOnce(Reply<'_>, Option<&Commit>) -> R,
+    ) -> R {
         self.probe.reads += 1;
-        answer(self.machine.read(command, &mut self.reply))
+        let seen = self.seen();
+        answer(self.machine.read(command, &mut self.reply), seen.as_ref())
+    }
+
+    /// The last thing that a read can show now; `None` where no single position says it.
+    fn seen(&self) -> Option<Commit> {
+        (P::ORDER == Order::Log).then(|| Commit { position: self.executed().into(), stamp: self.stamp })
     }
 
     /// Takes in one message of a peer; `None` if it is none.
@@ -447,7 +458,7 @@ impl<P: Protocol> Replica<P> {
             }
             self.stamp = self.stamp.max(stamp);
             if let Value::Batch(frame) = &value {
-                self.execute_batch(now, stamp, frame, out);
+                self.execute_batch(now, &Commit { position, stamp }, frame, out);
             }
             self.probe.slots += 1;
             out.executed(self.group.id, position, &value);
@@ -457,14 +468,14 @@ impl<P: Protocol> Replica<P> {
     }
 
     /// Executes a decided batch, and in a log those of the same proposer that waited for it.
-    fn execute_batch(&mut self, now: Instant, stamp: u64, frame: &Frame, out: &mut impl Outbox) {
+    fn execute_batch(&mut self, now: Instant, commit: &Commit, frame: &Frame, out: &mut impl Outbox) {
         if P::ORDER == Order::Graph {
             // The protocol decides a batch at one position only.
-            self.apply_batch(now, stamp, frame, out);
+            self.apply_batch(now, commit, frame, out);
             return;
         }
         match self.machine.admit(frame) {
-            Admission::Apply => self.apply_batch(now, stamp, frame, out),
+            Admission::Apply => self.apply_batch(now, commit, frame, out),
             Admission::Hold => self.probe.held += 1,
             Admission::Duplicate => self.probe.duplicates += 1,
             Admission::Gap => {
@@ -475,7 +486,7 @@ impl<P: Protocol> Replica<P> {
             }
         }
         while let Some(frame) = self.machine.next_held(frame.id().proposer) {
-            self.apply_batch(now, stamp, &frame, out);
+            self.apply_batch(now, commit, &frame, out);
         }
     }
 
@@ -484,19 +495,19 @@ impl<P: Protocol> Replica<P> {
         id.proposer == self.group.me && id.incarnation == self.incarnation
     }
 
-    fn apply_batch(&mut self, now: Instant, stamp: u64, frame: &Frame, out: &mut impl Outbox) {
+    fn apply_batch(&mut self, now: Instant, commit: &Commit, frame: &Frame, out: &mut impl Outbox) {
         let batch = if self.is_mine(frame) { self.batcher.finish(frame.id()) } else { None };
         let view = BatchView::access(frame).expect("frames are validated where they arrive");
         match &batch {
             Some(Outstanding { tokens, .. }) if !tokens.is_empty() => {
                 for (command, token) in view.commands().zip(tokens) {
-                    let reply = self.machine.apply(stamp, &command, &mut self.reply);
-                    out.reply(*token, reply);
+                    let reply = self.machine.apply(commit.stamp, &command, &mut self.reply);
+                    out.reply(*token, reply, Some(commit));
                 }
             }
             _ => {
                 for command in view.commands() {
-                    self.machine.apply(stamp, &command, &mut self.reply);
+                    self.machine.apply(commit.stamp, &command, &mut self.reply);
                 }
             }
         }
@@ -508,11 +519,12 @@ impl<P: Protocol> Replica<P> {
     }
 
     fn serve_reads(&mut self, out: &mut impl Outbox) {
+        let seen = self.seen();
         for reads in &mut self.reads {
             while let Some(round) = reads.next_servable(self.executed.count()) {
                 for (command, token) in round.commands() {
                     let reply = self.machine.read(&command, &mut self.reply);
-                    out.reply(token, reply);
+                    out.reply(token, reply, seen.as_ref());
                 }
                 reads.recycle(round);
             }
@@ -579,7 +591,7 @@ impl<P: Protocol> Replica<P> {
 
     fn fail_round(&mut self, level: usize, round: Round, out: &mut impl Outbox) {
         for (_, token) in round.commands() {
-            out.reply(token, Reply::Error(CommandError::Unavailable));
+            out.reply(token, Reply::Error(CommandError::Unavailable), None);
         }
         self.probe.timeouts += 1;
         self.reads[level].recycle(round);
@@ -588,7 +600,7 @@ impl<P: Protocol> Replica<P> {
     fn answer(&mut self, tokens: Vec<ReplyTo>, error: CommandError, out: &mut impl Outbox) {
         self.probe.timeouts += tokens.len() as u64;
         for token in &tokens {
-            out.reply(*token, Reply::Error(error));
+            out.reply(*token, Reply::Error(error), None);
         }
         self.batcher.recycle(tokens);
     }

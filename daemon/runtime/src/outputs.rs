@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use panch_replica::core::{MessageKind, Outbox, ReplyTo};
 use panch_replica::transfer::SnapshotFile;
 use panch_wal::Location;
+use panch_wire::client::Commit;
 use panch_wire::command::Reply;
 use panch_wire::frame::Frame;
 use panch_wire::ids::{GroupId, Position, ReplicaId, Slot};
@@ -39,15 +40,17 @@ impl Outbox for Outputs {
         self.peers.send(to, group, kind as u8, message, body);
     }
 
-    fn reply(&mut self, to: ReplyTo, reply: Reply<'_>) {
+    fn reply(&mut self, to: ReplyTo, reply: Reply<'_>, commit: Option<&Commit>) {
         if to == ReplyTo::NOBODY {
             return;
         }
-        let core = ConnectionKey(to.connection).core();
+        let (key, asks_commit) = ConnectionKey::addressed(to);
+        let commit = if asks_commit { commit } else { None };
+        let core = key.core();
         if core == self.core {
-            self.clients.reply(to, reply);
+            self.clients.reply(to, reply, commit);
         } else {
-            remote::push_reply(&mut self.replies[core], to, reply);
+            remote::push_reply(&mut self.replies[core], to, reply, commit);
         }
     }
 

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use panch_replica::batcher::Refusal;
 use panch_replica::core::ReplyTo;
 use panch_replica::replica::Level;
-use panch_wire::client::{self, Answer, Operation, ReadLevel, ReplyView, RequestView, Terms};
+use panch_wire::client::{self, Answer, Commit, Operation, ReadLevel, ReplyView, RequestView, Terms};
 use panch_wire::command::{Command, Reply};
 use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
 use panch_wire::peer::Hello;
@@ -167,6 +167,7 @@ pub(crate) fn push_request(
             Level::Lease => ReadLevel::Lease,
         },
         ask_stages: false,
+        ask_commit: false, // the token says it
         operation: Operation::Command(*command),
     };
     client::write_request(&request, out);
@@ -194,18 +195,26 @@ pub(crate) fn request_at(bytes: &[u8], at: usize) -> Option<(RemoteRequest<'_>, 
 }
 
 /// Appends a reply.
-pub(crate) fn push_reply(out: &mut Vec<u8>, to: ReplyTo, reply: Reply<'_>) {
+pub(crate) fn push_reply(out: &mut Vec<u8>, to: ReplyTo, reply: Reply<'_>, commit: Option<&Commit>) {
     out.extend_from_slice(&to.connection.to_le_bytes());
-    client::write_reply(&ReplyView { number: to.request, stages: None, answer: reply.into() }, out);
+    let commit = commit.copied();
+    client::write_reply(&ReplyView { number: to.request, stages: None, commit, answer: reply.into() }, out);
+}
+
+/// A reply from another core.
+pub(crate) struct RemoteReply<'a> {
+    pub(crate) to: ReplyTo,
+    pub(crate) reply: Reply<'a>,
+    pub(crate) commit: Option<Commit>,
 }
 
 /// The reply at `at`, and where the next one starts.
-pub(crate) fn reply_at(bytes: &[u8], at: usize) -> Option<(ReplyTo, Reply<'_>, usize)> {
+pub(crate) fn reply_at(bytes: &[u8], at: usize) -> Option<(RemoteReply<'_>, usize)> {
     let prefix = bytes.get(at..at + REPLY_PREFIX)?;
     let connection = u64::from_le_bytes(prefix.try_into().expect("eight bytes"));
-    let (reply, size) = client::parse_reply(&bytes[at + REPLY_PREFIX..], u32::MAX).ok()??;
-    let to = ReplyTo { connection, request: reply.number };
-    let reply = match reply.answer {
+    let (view, size) = client::parse_reply(&bytes[at + REPLY_PREFIX..], u32::MAX).ok()??;
+    let to = ReplyTo { connection, request: view.number };
+    let reply = match view.answer {
         Answer::Ok | Answer::Pong => Reply::Ok,
         Answer::Nil => Reply::Nil,
         Answer::Int(value) => Reply::Int(value),
@@ -216,13 +225,14 @@ pub(crate) fn reply_at(bytes: &[u8], at: usize) -> Option<(ReplyTo, Reply<'_>, u
         Answer::Status("string") => Reply::Status("string"),
         Answer::Status(_) => Reply::Status("none"),
     };
-    Some((to, reply, at + REPLY_PREFIX + size))
+    Some((RemoteReply { to, reply, commit: view.commit }, at + REPLY_PREFIX + size))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use panch_wire::command::{CommandKind, SessionHeader};
+    use panch_wire::ids::Position;
 
     fn get(value: &[u8]) -> Command<'_> {
         Command { kind: CommandKind::Set, flags: 0, session: None, key: b"k", value }
@@ -306,11 +316,13 @@ mod tests {
         assert_eq!((second.group, at), (GroupId(5), bytes.len()));
 
         let mut bytes = Vec::new();
-        push_reply(&mut bytes, tokens[0], Reply::Bytes(b"value"));
-        push_reply(&mut bytes, tokens[1], Reply::Status("string"));
-        let (to, reply, at) = reply_at(&bytes, 0).unwrap();
-        assert_eq!((to, reply), (tokens[0], Reply::Bytes(b"value")));
-        let (to, reply, at) = reply_at(&bytes, at).unwrap();
-        assert_eq!((to, reply, at), (tokens[1], Reply::Status("string"), bytes.len()));
+        let commit = Commit { position: Position { row: 2, number: 5 }, stamp: 8 };
+        push_reply(&mut bytes, tokens[0], Reply::Bytes(b"value"), None);
+        push_reply(&mut bytes, tokens[1], Reply::Status("string"), Some(&commit));
+        let (first, at) = reply_at(&bytes, 0).unwrap();
+        assert_eq!((first.to, first.reply, first.commit), (tokens[0], Reply::Bytes(b"value"), None));
+        let (second, at) = reply_at(&bytes, at).unwrap();
+        assert_eq!((second.to, second.reply), (tokens[1], Reply::Status("string")));
+        assert_eq!((second.commit, at), (Some(commit), bytes.len()));
     }
 }

@@ -10,7 +10,8 @@
 //!          16 node u8  17 zero[15]  32 text
 //! request  0 length u32  4 kind u8  5 level u8  6 flags u8  7 zero  8 key length u16  10 zero[6]  16 number u64
 //!          24 acked below u64  32 key, value
-//! reply    0 length u32  4 status u8  5 code u8  6 flags u8  7 zero  8 number u64  16 [stages u32 x 6]  payload
+//! reply    0 length u32  4 status u8  5 code u8  6 flags u8  7 zero  8 number u64  16 [stages u32 x 6]  [commit]  payload
+//! commit   0 row u8  1 zero[7]  8 number u64  16 stamp u64
 //! ```
 //!
 //! Invariants:
@@ -21,6 +22,11 @@
 use crate::command::{Command, CommandError, CommandKind, Reply, SessionHeader, flags};
 use crate::fields::{cut, may_start_with, u16_at, u32_at, u64_at};
 use crate::ids::ReplicaId;
+
+mod told;
+
+pub use told::{Commit, Stages};
+use told::{COMMIT_SIZE, STAGES_SIZE};
 
 /// Version of this protocol.
 pub const VERSION: u16 = 1;
@@ -36,14 +42,16 @@ pub const REPLY_HEADER_SIZE: usize = 16;
 pub const TEXT_SIZE_MAX: usize = 512;
 
 const MAGIC: &[u8; 4] = b"PNCH";
-const STAGES_SIZE: usize = 24;
 /// `kind` of a request that asks nothing; command kinds stay below.
 const KIND_PING: u8 = 127;
-/// Request flag: reply with [`Stages`]. Beside it a request carries the bits of [`flags`] that clients may set.
+/// Request flags: reply with [`Stages`], with [`Commit`]. Beside them a request carries the bits of [`flags`] that clients
+/// may set.
 const ASK_STAGES: u8 = 0x40;
+const ASK_COMMIT: u8 = 0x20;
 const COMMAND_FLAGS: u8 = flags::IF_ABSENT | flags::IF_PRESENT | flags::RETURN_OLD;
-/// Reply flag: [`Stages`] follow the header.
+/// Reply flags: [`Stages`], then [`Commit`], follow the header.
 const HAS_STAGES: u8 = 1;
+const HAS_COMMIT: u8 = 2;
 
 /// Why the bytes of a client, or of a node towards a client, end the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -248,6 +256,8 @@ pub struct RequestView<'a> {
     pub level: ReadLevel,
     /// Reply with [`Stages`].
     pub ask_stages: bool,
+    /// Reply with [`Commit`].
+    pub ask_commit: bool,
     /// What is asked.
     pub operation: Operation<'a>,
 }
@@ -274,7 +284,7 @@ pub fn parse_request<'a>(
     let Some(length) = whole(bytes, REQUEST_HEADER_SIZE, terms.request_size_max)? else { return Ok(None) };
     let Some(bytes) = bytes.get(..length) else { return Ok(None) };
     let key_end = REQUEST_HEADER_SIZE + usize::from(u16_at(bytes, 8));
-    if key_end > length || bytes[6] & !(COMMAND_FLAGS | ASK_STAGES) != 0 || bytes[7] != 0 {
+    if key_end > length || bytes[6] & !(COMMAND_FLAGS | ASK_STAGES | ASK_COMMIT) != 0 || bytes[7] != 0 {
         return Err(ClientFault::Malformed);
     }
     let number = u64_at(bytes, 16);
@@ -309,6 +319,7 @@ pub fn parse_request<'a>(
         acked_below,
         level: level.unwrap_or_default(),
         ask_stages: bytes[6] & ASK_STAGES != 0,
+        ask_commit: bytes[6] & ASK_COMMIT != 0,
         operation,
     };
     Ok(Some((request, length)))
@@ -330,6 +341,9 @@ pub fn write_request(request: &RequestView<'_>, out: &mut Vec<u8>) {
     if request.ask_stages {
         bits |= ASK_STAGES;
     }
+    if request.ask_commit {
+        bits |= ASK_COMMIT;
+    }
     let length = REQUEST_HEADER_SIZE + key.len() + value.len();
     let length = u32::try_from(length).expect("a request is below 4 GiB");
     let key_size = u16::try_from(key.len()).expect("a key has at most KEY_SIZE_MAX bytes");
@@ -341,49 +355,6 @@ pub fn write_request(request: &RequestView<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(&request.acked_below.to_le_bytes());
     out.extend_from_slice(key);
     out.extend_from_slice(value);
-}
-
-/// Where the time of one command went on the node that answered it, in microseconds, each capped at `u32::MAX`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Stages {
-    /// From the arrival of its last byte until a batch took it.
-    pub queue_us: u32,
-    /// In the batch until it was sealed.
-    pub batch_wait_us: u32,
-    /// Until the batch was durable on this node.
-    pub log_write_us: u32,
-    /// Until a quorum had accepted it, beyond the own log write.
-    pub replicate_us: u32,
-    /// Until everything ordered before it was executed.
-    pub dependency_wait_us: u32,
-    /// Executing it.
-    pub apply_us: u32,
-}
-
-impl Stages {
-    fn write(&self, out: &mut Vec<u8>) {
-        for stage in [
-            self.queue_us,
-            self.batch_wait_us,
-            self.log_write_us,
-            self.replicate_us,
-            self.dependency_wait_us,
-            self.apply_us,
-        ] {
-            out.extend_from_slice(&stage.to_le_bytes());
-        }
-    }
-
-    fn read(bytes: &[u8; STAGES_SIZE]) -> Self {
-        Self {
-            queue_us: u32_at(bytes, 0),
-            batch_wait_us: u32_at(bytes, 4),
-            log_write_us: u32_at(bytes, 8),
-            replicate_us: u32_at(bytes, 12),
-            dependency_wait_us: u32_at(bytes, 16),
-            apply_us: u32_at(bytes, 20),
-        }
-    }
 }
 
 /// What a request is answered with: a [`Reply`] as a client sees it.
@@ -428,6 +399,8 @@ pub struct ReplyView<'a> {
     pub number: u64,
     /// If asked for, and known.
     pub stages: Option<Stages>,
+    /// If asked for, and known.
+    pub commit: Option<Commit>,
     /// The answer.
     pub answer: Answer<'a>,
 }
@@ -460,15 +433,24 @@ pub fn write_reply(reply: &ReplyView<'_>, out: &mut Vec<u8>) {
         Answer::Error(error) => (STATUS_ERROR, error as u8, [].as_slice()),
         Answer::Pong => (STATUS_PONG, 0, [].as_slice()),
     };
-    let stages_size = if reply.stages.is_some() { STAGES_SIZE } else { 0 };
-    let length = REPLY_HEADER_SIZE + stages_size + payload.len();
+    let (mut bits, mut length) = (0, REPLY_HEADER_SIZE + payload.len());
+    if reply.stages.is_some() {
+        bits |= HAS_STAGES;
+        length += STAGES_SIZE;
+    }
+    if reply.commit.is_some() {
+        bits |= HAS_COMMIT;
+        length += COMMIT_SIZE;
+    }
     let length = u32::try_from(length).expect("a reply is below 4 GiB");
-    let bits = if reply.stages.is_some() { HAS_STAGES } else { 0 };
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(&[status, code, bits, 0]);
     out.extend_from_slice(&reply.number.to_le_bytes());
     if let Some(stages) = &reply.stages {
         stages.write(out);
+    }
+    if let Some(commit) = &reply.commit {
+        commit.write(out);
     }
     out.extend_from_slice(payload);
 }
@@ -481,15 +463,18 @@ pub fn parse_reply(bytes: &[u8], reply_size_max: u32) -> Result<Option<(ReplyVie
     let Some(length) = whole(bytes, REPLY_HEADER_SIZE, reply_size_max)? else { return Ok(None) };
     let Some(bytes) = bytes.get(..length) else { return Ok(None) };
     let mut payload = &bytes[REPLY_HEADER_SIZE..];
-    let stages = match bytes[6] {
-        0 => None,
-        HAS_STAGES => {
-            let (block, rest) = payload.split_first_chunk::<STAGES_SIZE>().ok_or(ClientFault::Malformed)?;
-            payload = rest;
-            Some(Stages::read(block))
+    let (mut stages, mut commit) = (None, None);
+    if bytes[6] != 0 {
+        if bytes[6] & !(HAS_STAGES | HAS_COMMIT) != 0 {
+            return Err(ClientFault::Malformed);
         }
-        _ => return Err(ClientFault::Malformed),
-    };
+        if bytes[6] & HAS_STAGES != 0 {
+            stages = Some(Stages::read(take(&mut payload)?));
+        }
+        if bytes[6] & HAS_COMMIT != 0 {
+            commit = Some(Commit::read(take(&mut payload)?));
+        }
+    }
     let answer = match (bytes[4], payload) {
         (STATUS_OK, []) => Answer::Ok,
         (STATUS_NIL, []) => Answer::Nil,
@@ -503,7 +488,14 @@ pub fn parse_reply(bytes: &[u8], reply_size_max: u32) -> Result<Option<(ReplyVie
         (STATUS_PONG, []) => Answer::Pong,
         _ => return Err(ClientFault::Malformed),
     };
-    Ok(Some((ReplyView { number: u64_at(bytes, 8), stages, answer }, length)))
+    Ok(Some((ReplyView { number: u64_at(bytes, 8), stages, commit, answer }, length)))
+}
+
+/// Cuts a block off the front of what follows the header.
+fn take<'a, const SIZE: usize>(payload: &mut &'a [u8]) -> Result<&'a [u8; SIZE], ClientFault> {
+    let (block, rest) = payload.split_first_chunk().ok_or(ClientFault::Malformed)?;
+    *payload = rest;
+    Ok(block)
 }
 
 /// The length in the first four bytes, once the header is there. A bad length is refused as soon as it is known.

@@ -182,7 +182,7 @@ fn native(
             answer = Answer::Error(CommandError::Unknown);
         }
         let mut reply = Vec::new();
-        write_reply(&ReplyView { number: request.number, stages: None, answer }, &mut reply);
+        write_reply(&ReplyView { number: request.number, stages: None, commit: None, answer }, &mut reply);
         replies.push(reply);
     }
     if faults.reversed {

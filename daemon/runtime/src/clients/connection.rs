@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 
+use panch_replica::core::ReplyTo;
 use panch_ring::ring::SocketId;
-use panch_wire::client::{self, ReplyView, Terms};
+use panch_wire::client::{self, Commit, ReplyView, Terms};
 use panch_wire::command::Reply;
 use panch_wire::resp::{self, Parser};
 use panch_wire::time::Instant;
@@ -15,6 +16,8 @@ use super::{OUTSTANDING_MAX, Room};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ConnectionKey(pub(crate) u64);
 
+/// In the address of a reply, beside the key: the client asked where its command was committed.
+const ASKS_COMMIT: u64 = 1 << 63;
 const INDEX_BITS: u32 = 24;
 const GENERATION_BITS: u32 = 24;
 /// The most connections of one core.
@@ -24,6 +27,14 @@ impl ConnectionKey {
     pub(crate) fn new(core: usize, generation: u32, index: usize) -> Self {
         let generation = u64::from(generation) & ((1 << GENERATION_BITS) - 1);
         Self((core as u64) << (INDEX_BITS + GENERATION_BITS) | generation << INDEX_BITS | index as u64)
+    }
+    /// The address of the reply to a request on this connection.
+    pub(crate) fn address(self, request: u64, asks_commit: bool) -> ReplyTo {
+        ReplyTo { connection: self.0 | if asks_commit { ASKS_COMMIT } else { 0 }, request }
+    }
+    /// What [`ConnectionKey::address`] put into an address: the connection, and whether it asked.
+    pub(crate) fn addressed(to: ReplyTo) -> (Self, bool) {
+        (Self(to.connection & !ASKS_COMMIT), to.connection & ASKS_COMMIT != 0)
     }
     pub(crate) fn core(self) -> usize {
         (self.0 >> (INDEX_BITS + GENERATION_BITS)) as usize
@@ -120,8 +131,8 @@ impl Connection {
         }
     }
 
-    /// Encodes the reply to request `number`.
-    pub(crate) fn reply(&mut self, number: u64, reply: Reply<'_>) {
+    /// Encodes the reply to request `number`; with `commit` if the request asked for it.
+    pub(crate) fn reply(&mut self, number: u64, reply: Reply<'_>, commit: Option<&Commit>) {
         let size = match &mut self.speech {
             Speech::Resp(speech) => {
                 let resp3 = speech.resp3;
@@ -129,7 +140,8 @@ impl Connection {
             }
             Speech::Native(speech) => {
                 speech.outstanding = speech.outstanding.saturating_sub(1);
-                let view = ReplyView { number, stages: None, answer: reply.into() };
+                let view =
+                    ReplyView { number, stages: None, commit: commit.copied(), answer: reply.into() };
                 let before = self.output.len();
                 client::write_reply(&view, &mut self.output);
                 self.output.len() - before

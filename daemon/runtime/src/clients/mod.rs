@@ -11,7 +11,7 @@ pub(crate) mod table;
 use panch_replica::batcher::Refusal;
 use panch_replica::core::{Core, ReplyTo};
 use panch_replica::replica::Level;
-use panch_wire::client::ReadLevel;
+use panch_wire::client::{Commit, ReadLevel};
 use panch_wire::command::{Command, Reply};
 use panch_wire::ids::GroupId;
 use panch_wire::time::Instant;
@@ -110,7 +110,7 @@ impl Counter<'_> {
         &mut self,
         group: GroupId,
         command: &Command<'_>,
-        answer: impl FnOnce(Reply<'_>) -> R,
+        answer: impl FnOnce(Reply<'_>, Option<&Commit>) -> R,
     ) -> Option<R> {
         self.core.read_stale(group, command, answer)
     }
@@ -229,7 +229,7 @@ mod tests {
             let [mut connection, _] = connections();
             let first = begin(&mut connection);
             assert_eq!(consume(&mut connection, command), (0, Stop::Stalled));
-            connection.reply(first, Reply::Nil);
+            connection.reply(first, Reply::Nil, None);
             assert_eq!(connection.output, b"$-1\r\n", "asked for in RESP2");
             assert_eq!(consume(&mut connection, command), (command.len(), Stop::NeedBytes));
             assert!(connection.output[5..].starts_with(answer), "{}", connection.output.escape_ascii());
@@ -254,7 +254,7 @@ mod tests {
     fn requests_wait_when_the_replies_expected_would_not_fit() {
         for mut connection in connections() {
             let first = begin(&mut connection);
-            connection.reply(first, Reply::Bytes(&[b'x'; 60]));
+            connection.reply(first, Reply::Bytes(&[b'x'; 60]), None);
             connection.output.clear();
             let mut last = 0;
             while !connection.is_full(&ROOM) {
@@ -262,7 +262,7 @@ mod tests {
             }
             assert!((8..17).contains(&connection.outstanding()), "{}", connection.outstanding());
             // Small replies change nothing: the next may be as large as the largest.
-            connection.reply(last, Reply::Nil);
+            connection.reply(last, Reply::Nil, None);
             begin(&mut connection);
             assert!(connection.is_full(&ROOM));
         }
@@ -272,7 +272,7 @@ mod tests {
     fn one_request_is_taken_in_whatever_the_size_of_its_reply() {
         for mut connection in connections() {
             let first = begin(&mut connection);
-            connection.reply(first, Reply::Bytes(&[b'x'; 5000]));
+            connection.reply(first, Reply::Bytes(&[b'x'; 5000]), None);
             assert!(connection.is_full(&ROOM), "until it has left");
             connection.output.clear();
             assert!(!connection.is_full(&ROOM));

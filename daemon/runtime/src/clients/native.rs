@@ -1,9 +1,8 @@
 //! A native connection's input: the hello, then requests in any order.
 
 use panch_replica::batcher::Refusal;
-use panch_replica::core::ReplyTo;
 use panch_wire::client::{
-    self, Answer, HELLO_SIZE, Hello, HelloReply, Operation, ReadLevel, RefusalCode, ReplyView, Terms,
+    self, Answer, Commit, HELLO_SIZE, Hello, HelloReply, Operation, ReadLevel, RefusalCode, ReplyView, Terms,
 };
 use panch_wire::command::{CommandError, Reply};
 
@@ -44,9 +43,10 @@ pub(crate) fn consume(
             Err(_) => return (input.len(), Stop::Close(true)),
         };
         let number = request.number;
-        let answer = |answer: Answer<'_>, output: &mut Vec<u8>| {
-            client::write_reply(&ReplyView { number, stages: None, answer }, output);
+        let tell = |answer: Answer<'_>, commit: Option<Commit>, output: &mut Vec<u8>| {
+            client::write_reply(&ReplyView { number, stages: None, commit, answer }, output);
         };
+        let answer = |answer: Answer<'_>, output: &mut Vec<u8>| tell(answer, None, output);
         match request.operation {
             Operation::Ping => answer(Answer::Pong, &mut connection.output),
             Operation::Invalid(error) => answer(Answer::Error(error), &mut connection.output),
@@ -65,11 +65,13 @@ pub(crate) fn consume(
                 };
                 let stale = level == ReadLevel::Stale
                     && counter
-                        .read_stale(group, &command, |reply: Reply<'_>| answer(reply.into(), output))
+                        .read_stale(group, &command, |reply: Reply<'_>, seen: Option<&Commit>| {
+                            tell(reply.into(), seen.copied().filter(|_| request.ask_commit), output);
+                        })
                         .is_some();
                 if !stale {
                     let level = submitted_level(level);
-                    let token = ReplyTo { connection: connection.key.0, request: number };
+                    let token = connection.key.address(number, request.ask_commit);
                     match counter.submit(group, &command, level, token) {
                         Ok(()) => speech.outstanding += 1,
                         Err(Refusal::Busy) => return (at, Stop::Stalled),

@@ -3,7 +3,7 @@
 use panch_replica::batcher::Refusal;
 use panch_replica::core::ReplyTo;
 use panch_replica::replica::Level;
-use panch_wire::client::ReadLevel;
+use panch_wire::client::{Commit, ReadLevel};
 use panch_wire::command::{Command, CommandError, Reply};
 use panch_wire::resp::{self, ClientRequest, HelloRequest, Limits, Parsed, Parser, Request};
 
@@ -209,7 +209,7 @@ fn submit(
     let wanted = counter.view.options.default_read_level;
     if read && (readonly || wanted == ReadLevel::Stale) && order.logged() == 0 {
         let number = order.begin(Class::Immediate);
-        let done = counter.read_stale(group, command, |reply: Reply<'_>| {
+        let done = counter.read_stale(group, command, |reply: Reply<'_>, _: Option<&Commit>| {
             order.complete(number, output, |out| resp::write_reply(&reply, resp3, out));
         });
         if done.is_some() {

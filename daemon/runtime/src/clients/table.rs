@@ -6,6 +6,7 @@ use panch_replica::core::ReplyTo;
 use panch_ring::event::Token;
 use panch_ring::parts::SendList;
 use panch_ring::ring::{Ring, SocketId};
+use panch_wire::client::Commit;
 use panch_wire::command::Reply;
 use panch_wire::time::Instant;
 
@@ -114,9 +115,9 @@ impl Clients {
         Some(connection)
     }
 
-    /// Encodes a reply for one of this core's connections.
-    pub(crate) fn reply(&mut self, to: ReplyTo, reply: Reply<'_>) {
-        let key = ConnectionKey(to.connection);
+    /// Encodes a reply for one of this core's connections; with `commit` if the request asked for it.
+    pub(crate) fn reply(&mut self, to: ReplyTo, reply: Reply<'_>, commit: Option<&Commit>) {
+        let (key, _) = ConnectionKey::addressed(to);
         let Some(place) = self.places.get_mut(key.index()) else { return };
         let Some(connection) = place.connection.as_deref_mut().filter(|connection| connection.key == key)
         else {
@@ -125,7 +126,7 @@ impl Clients {
         if connection.overrun {
             return;
         }
-        connection.reply(to.request, reply);
+        connection.reply(to.request, reply, commit);
         if connection.held() > self.overrun_size {
             connection.overrun = true;
             connection.output = Vec::new();
@@ -236,11 +237,11 @@ mod tests {
         });
         let value = [b'x'; 300];
         for request in 0..100 {
-            clients.reply(ReplyTo { connection: keys[0].0, request }, Reply::Bytes(&value));
+            clients.reply(ReplyTo { connection: keys[0].0, request }, Reply::Bytes(&value), None);
             let held = clients.find(keys[0]).unwrap().held();
             assert!(held <= 1000, "{held}");
         }
-        clients.reply(ReplyTo { connection: keys[1].0, request: 0 }, Reply::Bytes(&value));
+        clients.reply(ReplyTo { connection: keys[1].0, request: 0 }, Reply::Bytes(&value), None);
         assert_eq!((clients.take_overrun(), clients.take_overrun()), (Some(keys[0]), None));
         assert!(clients.find(keys[1]).unwrap().held() > 300, "others keep theirs");
     }

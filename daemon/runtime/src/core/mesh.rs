@@ -23,8 +23,8 @@ impl CoreLoop {
                 Parcel::Taken(size) => self.forwarding[from].taken(size),
                 Parcel::Replies(bytes) => {
                     let mut at = 0;
-                    while let Some((to, reply, next)) = remote::reply_at(&bytes, at) {
-                        self.out.clients.reply(to, reply);
+                    while let Some((reply, next)) = remote::reply_at(&bytes, at) {
+                        self.out.clients.reply(reply.to, reply.reply, reply.commit.as_ref());
                         at = next;
                     }
                 }
@@ -47,7 +47,7 @@ impl CoreLoop {
         self.backlog.drain(|request| {
             match core.submit(now, request.group, &request.command, request.level, request.token) {
                 Err(Refusal::TooLarge) => {
-                    out.reply(request.token, Reply::Error(CommandError::TooLarge));
+                    out.reply(request.token, Reply::Error(CommandError::TooLarge), None);
                     Ok(())
                 }
                 result => result,

@@ -5,6 +5,7 @@ use panch_consensus::protocol::Value;
 use panch_replica::core::{MessageKind, Outbox, ReplyTo};
 use panch_replica::transfer::SnapshotFile;
 use panch_wal::Location;
+use panch_wire::client::Commit;
 use panch_wire::command::Reply;
 use panch_wire::frame::Frame;
 use panch_wire::ids::{GroupId, Incarnation, Position, REPLICAS_MAX, ReplicaId, Slot};
@@ -62,7 +63,7 @@ impl Outbox for Deeds {
         self.list.push(Deed::Send(sent));
     }
 
-    fn reply(&mut self, to: ReplyTo, reply: Reply<'_>) {
+    fn reply(&mut self, to: ReplyTo, reply: Reply<'_>, _: Option<&Commit>) {
         self.list.push(Deed::Reply(to, outcome_of(reply)));
     }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::command::list;
+use crate::ids::Position;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -12,6 +13,7 @@ fn set<'a>(key: &'a [u8], value: &'a [u8]) -> RequestView<'a> {
         acked_below: 7,
         level: ReadLevel::Quorum,
         ask_stages: true,
+        ask_commit: false,
         operation: Operation::Command(Command {
             kind: CommandKind::Set,
             flags: flags::IF_ABSENT,
@@ -36,12 +38,18 @@ fn golden_bytes_of_a_request() {
     ];
     assert_eq!(out, expected);
     assert_eq!(parse_request(&out, &TERMS), Ok(Some((set(b"key", b"va"), 37))));
+
+    out.clear();
+    let asking = RequestView { ask_stages: false, ask_commit: true, ..set(b"key", b"va") };
+    write_request(&asking, &mut out);
+    assert_eq!((out[6], &out[7..]), (0x21, &expected[7..]), "IF_ABSENT and ASK_COMMIT, all else the same");
+    assert_eq!(parse_request(&out, &TERMS), Ok(Some((asking, 37))));
 }
 
 #[test]
 fn golden_bytes_of_a_reply() {
     let stages = Stages { queue_us: 1, apply_us: 6, ..Stages::default() };
-    let reply = ReplyView { number: 5, stages: Some(stages), answer: Answer::Int(-2) };
+    let reply = ReplyView { number: 5, stages: Some(stages), commit: None, answer: Answer::Int(-2) };
     let mut out = Vec::new();
     write_reply(&reply, &mut out);
     let mut expected = vec![48, 0, 0, 0, 2, 0, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
@@ -49,6 +57,34 @@ fn golden_bytes_of_a_reply() {
     expected.extend([6, 0, 0, 0, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
     assert_eq!(out, expected);
     assert_eq!(parse_reply(&out, 48), Ok(Some((reply, 48))));
+}
+
+#[test]
+fn golden_bytes_of_a_reply_that_says_where_it_was_committed() {
+    let commit = Commit { position: Position { row: 3, number: 0x0102 }, stamp: 7 };
+    let reply = ReplyView { number: 5, stages: None, commit: Some(commit), answer: Answer::Bytes(b"v") };
+    let mut out = Vec::new();
+    write_reply(&reply, &mut out);
+    let expected = [
+        41, 0, 0, 0, 3, 0, 2, 0, // length, BYTES, HAS_COMMIT
+        5, 0, 0, 0, 0, 0, 0, 0, // number
+        3, 0, 0, 0, 0, 0, 0, 0, // row
+        2, 1, 0, 0, 0, 0, 0, 0, // number of the position
+        7, 0, 0, 0, 0, 0, 0, 0, // stamp
+        b'v',
+    ];
+    assert_eq!(out, expected);
+    assert_eq!(parse_reply(&out, 41), Ok(Some((reply, 41))));
+
+    let both = ReplyView { stages: Some(Stages::default()), answer: Answer::Ok, ..reply };
+    out.clear();
+    write_reply(&both, &mut out);
+    assert_eq!(parse_reply(&out, 64), Ok(Some((both, 64))));
+    out[6] |= 4;
+    assert_eq!(parse_reply(&out, 64), Err(ClientFault::Malformed), "a flag that nobody has defined");
+    out[0] = 63;
+    out[6] = 3;
+    assert_eq!(parse_reply(&out[..63], 64), Err(ClientFault::Malformed), "a block that is cut short");
 }
 
 #[test]
@@ -145,11 +181,11 @@ fn answers() -> impl Strategy<Value = (Vec<u8>, String, i64, u8, usize)> {
 proptest! {
     #[test]
     fn replies_come_back_as_they_were(
-        replies in vec((any::<u64>(), any::<Option<[u32; 6]>>(), answers()), 1..8), junk in vec(any::<u8>(), 0..3)
+        replies in vec((any::<u64>(), any::<Option<[u32; 6]>>(), any::<Option<(u8, u64, u64)>>(), answers()), 1..8), junk in vec(any::<u8>(), 0..3)
     ) {
         let mut out = Vec::new();
         let mut views = Vec::new();
-        for (number, stages, (bytes, text, value, code, pick)) in &replies {
+        for (number, stages, commit, (bytes, text, value, code, pick)) in &replies {
             let answer = match pick {
                 0 => Answer::Ok,
                 1 => Answer::Nil,
@@ -164,7 +200,8 @@ proptest! {
                 queue_us: us[0], batch_wait_us: us[1], log_write_us: us[2],
                 replicate_us: us[3], dependency_wait_us: us[4], apply_us: us[5],
             });
-            let view = ReplyView { number: *number, stages, answer };
+            let commit = commit.map(|(row, number, stamp)| Commit { position: Position { row, number }, stamp });
+            let view = ReplyView { number: *number, stages, commit, answer };
             write_reply(&view, &mut out);
             views.push(view);
         }
@@ -185,13 +222,14 @@ proptest! {
     #[test]
     fn requests_come_back_as_they_were(
         key in vec(any::<u8>(), 0..40), value in vec(any::<u8>(), 0..40), bits in 0u8..8,
-        number in 1u64.., acked_below: u64, level in 0u8..5, ask_stages: bool, session: u64,
+        number in 1u64.., acked_below: u64, level in 0u8..5, ask_stages: bool, ask_commit: bool,
+        session: u64,
     ) {
         let session_header = (session != 0).then_some(SessionHeader { session, number, acked_below });
         let command = Command { kind: CommandKind::Append, flags: bits, session: session_header, key: &key, value: &value };
         for operation in [Operation::Ping, Operation::Command(command)] {
             let request = RequestView {
-                number, acked_below, ask_stages, operation, level: ReadLevel::from_code(level).unwrap(),
+                number, acked_below, ask_stages, ask_commit, operation, level: ReadLevel::from_code(level).unwrap(),
             };
             let mut out = Vec::new();
             write_request(&request, &mut out);
@@ -209,7 +247,7 @@ proptest! {
             let length = bytes.len() as u32;
             bytes[..4].copy_from_slice(&length.to_le_bytes());
             bytes[4] = kind;
-            bytes[6] &= 0x47;
+            bytes[6] &= 0x67;
             bytes[7] = 0;
             bytes[9] = 0;
         }
