@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};
 
 use panch_wire::client::{
-    Answer, HELLO_REPLY_SIZE, Hello, HelloReply, Operation, ReadLevel, RequestView, parse_reply,
+    Answer, Commit, HELLO_REPLY_SIZE, Hello, HelloReply, Operation, ReadLevel, RequestView, parse_reply,
     write_request,
 };
 use panch_wire::command::{Command, CommandError, CommandKind};
@@ -35,12 +35,33 @@ pub struct SessionClient {
     connection: Option<TcpStream>,
     /// Attempts beyond the first of a command.
     pub retries: u64,
+    /// How reads are asked for.
+    pub level: ReadLevel,
+    /// Ask where commands are committed.
+    pub ask_commit: bool,
+    /// What the last answer said of that.
+    pub commit: Option<Commit>,
 }
 
 impl SessionClient {
     pub fn new(cluster: &Cluster, session: u64) -> Self {
         let ports = cluster.ids().map(|id| cluster.ports(id).native).collect();
-        Self { session, number: 0, ports, dice: Dice::new(session), connection: None, retries: 0 }
+        Self {
+            session,
+            number: 0,
+            ports,
+            dice: Dice::new(session),
+            connection: None,
+            retries: 0,
+            level: ReadLevel::Log,
+            ask_commit: false,
+            commit: None,
+        }
+    }
+
+    /// A client that asks one node only.
+    pub fn of_node(cluster: &Cluster, id: usize, session: u64) -> Self {
+        Self { ports: vec![cluster.ports(id).native], ..Self::new(cluster, session) }
     }
 
     /// Opens the session; that uses up no number.
@@ -78,8 +99,9 @@ impl SessionClient {
         let request = RequestView {
             number,
             acked_below: number,
-            level: ReadLevel::Log,
+            level: self.level,
             ask_stages: false,
+            ask_commit: self.ask_commit,
             operation: Operation::Command(command),
         };
         let mut bytes = Vec::new();
@@ -89,6 +111,7 @@ impl SessionClient {
         loop {
             if let Some((reply, _)) = parse_reply(&bytes, REPLY_SIZE_MAX).expect("a reply") {
                 assert_eq!(reply.number, number, "one command is outstanding");
+                self.commit = reply.commit;
                 return Some(match reply.answer {
                     Answer::Ok => Answered::Ok,
                     Answer::Int(value) => Answered::Number(value),
