@@ -400,6 +400,14 @@ macro_rules! counters {
             pub fn rows(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name),)*].into_iter()
             }
+
+            /// Adds another's counts; the largest component is the larger of the two.
+            #[cfg(test)]
+            pub(crate) fn add(&mut self, other: &Counters) {
+                let component_max = self.component_max.max(other.component_max);
+                $(self.$name += other.$name;)*
+                self.component_max = component_max;
+            }
         }
     };
 }

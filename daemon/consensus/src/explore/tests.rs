@@ -161,21 +161,6 @@ fn crashes_lose_what_is_not_durable_and_nothing_else() {
     assert_eq!(search(&setup, &start).violation, None);
 }
 
-/// What a search costs: run with `--release -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-#[expect(clippy::disallowed_types, reason = "it measures time")]
-fn states_per_second() {
-    let (mut setup, mut start) = two_ballots();
-    setup.bounds.states = 200_000;
-    setup.bounds.deadlines = 2;
-    start.refill(&setup);
-    let begin = std::time::Instant::now();
-    let outcome = search(&setup, &start);
-    assert_eq!(outcome.violation, None);
-    println!("{:?}", begin.elapsed());
-}
-
 #[test]
 fn a_failed_check_comes_with_the_shortest_schedule() {
     let mut setup = Setup::new(3, proposals(&[0]));

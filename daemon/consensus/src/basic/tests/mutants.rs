@@ -1,30 +1,12 @@
 //! Every scenario must notice when its rule is removed: otherwise it proves nothing.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use panch_wire::rule::{Rule, remove};
+use panch_wire::rule::Rule;
 
 use super::{acceptor_rules, learner_rules, proposer_rules, random, scenarios};
-use crate::protocol::Counters;
-
-/// Whether `scenario` panics without `rule`.
-fn notices(rule: Rule, scenario: impl Fn()) -> bool {
-    remove(Some(rule));
-    let outcome = catch_unwind(AssertUnwindSafe(scenario));
-    remove(None);
-    outcome.is_err()
-}
-
-macro_rules! mutants {
-    ($($name:ident: $rule:ident, $scenario:path;)*) => {
-        $(#[test]
-        fn $name() {
-            assert!(notices(Rule::$rule, $scenario), "{} can be removed unnoticed", Rule::$rule.name());
-        })*
-    };
-}
+use crate::testing::mutants::{assert_random_schedules_notice, mutants};
 
 mutants! {
+    rules "basic-", elsewhere [];
     promises_before_durable: BasicPromiseDurable, scenarios::promise_lost_in_a_crash;
     votes_before_durable: BasicVoteDurable, scenarios::votes_lost_in_a_crash;
     any_reported_value: BasicAdoptHighest, proposer_rules::highest_reported_ballot_wins;
@@ -45,19 +27,13 @@ mutants! {
 /// Rules that break often enough are found by the random schedules without being told where to look.
 #[test]
 fn random_schedules_notice_too() {
-    for rule in [
+    let rules = [
         Rule::BasicAdoptHighest,
         Rule::BasicChosenIsFinal,
         Rule::BasicRefuseLower,
         Rule::BasicNoopOnlyIfFree,
         Rule::BasicChosenBallot,
         Rule::BasicReadQuorum,
-    ] {
-        let noticed = (0..100).any(|seed| {
-            notices(rule, || {
-                random::run(seed, &mut Counters::default());
-            })
-        });
-        assert!(noticed, "{} can be removed unnoticed", rule.name());
-    }
+    ];
+    assert_random_schedules_notice(100, random::run, &rules);
 }

@@ -151,35 +151,3 @@ proptest! {
         }
     }
 }
-
-/// What an entry costs: run with `--release -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-#[expect(clippy::disallowed_types, reason = "it measures time")]
-fn cost_per_key() {
-    const KEYS: u64 = 100;
-    for key_space in [10_000u64, 1_000_000] {
-        let mut conflicts = Conflicts::new(3);
-        let mut footprint = Footprint::default();
-        let mut best = f64::MAX;
-        for number in 0..60_000u64 {
-            let key =
-                |index: u64| ((number * KEYS + index).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20) % key_space;
-            let bytes: Vec<_> = (0..KEYS).map(|index| key(index).to_le_bytes()).collect();
-            let keys: Vec<_> = bytes.iter().map(|key| (&key[..], true)).collect();
-            footprint.clone_from(&Footprint::of_keys(&keys));
-            let start = std::time::Instant::now();
-            let attributes = std::hint::black_box(conflicts.attributes(&footprint));
-            conflicts.insert(at((number % 3) as u8, number / 3 + 1), attributes.stamp, &footprint);
-            let per_key = start.elapsed().as_nanos() as f64 / KEYS as f64;
-            // Others use the machine too: the best of a hundred batches says what the code costs.
-            best = per_key.min(best);
-            if number % 100 == 99 {
-                if number % 10_000 == 9_999 {
-                    println!("{key_space} keys, {} batches: {best:.1} ns per key", number + 1);
-                }
-                best = f64::MAX;
-            }
-        }
-    }
-}

@@ -1,40 +1,15 @@
 //! Every test of a rule must notice when the rule is removed.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use panch_wire::rule::{Rule, remove};
+use panch_wire::rule::Rule;
 
 use super::{acceptor_rules, conflicts, footprint, leader_rules, random, scenarios};
-use crate::protocol::Counters;
-
-/// Whether `scenario` panics without `rule`.
-fn notices(rule: Rule, scenario: impl Fn()) -> bool {
-    remove(Some(rule));
-    let outcome = catch_unwind(AssertUnwindSafe(scenario));
-    remove(None);
-    outcome.is_err()
-}
-
-#[test]
-fn dependencies_of_the_first_key_only() {
-    assert!(notices(Rule::EpaxosAllKeys, conflicts::dependencies_are_the_highest_over_all_keys));
-}
-
-#[test]
-fn sessions_that_are_no_keys() {
-    assert!(notices(Rule::EpaxosSessionIsAKey, footprint::writes_of_one_session_interfere));
-}
-
-macro_rules! mutants {
-    ($($name:ident: $rule:ident, $scenario:path;)*) => {
-        $(#[test]
-        fn $name() {
-            assert!(notices(Rule::$rule, $scenario), "{} can be removed unnoticed", Rule::$rule.name());
-        })*
-    };
-}
+use crate::testing::mutants::{assert_random_schedules_notice, mutants};
 
 mutants! {
+    // The order of execution has mutants of its own.
+    rules "epaxos-", elsewhere [EpaxosPrefixDependencies, EpaxosComponentOrder];
+    dependencies_of_the_first_key_only: EpaxosAllKeys, conflicts::dependencies_are_the_highest_over_all_keys;
+    sessions_that_are_no_keys: EpaxosSessionIsAKey, footprint::writes_of_one_session_interfere;
     one_ballot: EpaxosTwoBallots, acceptor_rules::a_promise_leaves_the_ballot_of_the_acceptance_alone;
     lower_ballots_obeyed: EpaxosRefuseLowerBallot, acceptor_rules::ballots_below_the_one_joined_are_refused;
     votes_before_durable: EpaxosVoteDurable, scenarios::votes_count_only_once_they_are_durable;
@@ -64,18 +39,12 @@ mutants! {
 /// Rules that break often enough are found by the random schedules without being told where to look.
 #[test]
 fn random_schedules_notice_too() {
-    for rule in [
+    let rules = [
         Rule::EpaxosCommitIsFinal,
         Rule::EpaxosIndexRebuilt,
         Rule::EpaxosRecoverPreacceptedBuddy,
         Rule::EpaxosFixedPair,
         Rule::EpaxosNumberNeverReused,
-    ] {
-        let noticed = (0..60).any(|seed| {
-            notices(rule, || {
-                random::run(seed, &mut Counters::default());
-            })
-        });
-        assert!(noticed, "{} can be removed unnoticed", rule.name());
-    }
+    ];
+    assert_random_schedules_notice(60, random::run, &rules);
 }

@@ -1,30 +1,12 @@
 //! Every test must notice when its rule is removed: otherwise it proves nothing.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use panch_wire::rule::{Rule, remove};
+use panch_wire::rule::Rule;
 
 use super::{acceptor_rules, coordinator_rules, election_rules, picking, random, scenarios};
-use crate::protocol::Counters;
-
-/// Whether `scenario` panics without `rule`.
-fn notices(rule: Rule, scenario: impl Fn()) -> bool {
-    remove(Some(rule));
-    let outcome = catch_unwind(AssertUnwindSafe(scenario));
-    remove(None);
-    outcome.is_err()
-}
-
-macro_rules! mutants {
-    ($($name:ident: $rule:ident, $scenario:path;)*) => {
-        $(#[test]
-        fn $name() {
-            assert!(notices(Rule::$rule, $scenario), "{} can be removed unnoticed", Rule::$rule.name());
-        })*
-    };
-}
+use crate::testing::mutants::{assert_random_schedules_notice, mutants};
 
 mutants! {
+    rules "fast-", elsewhere [];
     second_votes: FastVoteOnce, acceptor_rules::one_vote_per_slot_and_round;
     second_votes_after_a_restart: FastVoteOnce, acceptor_rules::t_f3_a_restart_does_not_vote_a_second_time;
     frozen_threshold: FastPickThreshold, picking::picks_are_those_of_the_table;
@@ -70,7 +52,7 @@ mutants! {
 /// Rules that break often enough are found by the random schedules without being told where to look.
 #[test]
 fn random_schedules_notice_too() {
-    for rule in [
+    let rules = [
         Rule::FastVotePerMember,
         Rule::FastVoteAfterDurable,
         Rule::FastExecuteWithPayload,
@@ -79,12 +61,6 @@ fn random_schedules_notice_too() {
         Rule::FastAnyAfterPhaseOne,
         Rule::FastReadQuorum,
         Rule::FastPromiseComplete,
-    ] {
-        let noticed = (0..100).any(|seed| {
-            notices(rule, || {
-                random::run(seed, &mut Counters::default());
-            })
-        });
-        assert!(noticed, "{} can be removed unnoticed", rule.name());
-    }
+    ];
+    assert_random_schedules_notice(100, random::run, &rules);
 }

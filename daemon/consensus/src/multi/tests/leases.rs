@@ -7,8 +7,9 @@ use panch_wire::time::Duration;
 use super::super::Multi;
 use super::super::message::Message;
 use super::random;
-use crate::protocol::{Counters, Protocol, Tuning};
+use crate::protocol::{Protocol, Tuning};
 use crate::testing::cluster::{self, Verdict};
+use crate::testing::random::{Tally, sweep};
 use crate::testing::tuning;
 
 pub(super) const LEASE: Duration = Duration::from_millis(50);
@@ -280,8 +281,8 @@ fn fight(cluster: &mut Cluster) {
 }
 
 /// Everything at random, with leases, and clocks that drift and change.
-pub(super) fn run(seed: u64, total: &mut Counters) -> u64 {
-    random::run_with(seed, leasing_with_drift(), total, |cluster, id| {
+pub(super) fn run(seed: u64) -> Tally {
+    random::run_with(seed, leasing_with_drift(), |cluster, id| {
         match cluster.below(60) {
             0..4 => {
                 let rate = if cluster.below(2) == 0 { 900_000 } else { 1_100_000 };
@@ -297,19 +298,7 @@ pub(super) fn run(seed: u64, total: &mut Counters) -> u64 {
 
 #[test]
 fn random_schedules_with_leases_and_drifting_clocks() {
-    let mut total = Counters::default();
-    let first = std::env::var("PANCH_SEED").map_or(0, |seed| seed.parse().unwrap());
-    let count = std::env::var("PANCH_SEED_COUNT").map_or(100, |count| count.parse().unwrap());
-    for seed in first..first + count {
-        let result = std::panic::catch_unwind(|| {
-            let mut counters = Counters::default();
-            run(seed, &mut counters);
-            counters
-        });
-        random::add(&mut total, result.unwrap_or_else(|_| panic!("seed {seed} failed")));
-    }
-    println!("{total:?}");
-    if count >= 100 {
+    sweep(100, run, |total, _| {
         assert!(total.lease_reads > 3000 && total.lease_refusals > 30 && total.terms > 40, "{total:?}");
-    }
+    });
 }

@@ -1,30 +1,16 @@
 //! Every scenario must notice when its rule is removed: otherwise it proves nothing.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use panch_wire::rule::{Rule, remove};
+use panch_wire::rule::Rule;
 
 use super::{acceptor_rules, leader_rules, lease_rules, leases, random, scenarios};
-use crate::protocol::Counters;
-
-/// Whether `scenario` panics without `rule`.
-fn notices(rule: Rule, scenario: impl Fn()) -> bool {
-    remove(Some(rule));
-    let outcome = catch_unwind(AssertUnwindSafe(scenario));
-    remove(None);
-    outcome.is_err()
-}
-
-macro_rules! mutants {
-    ($($name:ident: $rule:ident, $scenario:path;)*) => {
-        $(#[test]
-        fn $name() {
-            assert!(notices(Rule::$rule, $scenario), "{} can be removed unnoticed", Rule::$rule.name());
-        })*
-    };
-}
+use crate::testing::mutants::{assert_random_schedules_notice, mutants};
 
 mutants! {
+    // The log, snapshots and sessions are no part of the protocol.
+    rules "", elsewhere [
+        RefuseDamagedLog, TornTailCut, SessionsInSnapshot, SessionDedupe, BatchInOrder, FailedWriteStops,
+        IncarnationDurable, PromiseRestated, RecycleAfterSnapshot,
+    ];
     acks_of_older_ballots: AckOwnBallot, leader_rules::old_acknowledgement_is_ignored;
     commit_over_older_ballots: FollowerCommitBallot, scenarios::commit_index_over_a_value_that_lost;
     any_reported_value: AdoptHighestBallot, acceptor_rules::highest_ballot_is_adopted;
@@ -65,7 +51,7 @@ mutants! {
 /// Rules that break often enough are found by the random schedules without being told where to look.
 #[test]
 fn random_schedules_notice_too() {
-    for rule in [
+    let rules = [
         Rule::AckContiguous,
         Rule::ClaimAfterDurable,
         Rule::FollowerCommitBallot,
@@ -74,24 +60,12 @@ fn random_schedules_notice_too() {
         Rule::ReadAfterTermStart,
         Rule::ReadFreshRound,
         Rule::VotePerMember,
-    ] {
-        let noticed = (0..400).any(|seed| {
-            notices(rule, || {
-                random::run(seed, &mut Counters::default());
-            })
-        });
-        assert!(noticed, "{} can be removed unnoticed", rule.name());
-    }
+    ];
+    assert_random_schedules_notice(400, random::run, &rules);
 }
 
 #[test]
 fn random_schedules_with_leases_notice_too() {
-    for rule in [Rule::LeaseComparedAtRead, Rule::LeaseRefusesOthers] {
-        let noticed = (0..60).any(|seed| {
-            notices(rule, || {
-                leases::run(seed, &mut Counters::default());
-            })
-        });
-        assert!(noticed, "{} can be removed unnoticed", rule.name());
-    }
+    let rules = [Rule::LeaseComparedAtRead, Rule::LeaseRefusesOthers];
+    assert_random_schedules_notice(60, leases::run, &rules);
 }
