@@ -1,7 +1,7 @@
 //! The replication protocols of panch as pure state machines. Reading guide:
 //!
 //! 1. [`protocol`]: what a protocol is: events in, effects out, and what must be durable before what.
-//! 2. [`ballot`], [`quorum`], [`window`], [`frontier`], [`timers`]: the small shared parts.
+//! 2. [`ballot`], [`quorum`], [`window`], [`frontier`], [`timers`], `messages`: the small shared parts.
 //! 3. [`multi`]: Multi-Paxos: `election` (pre-vote, phase 1), `leader` (phase 2, commit, reads), `acceptor` (promises,
 //!    acceptance, the follower commit rule), `catchup` (log tail, rewinds, entries read back from disk), `reads` (read
 //!    index).
@@ -23,6 +23,7 @@ pub mod epaxos;
 pub mod explore;
 pub mod fast;
 pub mod frontier;
+pub(crate) mod messages;
 pub mod multi;
 pub mod order;
 pub mod protocol;

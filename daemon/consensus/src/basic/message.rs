@@ -4,16 +4,12 @@
 //! vote, the news that they are chosen) shares a message with a [`SlotSet`]: at most 64 neighbouring slots. Values
 //! travel beside a message about one slot; without a body the value is a no-op.
 
-use panch_wire::ids::{REPLICAS_MAX, Slot};
-use panch_wire::rule::Rule;
+use panch_wire::ids::Slot;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::Basic;
 use crate::ballot::Ballot;
-use crate::protocol::{Claim, Hint};
-
-/// Rounds and slots from outside are below this, so that counting on from them never overflows.
-const NUMBER_MAX: u64 = 1 << 62;
+use crate::messages::{is_plausible_ballot, is_plausible_slot, messages};
 
 /// Some of 64 neighbouring slots; never empty where it was made here.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
@@ -169,67 +165,20 @@ pub struct ReadReply {
     pub last: Slot,
 }
 
-macro_rules! messages {
-    ($($(#[$doc:meta])* $name:ident: $($marker:ident)?,)*) => {
-        /// What one replica may say to another.
-        #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
-        pub enum Message { $($(#[$doc])* $name($name),)* }
-
-        $(
-            impl From<$name> for Message {
-                fn from(message: $name) -> Self { Message::$name(message) }
-            }
-            $(impl $marker<Basic> for $name {})?
-        )*
-    };
-}
-
 // Never reorder: the position is the wire format.
-messages! {
-    /// See [`Prepare`].
+messages! { Basic:
     Prepare: Hint,
-    /// See [`Promise`].
-    Promise:,
-    /// See [`PromiseValue`].
-    PromiseValue:,
-    /// See [`Refused`].
+    Promise: Claim(BasicPromiseDurable),
+    PromiseValue: Claim(BasicPromiseDurable),
     Refused: Hint,
-    /// See [`Accept`].
     Accept: Hint,
-    /// See [`Accepted`].
-    Accepted:,
-    /// See [`Chosen`].
+    Accepted: Claim(BasicVoteDurable),
     Chosen: Hint,
-    /// See [`Learned`].
     Learned: Hint,
-    /// See [`LearnRequest`].
     LearnRequest: Hint,
-    /// See [`Progress`].
     Progress: Hint,
-    /// See [`ReadRequest`].
     ReadRequest: Hint,
-    /// See [`ReadReply`].
     ReadReply: Hint,
-}
-
-impl Claim<Basic> for Promise {
-    const RULE: Rule = Rule::BasicPromiseDurable;
-}
-
-impl Claim<Basic> for PromiseValue {
-    const RULE: Rule = Rule::BasicPromiseDurable;
-}
-
-impl Claim<Basic> for Accepted {
-    const RULE: Rule = Rule::BasicVoteDurable;
-}
-
-fn is_plausible_ballot(ballot: Ballot) -> bool {
-    ballot.round < NUMBER_MAX && usize::from(ballot.owner) < REPLICAS_MAX
-}
-
-fn is_plausible_slot(slot: Slot) -> bool {
-    slot.0 < NUMBER_MAX
 }
 
 impl Message {

@@ -1,20 +1,17 @@
 //! What replicas of a Fast Paxos group say to each other, and what they write down.
 //!
-//! Each message is a small struct of its own, marked [`Hint`] or [`Claim`]; the batch travels beside it. Where a value is
-//! meant and no batch is there, it is the no-op.
+//! Each message is a small struct of its own, a hint or a claim; the batch travels beside it. Where a value is meant and
+//! no batch is there, it is the no-op.
 
 use panch_wire::ids::{REPLICAS_MAX, ReplicaId, Slot};
-use panch_wire::rule::Rule;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::Fast;
 use super::round::{Round, ValueName, Vote};
 use super::slots::SPAN_MAX;
 use crate::ballot::Ballot;
-use crate::protocol::{Claim, Hint};
+use crate::messages::{is_plausible_ballot, is_plausible_slot, messages};
 
-/// Terms and slots from outside are below this, so that counting on from them never overflows.
-const NUMBER_MAX: u64 = 1 << 62;
 /// The most entries of one [`Votes`].
 pub const VOTES_MAX: usize = 4;
 
@@ -289,88 +286,31 @@ pub struct ReadReply {
     pub last: Slot,
 }
 
-macro_rules! messages {
-    ($($(#[$doc:meta])* $name:ident: $($marker:ident)?,)*) => {
-        /// What one replica may say to another.
-        #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
-        pub enum Message { $($(#[$doc])* $name($name),)* }
-
-        $(
-            impl From<$name> for Message {
-                fn from(message: $name) -> Self { Message::$name(message) }
-            }
-            $(impl $marker<Fast> for $name {})?
-        )*
-    };
-}
-
 // Never reorder: the position is the wire format.
-messages! {
-    /// See [`PreVote`].
+messages! { Fast:
     PreVote: Hint,
-    /// See [`PreVoteReply`].
     PreVoteReply: Hint,
-    /// See [`Prepare`].
-    Prepare:,
-    /// See [`Promise`].
-    Promise:,
-    /// See [`PromiseVote`].
-    PromiseVote:,
-    /// See [`Refused`].
-    Refused: Hint,
-    /// See [`Any`].
-    Any: Hint,
-    /// See [`Heartbeat`].
-    Heartbeat: Hint,
-    /// See [`HeartbeatReply`].
-    HeartbeatReply: Hint,
-    /// See [`Propose`].
-    Propose: Hint,
-    /// See [`Skip`].
-    Skip: Hint,
-    /// See [`Votes`].
-    Votes:,
-    /// See [`SlotPrepare`].
-    SlotPrepare: Hint,
-    /// See [`SlotPromise`].
-    SlotPromise:,
-    /// See [`Accept`].
-    Accept: Hint,
-    /// See [`Forward`].
-    Forward: Hint,
-    /// See [`PayloadRequest`].
-    PayloadRequest: Hint,
-    /// See [`PayloadReply`].
-    PayloadReply: Hint,
-    /// See [`CatchupRequest`].
-    CatchupRequest: Hint,
-    /// See [`Decided`].
-    Decided: Hint,
-    /// See [`ReadRequest`].
-    ReadRequest: Hint,
-    /// See [`ReadReply`].
-    ReadReply: Hint,
-}
-
-impl Claim<Fast> for Prepare {
     // A term whose promise is lost in a crash would be used a second time.
-    const RULE: Rule = Rule::FastTermNeverReused;
-}
-
-impl Claim<Fast> for Promise {
-    const RULE: Rule = Rule::FastPromiseAfterDurable;
-}
-
-impl Claim<Fast> for PromiseVote {
-    const RULE: Rule = Rule::FastPromiseAfterDurable;
-}
-
-impl Claim<Fast> for SlotPromise {
-    const RULE: Rule = Rule::FastPromiseAfterDurable;
-}
-
-impl Claim<Fast> for Votes {
-    const RULE: Rule = Rule::FastVoteAfterDurable;
+    Prepare: Claim(FastTermNeverReused),
+    Promise: Claim(FastPromiseAfterDurable),
+    PromiseVote: Claim(FastPromiseAfterDurable),
+    Refused: Hint,
+    Any: Hint,
+    Heartbeat: Hint,
+    HeartbeatReply: Hint,
+    Propose: Hint,
+    Skip: Hint,
+    Votes: Claim(FastVoteAfterDurable),
+    SlotPrepare: Hint,
+    SlotPromise: Claim(FastPromiseAfterDurable),
+    Accept: Hint,
+    Forward: Hint,
+    PayloadRequest: Hint,
+    PayloadReply: Hint,
+    CatchupRequest: Hint,
+    Decided: Hint,
+    ReadRequest: Hint,
+    ReadReply: Hint,
 }
 
 impl Votes {
@@ -385,17 +325,9 @@ impl Votes {
     }
 }
 
-fn is_plausible_term(term: Ballot) -> bool {
-    term.round < NUMBER_MAX && usize::from(term.owner) < REPLICAS_MAX
-}
-
-fn is_plausible_slot(slot: Slot) -> bool {
-    slot.0 < NUMBER_MAX
-}
-
 fn is_plausible_plan(plan: Plan) -> bool {
     let members = if let Mode::Stripes(members) = plan.mode { members } else { 1 };
-    is_plausible_term(plan.term)
+    is_plausible_ballot(plan.term)
         && is_plausible_slot(plan.from_slot)
         && members != 0
         && members < 1 << REPLICAS_MAX
@@ -432,7 +364,7 @@ impl Message {
                     .entries
                     .iter()
                     .all(|entry| is_plausible_slot(entry.first) && u64::from(entry.count) <= SPAN_MAX);
-                return counts && m.step > 0 && spans && is_plausible_term(m.round.term);
+                return counts && m.step > 0 && spans && is_plausible_ballot(m.round.term);
             }
             Message::SlotPrepare(m) => ([m.term, none], [m.slot, m.slot]),
             Message::SlotPromise(m) => ([m.term, m.voted.map_or(none, |round| round.term)], [m.slot, m.slot]),
@@ -444,7 +376,7 @@ impl Message {
             Message::ReadReply(m) => ([none; 2], [m.last, m.last]),
             Message::ReadRequest(_) | Message::Forward(_) => return true,
         };
-        terms.into_iter().all(is_plausible_term) && slots.into_iter().all(is_plausible_slot)
+        terms.into_iter().all(is_plausible_ballot) && slots.into_iter().all(is_plausible_slot)
     }
 }
 
@@ -525,7 +457,7 @@ impl Record {
     }
 
     pub(super) fn is_plausible(&self) -> bool {
-        self.term().is_none_or(is_plausible_term)
+        self.term().is_none_or(is_plausible_ballot)
             && is_plausible_slot(self.commit())
             && self.slot().is_none_or(is_plausible_slot)
     }

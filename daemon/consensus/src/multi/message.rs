@@ -1,18 +1,14 @@
 //! What replicas of a Multi-Paxos group say to each other, and what they write down.
 //!
-//! Each message is a small struct of its own, marked [`Hint`] or [`Claim`]; the batch travels beside it. An acceptance
-//! without a body is of a no-op.
+//! Each message is a small struct of its own, a hint or a claim; the batch travels beside it. An acceptance without a
+//! body is of a no-op.
 
-use panch_wire::ids::{REPLICAS_MAX, Slot};
-use panch_wire::rule::Rule;
+use panch_wire::ids::Slot;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::Multi;
 use crate::ballot::Ballot;
-use crate::protocol::{Claim, Hint};
-
-/// Rounds and slots from outside are below this, so that counting on from them never overflows.
-const NUMBER_MAX: u64 = 1 << 62;
+use crate::messages::{is_plausible_ballot, is_plausible_slot, messages};
 
 /// "Would you promise me this ballot?" Changes nothing durable.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
@@ -193,76 +189,25 @@ pub struct TransferLeader {
     pub released: Release,
 }
 
-macro_rules! messages {
-    ($($(#[$doc:meta])* $name:ident: $($marker:ident)?,)*) => {
-        /// What one replica may say to another.
-        #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
-        pub enum Message { $($(#[$doc])* $name($name),)* }
-
-        $(
-            impl From<$name> for Message {
-                fn from(message: $name) -> Self { Message::$name(message) }
-            }
-            $(impl $marker<Multi> for $name {})?
-        )*
-    };
-}
-
 // Never reorder: the position is the wire format.
-messages! {
-    /// See [`PreVote`].
+messages! { Multi:
     PreVote: Hint,
-    /// See [`PreVoteReply`].
     PreVoteReply: Hint,
-    /// See [`Prepare`].
-    Prepare:,
-    /// See [`Promise`].
-    Promise:,
-    /// See [`PromiseEntry`].
-    PromiseEntry:,
-    /// See [`Refused`].
-    Refused: Hint,
-    /// See [`Accept`].
-    Accept: Hint,
-    /// See [`Accepted`].
-    Accepted: Claim,
-    /// See [`Gap`].
-    Gap: Hint,
-    /// See [`Commit`].
-    Commit: Hint,
-    /// See [`Heartbeat`].
-    Heartbeat: Hint,
-    /// See [`HeartbeatReply`].
-    HeartbeatReply: Hint,
-    /// See [`ReadIndexRequest`].
-    ReadIndexRequest: Hint,
-    /// See [`ReadIndexReply`].
-    ReadIndexReply: Hint,
-    /// See [`Forward`].
-    Forward: Hint,
-    /// See [`TransferLeader`].
-    TransferLeader: Hint,
-}
-
-impl Claim<Multi> for Prepare {
     // A ballot whose promise is lost in a crash would be used a second time.
-    const RULE: Rule = Rule::BallotNeverReused;
-}
-
-impl Claim<Multi> for Promise {
-    const RULE: Rule = Rule::PromiseAfterDurable;
-}
-
-impl Claim<Multi> for PromiseEntry {
-    const RULE: Rule = Rule::PromiseAfterDurable;
-}
-
-fn is_plausible_ballot(ballot: Ballot) -> bool {
-    ballot.round < NUMBER_MAX && usize::from(ballot.owner) < REPLICAS_MAX
-}
-
-fn is_plausible_slot(slot: Slot) -> bool {
-    slot.0 < NUMBER_MAX
+    Prepare: Claim(BallotNeverReused),
+    Promise: Claim(PromiseAfterDurable),
+    PromiseEntry: Claim(PromiseAfterDurable),
+    Refused: Hint,
+    Accept: Hint,
+    Accepted: Claim(ClaimAfterDurable),
+    Gap: Hint,
+    Commit: Hint,
+    Heartbeat: Hint,
+    HeartbeatReply: Hint,
+    ReadIndexRequest: Hint,
+    ReadIndexReply: Hint,
+    Forward: Hint,
+    TransferLeader: Hint,
 }
 
 impl Message {
