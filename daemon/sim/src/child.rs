@@ -12,6 +12,8 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use panch_consensus::protocol::ProtocolKind;
+use panch_sim::check;
 use panch_sim::coverage::Coverage;
 use panch_sim::run::run_seed;
 use panch_sim::scenario;
@@ -35,15 +37,39 @@ pub(crate) struct Work {
     /// Replicas of every group.
     #[arg(long, default_value_t = 3)]
     pub replicas: u8,
-    /// A scenario instead of seeds.
+    /// Scenarios instead of seeds.
     #[arg(long)]
-    pub scenario: Option<String>,
+    pub scenario: Vec<String>,
+    /// Configurations of the bounded exhaustive check instead of seeds.
+    #[arg(long)]
+    pub check: Vec<String>,
+    /// States to look at in each configuration; 0: its own number.
+    #[arg(long, default_value_t = 0)]
+    pub states: usize,
     /// A rule to remove.
     #[arg(long)]
     pub without: Option<String>,
     /// Stop at the first failure.
     #[arg(long)]
     pub first: bool,
+}
+
+impl Work {
+    /// Nothing at all, and the end at the first failure.
+    pub(crate) fn none() -> Self {
+        Self {
+            from: 0,
+            to: 0,
+            stride: 1,
+            protocol: Mix::One(ProtocolKind::Multi),
+            replicas: 3,
+            scenario: Vec::new(),
+            check: Vec::new(),
+            states: 0,
+            without: None,
+            first: true,
+        }
+    }
 }
 
 /// What a child said.
@@ -62,12 +88,28 @@ pub(crate) fn work(work: &Work) -> anyhow::Result<bool> {
     remove_rule(work.without.as_deref())?;
     let mut out = std::io::stdout().lock();
     let mut passed = true;
-    if let Some(name) = &work.scenario {
+    for name in &work.scenario {
         let scenario = scenario::find(name).with_context(|| format!("there is no scenario {name}"))?;
         writeln!(out, "at {name}")?;
         if let Some(Err(text)) = scenario.run() {
             writeln!(out, "fail {name}\t{}", text.escape_debug())?;
             passed = false;
+            if work.first {
+                break;
+            }
+        }
+    }
+    for name in &work.check {
+        let configuration = check::all().find(|it| it.name == name);
+        let configuration = configuration.with_context(|| format!("there is no configuration {name}"))?;
+        writeln!(out, "at {name}")?;
+        let states = if work.states == 0 { configuration.states_max } else { work.states };
+        if let Some(violation) = (configuration.run)(states, &mut |_| true).violation {
+            writeln!(out, "fail {name}\t{}", violation.to_string().escape_debug())?;
+            passed = false;
+            if work.first {
+                break;
+            }
         }
     }
     let mut coverage = Coverage::default();
@@ -121,10 +163,14 @@ pub(crate) fn spawn(work: &Work) -> anyhow::Result<Child> {
     }
     command.arg("--protocol").arg(work.protocol.name());
     command.arg("--replicas").arg(work.replicas.to_string());
-    for (name, value) in [("--scenario", &work.scenario), ("--without", &work.without)] {
-        if let Some(value) = value {
+    for (name, values) in [("--scenario", &work.scenario), ("--check", &work.check)] {
+        for value in values {
             command.arg(name).arg(value);
         }
+    }
+    command.arg("--states").arg(work.states.to_string());
+    if let Some(rule) = &work.without {
+        command.arg("--without").arg(rule);
     }
     if work.first {
         command.arg("--first");

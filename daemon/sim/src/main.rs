@@ -72,12 +72,18 @@ enum Command {
         #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..))]
         threads: u8,
     },
-    /// Removes each safety rule in turn and requires that a scenario or a seed notices.
+    /// Removes each safety rule in turn and requires that a scenario, a bounded exhaustive check or a seed notices.
     #[cfg(feature = "mutants")]
     Mutants {
-        /// Seeds to run for each rule that no scenario catches, and for the table.
+        /// Seeds to run for each rule that no scenario and no check catches.
         #[arg(long, default_value_t = 200)]
         seeds: u64,
+        /// States to look at in each configuration of the check; 0: its own number.
+        #[arg(long, default_value_t = 20_000)]
+        states: usize,
+        /// Do not stop at what catches a rule first: report all that does.
+        #[arg(long)]
+        table: bool,
         /// Only these rules, by name.
         #[arg(long)]
         rule: Vec<String>,
@@ -108,7 +114,9 @@ fn main() -> anyhow::Result<ExitCode> {
         Some(Command::Scenarios { names }) => scenarios::run(&names)?,
         Some(Command::Check { names, states_max, threads }) => checks::run(&names, states_max, threads)?,
         #[cfg(feature = "mutants")]
-        Some(Command::Mutants { seeds, rule, cluster }) => mutants::run(seeds, &rule, cluster)?,
+        Some(Command::Mutants { seeds, states, table, rule, cluster }) => {
+            mutants::run(mutants::Effort { seeds, states, table, cluster }, &rule)?
+        }
         Some(Command::Child(work)) => child::work(&work)?,
         None => {
             let Sweep { seeds, seed, trace, cluster } = cli.sweep;

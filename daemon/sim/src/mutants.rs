@@ -1,18 +1,40 @@
-//! Mutants: with each safety rule removed in turn, a scenario or a seed must notice.
+//! Mutants: with each safety rule removed in turn, a scenario, a bounded exhaustive check or a seed must notice.
 //!
-//! A rule of one protocol is removed from groups of that protocol, any other from Multi-Paxos.
+//! A rule of one protocol is removed from groups of that protocol, any other from Multi-Paxos. The cheapest comes first: all scenarios,
+//! then the configurations of the check, then seeds; what notices first ends the search.
 //!
 //! A rule that nothing misses is either not needed or not tested; both are findings.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
 use anyhow::ensure;
 use panch_consensus::protocol::ProtocolKind;
+use panch_sim::check;
 use panch_sim::scenario::{ALL, Body, Scenario};
 use panch_sim::settings::Mix;
 use panch_wire::rule::Rule;
 
 use crate::Cluster;
 use crate::child::{Work, listen, spawn};
-use crate::scenarios::verdict;
+
+/// How hard to try.
+#[derive(Clone, Copy)]
+pub(crate) struct Effort {
+    /// Seeds for each rule.
+    pub seeds: u64,
+    /// States of each configuration of the check; 0: its own number.
+    pub states: usize,
+    /// Whether to go on after the first that notices.
+    pub table: bool,
+    /// Of the seeds; and how many rules at once.
+    pub cluster: Cluster,
+}
+
+/// What notices that a rule is removed, and what it says.
+type Caught = Vec<(String, String)>;
 
 /// The protocol that a rule belongs to; `None`: it is about what all have in common.
 fn protocol_of(rule: &Rule) -> Option<ProtocolKind> {
@@ -41,57 +63,87 @@ fn worlds(kind: Option<ProtocolKind>, cluster: Cluster) -> Vec<(Mix, u8)> {
     }
 }
 
-/// Runs every scenario and `seeds` seeds without each of the rules; false if a rule was not missed.
-pub(crate) fn run(seeds: u64, names: &[String], cluster: Cluster) -> anyhow::Result<bool> {
+/// What a child is given to do one after the other: names of scenarios, or of configurations of the check.
+fn in_turn(names: Vec<String>, work: impl Fn(String) -> Work, effort: Effort) -> anyhow::Result<Caught> {
+    let mut caught = Vec::new();
     for name in names {
-        ensure!(Rule::ALL.iter().any(|rule| rule.name() == name), "there is no rule {name}");
+        if !caught.is_empty() && !effort.table {
+            break;
+        }
+        let report = listen(spawn(&work(name))?)?;
+        caught.extend(report.failures.into_iter().chain(report.died));
     }
-    let chosen =
-        Rule::ALL.iter().filter(|rule| names.is_empty() || names.iter().any(|name| name == rule.name()));
-    let (mut count, mut missed) = (0, Vec::new());
-    for rule in chosen {
-        count += 1;
-        let name = rule.name();
-        let mut caught = Vec::new();
-        let mut why = None;
-        let kind = protocol_of(rule);
-        for scenario in ALL.iter().filter(|scenario| concerns(scenario, kind)) {
-            if let Some(text) = verdict(scenario.name, Some(name))? {
-                caught.push(scenario.name.to_string());
-                why.get_or_insert(text);
-            }
-        }
-        for (mix, replicas) in worlds(kind, cluster) {
-            if seeds == 0 {
-                break;
-            }
-            let work = Work {
-                from: 0,
-                to: seeds,
-                stride: 1,
-                protocol: mix,
-                replicas,
-                scenario: None,
-                without: Some(name.to_string()),
-                first: true,
-            };
-            let report = listen(spawn(&work)?)?;
-            if let Some((seed, text)) = report.failures.into_iter().next().or(report.died) {
-                caught.push(format!("seed {seed} (n={replicas})"));
-                why.get_or_insert(text);
-            }
-        }
-        match why {
-            Some(text) => {
-                let line: String = text.lines().next().unwrap_or_default().chars().take(150).collect();
-                println!("{name:24} caught by {}\n{:24} {line}", caught.join(", "), "");
-            }
-            None => {
-                println!("{name:24} NOT CAUGHT by any scenario or {seeds} seeds");
-                missed.push(name);
-            }
-        }
+    Ok(caught)
+}
+
+/// Looks for something that notices the removal of `rule`.
+fn hunt(rule: &Rule, effort: Effort) -> anyhow::Result<Caught> {
+    let kind = protocol_of(rule);
+    let without = || Work { without: Some(rule.name().to_string()), ..Work::none() };
+    let scenarios = ALL.iter().filter(|scenario| concerns(scenario, kind));
+    let names = scenarios.map(|scenario| scenario.name.to_string()).collect();
+    let mut caught = in_turn(names, |name| Work { scenario: vec![name], ..without() }, effort)?;
+    if caught.is_empty() || effort.table {
+        let of_kind = |name: &str| kind.is_some_and(|kind| name.starts_with(kind.name()));
+        let names = check::all().map(|it| it.name.to_string()).filter(|name| of_kind(name)).collect();
+        let work = |name| Work { check: vec![name], states: effort.states, ..without() };
+        caught.extend(in_turn(names, work, effort)?);
     }
-    println!("{count} rules removed, {} not caught {}", missed.len(), missed.join(" "));
+    for (mix, replicas) in worlds(kind, effort.cluster) {
+        if effort.seeds == 0 || !caught.is_empty() && !effort.table {
+            break;
+        }
+        let work = Work { to: effort.seeds, protocol: mix, replicas, ..without() };
+        let report = listen(spawn(&work)?)?;
+        let failure = report.failures.into_iter().next().or(report.died);
+        caught.extend(failure.map(|(seed, text)| (format!("seed {seed} (n={replicas})"), text)));
+    }
+    Ok(caught)
+}
+
+/// Removes each of the rules, or all; false if one was not missed.
+pub(crate) fn run(effort: Effort, names: &[String]) -> anyhow::Result<bool> {
+    for name in names {
+        ensure!(Rule::ALL.iter().any(|rule| rule.name().starts_with(name)), "there is no rule {name}");
+    }
+    let is_wanted = |rule: &&Rule| names.is_empty() || names.iter().any(|name| rule.name().starts_with(name));
+    let chosen: Vec<_> = Rule::ALL.iter().filter(is_wanted).collect();
+    let begin = Instant::now();
+    let (next, missed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || -> anyhow::Result<()> {
+        while let Some(rule) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let begin = Instant::now();
+            let caught = hunt(rule, effort)?;
+            print(rule, &caught, begin);
+            if caught.is_empty() {
+                missed.lock().expect("no thread panics with it").push(rule.name());
+            }
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..effort.cluster.threads).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("it does not panic"))
+    })?;
+    let missed = missed.into_inner().expect("no thread panics with it");
+    println!(
+        "{} rules removed, {} not caught {}({:.0} s)",
+        chosen.len(),
+        missed.len(),
+        missed.iter().map(|name| format!("{name} ")).collect::<String>(),
+        begin.elapsed().as_secs_f64()
+    );
     Ok(missed.is_empty())
+}
+
+fn print(rule: &Rule, caught: &Caught, begin: Instant) {
+    let (name, time) = (rule.name(), begin.elapsed().as_secs_f64());
+    match caught.first() {
+        Some((_, text)) => {
+            let by: Vec<_> = caught.iter().map(|(by, _)| by.as_str()).collect();
+            let line: String = text.lines().next().unwrap_or_default().chars().take(150).collect();
+            println!("{name:36} caught by {} ({time:.0} s)\n{:36} {line}", by.join(", "), "");
+        }
+        None => println!("{name:36} NOT CAUGHT ({time:.0} s)"),
+    }
 }

@@ -1,10 +1,7 @@
 //! The list of scenarios and their verdicts.
 
 use anyhow::Context;
-use panch_consensus::protocol::ProtocolKind;
 use panch_sim::scenario::{ALL, Body, Scenario, find};
-
-use panch_sim::settings::Mix;
 
 use crate::child::{Work, listen, spawn};
 
@@ -25,7 +22,7 @@ pub(crate) fn run(names: &[String]) -> anyhow::Result<bool> {
             waiting += 1;
             continue;
         }
-        match verdict(name, None)? {
+        match verdict(name)? {
             None => {
                 println!("{name:6} passed         {text}");
                 passed += 1;
@@ -40,18 +37,9 @@ pub(crate) fn run(names: &[String]) -> anyhow::Result<bool> {
     Ok(failed == 0)
 }
 
-/// Runs a scenario in a child process, with a rule removed; why it failed, if it did.
-pub(crate) fn verdict(name: &str, without: Option<&str>) -> anyhow::Result<Option<String>> {
-    let work = Work {
-        from: 0,
-        to: 0,
-        stride: 1,
-        protocol: Mix::One(ProtocolKind::Multi),
-        replicas: 3,
-        scenario: Some(name.to_string()),
-        without: without.map(str::to_string),
-        first: true,
-    };
+/// Runs a scenario in a child process; why it failed, if it did.
+fn verdict(name: &str) -> anyhow::Result<Option<String>> {
+    let work = Work { scenario: vec![name.to_string()], ..Work::none() };
     let report = listen(spawn(&work)?)?;
     let failure = report.failures.into_iter().next().map(|(_, text)| text);
     Ok(failure.or(report.died.map(|(_, words)| words)))

@@ -35,9 +35,8 @@ pub(crate) fn run(seeds: Range<u64>, cluster: Cluster) -> anyhow::Result<bool> {
         stride,
         protocol: cluster.protocol,
         replicas: cluster.replicas,
-        scenario: None,
-        without: None,
         first: false,
+        ..Work::none()
     };
     let mut children = Vec::new();
     for from in seeds.clone().take(cluster.threads.into()) {
