@@ -1,21 +1,18 @@
 //! Nasty schedules, scripted: each ends in a violation, or in an error of its own, if the rule it is about is removed.
 //!
-//! The names `T-C*` and `T-M*` are those of the protocol reference (nasty scenarios); `T-X*` are the simulator's own, for
-//! rules that need a schedule and have none there.
+//! The names `T-C*` and `T-M*` are those of the protocol reference (nasty scenarios); `T-X*` and, about leases, `T-L*`
+//! are the simulator's own, for rules that need a schedule and have none there.
 //!
 //! | not yet | needs |
 //! |---|---|
 //! | T-C4 messages of an old epoch arrive after the seal | epochs |
-//! | T-C10, second half: a clock jumps while a lease is held | leases |
-//! | T-M6 the leader is paused between the acknowledgement and a lease read | leases |
-//! | T-M7 a follower grants a lease, restarts at once, and votes for another | leases |
-//! | T-M8 a lease is computed from the time of receipt | leases |
 
 mod basic;
 mod common;
 mod election;
 mod epaxos;
 mod fast;
+mod lease;
 mod log;
 mod read;
 mod sessions;
@@ -76,14 +73,15 @@ scenarios! {
     "T-C8" "a snapshot is restored, then an old command is retried" Run(sessions::retry_after_restore);
     "T-C9" "a session expires while a retry is on its way" Run(sessions::expiry_and_retry);
     "T-C10" "a clock jumps, crawls and races (without leases)" Run(read::unsteady_clock);
+    "T-C10L" "clocks drift while a lease is held" Run(lease::drifting_clocks);
     "T-M1" "a deposed leader hears of a commit where it holds a losing value" Run(log::losing_value_on_old_leader);
     "T-M2" "a new leader keeps a value that only one promise reports" Run(election::value_reported_once);
     "T-M3" "part of a promise is lost" Run(election::part_of_a_promise_lost);
     "T-M4" "two leaders leave different values; the highest ballot wins, not the most votes" Run(election::highest_ballot_wins);
     "T-M5" "a leader's own vote counts only once durable" Run(storage::own_vote_counted_early);
-    "T-M6" "the leader is paused between the acknowledgement and a lease read" Needs("leases");
-    "T-M7" "a follower grants a lease, restarts at once, and votes for another" Needs("leases");
-    "T-M8" "a lease is computed from the time of receipt" Needs("leases");
+    "T-M6" "the leader is paused between the acknowledgement and a lease read" Run(lease::paused_leader);
+    "T-M7" "a follower grants a lease, restarts at once, and votes for another" Run(lease::granter_restarts);
+    "T-M8" "a lease is computed from the time of receipt" Run(lease::slow_answers);
     "T-M9" "a new leader reads before its term-start entry is chosen" Run(read::read_before_term_start);
     "T-M10" "a read is confirmed by a round that began before it arrived" Run(read::round_before_the_read);
     "T-M11" "replies in a higher ballot count as contact" Run(read::contact_in_a_higher_ballot);
@@ -101,6 +99,13 @@ scenarios! {
     "T-X7" "a batch is decided twice" Run(common::batch_decided_twice);
     "T-X8" "power fails everywhere at once, again and again" Run(storage::blackouts);
     "T-X9" "a large snapshot is read and sent in any order" Run(log::snapshot_read_in_any_order);
+    "T-L1" "a leader with a lease is cut off" Run(lease::cut_off);
+    "T-L2" "a follower whose own lease is shorter grants, restarts and votes for another" Run(lease::short_granter);
+    "T-L3" "the only follower that grants stands for election" Run(lease::granter_stands);
+    "T-L4" "a new leader has a lease before its term-start entry is chosen" Run(lease::lease_before_term_start);
+    "T-L5" "a leader hands over, and hears nothing of who takes over" Run(lease::handover);
+    "T-L6" "a request to take over comes late, and its leader has gone on" Run(lease::late_handover);
+    "T-L7" "the logs of a quorum stand still" Run(lease::stalled_logs);
     "T-B1" "a value accepted in a higher ballot wins, though a lower one was accepted first" Sized(SIZES, basic::highest_ballot_wins);
     "T-B2" "an acceptor accepts without a promise; a lower Prepare arrives" Sized(SIZES, basic::accepting_promises);
     "T-B3" "all propose at the same moments" Sized(SIZES, basic::duelling_proposers);
@@ -165,7 +170,7 @@ impl Scenario {
     pub fn protocol(&self) -> Option<ProtocolKind> {
         match self.name.as_bytes().get(2)? {
             b'B' => Some(ProtocolKind::Basic),
-            b'M' => Some(ProtocolKind::Multi),
+            b'M' | b'L' => Some(ProtocolKind::Multi),
             b'F' => Some(ProtocolKind::Fast),
             b'E' => Some(ProtocolKind::Epaxos),
             _ => None,
