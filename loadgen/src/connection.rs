@@ -395,8 +395,7 @@ fn write_native(
     };
     let command = Command { kind, flags: 0, session: None, key, value };
     let operation = client::Operation::Command(command);
-    let request =
-        RequestView { number, acked_below, level, ask_stages: false, ask_commit: false, operation };
+    let request = RequestView { number, acked_below, level, ask_stages: false, ask_commit: false, operation };
     client::write_request(&request, out);
 }
 

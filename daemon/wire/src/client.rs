@@ -25,8 +25,8 @@ use crate::ids::ReplicaId;
 
 mod told;
 
-pub use told::{Commit, Stages};
 use told::{COMMIT_SIZE, STAGES_SIZE};
+pub use told::{Commit, Stages};
 
 /// Version of this protocol.
 pub const VERSION: u16 = 1;

@@ -140,8 +140,7 @@ impl Connection {
             }
             Speech::Native(speech) => {
                 speech.outstanding = speech.outstanding.saturating_sub(1);
-                let view =
-                    ReplyView { number, stages: None, commit: commit.copied(), answer: reply.into() };
+                let view = ReplyView { number, stages: None, commit: commit.copied(), answer: reply.into() };
                 let before = self.output.len();
                 client::write_reply(&view, &mut self.output);
                 self.output.len() - before

@@ -73,7 +73,11 @@ fn contest(world: &mut Script, old: usize, time: Time) -> Result<bool, String> {
         world.check().map_err(broken)?;
         let before = Outcome::Answer(Answer::Value(Some((*b"old").into())));
         let is_stale = reads.iter().any(|read| world.outcome(*read) == Some(&before));
-        ensure!(!is_stale, "the old leader answers from before what another has decided: {}", world.describe());
+        ensure!(
+            !is_stale,
+            "the old leader answers from before what another has decided: {}",
+            world.describe()
+        );
     }
     Ok(writes.iter().any(|write| is_answer(world.outcome(*write))))
 }
@@ -159,9 +163,11 @@ pub(super) fn slow_answers(seed: u64) -> Result<(), String> {
     let slow = move |letter: &Letter| {
         matches!(letter.multi(), Some(Message::HeartbeatReply(_))) && letter.to == leader
     };
-    world.set_filter(Box::new(move |letter: &Letter| {
-        if slow(letter) { Verdict::Delay(110 * MILLISECOND) } else { Verdict::Pass }
-    }));
+    world.set_filter(Box::new(
+        move |letter: &Letter| {
+            if slow(letter) { Verdict::Delay(110 * MILLISECOND) } else { Verdict::Pass }
+        },
+    ));
     world.run_for(400 * MILLISECOND);
     ensure!(serves(&mut world, leader), "the leader has no lease: {}", world.describe());
     world.set_filter(Box::new(move |letter: &Letter| match letter {
