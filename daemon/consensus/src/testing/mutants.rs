@@ -45,16 +45,23 @@ pub(crate) fn assert_every_rule_is_tested(prefix: &str, tested: &[Rule], elsewhe
     }
 }
 
-/// The mutants of one protocol: a test for each, "without the rule, the scenario panics", and one more: that no rule is
-/// left out, except those listed as tested elsewhere.
+/// The mutants of one protocol. A test for each: "without the rule, the scenario panics". One that no rule is left out,
+/// except those listed as tested elsewhere. And the rules that break often enough to be found by so many random schedules.
 macro_rules! mutants {
     (
         rules $prefix:literal, elsewhere [$($elsewhere:ident),* $(,)?];
+        random { $($test:ident: $count:literal of $run:path, [$($found:ident),* $(,)?];)* }
         $($name:ident: $rule:ident, $scenario:path;)*
     ) => {
         $(#[test]
         fn $name() {
             $crate::testing::mutants::assert_notices(panch_wire::rule::Rule::$rule, $scenario);
+        })*
+
+        $(#[test]
+        fn $test() {
+            use panch_wire::rule::Rule;
+            $crate::testing::mutants::assert_random_schedules_notice($count, $run, &[$(Rule::$found),*]);
         })*
 
         #[test]

@@ -1,12 +1,14 @@
 //! One replica under a magnifying glass: events in, exact effects out.
 
 use panch_wire::frame::{Frame, FramePool};
-use panch_wire::ids::{GroupId, Incarnation, Position, ReplicaId};
+use panch_wire::ids::{GroupId, Incarnation, Position, ReplicaId, Slot};
 use panch_wire::time::{Duration, Instant};
 use rand_xoshiro::rand_core::SeedableRng;
 
 use crate::frontier::Frontier;
-use crate::protocol::{Dest, Effects, Event, Group, Past, Persist, Protocol, Random, Status, Tuning, Value};
+use crate::protocol::{
+    Dest, Effects, Event, Group, Outgoing, Past, Persist, Protocol, Random, Status, Tuning, Value,
+};
 
 pub(crate) const ME: ReplicaId = ReplicaId(0);
 pub(crate) const R1: ReplicaId = ReplicaId(1);
@@ -32,7 +34,25 @@ pub(crate) fn claim<M>(after: u64, to: ReplicaId, message: impl Into<M>) -> Sent
     (Some(after), Dest::One(to), message.into())
 }
 
+fn without_body<M>(out: Outgoing<M>) -> Sent<M> {
+    (out.after.map(|(Persist(point), _)| point), out.dest, out.message)
+}
+
 impl<P: Protocol> Solo<P> {
+    /// A replica of a group of that size, without a past.
+    pub(crate) fn new(replica_count: usize) -> Self {
+        Self::restarted(replica_count, Slot(0), &[])
+    }
+
+    /// The same in its second life, with what it holds and has written down: a log.
+    pub(crate) fn restarted(
+        replica_count: usize,
+        executed: Slot,
+        records: &[(P::Record, Option<Frame>)],
+    ) -> Self {
+        Self::open(replica_count, super::tuning(), &executed.into(), records)
+    }
+
     /// A replica of a group of that size that holds `executed` and these records, in its second life unless it has no
     /// past.
     pub(crate) fn open(
@@ -78,8 +98,7 @@ impl<P: Protocol> Solo<P> {
     }
 
     pub(crate) fn sent(&mut self) -> Vec<Sent<P::Message>> {
-        let outgoing = self.effects.outgoing.drain(..);
-        outgoing.map(|out| (out.after.map(|(Persist(point), _)| point), out.dest, out.message)).collect()
+        self.effects.outgoing.drain(..).map(without_body).collect()
     }
 
     pub(crate) fn records(&mut self) -> Vec<P::Record> {
@@ -90,8 +109,22 @@ impl<P: Protocol> Solo<P> {
         self.effects.chosen.drain(..).map(|chosen| (chosen.position, chosen.value)).collect()
     }
 
+    /// What was executed of a log: slots and values.
+    pub(crate) fn chosen(&mut self) -> Vec<(u64, Value)> {
+        self.executed().into_iter().map(|(position, value)| (position.number, value)).collect()
+    }
+
     /// Everything is durable: what this replica told itself arrives. Returns what it told others.
     pub(crate) fn settle(&mut self) -> Vec<Sent<P::Message>> {
+        self.settle_with_bodies().into_iter().map(without_body).collect()
+    }
+
+    /// The same, with the batches that travel beside.
+    pub(crate) fn told(&mut self) -> Vec<(Dest, P::Message, Option<Frame>)> {
+        self.settle_with_bodies().into_iter().map(|out| (out.dest, out.message, out.body)).collect()
+    }
+
+    fn settle_with_bodies(&mut self) -> Vec<Outgoing<P::Message>> {
         let mut to_others = Vec::new();
         loop {
             self.end_turn();
@@ -101,12 +134,12 @@ impl<P: Protocol> Solo<P> {
                 return to_others;
             }
             for out in outgoing {
-                let after = out.after.map(|(Persist(point), _)| point);
                 if matches!(out.dest, Dest::All | Dest::One(ME)) {
-                    self.step(Event::Deliver { from: ME, message: out.message, body: out.body });
+                    let body = out.body.clone();
+                    self.step(Event::Deliver { from: ME, message: out.message, body });
                 }
                 if out.dest != Dest::One(ME) {
-                    to_others.push((after, out.dest, out.message));
+                    to_others.push(out);
                 }
             }
         }

@@ -1,12 +1,17 @@
 //! Every scenario must notice when its rule is removed: otherwise it proves nothing.
 
-use panch_wire::rule::Rule;
-
 use super::{acceptor_rules, learner_rules, proposer_rules, random, scenarios};
-use crate::testing::mutants::{assert_random_schedules_notice, mutants};
+use crate::testing::mutants::mutants;
 
 mutants! {
     rules "basic-", elsewhere [];
+    random {
+        random_schedules_notice_too: 100 of random::run, [
+            BasicAdoptHighest, BasicChosenIsFinal, BasicRefuseLower, BasicNoopOnlyIfFree,
+            BasicChosenBallot, BasicReadQuorum,
+        ];
+    }
+
     promises_before_durable: BasicPromiseDurable, scenarios::promise_lost_in_a_crash;
     votes_before_durable: BasicVoteDurable, scenarios::votes_lost_in_a_crash;
     any_reported_value: BasicAdoptHighest, proposer_rules::highest_reported_ballot_wins;
@@ -22,18 +27,4 @@ mutants! {
     truncated_is_free: BasicChosenIsFinal, acceptor_rules::truncated_slots_are_chosen;
     reads_of_one_replica: BasicReadQuorum, learner_rules::reads_need_a_quorum;
     answers_to_older_requests: BasicReadFreshRound, learner_rules::answers_to_older_requests_do_not_count;
-}
-
-/// Rules that break often enough are found by the random schedules without being told where to look.
-#[test]
-fn random_schedules_notice_too() {
-    let rules = [
-        Rule::BasicAdoptHighest,
-        Rule::BasicChosenIsFinal,
-        Rule::BasicRefuseLower,
-        Rule::BasicNoopOnlyIfFree,
-        Rule::BasicChosenBallot,
-        Rule::BasicReadQuorum,
-    ];
-    assert_random_schedules_notice(100, random::run, &rules);
 }

@@ -4,17 +4,7 @@ use panch_wire::ids::Position;
 use proptest::prelude::*;
 
 use super::super::{Conflicts, Dependencies, Footprint};
-use super::touching;
-
-fn at(row: u8, number: u64) -> Position {
-    Position { row, number }
-}
-
-fn dependencies(rows: &[u64]) -> Dependencies {
-    let mut dependencies = Dependencies::default();
-    dependencies.0[..rows.len()].copy_from_slice(rows);
-    dependencies
-}
+use super::{at, deps, touching};
 
 /// T-E9.
 #[test]
@@ -25,7 +15,7 @@ pub(super) fn dependencies_are_the_highest_over_all_keys() {
         conflicts.insert(at(1, numbers[0]), 1, &touching(&[], &[key]));
         conflicts.insert(at(2, numbers[1]), 1, &touching(&[], &[key]));
     }
-    assert_eq!(conflicts.dependencies(&touching(&[], &["x", "y"])), dependencies(&[0, 7, 8]));
+    assert_eq!(conflicts.dependencies(&touching(&[], &["x", "y"])), deps([0, 7, 8]));
 }
 
 #[test]
@@ -33,9 +23,9 @@ fn a_read_depends_on_writes_and_a_write_on_both() {
     let mut conflicts = Conflicts::new(3);
     conflicts.insert(at(0, 4), 1, &touching(&[], &["x"]));
     conflicts.insert(at(0, 6), 1, &touching(&["x"], &[]));
-    assert_eq!(conflicts.dependencies(&touching(&["x"], &[])), dependencies(&[4]));
-    assert_eq!(conflicts.dependencies(&touching(&[], &["x"])), dependencies(&[6]));
-    assert_eq!(conflicts.dependencies(&touching(&[], &["y"])), dependencies(&[0]));
+    assert_eq!(conflicts.dependencies(&touching(&["x"], &[])), deps([4]));
+    assert_eq!(conflicts.dependencies(&touching(&[], &["x"])), deps([6]));
+    assert_eq!(conflicts.dependencies(&touching(&[], &["y"])), deps([0]));
 }
 
 #[test]
@@ -43,7 +33,7 @@ fn an_older_instance_that_arrives_later_lowers_nothing() {
     let mut conflicts = Conflicts::new(3);
     conflicts.insert(at(0, 9), 5, &touching(&[], &["x"]));
     conflicts.insert(at(0, 4), 2, &touching(&[], &["x"]));
-    assert_eq!(conflicts.dependencies(&touching(&["x"], &[])), dependencies(&[9]));
+    assert_eq!(conflicts.dependencies(&touching(&["x"], &[])), deps([9]));
     assert_eq!(conflicts.attributes(&touching(&["x"], &[])).stamp, 6);
 }
 
@@ -52,10 +42,10 @@ fn a_barrier_depends_on_everything_and_everything_on_it() {
     let mut conflicts = Conflicts::new(3);
     conflicts.insert(at(0, 4), 1, &touching(&[], &["x"]));
     conflicts.insert(at(2, 6), 1, &touching(&["y"], &[]));
-    assert_eq!(conflicts.dependencies(&Footprint::barrier()), dependencies(&[4, 0, 6]));
+    assert_eq!(conflicts.dependencies(&Footprint::barrier()), deps([4, 0, 6]));
     conflicts.insert(at(1, 2), 9, &Footprint::barrier());
-    assert_eq!(conflicts.dependencies(&touching(&["z"], &[])), dependencies(&[0, 2, 0]));
-    assert_eq!(conflicts.dependencies(&touching(&[], &["x"])), dependencies(&[4, 2, 0]));
+    assert_eq!(conflicts.dependencies(&touching(&["z"], &[])), deps([0, 2, 0]));
+    assert_eq!(conflicts.dependencies(&touching(&[], &["x"])), deps([4, 2, 0]));
     assert_eq!(
         (
             conflicts.attributes(&touching(&["z"], &[])).stamp,
@@ -70,12 +60,12 @@ fn everything_depends_on_an_unknown_batch_until_it_is_known() {
     let mut conflicts = Conflicts::new(3);
     conflicts.insert_unknown(at(1, 3));
     conflicts.insert_unknown(at(1, 5));
-    assert_eq!(conflicts.dependencies(&touching(&["x"], &[])), dependencies(&[0, 5]));
+    assert_eq!(conflicts.dependencies(&touching(&["x"], &[])), deps([0, 5]));
     conflicts.insert(at(1, 5), 1, &touching(&[], &["y"]));
-    assert_eq!(conflicts.dependencies(&touching(&["x"], &[])), dependencies(&[0, 3]));
-    assert_eq!(conflicts.dependencies(&touching(&["y"], &[])), dependencies(&[0, 5]));
+    assert_eq!(conflicts.dependencies(&touching(&["x"], &[])), deps([0, 3]));
+    assert_eq!(conflicts.dependencies(&touching(&["y"], &[])), deps([0, 5]));
     conflicts.dismiss(at(1, 3));
-    assert_eq!(conflicts.dependencies(&touching(&["x"], &[])), dependencies(&[0]));
+    assert_eq!(conflicts.dependencies(&touching(&["x"], &[])), deps([0]));
 }
 
 #[test]
@@ -83,8 +73,8 @@ fn a_floor_is_in_every_answer() {
     let mut conflicts = Conflicts::new(3);
     conflicts.set_floor(0, 64);
     conflicts.insert(at(0, 65), 1, &touching(&[], &["x"]));
-    assert_eq!(conflicts.dependencies(&touching(&["y"], &[])), dependencies(&[64]));
-    assert_eq!(conflicts.dependencies(&touching(&["x"], &[])), dependencies(&[65]));
+    assert_eq!(conflicts.dependencies(&touching(&["y"], &[])), deps([64]));
+    assert_eq!(conflicts.dependencies(&touching(&["x"], &[])), deps([65]));
 }
 
 #[test]
@@ -94,7 +84,7 @@ fn rows_that_do_not_exist_and_huge_stamps_do_no_harm() {
         conflicts.insert(at(row, u64::MAX), u64::MAX, &touching(&[], &["x"]));
         conflicts.insert_unknown(at(row, 1));
     }
-    assert_eq!(conflicts.dependencies(&touching(&[], &["x"])), dependencies(&[0]));
+    assert_eq!(conflicts.dependencies(&touching(&[], &["x"])), deps([0]));
     conflicts.insert(at(0, u64::MAX), u64::MAX, &touching(&[], &["x"]));
     let stamp = conflicts.attributes(&touching(&["x"], &[])).stamp;
     conflicts.insert(at(1, 1), stamp, &touching(&[], &["x"]));
@@ -110,9 +100,9 @@ fn what_all_have_executed_is_forgotten_bit_by_bit() {
         conflicts.insert(at((number % 3) as u8, number), number, &key(number));
     }
     conflicts.insert_unknown(at(0, 7));
-    let executed = dependencies(&[3000, 3000, 3000]);
+    let executed = deps([3000, 3000, 3000]);
     conflicts.forget(&executed);
-    assert_eq!(conflicts.dependencies(&key(2999)), dependencies(&[0]));
+    assert_eq!(conflicts.dependencies(&key(2999)), deps([0]));
     for _ in 0..200 {
         conflicts.forget(&executed);
     }

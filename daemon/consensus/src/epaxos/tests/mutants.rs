@@ -1,13 +1,18 @@
 //! Every test of a rule must notice when the rule is removed.
 
-use panch_wire::rule::Rule;
-
 use super::{acceptor_rules, conflicts, footprint, leader_rules, random, scenarios};
-use crate::testing::mutants::{assert_random_schedules_notice, mutants};
+use crate::testing::mutants::mutants;
 
 mutants! {
     // The order of execution has mutants of its own.
     rules "epaxos-", elsewhere [EpaxosPrefixDependencies, EpaxosComponentOrder];
+    random {
+        random_schedules_notice_too: 60 of random::run, [
+            EpaxosCommitIsFinal, EpaxosIndexRebuilt, EpaxosRecoverPreacceptedBuddy, EpaxosFixedPair,
+            EpaxosNumberNeverReused,
+        ];
+    }
+
     dependencies_of_the_first_key_only: EpaxosAllKeys, conflicts::dependencies_are_the_highest_over_all_keys;
     sessions_that_are_no_keys: EpaxosSessionIsAKey, footprint::writes_of_one_session_interfere;
     one_ballot: EpaxosTwoBallots, acceptor_rules::a_promise_leaves_the_ballot_of_the_acceptance_alone;
@@ -34,17 +39,4 @@ mutants! {
     forgotten_too_early: EpaxosCollectAfterAll, acceptor_rules::what_one_replica_lacks_is_kept_for_it;
     reads_without_a_quorum: EpaxosReadQuorum, acceptor_rules::a_read_waits_for_what_a_quorum_knows;
     stale_reads: EpaxosReadQuorum, scenarios::a_read_sees_a_batch_whose_commits_are_delayed;
-}
-
-/// Rules that break often enough are found by the random schedules without being told where to look.
-#[test]
-fn random_schedules_notice_too() {
-    let rules = [
-        Rule::EpaxosCommitIsFinal,
-        Rule::EpaxosIndexRebuilt,
-        Rule::EpaxosRecoverPreacceptedBuddy,
-        Rule::EpaxosFixedPair,
-        Rule::EpaxosNumberNeverReused,
-    ];
-    assert_random_schedules_notice(60, random::run, &rules);
 }

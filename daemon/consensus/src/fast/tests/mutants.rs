@@ -1,12 +1,17 @@
 //! Every test must notice when its rule is removed: otherwise it proves nothing.
 
-use panch_wire::rule::Rule;
-
 use super::{acceptor_rules, coordinator_rules, election_rules, picking, random, scenarios};
-use crate::testing::mutants::{assert_random_schedules_notice, mutants};
+use crate::testing::mutants::mutants;
 
 mutants! {
     rules "fast-", elsewhere [];
+    random {
+        random_schedules_notice_too: 100 of random::run, [
+            FastVotePerMember, FastVoteAfterDurable, FastExecuteWithPayload, FastLearnedWrittenDown,
+            FastNeverOwnValue, FastAnyAfterPhaseOne, FastReadQuorum, FastPromiseComplete,
+        ];
+    }
+
     second_votes: FastVoteOnce, acceptor_rules::one_vote_per_slot_and_round;
     second_votes_after_a_restart: FastVoteOnce, acceptor_rules::t_f3_a_restart_does_not_vote_a_second_time;
     frozen_threshold: FastPickThreshold, picking::picks_are_those_of_the_table;
@@ -47,20 +52,4 @@ mutants! {
         election_rules::votes_that_an_earlier_answer_reported_do_not_make_up_for_those_of_a_later_one;
     learned_not_written: FastLearnedWrittenDown, acceptor_rules::a_value_chosen_without_the_own_vote_is_written_down;
     reads_of_one: FastReadQuorum, acceptor_rules::a_read_waits_for_what_a_quorum_may_have_voted_in;
-}
-
-/// Rules that break often enough are found by the random schedules without being told where to look.
-#[test]
-fn random_schedules_notice_too() {
-    let rules = [
-        Rule::FastVotePerMember,
-        Rule::FastVoteAfterDurable,
-        Rule::FastExecuteWithPayload,
-        Rule::FastLearnedWrittenDown,
-        Rule::FastNeverOwnValue,
-        Rule::FastAnyAfterPhaseOne,
-        Rule::FastReadQuorum,
-        Rule::FastPromiseComplete,
-    ];
-    assert_random_schedules_notice(100, random::run, &rules);
 }

@@ -51,18 +51,6 @@ pub(super) fn promise_record(term: Ballot, commit: u64) -> Record {
 }
 
 impl Solo {
-    pub(super) fn new(replica_count: usize) -> Self {
-        Self::restarted(replica_count, Slot(0), &[])
-    }
-
-    pub(super) fn restarted(
-        replica_count: usize,
-        executed: Slot,
-        records: &[(Record, Option<Frame>)],
-    ) -> Self {
-        Self::with(replica_count, executed, records, tuning())
-    }
-
     pub(super) fn with(
         replica_count: usize,
         executed: Slot,
@@ -93,32 +81,6 @@ impl Solo {
         let outgoing = self.effects.outgoing.drain(..);
         let after = |after: Option<(Persist, rule::Rule)>| after.filter(|(_, rule)| rule::holds(*rule));
         outgoing.map(|out| (after(out.after).map(|(point, _)| point.0), out.dest, out.message)).collect()
-    }
-
-    pub(super) fn chosen(&mut self) -> Vec<(u64, Value)> {
-        self.executed().into_iter().map(|(position, value)| (position.number, value)).collect()
-    }
-
-    /// Everything is durable: what this replica told itself arrives. Returns what it told others.
-    pub(super) fn told(&mut self) -> Vec<(Dest, Message, Option<Frame>)> {
-        let mut to_others = Vec::new();
-        loop {
-            self.end_turn();
-            let outgoing: Vec<_> = self.effects.outgoing.drain(..).collect();
-            if outgoing.is_empty() {
-                self.effects.records.clear();
-                return to_others;
-            }
-            for out in outgoing {
-                if matches!(out.dest, Dest::All | Dest::One(ME)) {
-                    let body = out.body.clone();
-                    self.step(Event::Deliver { from: ME, message: out.message, body });
-                }
-                if out.dest != Dest::One(ME) {
-                    to_others.push((out.dest, out.message, out.body));
-                }
-            }
-        }
     }
 
     /// The election timer fires and pre-votes are granted; returns the term it stands with.

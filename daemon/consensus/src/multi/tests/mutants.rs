@@ -1,9 +1,7 @@
 //! Every scenario must notice when its rule is removed: otherwise it proves nothing.
 
-use panch_wire::rule::Rule;
-
 use super::{acceptor_rules, leader_rules, lease_rules, leases, random, scenarios};
-use crate::testing::mutants::{assert_random_schedules_notice, mutants};
+use crate::testing::mutants::mutants;
 
 mutants! {
     // The log, snapshots and sessions are no part of the protocol.
@@ -11,6 +9,14 @@ mutants! {
         RefuseDamagedLog, TornTailCut, SessionsInSnapshot, SessionDedupe, BatchInOrder, FailedWriteStops,
         IncarnationDurable, PromiseRestated, RecycleAfterSnapshot,
     ];
+    random {
+        random_schedules_notice_too: 400 of random::run, [
+            AckContiguous, ClaimAfterDurable, FollowerCommitBallot, NoopOnlyIfFree, PromiseComplete,
+            ReadAfterTermStart, ReadFreshRound, VotePerMember,
+        ];
+        random_schedules_with_leases_notice_too: 60 of leases::run, [LeaseComparedAtRead, LeaseRefusesOthers];
+    }
+
     acks_of_older_ballots: AckOwnBallot, leader_rules::old_acknowledgement_is_ignored;
     commit_over_older_ballots: FollowerCommitBallot, scenarios::commit_index_over_a_value_that_lost;
     any_reported_value: AdoptHighestBallot, acceptor_rules::highest_ballot_is_adopted;
@@ -46,26 +52,4 @@ mutants! {
     grants_of_a_stalled_log: LeaseNeedsLog, lease_rules::granter_whose_log_stands_still;
     leases_of_stalled_logs: LeaseNeedsLog, leases::stalled_logs;
     grants_of_any_ballot: ContactOwnBallot, lease_rules::grants_in_another_ballot;
-}
-
-/// Rules that break often enough are found by the random schedules without being told where to look.
-#[test]
-fn random_schedules_notice_too() {
-    let rules = [
-        Rule::AckContiguous,
-        Rule::ClaimAfterDurable,
-        Rule::FollowerCommitBallot,
-        Rule::NoopOnlyIfFree,
-        Rule::PromiseComplete,
-        Rule::ReadAfterTermStart,
-        Rule::ReadFreshRound,
-        Rule::VotePerMember,
-    ];
-    assert_random_schedules_notice(400, random::run, &rules);
-}
-
-#[test]
-fn random_schedules_with_leases_notice_too() {
-    let rules = [Rule::LeaseComparedAtRead, Rule::LeaseRefusesOthers];
-    assert_random_schedules_notice(60, leases::run, &rules);
 }

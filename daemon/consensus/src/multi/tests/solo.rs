@@ -17,22 +17,6 @@ pub(super) fn ballot(round: u64, owner: u8) -> Ballot {
 }
 
 impl Solo {
-    pub(super) fn new(replica_count: usize) -> Self {
-        Self::restarted(replica_count, Slot(0), &[])
-    }
-
-    pub(super) fn restarted(
-        replica_count: usize,
-        executed: Slot,
-        records: &[(Record, Option<Frame>)],
-    ) -> Self {
-        Self::open(replica_count, tuning(), &executed.into(), records)
-    }
-
-    pub(super) fn chosen(&mut self) -> Vec<(u64, Value)> {
-        self.executed().into_iter().map(|(position, value)| (position.number, value)).collect()
-    }
-
     /// The election timer fires and pre-votes are granted; returns the ballot it stands with.
     pub(super) fn candidate(&mut self) -> Ballot {
         self.pass(3 * TIMEOUT);
