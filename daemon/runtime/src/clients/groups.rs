@@ -3,6 +3,7 @@
 //! Basic Paxos and EPaxos have no leader: every replica proposes, all alike. Of such a group nothing here names a leader,
 //! none is waited for, and where Redis Cluster's clients want one node, it is the group's home.
 
+use panch_consensus::ballot::Ballot;
 use panch_consensus::protocol::{Counters, ProtocolKind};
 use panch_replica::core::GroupStatus;
 use panch_wal::Durability;
@@ -56,6 +57,16 @@ fn telling(kind: ProtocolKind) -> &'static [&'static str] {
     }
 }
 
+/// `round.node`. Rounds of Basic Paxos hold an attempt in the high 32 bits and the incarnation of the node in the low 32:
+/// `attempt.incarnation.node`. In both the larger ballot is the one whose first number that differs is larger.
+fn ballot(kind: ProtocolKind, ballot: Ballot) -> String {
+    let (round, node) = (ballot.round, u64::from(ballot.owner) + 1);
+    match kind {
+        ProtocolKind::Basic => format!("{}.{}.{node}", round >> 32, round & u64::from(u32::MAX)),
+        ProtocolKind::Multi | ProtocolKind::Fast | ProtocolKind::Epaxos => format!("{round}.{node}"),
+    }
+}
+
 /// The value of a group's line in INFO.
 pub(crate) fn line(status: &GroupStatus, mode: Durability) -> String {
     let protocol = &status.protocol;
@@ -65,11 +76,10 @@ pub(crate) fn line(status: &GroupStatus, mode: Durability) -> String {
         None => "none".to_owned(),
     };
     let mut line = format!(
-        "protocol={},role={},leader={leader},ballot={}.{},committed={},executed={},last={},leading={},lag={},durability={},digest={:016x},keys={}",
+        "protocol={},role={},leader={leader},ballot={},committed={},executed={},last={},leading={},lag={},durability={},digest={:016x},keys={}",
         status.kind.name(),
         role(status),
-        protocol.ballot.round,
-        u64::from(protocol.ballot.owner) + 1,
+        ballot(status.kind, protocol.ballot),
         protocol.committed.0,
         status.executed.0,
         protocol.last.0,
@@ -98,7 +108,6 @@ pub(crate) fn counters(groups: &[GroupStatus]) -> impl Iterator<Item = (&'static
 
 #[cfg(test)]
 mod tests {
-    use panch_consensus::ballot::Ballot;
     use panch_consensus::protocol::Status;
     use panch_replica::probe::Probe;
     use panch_wire::ids::Slot;
@@ -131,11 +140,12 @@ mod tests {
         let counters =
             Counters { terms: 1, duels: 4, fast_chosen: 6, fast_commits: 5, ..Counters::default() };
         let line = |kind| line(&status(0, kind, Some(1), counters), Durability::Sync);
-        let middle = "ballot=3.2,committed=8,executed=7,last=9";
+        let rest = "committed=8,executed=7,last=9";
+        let middle = format!("ballot=3.2,{rest}");
         let end = "lag=2,durability=sync,digest=0000000000000005,keys=2";
         let expected = [
             format!(
-                "protocol=basic,role=replica,leader=-,{middle},leading=0,{end},prepares=0,duels=4,moved=0"
+                "protocol=basic,role=replica,leader=-,ballot=0.3.2,{rest},leading=0,{end},prepares=0,duels=4,moved=0"
             ),
             format!("protocol=multi,role=leader,leader=2,{middle},leading=1,{end},elections=0,terms=1"),
             format!(
@@ -148,6 +158,17 @@ mod tests {
         for (kind, expected) in ProtocolKind::ALL.iter().zip(expected) {
             assert_eq!(line(*kind), expected);
         }
+    }
+
+    #[test]
+    fn a_ballot_of_basic_paxos_is_an_attempt_of_an_incarnation() {
+        let packed = Ballot { round: 5 << 32 | 17, owner: 0 };
+        assert_eq!(ballot(ProtocolKind::Basic, packed), "5.17.1");
+        assert_eq!(
+            ballot(ProtocolKind::Basic, Ballot { round: u64::MAX, owner: 4 }),
+            "4294967295.4294967295.5"
+        );
+        assert_eq!(ballot(ProtocolKind::Multi, Ballot { round: 1 << 32, owner: 4 }), "4294967296.5");
     }
 
     #[test]
