@@ -20,6 +20,7 @@ mod storage;
 
 use panch_consensus::protocol::ProtocolKind;
 
+use crate::check;
 use crate::invariant::Violation;
 use crate::queue::MILLISECOND;
 use crate::settings::Settings;
@@ -35,6 +36,8 @@ pub enum Body {
     Script(fn(u64) -> Result<(), String>),
     /// The script, for one seed and so many replicas; each of these numbers.
     Sized(&'static [usize], fn(u64, usize) -> Result<(), String>),
+    /// The configuration of the bounded exhaustive check with this name, and so many states of it.
+    Checked(&'static str, usize),
     /// It cannot be run before this exists.
     Needs(&'static str),
 }
@@ -60,7 +63,7 @@ macro_rules! scenarios {
     };
 }
 
-use Body::{Needs, Script as Run, Sized};
+use Body::{Checked, Needs, Script as Run, Sized};
 
 scenarios! {
     "T-C1" "a vote is sent, its write is lost in a crash, the node votes differently" Run(storage::vote_lost_in_crash);
@@ -111,26 +114,41 @@ scenarios! {
     "T-B3" "all propose at the same moments" Sized(SIZES, basic::duelling_proposers);
     "T-B4" "a proposer dies when too few have accepted; the hole blocks nobody" Sized(SIZES, basic::proposer_dies_half_way);
     "T-B5" "a proposer forgets its ballot in a crash and proposes something else" Sized(SIZES, basic::ballot_of_an_earlier_life);
+    "T-B6" "an answer to an older read comes late" Sized(&[3], basic::answer_to_an_older_read);
     "T-F1" "two coordinators in turn pick and die; the third follows the newer pick" Sized(LARGE, fast::pick_over_a_pick);
     "T-F2" "votes are split, again and again" Sized(SIZES, fast::split_votes);
     "T-F3" "an acceptor restarts between a vote and a duplicate" Sized(SIZES, fast::restart_between_votes);
     "T-F4" "classic votes of one term and fast votes of the next" Sized(SIZES, fast::rounds_of_two_terms);
     "T-F5" "a vote for a chosen batch is lost on the way to a coordinator with its own batch" Sized(SIZES, fast::one_vote_short);
     "T-F6" "a batch is chosen in two slots" Sized(SIZES, fast::chosen_twice);
+    "T-F6A" "a batch is proposed again before any vote arrives" Sized(SIZES, fast::proposed_twice);
     "T-F7" "two proposers are swapped at half of the acceptors" Sized(SIZES, fast::cascade);
     "T-F8" "no fast quorum is up" Sized(SIZES, fast::no_fast_quorum);
     "T-F9" "permissions and proposals of an old term arrive in a new one" Sized(SIZES, fast::old_permissions);
     "T-F10" "votes name a batch that its proposer took with it" Sized(LARGE, fast::votes_without_the_batch);
     "T-F11" "the classic round of a slot comes before the proposal for its fast one" Sized(SIZES, fast::classic_before_fast);
+    "T-E1" "a no-op accepted once, and a higher ballot (Sutra)" Checked("epaxos-3-t-e1", 8_000);
     "T-E2" "a fast commit is answered, and its leader loses power" Sized(SIZES, epaxos::leader_dies_after_the_answer);
+    "T-E2A" "the record of a fast commit is lost with the power" Sized(&[3], epaxos::commit_record_lost);
+    "T-E2B" "a majority is no fast quorum" Sized(&[7], epaxos::majority_is_no_fast_quorum);
+    "T-E3" "the peer that is not the buddy has other dependencies" Checked("epaxos-3-t-e3", 8_000);
+    "T-E4" "two recoveries of conflicting batches" Checked("epaxos-5-t-e4", 4_000);
+    "T-E5" "two recoveries are in each other's way" Sized(&[5, 7], epaxos::in_each_others_way);
+    "T-E6" "a late vote after the second phase has begun" Checked("epaxos-3-slow", 15_000);
     "T-E7" "a slow command leader is recovered; its batch counts once" Sized(SIZES, epaxos::slow_leader);
+    "T-E9" "a batch conflicts with an earlier and a later one of a row" Sized(SIZES, epaxos::later_of_two_keys);
+    "T-E10" "a dependency covers the earlier ones of its row" Sized(SIZES, epaxos::earlier_of_two_keys);
     "T-E11" "everybody writes one key at once; ties are broken alike" Sized(SIZES, epaxos::same_stamps);
     "T-E12" "an instance is known from dependencies only" Sized(SIZES, epaxos::known_by_name_only);
     "T-E13" "numbers are never used again after restarts" Sized(SIZES, epaxos::numbers_after_restarts);
     "T-E14" "a commit comes before the proposal, and twice" Sized(SIZES, epaxos::early_commits);
     "T-E15" "closed loops on one key at all replicas" Sized(SIZES, epaxos::one_hot_key);
     "T-E16" "acceptors restart; what they voted for still counts" Sized(SIZES, epaxos::acceptors_restart);
+    "T-E17" "who recovers has the poorer copy" Sized(SIZES, epaxos::poorer_copy_recovers);
     "T-E18" "a session on several nodes, with retries" Sized(SIZES, epaxos::wandering_session);
+    "T-E19" "one replica lags while the others forget" Sized(SIZES, epaxos::forgotten_by_others);
+    "T-E20" "a recovery that waited uses the dependencies reported to it" Checked("epaxos-5-t-e20", 4_000);
+    "T-E21" "a seal beside conflicting instances" Needs("epochs");
     "T-E22" "a read races with a fast commit whose news are late" Sized(SIZES, epaxos::read_and_late_news);
     "T-E23" "a leader forgets its own instance, which one peer saw" Sized(SIZES, epaxos::forgotten_instance);
 }
@@ -153,6 +171,11 @@ impl Scenario {
     pub fn run(&self) -> Option<Result<(), String>> {
         let failed = match self.body {
             Needs(_) => return None,
+            Checked(name, states) => {
+                let configuration = check::all().find(|it| it.name == name);
+                let run = configuration.expect("scenarios name configurations that exist").run;
+                run(states, &mut |_| true).violation.map(|violation| violation.to_string())
+            }
             Run(script) => {
                 (0..SEEDS).find_map(|seed| script(seed).err().map(|text| format!("seed {seed}: {text}")))
             }

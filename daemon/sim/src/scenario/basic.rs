@@ -110,6 +110,33 @@ pub(super) fn duelling_proposers(seed: u64, count: usize) -> Result<(), String> 
             ensure!(matches!(outcome, Some(Outcome::Answer(_))), "{outcome:?}: {}", world.describe());
         }
     }
+    for node in 0..count {
+        let twice = world.status(node).probe.duplicates;
+        ensure!(twice == 0, "node {node}: {twice} batches were chosen in two slots");
+    }
+    end(world)
+}
+
+/// A reader's first question is answered by one node late, after a write that it knows nothing of; its second must not be taken for
+/// answered.
+pub(super) fn answer_to_an_older_read(seed: u64, count: usize) -> Result<(), String> {
+    let mut settings = Settings::calm_of(ProtocolKind::Basic, seed, count);
+    settings.network.streams = false;
+    let mut world = steady(settings)?;
+    world.set_filter(Box::new(|letter: &Letter| match letter.basic() {
+        Some(Message::ReadReply(_)) if letter.from == 2 => Verdict::Delay(40 * MILLISECOND),
+        _ => Verdict::Pass,
+    }));
+    let first = world.get(0, "r0", Level::Quorum);
+    ensure!(is_value(first.as_ref(), "start"), "read {first:?}");
+    // From here on node 0 hears only what is on its way.
+    world.set_filter(Box::new(|letter: &Letter| if letter.to == 0 { Verdict::Drop } else { Verdict::Pass }));
+    ensure!(world.set(1, "r0", "new"), "no write: {}", world.describe());
+    let second = world.call(0, "r0", Action::Get, Level::Quorum);
+    let outcome = world.wait(second, 60 * MILLISECOND);
+    world.check().map_err(broken)?;
+    ensure!(!is_value(outcome.as_ref(), "start"), "an answer to an older question served a read");
+    world.clear_filter();
     end(world)
 }
 

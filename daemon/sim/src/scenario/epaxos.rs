@@ -3,6 +3,7 @@
 use panch_consensus::epaxos::message::Message;
 use panch_consensus::protocol::ProtocolKind;
 use panch_replica::replica::Level;
+use panch_wire::time::Duration;
 
 use super::{Script, broken, end, ensure, steady};
 use crate::client::{Outcome, OwnedCommand};
@@ -251,5 +252,164 @@ pub(super) fn forgotten_instance(seed: u64, count: usize) -> Result<(), String> 
     let read = world.get(1, "r0", Level::Log);
     world.check().map_err(broken)?;
     ensure!(read == value("after"), "read {read:?}");
+    end(world)
+}
+
+/// T-E2, exactly. The log takes the vote and then stands still: the record of the fast commit is lost with the power. The two that go on
+/// are not the two that voted.
+pub(super) fn commit_record_lost(seed: u64, count: usize) -> Result<(), String> {
+    let mut settings = Settings::calm_of(ProtocolKind::Epaxos, seed, count);
+    settings.network.streams = false;
+    settings.tuning.slow_after = Duration::from_secs(2);
+    let mut world = steady(settings)?;
+    world.set_filter(Box::new(|letter: &Letter| match letter.epaxos() {
+        Some(Message::PreAcceptOk(_)) => Verdict::Delay(20 * MILLISECOND),
+        Some(Message::PreAccept(_)) => Verdict::Pass,
+        _ if letter.from == 0 => Verdict::Drop,
+        _ => Verdict::Pass,
+    }));
+    let call = world.call(0, "r0", set("answered"), Level::Log);
+    world.run_for(10 * MILLISECOND);
+    world.stall_disk(0, SECOND);
+    world.run_for(30 * MILLISECOND);
+    let answered = is_answer(world.outcome(call));
+    // The one that voted is gone for a while.
+    let voter = 1;
+    world.isolate(voter);
+    world.clear_filter();
+    world.bounce(0, CrashKind::Power);
+    let read = world.get(2, "r0", Level::Log);
+    world.check().map_err(broken)?;
+    ensure!(!answered || read == value("answered"), "read {read:?} after the answer: {}", world.describe());
+    world.rejoin(voter);
+    end(world)
+}
+
+/// A majority of seven votes, which is no fast quorum; nobody hears of a second phase.
+pub(super) fn majority_is_no_fast_quorum(seed: u64, count: usize) -> Result<(), String> {
+    let mut world = begin(seed, count)?;
+    let majority = count / 2 + 1;
+    world.set_filter(Box::new(move |letter: &Letter| {
+        if letter.from == 0 && letter.to >= majority { Verdict::Drop } else { Verdict::Pass }
+    }));
+    let call = world.call(0, "r0", set("early"), Level::Log);
+    world.run_for(5 * MILLISECOND);
+    ensure!(world.outcome(call).is_none(), "{majority} of {count} made a fast commit");
+    for node in 0..majority - 1 {
+        world.crash(node, CrashKind::Power);
+    }
+    world.clear_filter();
+    ensure!(world.set_soon(count - 1, "r1", "after"), "nobody goes on: {}", world.describe());
+    world.check().map_err(broken)?;
+    end(world)
+}
+
+/// Two writes of node 0, one of which is answered and told late; then node 1 writes both keys in one batch.
+fn late_news_of_one(seed: u64, count: usize, first_is_late: bool) -> Result<(), String> {
+    let mut settings = Settings::calm_of(ProtocolKind::Epaxos, seed, count);
+    settings.network.streams = false;
+    settings.replica.batch.linger = Duration::from_millis(2);
+    let mut world = steady(settings)?;
+    for (number, key) in ["l0", "l1"].into_iter().enumerate() {
+        let is_late = (number == 0) == first_is_late;
+        world.set_filter(Box::new(move |letter: &Letter| {
+            if is_late && letter.from == 0 && is_commit(letter) {
+                Verdict::Delay(60 * MILLISECOND)
+            } else {
+                Verdict::Pass
+            }
+        }));
+        let call = world.call(0, key, Action::Append((*b"0;").into()), Level::Log);
+        let outcome = world.wait(call, SECOND);
+        ensure!(is_answer(outcome.as_ref()), "no write: {outcome:?}");
+    }
+    world.clear_filter();
+    world.run_for(5 * MILLISECOND);
+    let calls = ["l0", "l1"].map(|key| world.call(1, key, Action::Append((*b"1;").into()), Level::Log));
+    for call in calls {
+        let outcome = world.wait(call, SECOND);
+        ensure!(is_answer(outcome.as_ref()), "no second write: {outcome:?}");
+    }
+    world.run_for(200 * MILLISECOND);
+    world.check().map_err(broken)?;
+    end(world)
+}
+
+/// T-E9. The batch depends on the later of the two, which it shares its second key with.
+pub(super) fn later_of_two_keys(seed: u64, count: usize) -> Result<(), String> {
+    late_news_of_one(seed, count, false)
+}
+
+/// T-E10. The batch depends on the later of the two and waits for the earlier as well.
+pub(super) fn earlier_of_two_keys(seed: u64, count: usize) -> Result<(), String> {
+    late_news_of_one(seed, count, true)
+}
+
+/// T-E5. Two command leaders die, each with one voter; whoever recovers either finds the other in the way.
+pub(super) fn in_each_others_way(seed: u64, count: usize) -> Result<(), String> {
+    let mut world = begin(seed, count)?;
+    let last = count - 1;
+    world.set_filter(Box::new(move |letter: &Letter| match (letter.from, letter.to) {
+        (0, to) if to != 1 => Verdict::Drop,
+        (from, to) if from == last && to != last - 1 => Verdict::Drop,
+        _ => Verdict::Pass,
+    }));
+    let _ = world.call(0, "r0", set("one"), Level::Log);
+    let _ = world.call(last, "r0", set("other"), Level::Log);
+    world.run_for(5 * MILLISECOND);
+    world.crash(0, CrashKind::Power);
+    world.crash(last, CrashKind::Power);
+    world.clear_filter();
+    let call = world.call(2, "r0", set("after"), Level::Log);
+    let done = world.run_until(8 * SECOND, |world| world.outcome(call).is_some());
+    world.check().map_err(broken)?;
+    ensure!(done, "two recoveries wait for each other: {}", world.describe());
+    end(world)
+}
+
+/// T-E17. The voters of a batch know different things; who recovers it knows least.
+pub(super) fn poorer_copy_recovers(seed: u64, count: usize) -> Result<(), String> {
+    let mut settings = Settings::calm_of(ProtocolKind::Epaxos, seed, count);
+    settings.network.streams = false;
+    let mut world = steady(settings)?;
+    let last = count - 1;
+    // The last node's batch is known to the node before it only.
+    world.set_filter(Box::new(move |letter: &Letter| match (letter.from, letter.to) {
+        (from, to) if from == last && to != last - 1 => Verdict::Drop,
+        (0, _) if !matches!(letter.epaxos(), Some(Message::PreAccept(_) | Message::Seen(_))) => Verdict::Drop,
+        (_, 0) => Verdict::Drop,
+        _ => Verdict::Pass,
+    }));
+    let _ = world.call(last, "l0", Action::Append((*b"a;").into()), Level::Log);
+    world.run_for(3 * MILLISECOND);
+    let _ = world.call(0, "l0", Action::Append((*b"b;").into()), Level::Log);
+    world.run_for(5 * MILLISECOND);
+    world.crash(0, CrashKind::Power);
+    world.clear_filter();
+    let call = world.call(1, "l0", Action::Append((*b"c;").into()), Level::Log);
+    let done = world.run_until(8 * SECOND, |world| world.outcome(call).is_some());
+    world.check().map_err(broken)?;
+    ensure!(done, "blocked: {}", world.describe());
+    end(world)
+}
+
+/// T-E19. One node lags behind while the others execute and forget; then all write the same key.
+pub(super) fn forgotten_by_others(seed: u64, count: usize) -> Result<(), String> {
+    let mut world = begin(seed, count)?;
+    let last = count - 1;
+    world.isolate(last);
+    for number in 0..60 {
+        let call = world.call(number % last, "n0", Action::Increment(1), Level::Log);
+        world.wait(call, SECOND);
+    }
+    world.run_for(SECOND);
+    world.rejoin(last);
+    let calls: Vec<_> =
+        (0..count).map(|node| world.call(node, "n0", Action::Increment(1), Level::Log)).collect();
+    for call in calls {
+        let outcome = world.wait(call, 5 * SECOND);
+        ensure!(is_answer(outcome.as_ref()), "{outcome:?}: {}", world.describe());
+    }
+    world.check().map_err(broken)?;
     end(world)
 }

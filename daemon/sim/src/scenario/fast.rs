@@ -190,6 +190,27 @@ pub(super) fn chosen_twice(seed: u64, count: usize) -> Result<(), String> {
     end(world)
 }
 
+/// T-F6, exactly. No vote arrives anywhere for a while, so that the batch is proposed again: it keeps its slot.
+pub(super) fn proposed_twice(seed: u64, count: usize) -> Result<(), String> {
+    let mut settings = settings(seed, count, true);
+    settings.network.streams = false;
+    let (mut world, coordinator) = open(settings)?;
+    world.set_filter(Box::new(|letter: &Letter| match letter.fast() {
+        Some(Message::Votes(_) | Message::SlotPromise(_)) => Verdict::Drop,
+        _ => Verdict::Pass,
+    }));
+    let call = world.call(others(count, coordinator)[0], "n0", Action::Increment(1), Level::Log);
+    world.run_for(80 * MILLISECOND);
+    world.clear_filter();
+    all_answered(&mut world, vec![call])?;
+    world.run_for(500 * MILLISECOND);
+    for node in 0..count {
+        let twice = world.status(node).probe.duplicates;
+        ensure!(twice == 0, "node {node}: {twice} batches were chosen in two slots");
+    }
+    end(world)
+}
+
 /// T-F7. Two proposers are swapped at half of the acceptors for many slots in a row; all of it finishes.
 pub(super) fn cascade(seed: u64, count: usize) -> Result<(), String> {
     let (mut world, coordinator) = open(settings(seed, count, true))?;
