@@ -147,7 +147,7 @@ scenarios! {
     "T-E17" "who recovers has the poorer copy" Sized(SIZES, epaxos::poorer_copy_recovers);
     "T-E18" "a session on several nodes, with retries" Sized(SIZES, epaxos::wandering_session);
     "T-E19" "one replica lags while the others forget" Sized(SIZES, epaxos::forgotten_by_others);
-    "T-E20" "a recovery that waited uses the dependencies reported to it" Checked("epaxos-5-t-e20", 4_000);
+    "T-E20" "a recovery that waited uses the dependencies reported to it" Checked("epaxos-5-t-e20", 6_000);
     "T-E21" "a seal beside conflicting instances" Needs("epochs");
     "T-E22" "a read races with a fast commit whose news are late" Sized(SIZES, epaxos::read_and_late_news);
     "T-E23" "a leader forgets its own instance, which one peer saw" Sized(SIZES, epaxos::forgotten_instance);

@@ -80,13 +80,6 @@ pub(super) const ALL: &[Configuration] = &[
         states_max: 40_000,
         run: |states, report| search(minority(), check, states, report),
     },
-    Configuration {
-        name: "fast-5-t-f11",
-        text: "n=5, T-F11: coordinator 0 knows of the one vote for the value of 3 and asks 0, 2 and 3 for promises; the value of 1 has two \
-               votes and is on its way to 0 and 2",
-        states_max: 40_000,
-        run: |states, report| search(promised(), check, states, report),
-    },
 ];
 
 /// One value at most is chosen in a slot by durable votes, and each replica votes once per slot and round.
@@ -302,32 +295,5 @@ fn minority() -> Scripted<Fast> {
     });
     let accepts = script.world.packets().filter(|packet| matches!(packet.message, Message::Accept(_)));
     assert_eq!(accepts.count(), 2, "the first term proposes to two others");
-    Ok(script)
-}
-
-/// Votes: one value at 1 and 4, the other at 3, which is all that the coordinator hears of until it gives up the fast round.
-fn promised() -> Scripted<Fast> {
-    let mut script = coordinated(5, &[1, 3], Bounds::default(), true)?;
-    script.propose(0)?;
-    script.propose(1)?;
-    script.deliver(|packet| {
-        matches!(packet.message, Message::Propose(_)) && (packet.from.0, packet.to.0) == (1, 4)
-    })?;
-    script.deliver(|packet| {
-        matches!(packet.message, Message::Votes(_)) && (packet.from.0, packet.to.0) == (3, 0)
-    })?;
-    let asks = |packet: &Packet<Fast>| matches!(packet.message, Message::SlotPrepare(_));
-    for _ in 0..8 {
-        if !script.world.packets().any(asks) {
-            script.deadline(0)?;
-        }
-    }
-    assert!(script.world.packets().any(asks), "the coordinator gives up the fast round");
-    script.world.ignore(|packet| match packet.message {
-        Message::Propose(_) => !matches!((packet.from.0, packet.to.0), (1, 0 | 2)),
-        Message::SlotPrepare(_) | Message::Accept(_) => !matches!(packet.to.0, 0 | 2 | 3),
-        Message::SlotPromise(_) => false,
-        _ => true,
-    });
     Ok(script)
 }

@@ -29,12 +29,11 @@ mutants! {
     fast_picks_from_any_round: FastPickHighestRound, "fast-5-t-f1", 1_000, "is chosen to hold";
     fast_recovers_from_too_few: FastRecoveryQuorum, "fast-4-slow", 2_000, "is chosen to hold";
     fast_proposes_its_own_value: FastNeverOwnValue, "fast-5-t-f1", 1_000, "is chosen to hold";
-    fast_votes_after_a_promise: FastSlotPromiseBlocks, "fast-5-t-f11", 2_000, "is chosen to hold";
     epaxos_one_ballot: EpaxosTwoBallots, "epaxos-3-t-e1", 8_000, "was decided to hold";
     epaxos_any_acceptance: EpaxosRecoverHighestAccepted, "epaxos-3-t-e1", 8_000, "was decided to hold";
     epaxos_any_pair: EpaxosFixedPair, "epaxos-3-t-e3", 8_000, "was decided to hold";
     epaxos_buddy_ignored: EpaxosRecoverPreacceptedBuddy, "epaxos-3-two", 8_000, "has committed";
     epaxos_fast_after_slow: EpaxosNoFastCommitAfterSlow, "epaxos-3-slow", 15_000, "has committed";
     epaxos_no_validation: EpaxosValidate, "epaxos-5-t-e4", 2_000, "neither depends on the other";
-    epaxos_own_dependencies: EpaxosWaitingUsesReportedDeps, "epaxos-5-t-e20", 3_000, "has committed";
+    epaxos_own_dependencies: EpaxosWaitingUsesReportedDeps, "epaxos-5-t-e20", 6_000, "has committed";
 }

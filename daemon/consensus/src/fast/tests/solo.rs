@@ -9,9 +9,9 @@ use super::super::message::*;
 use super::super::round::{Round, ValueName};
 use crate::ballot::Ballot;
 use crate::protocol::{Dest, Event, Persist, Protocol, ReadContext, Tuning, Value};
+use crate::testing::TIMEOUT;
 use crate::testing::solo::{self, Sent};
 pub(super) use crate::testing::solo::{ME, R1, R2, hint};
-use crate::testing::{TIMEOUT, tuning};
 
 pub(super) const R3: ReplicaId = ReplicaId(3);
 
