@@ -5,6 +5,8 @@
 //!   highest number per row over all keys of the batch.
 //! * Numbers only rise. An instance that turns out to be a no-op stays: more dependencies than needed are harmless.
 //! * Batches and barriers meet in the record `everything`: each batch counts as its reader, each barrier as its writer.
+//! * A key that only such instances touched leaves the index soon: for each key that enters, several places are looked at. So
+//!   the index stays as small as the number of keys touched lately, and close to the processor.
 //! * After warm-up nothing is allocated while the number of keys in use stays the same.
 
 mod table;
@@ -52,8 +54,10 @@ impl Dependencies {
 /// Parts of the table: each grows alone, so that no single insert moves more than a 64th of it.
 const PART_BITS: u32 = 6;
 const PART_COUNT: usize = 1 << PART_BITS;
-/// Records looked at in one call of [`Conflicts::forget`].
+/// Places looked at in one call of [`Conflicts::forget`].
 const SWEEP_COUNT: usize = 512;
+/// Places looked at for each key that enters: enough that what can go has gone before the table must grow.
+const SWEEP_PER_KEY: usize = 4;
 
 /// What an instance says of itself when it is proposed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,6 +82,8 @@ pub struct Conflicts {
     forgotten: Dependencies,
     sweep_part: usize,
     sweep_place: usize,
+    /// Places to be looked at until all were since `forgotten` last rose.
+    sweep_left: usize,
 }
 
 /// Says the same of two indexes that give the same answers, however they came about.
@@ -111,6 +117,7 @@ impl Conflicts {
             forgotten: Dependencies::default(),
             sweep_part: 0,
             sweep_place: 0,
+            sweep_left: 0,
         }
     }
 
@@ -121,6 +128,11 @@ impl Conflicts {
     /// Keys in the index.
     pub fn key_count(&self) -> usize {
         self.parts.iter().map(|part| part.count).sum()
+    }
+
+    /// Places for keys.
+    pub(super) fn place_count(&self) -> usize {
+        self.parts.iter().map(|part| part.capacity).sum()
     }
 
     #[inline]
@@ -214,9 +226,14 @@ impl Conflicts {
         if footprint.is_barrier() {
             self.everything[BARRIER_STAMP] = stamp.max(self.everything[BARRIER_STAMP]);
         }
+        let mut entered = 0;
         for (key, is_written) in footprint.touched() {
-            note(self.parts[Self::part(key)].get_or_insert(key, width), is_written);
+            let part = &mut self.parts[Self::part(key)];
+            let count = part.count;
+            note(part.get_or_insert(key, width), is_written);
+            entered += part.count - count;
         }
+        self.sweep(entered * SWEEP_PER_KEY);
     }
 
     /// The instance exists but its batch is not known: everything depends on it until [`Conflicts::insert`] or
@@ -240,20 +257,29 @@ impl Conflicts {
     /// Every replica has executed everything up to these numbers: no answer needs them any more. Looks at a bounded
     /// number of keys and drops those that only such instances touched; call it again and again.
     pub fn forget(&mut self, executed_by_all: &Dependencies) {
+        let before = self.forgotten;
         self.forgotten.merge(executed_by_all);
+        let forgotten = self.forgotten;
+        if forgotten != before {
+            self.unknown.retain(|unknown| !forgotten.contains(*unknown));
+            self.sweep_left = self.place_count();
+        }
+        self.sweep(SWEEP_COUNT);
+    }
+
+    /// Looks at so many places, and drops the keys there that only forgotten instances touched.
+    fn sweep(&mut self, place_count: usize) {
         let (width, row_count, forgotten) = (self.width(), self.row_count, self.forgotten);
-        self.unknown.retain(|unknown| !forgotten.contains(*unknown));
-        let mut left = SWEEP_COUNT;
-        let mut part_count = 0;
-        while left > 0 && part_count <= PART_COUNT {
-            let part = &mut self.parts[self.sweep_part];
-            if self.sweep_place >= part.capacity {
+        for _ in 0..place_count {
+            if self.sweep_left == 0 {
+                return;
+            }
+            while self.sweep_place >= self.parts[self.sweep_part].capacity {
+                self.parts[self.sweep_part].shrink(width);
                 self.sweep_part = (self.sweep_part + 1) % PART_COUNT;
                 self.sweep_place = 0;
-                part_count += 1;
-                continue;
             }
-            left -= 1;
+            let part = &mut self.parts[self.sweep_part];
             let record = &part.words[self.sweep_place * width..][..width];
             // What touched the key last is never older than what wrote it last.
             let mut touched = record[NUMBERS + row_count..].iter().zip(&forgotten.0);
@@ -261,6 +287,7 @@ impl Conflicts {
                 part.remove(self.sweep_place, width);
             } else {
                 self.sweep_place += 1;
+                self.sweep_left -= 1;
             }
         }
     }

@@ -49,7 +49,7 @@ impl Part {
                     Some(place) if self.count * 4 < self.capacity * 3 => place,
                     _ => {
                         self.grow(width);
-                        self.find(key, width).expect("a table that has grown has room")
+                        self.find(key, width).expect("a resized table has room")
                     }
                 };
                 self.words[place * width] = key;
@@ -61,11 +61,21 @@ impl Part {
     }
 
     fn grow(&mut self, width: usize) {
-        let capacity = (self.capacity * 2).max(PART_CAPACITY_MIN);
+        self.resize((self.capacity * 2).max(PART_CAPACITY_MIN), width);
+    }
+
+    /// Gives up half of the places if hardly any are taken.
+    pub(super) fn shrink(&mut self, width: usize) {
+        if self.capacity > PART_CAPACITY_MIN && self.count * 8 < self.capacity {
+            self.resize(self.capacity / 2, width);
+        }
+    }
+
+    fn resize(&mut self, capacity: usize, width: usize) {
         let words = std::mem::replace(&mut self.words, vec![0; capacity * width]);
         self.capacity = capacity;
         for record in words.chunks_exact(width).filter(|record| record[0] != 0) {
-            let place = self.find(record[0], width).expect("a table that has grown has room");
+            let place = self.find(record[0], width).expect("a resized table has room");
             self.words[place * width..][..width].copy_from_slice(record);
         }
     }

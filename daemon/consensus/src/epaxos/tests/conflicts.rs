@@ -112,6 +112,31 @@ fn what_all_have_executed_is_forgotten_bit_by_bit() {
     }
 }
 
+#[test]
+fn the_index_stays_as_small_as_what_was_touched_lately() {
+    let mut conflicts = Conflicts::new(3);
+    let key = |number: u64| Footprint::of_keys(&[(&number.to_le_bytes()[..], true)]);
+    let mut most = 0;
+    for number in 1..=50_000_u64 {
+        conflicts.insert(at(0, number), number, &key(number));
+        if number % 100 == 0 {
+            conflicts.forget(&deps([number.saturating_sub(500)]));
+        }
+        most = most.max(conflicts.key_count());
+    }
+    assert!((500..2000).contains(&most), "{most} keys");
+    // Somebody was away: nothing could be forgotten for a while, then everything.
+    for number in 50_001..=100_000 {
+        conflicts.insert(at(0, number), number, &key(number));
+    }
+    let large = conflicts.place_count();
+    for number in 100_001..=130_000_u64 {
+        conflicts.forget(&deps([number.saturating_sub(500)]));
+        conflicts.insert(at(0, number), number, &key(number));
+    }
+    assert!(conflicts.place_count() * 8 < large, "{} of {large} places left", conflicts.place_count());
+}
+
 proptest! {
     #[test]
     fn answers_equal_those_of_a_search_through_all_instances(
