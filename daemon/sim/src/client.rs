@@ -486,7 +486,11 @@ impl Client {
             _ => (format!("l{number}"), Action::Get),
         };
         let level = if action == Action::Get && !random.chance(settings.log_reads) {
-            Level::Quorum
+            if settings.lease_reads > 0 && random.chance(settings.lease_reads) {
+                Level::Lease
+            } else {
+                Level::Quorum
+            }
         } else {
             Level::Log
         };

@@ -183,7 +183,7 @@ impl Coverage {
         let mut missing: Vec<String> = world.map(|(name, ..)| name.to_string()).collect();
         for kind in mix.kinds() {
             let some = |name: &&&'static str| !self.counters.contains_key(&(*kind, **name));
-            let names = expected(*kind, replica_count);
+            let names = expected(*kind, mix, replica_count);
             missing.extend(names.iter().filter(some).map(|name| format!("{}.{name}", kind.name())));
         }
         missing
@@ -194,7 +194,7 @@ impl Coverage {
 const OF_LOGS: &[&str] = &["duplicates", "held", "loads"];
 
 /// The counters that a long sweep of a protocol must have: its branches, the rare ones included.
-fn expected(kind: ProtocolKind, replica_count: usize) -> Vec<&'static str> {
+fn expected(kind: ProtocolKind, mix: Mix, replica_count: usize) -> Vec<&'static str> {
     let names: &[&str] = match kind {
         ProtocolKind::Multi => &[
             "elections",
@@ -237,6 +237,9 @@ fn expected(kind: ProtocolKind, replica_count: usize) -> Vec<&'static str> {
         ],
     };
     let mut names = names.to_vec();
+    if mix == Mix::One(ProtocolKind::Multi) {
+        names.extend(["lease_reads", "lease_refusals"]);
+    }
     if kind == ProtocolKind::Epaxos && replica_count >= 5 {
         // Only there are recoveries validated: with three replicas the fast pair decides them alone.
         names.extend(["validates", "validates_rejected", "waits", "waits_accepted", "waits_noop"]);

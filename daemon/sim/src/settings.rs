@@ -63,6 +63,8 @@ pub struct ClientSettings {
     pub sessions: u64,
     /// Reads, in parts per million, that go through the log.
     pub log_reads: u64,
+    /// Of the other reads, in parts per million, those that are content with a lease.
+    pub lease_reads: u64,
     /// The longest padding of a value.
     pub padding: u64,
     /// Keys that are only written, to make the state large.
@@ -156,6 +158,12 @@ const PAGE: u64 = PAGE_SIZE as u64;
 const EPAXOS_POOL_SIZE_MIN: usize = 16 << 20;
 
 impl Settings {
+    /// The most by which the rate of a clock may differ from true time, in millionths, if leases rely on it: then clocks do not
+    /// jump either.
+    pub fn clock_bound(&self) -> Option<u64> {
+        (!self.tuning.lease.is_zero()).then_some(self.tuning.clock_drift_ppm)
+    }
+
     /// How many groups.
     pub fn group_count(&self) -> u16 {
         self.protocols.len() as u16
@@ -178,6 +186,7 @@ impl Settings {
                 keys: 2,
                 sessions: 500_000,
                 log_reads: 500_000,
+                lease_reads: 0,
                 padding: 0,
                 bulk_keys: 0,
             },
@@ -259,6 +268,7 @@ impl Settings {
             keys: random.range(1, 3),
             sessions: *random.pick(&[0, 500_000, 500_000, 1_000_000]),
             log_reads: *random.pick(&[0, 300_000, 1_000_000]),
+            lease_reads: 0,
             padding: *random.pick(&[0, 0, 500, 3000]),
             bulk_keys: if random.chance(150_000) { random.range(20, 80) } else { 0 },
         };
@@ -274,6 +284,9 @@ impl Settings {
             ..Tuning::default()
         };
         knob(knobs, &mut settings.tuning);
+        if mix == Mix::One(ProtocolKind::Multi) && knobs.chance(400_000) {
+            lease(knobs, &mut settings);
+        }
         settings.replica.batch = BatchLimits {
             commands_max: random.range(1, 6) as usize,
             size_max: random.range(1, 4) as usize * PAGE_SIZE,
@@ -329,6 +342,14 @@ fn knob(random: &mut Stream, tuning: &mut Tuning) {
     tuning.recover_always_after = Duration::from_millis(recover_after * random.range(2, 8));
     tuning.free_for_all = random.chance(500_000);
     tuning.thrifty = random.chance(300_000);
+}
+
+/// Leaders have leases, and clocks keep to the bound that these are made for.
+fn lease(random: &mut Stream, settings: &mut Settings) {
+    let tuning = &mut settings.tuning;
+    tuning.lease = tuning.election_timeout * random.range(3, 9) as u32 / 10;
+    tuning.clock_drift_ppm = *random.pick(&[100, 10_000, 200_000]);
+    settings.clients.lease_reads = *random.pick(&[500_000, 1_000_000]);
 }
 
 fn weights(random: &mut Stream) -> FaultWeights {

@@ -189,13 +189,14 @@ impl World {
             Fault::FailWrite => self.nodes[node].disk.fail_next(),
             Fault::Clock => {
                 self.shared.coverage.clock_faults += 1;
+                let bound = self.shared.settings.clock_bound();
                 let clock = &mut self.nodes[node].clock;
-                if self.faults.random.chance(500_000) {
+                if self.faults.random.chance(500_000) && bound.is_none() {
                     clock.jump(self.faults.random.skewed(1, 5000) * MILLISECOND);
                 } else {
                     let rate =
                         *self.faults.random.pick(&[2_000, 50_000, 500_000, 900_000, 1_100_000, 4_000_000]);
-                    clock.set_rate(now, rate);
+                    clock.set_rate(now, within(rate, bound));
                     self.shared.queue.push_in(duration, Event::Undo(Undo::TrueClock(node)));
                 }
                 self.nodes[node].wake(&mut self.shared, now);
@@ -206,7 +207,8 @@ impl World {
                 let Some(leader) = (0..self.nodes.len()).find(leads) else { return };
                 let timeout = self.shared.settings.tuning.election_timeout.as_nanos() as Time;
                 let duration = 2 * timeout + self.faults.random.below(2 * timeout);
-                self.nodes[leader].clock.set_rate(now, 20_000);
+                let bound = self.shared.settings.clock_bound();
+                self.nodes[leader].clock.set_rate(now, within(20_000, bound));
                 self.shared.queue.push_in(2 * duration, Event::Undo(Undo::TrueClock(leader)));
                 // At times it goes on hearing, or being heard.
                 let (mute, deaf) =
@@ -338,4 +340,10 @@ impl World {
             self.shared.queue.push_in(MILLISECOND, Event::Restart { node: index });
         }
     }
+}
+
+/// The rate nearest to `rate` that keeps to the bound.
+fn within(rate: u64, bound: Option<u64>) -> u64 {
+    const TRUE_RATE: u64 = 1_000_000;
+    bound.map_or(rate, |bound| rate.clamp(TRUE_RATE - bound, TRUE_RATE + bound))
 }
