@@ -26,6 +26,7 @@ fn sweep_of(mix: Mix, seeds: impl IntoIterator<Item = u64>, replica_count: usize
 }
 
 const BASIC: Mix = Mix::One(ProtocolKind::Basic);
+const FAST: Mix = Mix::One(ProtocolKind::Fast);
 
 /// Protocol, replicas and seed; the last column says what failed. Most of the first found a mistake of the simulator itself
 /// while it was young.
@@ -35,6 +36,7 @@ const ONCE_FAILED: &[(Mix, usize, u64, &str)] = &[
     (MULTI, 3, 2160, "a client sent a command without a session twice"),
     (MULTI, 3, 1889, "frames of replayed slots were kept and exhausted the pool"),
     (BASIC, 5, 295, "batches of later slots took the memory that the first open slot needed"),
+    (FAST, 3, 2819, "a recovery that got the batch last waited for ever"),
     (Mix::Mixed, 3, 300, "an own vote refused for want of memory was never asked for again"),
     (Mix::Mixed, 3, 200, "a full log with nothing to give up made its core spin"),
 ];

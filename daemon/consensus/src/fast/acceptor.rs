@@ -247,6 +247,7 @@ impl Fast {
         }
         // Also if the vote goes elsewhere: it may turn out to be chosen here.
         self.keep(slot, body);
+        self.continue_recovery(slot, effects);
         let has_room = self.has_room(slot, body);
         let Some(open) = self.slots.open(slot) else { return false };
         // The coordinator counts on no further fast votes here. [T-F11]

@@ -67,6 +67,7 @@ impl Fast {
         }
         self.look_for_quorum(slot, vote, effects);
         self.look_for_collision(slot, effects);
+        self.continue_recovery(slot, effects);
     }
 
     fn look_for_quorum(&mut self, slot: Slot, vote: Vote, effects: &mut Effects<Self>) {
@@ -110,7 +111,7 @@ impl Fast {
             let Some(open) = self.slots.get(slot) else { break };
             let Some(name) = open.chosen else { break };
             let own = self.proposer.batch(name);
-            let value = match open.value(name).or_else(|| own.map(Value::Batch)) {
+            let value = match self.slots.value(slot, name).or_else(|| own.map(Value::Batch)) {
                 Some(value) => value,
                 None if !holds(Rule::FastExecuteWithPayload) => Value::Noop,
                 None => {
@@ -155,7 +156,8 @@ impl Fast {
         // What the record calls chosen was written before it, with the values that are here by now.
         while self.commit() < record.commit() {
             let slot = self.commit().next();
-            let Some(value) = self.slots.get(slot).and_then(written_value) else { break };
+            let Some(name) = self.slots.get(slot).and_then(written_name) else { break };
+            let Some(value) = self.slots.value(slot, name) else { break };
             effects.choose(slot, value.clone());
             self.slots.advance(value);
         }
@@ -199,7 +201,6 @@ impl Fast {
 }
 
 /// What the log says of a slot that it calls chosen.
-fn written_value(open: &Open) -> Option<Value> {
-    let name = open.chosen.or(open.vote.map(|vote| vote.name))?;
-    open.value(name)
+fn written_name(open: &Open) -> Option<ValueName> {
+    open.chosen.or(open.vote.map(|vote| vote.name))
 }

@@ -78,6 +78,13 @@ impl Fast {
         self.ask_for_promises(slot, effects);
     }
 
+    /// Something was learned about `slot` that its recovery may have waited for: a vote, a promise, the bytes of a batch.
+    pub(super) fn continue_recovery(&mut self, slot: Slot, effects: &mut Effects<Self>) {
+        if self.is_fast_here(slot) {
+            self.pick_value(slot, effects);
+        }
+    }
+
     fn ask_for_promises(&mut self, slot: Slot, effects: &mut Effects<Self>) {
         let term = self.promised;
         if self.slots.get(slot).is_some_and(|open| open.recovery.proposed.is_none()) {
@@ -97,7 +104,7 @@ impl Fast {
         // A vote of the fast round is the last one below the classic round: it promises as much. [Fast Paxos §3.2]
         let voted = vote.is_some_and(|vote| vote.round == Round::fast(self.promised));
         let promised = open.recovery.promises.contains(id);
-        let here = vote.is_none_or(|vote| open.has_value(vote.name));
+        let here = vote.is_none_or(|vote| self.slots.value(slot, vote.name).is_some());
         ((voted || promised) && here).then_some(vote)
     }
 
@@ -125,17 +132,12 @@ impl Fast {
 
     /// The value that the answers demand or allow; `None` while its bytes are elsewhere.
     pub(super) fn picked(&mut self, slot: Slot, answers: &[Option<Vote>]) -> Option<Value> {
-        let open = self.slots.get(slot);
-        let value = |name| match open {
-            Some(open) => open.value(name),
-            None => (name == ValueName::NOOP).then_some(Value::Noop),
-        };
         let pick = pick(self.group.replica_count, answers);
         if !holds(Rule::FastNeverOwnValue) {
             return Some(self.proposer.oldest().map_or(Value::Noop, Value::Batch));
         }
         let value = match pick {
-            Pick::Forced(name) | Pick::Free(name) => value(name)?,
+            Pick::Forced(name) | Pick::Free(name) => self.slots.value(slot, name)?,
             Pick::Empty => Value::Noop,
         };
         match pick {
@@ -168,7 +170,7 @@ impl Fast {
         }
         if let Some(open) = self.slots.open(slot) {
             open.recovery.promises.insert(from);
-            self.pick_value(slot, effects);
+            self.continue_recovery(slot, effects);
         }
     }
 
@@ -194,6 +196,7 @@ impl Fast {
                 self.repeat_accept(slot, effects);
             } else if open.recovery.begun {
                 open.recovery.since = Some(now);
+                self.continue_recovery(slot, effects);
                 self.ask_for_promises(slot, effects);
             } else if self.is_fast_here(slot) {
                 self.note_misses(slot);

@@ -60,19 +60,6 @@ impl Open {
         self.payloads.iter().find(|frame| ValueName::of(Some(frame)) == name)
     }
 
-    /// Whether the value of that name can be executed or proposed: a no-op always.
-    pub(super) fn has_value(&self, name: ValueName) -> bool {
-        name == ValueName::NOOP || self.payload(name).is_some()
-    }
-
-    /// The value of that name, if it is here.
-    pub(super) fn value(&self, name: ValueName) -> Option<Value> {
-        if name == ValueName::NOOP {
-            return Some(Value::Noop);
-        }
-        self.payload(name).map(|frame| Value::Batch(frame.clone()))
-    }
-
     /// Keeps a batch while the slot is open; returns the memory it takes, in bytes.
     fn keep(&mut self, body: Option<&Frame>) -> usize {
         let Some(frame) = body.filter(|_| self.payload(ValueName::of(body)).is_none()) else { return 0 };
@@ -154,6 +141,17 @@ impl Slots {
     /// An open slot, to be changed.
     pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut Open> {
         self.open.get_mut(slot.0.checked_sub(self.commit.0 + 1)? as usize)
+    }
+
+    /// The value of that name, if it is here: as a batch of `slot` or, when proposers do not choose the slots themselves, of any
+    /// other slot that this acceptor had room for it in.
+    pub(super) fn value(&self, slot: Slot, name: ValueName) -> Option<Value> {
+        if name == ValueName::NOOP {
+            return Some(Value::Noop);
+        }
+        let own = self.get(slot).and_then(|open| open.payload(name));
+        let frame = own.or_else(|| self.open.iter().find_map(|open| open.payload(name)))?;
+        Some(Value::Batch(frame.clone()))
     }
 
     /// The slot, opened if it was not; `None` if it is chosen or too far ahead.
