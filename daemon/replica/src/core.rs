@@ -341,18 +341,18 @@ impl Core {
         }
     }
 
-    /// A frame was read back from the log; `None` if it could not be.
+    /// The frame at `location` was read back from the log; `None` if it could not be.
     pub fn loaded(
         &mut self,
         now: Instant,
         group: GroupId,
         position: Position,
+        location: Location,
         frame: Option<Frame>,
         out: &mut impl Outbox,
     ) {
-        let value = frame.map(Value::Batch);
         self.with(group, now, out, |any, around| {
-            each!(any, replica => replica.step(Event::Loaded(position, value), around));
+            each!(any, replica => replica.loaded(position, location, frame, around));
         });
     }
 

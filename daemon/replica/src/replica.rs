@@ -7,12 +7,12 @@
 
 use panch_consensus::frontier::Frontier;
 use panch_consensus::protocol::{Chosen, Dest, Effects, Event, Group, Order, Persist, Protocol, Value};
-use panch_wal::{BodyRef, Lsn, RecordKind, Restatement, Wal};
+use panch_wal::{BodyRef, Location, Lsn, RecordKind, Restatement, Wal};
 use panch_wire::batch::BatchView;
 use panch_wire::client::Commit;
 use panch_wire::command::{Command, CommandError, CommandKind, Reply};
 use panch_wire::frame::{Frame, FramePool};
-use panch_wire::ids::{Incarnation, ReplicaId, Slot};
+use panch_wire::ids::{Incarnation, Position, ReplicaId, Slot};
 use panch_wire::record::Fixed;
 use panch_wire::time::{Duration, Instant};
 
@@ -549,6 +549,21 @@ impl<P: Protocol> Replica<P> {
         }
         loads.append(&mut self.effects.loads);
         self.effects.loads = loads;
+    }
+
+    /// What was read for `position` counts only if the log has the value there still: while the read was under way the segment may have been
+    /// released and written over.
+    pub(crate) fn loaded<O: Outbox>(
+        &mut self,
+        position: Position,
+        location: Location,
+        frame: Option<Frame>,
+        around: &mut Surroundings<'_, O>,
+    ) {
+        let is_there = |body| around.wal.locate(body) == Some(location);
+        let retained = matches!(self.log.find(position), Found::Body(body) if is_there(body));
+        let value = frame.filter(|_| retained).map(Value::Batch);
+        self.step(Event::Loaded(position, value), around);
     }
 
     fn doubt(&mut self, now: Instant) {

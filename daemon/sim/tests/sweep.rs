@@ -35,6 +35,12 @@ const ONCE_FAILED: &[(Mix, usize, u64, &str)] = &[
     (MULTI, 3, 1484, "a client sent a command without a session twice"),
     (MULTI, 3, 2160, "a client sent a command without a session twice"),
     (MULTI, 3, 1889, "frames of replayed slots were kept and exhausted the pool"),
+    (
+        BASIC,
+        5,
+        14606,
+        "what was read back from the log came from a segment that had been written over meanwhile",
+    ),
     (BASIC, 5, 295, "batches of later slots took the memory that the first open slot needed"),
     (FAST, 3, 2819, "a recovery that got the batch last waited for ever"),
     (Mix::Mixed, 3, 300, "an own vote refused for want of memory was never asked for again"),

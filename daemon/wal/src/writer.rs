@@ -611,7 +611,7 @@ impl Wal {
     }
 
     /// Where `body` lies on disk; `None` until it is written and after its segment was released. The segment may be reused
-    /// while a read is under way: a reader checks that the frame it got has the expected checksum.
+    /// while a read is under way: after it, the body must still lie there.
     pub fn locate(&self, body: BodyRef) -> Option<Location> {
         if body.lsn > self.written { None } else { self.ledger.locate(body) }
     }

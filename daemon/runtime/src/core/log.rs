@@ -70,7 +70,7 @@ impl CoreLoop {
     pub(super) fn start_loads(&mut self, now: Instant) {
         while let Some((group, position, location)) = self.out.loads.pop_front() {
             let Some(file) = self.log.file(location.segment) else {
-                self.core.loaded(now, group, position, None, &mut self.out);
+                self.core.loaded(now, group, position, location, None, &mut self.out);
                 continue;
             };
             let size = location.padded_length();
@@ -95,10 +95,8 @@ impl CoreLoop {
         let ReadBuffer::Frame(memory) = buffer else { return };
         let length = location.length as usize;
         let whole = result.is_ok_and(|count| count >= length);
-        // Once the log has let go of the segment, its file may be given to another one and written over.
-        let retained = self.log.file(location.segment).is_some();
-        let frame = if whole && retained { memory.receive(length).ok() } else { None };
+        let frame = if whole { memory.receive(length).ok() } else { None };
         let frame = frame.filter(|frame| BatchView::validate(frame).is_ok());
-        self.core.loaded(now, group, position, frame, &mut self.out);
+        self.core.loaded(now, group, position, location, frame, &mut self.out);
     }
 }

@@ -6,7 +6,7 @@ use panch_consensus::protocol::Random;
 use panch_replica::core::{Core, GroupStatus, next_incarnation};
 use panch_replica::snapshot::{Restored, SnapshotReader};
 use panch_replica::transfer::SnapshotFile;
-use panch_wal::{End, Lsn, SegmentFile, SegmentReader, SegmentSequence, Sync, Wal, Write};
+use panch_wal::{End, Location, Lsn, SegmentFile, SegmentReader, SegmentSequence, Sync, Wal, Write};
 use panch_wire::frame::{FramePool, PAGE_SIZE};
 use panch_wire::ids::{GroupId, Incarnation, Position, ReplicaId, Slot};
 use panch_wire::peer::{PacketReader, PacketWriter};
@@ -59,9 +59,8 @@ pub(crate) enum Tag {
     Load {
         group: GroupId,
         position: Position,
+        location: Location,
         from: Option<FileId>,
-        offset: u64,
-        length: u32,
     },
     Nothing,
 }

@@ -8,9 +8,10 @@ use panch_consensus::epaxos::component_bound;
 use panch_replica::batcher::Refusal;
 use panch_replica::core::{MessageKind, ReplyTo};
 use panch_replica::transfer::TransferMessage;
+use panch_wal::Location;
 use panch_wire::batch::BatchView;
 use panch_wire::command::CommandError;
-use panch_wire::frame::{Frame, FramePool, PAGE_SIZE, pages_for};
+use panch_wire::frame::{Frame, FramePool};
 use panch_wire::ids::{GroupId, Incarnation, Position, ReplicaId};
 use panch_wire::peer::{Incarnations, Next, PacketReader, PacketWriter};
 use panch_wire::record::Fixed;
@@ -261,9 +262,7 @@ impl Node {
                 Deed::Load(group, position, location) => {
                     shared.coverage.loads += 1;
                     let from = self.disk.open(Name::Segment(location.segment.0));
-                    let tag =
-                        Tag::Load { group, position, from, offset: location.offset, length: location.length };
-                    self.submit(shared, tag, [Step::Read]);
+                    self.submit(shared, Tag::Load { group, position, location, from }, [Step::Read]);
                 }
                 Deed::SnapshotRead { group, peer, file, offset, length } => {
                     let from = self.disk.open(Name::Snapshot(group, file.slot));
@@ -480,10 +479,10 @@ impl Life {
                 });
                 core.snapshot_read(now, group, peer, file, offset, bytes.as_deref(), deeds);
             }
-            Tag::Load { group, position, from, offset, length } => {
-                let frame = from.and_then(|from| read_frame(disk, &self.pool, from, offset, length as usize));
+            Tag::Load { group, position, location, from } => {
+                let frame = from.and_then(|from| read_frame(disk, &self.pool, from, location));
                 shared.coverage.failed_loads += u64::from(frame.is_none());
-                core.loaded(now, group, position, frame, deeds);
+                core.loaded(now, group, position, location, frame, deeds);
             }
             Tag::Identity(_) | Tag::Nothing => {}
         }
@@ -491,9 +490,10 @@ impl Life {
     }
 }
 
-fn read_frame(disk: &Disk<Tag>, pool: &FramePool, from: FileId, offset: u64, length: usize) -> Option<Frame> {
+fn read_frame(disk: &Disk<Tag>, pool: &FramePool, from: FileId, location: Location) -> Option<Frame> {
+    let length = location.length as usize;
     let mut memory = pool.take(length)?;
-    disk.read(from, offset, &mut memory[..pages_for(length) * PAGE_SIZE]);
+    disk.read(from, location.offset, &mut memory[..location.padded_length()]);
     let frame = memory.receive(length).ok()?;
     BatchView::validate(&frame).ok()?;
     Some(frame)
