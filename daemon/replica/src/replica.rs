@@ -33,6 +33,8 @@ pub(crate) const PROTOCOL_RECORD: RecordKind = RecordKind(1);
 const REPROPOSE_EVERY: Duration = Duration::from_millis(5);
 /// A proposal that has not been executed for this long is doubtful.
 const DOUBT_AFTER: Duration = Duration::from_millis(1000);
+/// So is one that has not been executed for this long after a later one was decided: somebody had no room for it.
+const OVERTAKEN_AFTER: Duration = Duration::from_millis(20);
 
 /// The time after which a session expires is measured in this many steps.
 const SESSION_MARKS: usize = 8;
@@ -83,6 +85,8 @@ pub struct Replica<P: Protocol> {
     logged_commit: Slot,
     incarnation: Incarnation,
     repropose_at: Option<Instant>,
+    /// When batches below this counter are proposed again: a later one was decided before them.
+    overtaken: Option<(Instant, u64)>,
     reproposed: Instant,
     /// The stamps at the last few steps of the session clock, oldest first.
     session_marks: [u64; SESSION_MARKS],
@@ -136,6 +140,7 @@ impl<P: Protocol> Replica<P> {
             logged_commit: Slot(0),
             incarnation,
             repropose_at: None,
+            overtaken: None,
             reproposed: Instant::default(),
             session_marks: [0; SESSION_MARKS],
             session_mark_at: Instant::default(),
@@ -256,7 +261,12 @@ impl<P: Protocol> Replica<P> {
     pub(crate) fn end_turn<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
         let now = around.now;
         if self.repropose_at.is_some_and(|at| at <= now) {
-            self.repropose(around);
+            self.repropose_at = None;
+            self.reproposed = now;
+            self.repropose_below(u64::MAX, around);
+        }
+        if let Some((_, counter)) = self.overtaken.take_if(|(at, _)| *at <= now) {
+            self.repropose_below(counter, around);
         }
         if around.wal.is_full() {
             // Never proposed, so the answer can be definite.
@@ -307,6 +317,7 @@ impl<P: Protocol> Replica<P> {
             lease.deadline(),
             self.snapshots.deadline(),
             self.repropose_at,
+            self.overtaken.map(|(at, _)| at),
             doubt,
         ]
         .into_iter()
@@ -476,7 +487,13 @@ impl<P: Protocol> Replica<P> {
         }
         match self.machine.admit(frame) {
             Admission::Apply => self.apply_batch(now, commit, frame, out),
-            Admission::Hold => self.probe.held += 1,
+            Admission::Hold => {
+                self.probe.held += 1;
+                if self.is_mine(frame) {
+                    let (at, below) = self.overtaken.unwrap_or((now + OVERTAKEN_AFTER, 0));
+                    self.overtaken = Some((at, below.max(frame.id().counter)));
+                }
+            }
             Admission::Duplicate => self.probe.duplicates += 1,
             Admission::Gap => {
                 self.probe.voided += 1;
@@ -571,10 +588,10 @@ impl<P: Protocol> Replica<P> {
         self.repropose_at = Some(self.repropose_at.map_or(at, |earlier| earlier.min(at)));
     }
 
-    fn repropose<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
-        self.repropose_at = None;
-        self.reproposed = around.now;
-        let mut frames: Vec<Frame> = self.batcher.outstanding().map(|batch| batch.frame.clone()).collect();
+    /// Proposes again what is in flight with a counter below `counter`.
+    fn repropose_below<O: Outbox>(&mut self, counter: u64, around: &mut Surroundings<'_, O>) {
+        let frames = self.batcher.outstanding().map(|batch| &batch.frame);
+        let mut frames: Vec<Frame> = frames.filter(|frame| frame.id().counter < counter).cloned().collect();
         self.probe.reproposed += frames.len() as u64;
         for frame in frames.drain(..) {
             self.step(Event::Propose(frame), around);

@@ -84,6 +84,8 @@ struct Client {
     session: Option<Session>,
     /// Whether what did not succeed is tried again.
     persistent: bool,
+    /// How often it gave up on the command of its script; it waits twice as long each time, or it would be all the load there is.
+    given_up: u32,
     pinned: bool,
     node: usize,
     attempt: u64,
@@ -110,6 +112,9 @@ pub struct Clients {
     pub history: History,
     stopped: bool,
 }
+
+/// A client's patience doubles at most so often.
+const DOUBLINGS_MAX: u32 = 5;
 
 /// Answered commands that a client remembers.
 const ANSWERED_MAX: usize = 4;
@@ -146,6 +151,7 @@ impl Clients {
             plan,
             session: None,
             persistent,
+            given_up: 0,
             pinned: false,
             attempt: 0,
             ticket: 0,
@@ -305,6 +311,7 @@ impl Clients {
             let client = &mut self.list[index];
             client.task = Some(Task { invoked: now, first_attempt: client.attempt + 1, ..task });
             client.last = None;
+            client.given_up += 1;
             return self.attempt(index);
         }
         vec![self.pause(index)]
@@ -416,7 +423,8 @@ impl Clients {
             command: task.command.clone(),
             level: task.level,
         };
-        vec![Wish::Send(request), Wish::Timer(self.settings.patience, index, client.ticket)]
+        let patience = self.settings.patience << client.given_up.min(DOUBLINGS_MAX);
+        vec![Wish::Send(request), Wish::Timer(patience, index, client.ticket)]
     }
 }
 

@@ -320,7 +320,7 @@ impl Settings {
         settings.pool_size = random.skewed(1 << 20, 3 << 20) as usize;
         if random.chance(200_000) && settings.clients.bulk_keys == 0 {
             // Less than the daemon allows, while snapshots are small: packets wait for memory.
-            settings.pool_size = random.range(160 << 10, 400 << 10) as usize;
+            settings.pool_size = random.range(160 << 10, 400 << 10) as usize * settings.protocols.len();
         }
         // The shares that the daemon gives them.
         if settings.protocols.contains(&ProtocolKind::Epaxos) {
