@@ -1,7 +1,7 @@
 //! Mutants: with each safety rule removed in turn, a scenario, a bounded exhaustive check or a seed must notice.
 //!
-//! A rule of one protocol is removed from groups of that protocol, any other from Multi-Paxos. The cheapest comes first: all scenarios,
-//! then the configurations of the check, then seeds; what notices first ends the search.
+//! A rule of one protocol is removed from groups of that protocol, any other from Multi-Paxos. The cheapest comes first: scripted scenarios,
+//! those that are a part of the check, its configurations, then seeds; what notices first ends the search.
 //!
 //! A rule that nothing misses is either not needed or not tested; both are findings.
 
@@ -72,8 +72,7 @@ fn concerns(scenario: &Scenario, kind: Option<ProtocolKind>) -> bool {
         Some(kind) => scenario.protocol() == Some(kind),
         None => scenario.protocol().is_none_or(|kind| kind == ProtocolKind::Multi),
     };
-    // The checks come after the scenarios, all of them.
-    of && !matches!(scenario.body, Body::Needs(_) | Body::Checked(..))
+    of && !matches!(scenario.body, Body::Needs(_))
 }
 
 /// The worlds whose seeds are run without a rule: with five replicas a protocol may have branches that it lacks with three.
@@ -101,8 +100,9 @@ fn in_turn(names: Vec<String>, work: impl Fn(String) -> Work, effort: Effort) ->
 fn hunt(rule: &Rule, effort: Effort) -> anyhow::Result<Caught> {
     let kind = protocol_of(rule);
     let without = || Work { without: Some(rule.name().to_string()), ..Work::none() };
-    let scenarios = ALL.iter().filter(|scenario| concerns(scenario, kind));
-    let names = scenarios.map(|scenario| scenario.name.to_string()).collect();
+    let mut scenarios: Vec<_> = ALL.iter().filter(|scenario| concerns(scenario, kind)).collect();
+    scenarios.sort_by_key(|scenario| matches!(scenario.body, Body::Checked(..)));
+    let names = scenarios.into_iter().map(|scenario| scenario.name.to_string()).collect();
     let mut caught = in_turn(names, |name| Work { scenario: vec![name], ..without() }, effort)?;
     if caught.is_empty() || effort.table {
         let of_kind = |name: &str| kind.is_some_and(|kind| name.starts_with(kind.name()));

@@ -1,7 +1,7 @@
 //! Nasty schedules, scripted: each ends in a violation, or in an error of its own, if the rule it is about is removed.
 //!
 //! The names `T-C*` and `T-M*` are those of the protocol reference (nasty scenarios); `T-X*` and, about leases, `T-L*`
-//! are the simulator's own, for rules that need a schedule and have none there.
+//! and `T-FX*` are the simulator's own, for rules that need a schedule and have none there.
 //!
 //! | not yet | needs |
 //! |---|---|
@@ -127,6 +127,10 @@ scenarios! {
     "T-F9" "permissions and proposals of an old term arrive in a new one" Sized(SIZES, fast::old_permissions);
     "T-F10" "votes name a batch that its proposer took with it" Sized(LARGE, fast::votes_without_the_batch);
     "T-F11" "the classic round of a slot comes before the proposal for its fast one" Sized(SIZES, fast::classic_before_fast);
+    "T-F11A" "the promise for the classic round of a slot comes before the proposal for its fast one" Sized(LARGE, fast::promise_before_fast);
+    "T-FX1" "all but the coordinator voted, and nobody hears of it" Sized(LARGE, fast::unheard_votes);
+    "T-FX2" "promises arrive without the votes that they report" Sized(SIZES, fast::part_of_a_promise_lost);
+    "T-FX3" "a read at a replica that a write has not reached" Sized(SIZES, fast::read_before_news);
     "T-E1" "a no-op accepted once, and a higher ballot (Sutra)" Checked("epaxos-3-t-e1", 8_000);
     "T-E2" "a fast commit is answered, and its leader loses power" Sized(SIZES, epaxos::leader_dies_after_the_answer);
     "T-E2A" "the record of a fast commit is lost with the power" Sized(&[3], epaxos::commit_record_lost);
@@ -136,6 +140,7 @@ scenarios! {
     "T-E5" "two recoveries are in each other's way" Sized(&[5, 7], epaxos::in_each_others_way);
     "T-E6" "a late vote after the second phase has begun" Checked("epaxos-3-slow", 15_000);
     "T-E7" "a slow command leader is recovered; its batch counts once" Sized(SIZES, epaxos::slow_leader);
+    "T-E8" "a no-op is accepted for an unknown batch, which a higher ballot brings back" Sized(&[5], epaxos::noop_over_unknown_batch);
     "T-E9" "a batch conflicts with an earlier and a later one of a row" Sized(SIZES, epaxos::later_of_two_keys);
     "T-E10" "a dependency covers the earlier ones of its row" Sized(SIZES, epaxos::earlier_of_two_keys);
     "T-E11" "everybody writes one key at once; ties are broken alike" Sized(SIZES, epaxos::same_stamps);

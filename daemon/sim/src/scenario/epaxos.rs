@@ -1,8 +1,12 @@
 //! EPaxos: command leaders that die, conflicts, restarts, reads beside late news.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use panch_consensus::epaxos::message::Message;
 use panch_consensus::protocol::ProtocolKind;
 use panch_replica::replica::Level;
+use panch_wire::ids::Position;
 use panch_wire::time::Duration;
 
 use super::{Script, broken, end, ensure, steady};
@@ -328,6 +332,7 @@ fn late_news_of_one(seed: u64, count: usize, first_is_late: bool) -> Result<(), 
     let calls = ["l0", "l1"].map(|key| world.call(1, key, Action::Append((*b"1;").into()), Level::Log));
     for call in calls {
         let outcome = world.wait(call, SECOND);
+        world.check().map_err(broken)?;
         ensure!(is_answer(outcome.as_ref()), "no second write: {outcome:?}");
     }
     world.run_for(200 * MILLISECOND);
@@ -411,5 +416,58 @@ pub(super) fn forgotten_by_others(seed: u64, count: usize) -> Result<(), String>
         ensure!(is_answer(outcome.as_ref()), "{outcome:?}: {}", world.describe());
     }
     world.check().map_err(broken)?;
+    end(world)
+}
+
+/// T-E8. One voter knows the batch of a dead command leader; somebody who does not know it accepts a no-op for it, alone, and votes for a batch
+/// that may conflict: that vote must depend on it. Then a higher ballot brings the batch back.
+///
+/// Whoever commits the batch in the end has the votes of a quorum that knew it, and the vote of each of these depends on it too: what the
+/// group executes does not show whether this vote does. With three replicas, whoever accepts a no-op alone knows the batch.
+pub(super) fn noop_over_unknown_batch(seed: u64, count: usize) -> Result<(), String> {
+    let (leader, voter, recoverer) = (0, 1, 2);
+    let mut settings = Settings::calm_of(ProtocolKind::Epaxos, seed, count);
+    settings.network.streams = false;
+    let mut world = steady(settings)?;
+    let accepted: Rc<Cell<Option<Position>>> = Rc::default();
+    let depends: Rc<Cell<Option<bool>>> = Rc::default();
+    let (is_accepted, vote) = (Rc::clone(&accepted), Rc::clone(&depends));
+    world.set_filter(Box::new(move |letter: &Letter| match letter.epaxos() {
+        Some(Message::PreAccept(_)) if (letter.from, letter.to) == (leader, voter) => Verdict::Pass,
+        // That there is a batch of this number, and no more.
+        Some(Message::Progress(_)) if letter.from == voter => Verdict::Pass,
+        _ if [leader, voter].contains(&letter.from) || [leader, voter].contains(&letter.to) => Verdict::Drop,
+        Some(Message::Recover(_)) if letter.from != recoverer => Verdict::Drop,
+        Some(Message::Accept(message)) if message.noop => {
+            is_accepted.set(Some(message.position));
+            Verdict::Drop
+        }
+        Some(Message::PreAcceptOk(message)) if letter.from == recoverer => {
+            vote.set(is_accepted.get().map(|position| message.deps.contains(position)));
+            Verdict::Pass
+        }
+        _ => Verdict::Pass,
+    }));
+    let _ = world.call(leader, "l0", Action::Append((*b"a;").into()), Level::Log);
+    world.run_for(5 * MILLISECOND);
+    world.crash(leader, CrashKind::Power);
+    let done = world.run_until(3 * SECOND, |_| accepted.get().is_some());
+    ensure!(done, "nobody recovers: {}", world.describe());
+    world.run_for(5 * MILLISECOND);
+    let call = world.call(recoverer + 1, "l0", Action::Append((*b"b;").into()), Level::Log);
+    world.run_for(30 * MILLISECOND);
+    world.check().map_err(broken)?;
+    ensure!(depends.get() == Some(true), "the vote beside the no-op depends on it: {:?}", depends.get());
+    // Of those that take part from now on nobody has accepted the no-op.
+    world.set_filter(Box::new(move |letter: &Letter| {
+        if [letter.from, letter.to].contains(&recoverer) { Verdict::Drop } else { Verdict::Pass }
+    }));
+    let done = world.run_until(3 * SECOND, |world| is_answer(world.outcome(call)));
+    world.check().map_err(broken)?;
+    ensure!(done, "blocked: {}", world.describe());
+    world.clear_filter();
+    let read = world.get(voter, "l0", Level::Log);
+    world.check().map_err(broken)?;
+    ensure!(read == value("a;b;"), "the batch did not come back: {read:?}");
     end(world)
 }

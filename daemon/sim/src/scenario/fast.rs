@@ -311,3 +311,115 @@ pub(super) fn classic_before_fast(seed: u64, count: usize) -> Result<(), String>
     world.check().map_err(broken)?;
     end(world)
 }
+
+/// A world in stripes whose coordinator has let everybody propose, with a write executed everywhere.
+fn striped(seed: u64, count: usize) -> Result<(Script, usize), String> {
+    let mut settings = settings(seed, count, false);
+    settings.network.streams = false;
+    open(settings)
+}
+
+fn is_fast_vote(letter: &Letter) -> bool {
+    matches!(letter.fast(), Some(Message::Votes(votes)) if !votes.round.classic)
+}
+
+/// T-F11, exactly. The coordinator hears of a slot from heartbeats only and picks from a quorum that has not voted there; then the proposal
+/// reaches the others of that quorum, whose votes are all that a fast quorum lacks; and then what was picked.
+pub(super) fn promise_before_fast(seed: u64, count: usize) -> Result<(), String> {
+    let (mut world, coordinator) = striped(seed, count)?;
+    let rest = others(count, coordinator);
+    let early: Vec<usize> = rest[..count - (count / 2 + 1)].to_vec();
+    let proposer = early[0];
+    world.set_filter(Box::new(move |letter: &Letter| match letter.fast() {
+        Some(Message::Propose(_)) if letter.to == coordinator => Verdict::Drop,
+        Some(Message::Propose(_)) if !early.contains(&letter.to) => Verdict::Delay(60 * MILLISECOND),
+        Some(Message::SlotPromise(_)) if early.contains(&letter.from) => Verdict::Drop,
+        Some(Message::Accept(_)) => Verdict::Delay(40 * MILLISECOND),
+        _ if is_fast_vote(letter) && letter.to == coordinator => Verdict::Drop,
+        _ => Verdict::Pass,
+    }));
+    let call = world.call(proposer, "r0", set("late"), Level::Log);
+    world.run_for(200 * MILLISECOND);
+    world.check().map_err(broken)?;
+    let counters = world.status(coordinator).counters;
+    ensure!(counters.noops > 0, "the coordinator saw a vote: {counters:?}");
+    world.clear_filter();
+    all_answered(&mut world, vec![call])?;
+    end(world)
+}
+
+/// All but the coordinator vote for a batch, and nobody hears of the votes: the slot looks empty, and is not.
+pub(super) fn unheard_votes(seed: u64, count: usize) -> Result<(), String> {
+    let (mut world, coordinator) = striped(seed, count)?;
+    world.set_filter(Box::new(move |letter: &Letter| match letter.fast() {
+        Some(Message::Propose(_)) if letter.to == coordinator => Verdict::Drop,
+        _ if is_fast_vote(letter) => Verdict::Drop,
+        _ => Verdict::Pass,
+    }));
+    let call = world.call(others(count, coordinator)[0], "r0", set("unheard"), Level::Log);
+    world.run_for(100 * MILLISECOND);
+    world.check().map_err(broken)?;
+    world.clear_filter();
+    all_answered(&mut world, vec![call])?;
+    end(world)
+}
+
+/// The coordinator alone knows that a batch is chosen, and dies. A replica that has not heard of it stands, and what the others voted for does
+/// not come with their promises.
+pub(super) fn part_of_a_promise_lost(seed: u64, count: usize) -> Result<(), String> {
+    let (mut world, coordinator) = striped(seed, count)?;
+    let last = others(count, coordinator)[count - 2];
+    world.set_filter(Box::new(move |letter: &Letter| match letter.fast() {
+        _ if letter.to == last => Verdict::Drop,
+        Some(Message::PreVote(_) | Message::Decided(_)) => Verdict::Drop,
+        Some(Message::Votes(_)) if letter.to != coordinator => Verdict::Drop,
+        _ => Verdict::Pass,
+    }));
+    ensure!(world.set(coordinator, "r0", "chosen"), "no write: {}", world.describe());
+    world.crash(coordinator, CrashKind::Power);
+    world.set_filter(Box::new(move |letter: &Letter| match letter.fast() {
+        Some(Message::PromiseVote(_)) if letter.to == last => Verdict::Drop,
+        Some(Message::PreVote(_)) if letter.from != last => Verdict::Drop,
+        _ => Verdict::Pass,
+    }));
+    let call = world.call(last, "r1", set("other"), Level::Log);
+    world.run_for(SECOND);
+    world.check().map_err(broken)?;
+    let elections = world.status(last).counters.elections;
+    ensure!(elections > 0, "the last one never stood: {}", world.describe());
+    ensure!(world.leader().is_none(), "it won without the votes of those that promised");
+    world.clear_filter();
+    world.wait(call, SECOND);
+    world.restart(coordinator);
+    let read = world.get(last, "r0", Level::Log);
+    world.check().map_err(broken)?;
+    ensure!(
+        read == Some(Outcome::Answer(Answer::Value(Some((*b"chosen").into())))),
+        "read {read:?}: {}",
+        world.describe()
+    );
+    end(world)
+}
+
+/// A write is answered while one replica hears nothing; it is read there before any news arrive.
+pub(super) fn read_before_news(seed: u64, count: usize) -> Result<(), String> {
+    let (mut world, coordinator) = striped(seed, count)?;
+    let reader = others(count, coordinator)[0];
+    world.set_filter(Box::new(move |letter: &Letter| match letter.fast() {
+        Some(Message::ReadReply(_)) => Verdict::Pass,
+        _ if letter.to == reader => Verdict::Drop,
+        _ => Verdict::Pass,
+    }));
+    ensure!(world.set(coordinator, "r0", "new"), "no write: {}", world.describe());
+    let call = world.call(reader, "r0", Action::Get, Level::Quorum);
+    world.run_for(5 * MILLISECOND);
+    world.clear_filter();
+    let read = world.wait(call, SECOND);
+    world.check().map_err(broken)?;
+    ensure!(
+        read == Some(Outcome::Answer(Answer::Value(Some((*b"new").into())))),
+        "read {read:?}: {}",
+        world.describe()
+    );
+    end(world)
+}
