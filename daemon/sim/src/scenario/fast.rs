@@ -1,5 +1,8 @@
 //! Fast Paxos: collisions, picking, what restarts and lost messages must not change.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use panch_consensus::fast::message::Message;
 use panch_consensus::protocol::ProtocolKind;
 use panch_replica::replica::Level;
@@ -324,17 +327,27 @@ fn is_fast_vote(letter: &Letter) -> bool {
 }
 
 /// T-F11, exactly. The coordinator hears of a slot from heartbeats only and picks from a quorum that has not voted there; then the proposal
-/// reaches the others of that quorum, whose votes are all that a fast quorum lacks; and then what was picked.
+/// reaches the others of that quorum, whose votes are all that a fast quorum lacks; and then what was picked. All of it happens before the
+/// coordinator opens a new term without the proposer, so that the times are counted from a heartbeat on.
 pub(super) fn promise_before_fast(seed: u64, count: usize) -> Result<(), String> {
     let (mut world, coordinator) = striped(seed, count)?;
     let rest = others(count, coordinator);
     let early: Vec<usize> = rest[..count - (count / 2 + 1)].to_vec();
     let proposer = early[0];
+    let beat: Rc<Cell<bool>> = Rc::default();
+    let has_beaten = Rc::clone(&beat);
+    world.set_filter(Box::new(move |letter: &Letter| {
+        beat.set(beat.get() || matches!(letter.fast(), Some(Message::Heartbeat(_))));
+        Verdict::Pass
+    }));
+    world.run_until(SECOND, |_| has_beaten.get());
+    // The next heartbeat comes 5 ms after the proposal, and the question about its slot 15 ms later.
+    world.run_for(15 * MILLISECOND);
     world.set_filter(Box::new(move |letter: &Letter| match letter.fast() {
         Some(Message::Propose(_)) if letter.to == coordinator => Verdict::Drop,
-        Some(Message::Propose(_)) if !early.contains(&letter.to) => Verdict::Delay(60 * MILLISECOND),
+        Some(Message::Propose(_)) if !early.contains(&letter.to) => Verdict::Delay(23 * MILLISECOND),
         Some(Message::SlotPromise(_)) if early.contains(&letter.from) => Verdict::Drop,
-        Some(Message::Accept(_)) => Verdict::Delay(40 * MILLISECOND),
+        Some(Message::Accept(_)) => Verdict::Delay(6 * MILLISECOND),
         _ if is_fast_vote(letter) && letter.to == coordinator => Verdict::Drop,
         _ => Verdict::Pass,
     }));
