@@ -116,6 +116,7 @@ scenarios! {
     "T-B5" "a proposer forgets its ballot in a crash and proposes something else" Sized(SIZES, basic::ballot_of_an_earlier_life);
     "T-B6" "an answer to an older read comes late" Sized(&[3], basic::answer_to_an_older_read);
     "T-F1" "two coordinators in turn pick and die; the third follows the newer pick" Sized(LARGE, fast::pick_over_a_pick);
+    "T-F1A" "a pick of the minority is on its way when another quorum picks" Checked("fast-5-t-f1", 2_000);
     "T-F2" "votes are split, again and again" Sized(SIZES, fast::split_votes);
     "T-F3" "an acceptor restarts between a vote and a duplicate" Sized(SIZES, fast::restart_between_votes);
     "T-F4" "classic votes of one term and fast votes of the next" Sized(SIZES, fast::rounds_of_two_terms);

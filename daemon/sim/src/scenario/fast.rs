@@ -348,7 +348,8 @@ pub(super) fn promise_before_fast(seed: u64, count: usize) -> Result<(), String>
         Some(Message::Propose(_)) if !early.contains(&letter.to) => Verdict::Delay(23 * MILLISECOND),
         Some(Message::SlotPromise(_)) if early.contains(&letter.from) => Verdict::Drop,
         Some(Message::Accept(_)) => Verdict::Delay(6 * MILLISECOND),
-        _ if is_fast_vote(letter) && letter.to == coordinator => Verdict::Drop,
+        // Whoever heard of a fast quorum would not accept anything else any more.
+        _ if is_fast_vote(letter) => Verdict::Drop,
         _ => Verdict::Pass,
     }));
     let call = world.call(proposer, "r0", set("late"), Level::Log);
