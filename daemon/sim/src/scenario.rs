@@ -102,6 +102,7 @@ scenarios! {
     "T-X7" "a batch is decided twice" Run(common::batch_decided_twice);
     "T-X8" "power fails everywhere at once, again and again" Run(storage::blackouts);
     "T-X9" "a large snapshot is read and sent in any order" Run(log::snapshot_read_in_any_order);
+    "T-X13" "a batch on its way to the leader is lost, the next one arrives" Run(log::lost_forward);
     "T-L1" "a leader with a lease is cut off" Run(lease::cut_off);
     "T-L2" "a follower whose own lease is shorter grants, restarts and votes for another" Run(lease::short_granter);
     "T-L3" "the only follower that grants stands for election" Run(lease::granter_stands);

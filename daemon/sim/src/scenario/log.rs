@@ -69,6 +69,27 @@ pub(super) fn gap_is_not_acknowledged(seed: u64) -> Result<(), String> {
     end(world)
 }
 
+/// T-X13. A batch on its way to the leader is lost, the one behind it is not: it must not wait until its proposer doubts everything.
+pub(super) fn lost_forward(seed: u64) -> Result<(), String> {
+    let (mut world, leader) = begin(Settings::calm(seed, 3))?;
+    ensure!(world.set(leader, "r0", "a"), "no write");
+    world.run_for(100 * MILLISECOND);
+    let follower = others(3, leader)[0];
+    world.set_filter(Box::new(move |letter: &Letter| match letter.multi() {
+        Some(Message::Forward(_)) if letter.from == follower => Verdict::Drop,
+        _ => Verdict::Pass,
+    }));
+    let first = world.call(follower, "r0", set("b"), Level::Log);
+    world.run_for(2 * MILLISECOND);
+    world.clear_filter();
+    let second = world.call(follower, "r1", set("c"), Level::Log);
+    for call in [first, second] {
+        let outcome = world.wait(call, 50 * MILLISECOND);
+        ensure!(outcome.as_ref().is_some_and(is_answer), "not repeated soon: {outcome:?}");
+    }
+    end(world)
+}
+
 /// T-M15. A follower has acknowledged entries whose commit it never heard of; the next leader has only a snapshot that
 /// ends among them.
 pub(super) fn snapshot_below_acknowledged_entries(seed: u64) -> Result<(), String> {
