@@ -162,11 +162,11 @@ const COLUMNS: &[(&str, &str, bool)] = &[
 pub fn render(nodes: &[(String, NodeStatus)]) -> String {
     let mut text = String::new();
     for (name, status) in nodes.iter().filter(|(_, status)| !status.facts.is_empty()) {
-        // The protocols' counters of all groups are for programs; the table shows those that matter, group by group.
+        // The protocols' counters of all groups, and buckets, are for programs; the table shows those that matter, group by group.
         let facts: Vec<String> = status
             .facts
             .iter()
-            .filter(|(key, _)| !key.starts_with("counter_"))
+            .filter(|(key, _)| !key.starts_with("counter_") && !key.ends_with("_histogram"))
             .map(|(key, value)| format!("{} {}", printable(key), printable(value)))
             .collect();
         let _ = writeln!(text, "node {name}: {}", facts.join(", "));
@@ -251,6 +251,7 @@ mod tests {
     use super::*;
 
     const SECTION: &str = "# panch\r\nnode:1\r\ndurability:sync\r\ncounter_duels:7\r\n\
+        commit_us_histogram:7=10,1023=980\r\n\
         group_1:protocol=epaxos,role=replica,leader=-,ballot=0.1,committed=7,executed=7,last=9,leading=0,lag=2,\
         durability=sync,fast_commits=3,slow_commits=1,conflicts=2,new=1\r\n\
         group_0:protocol=multi,role=leader,leader=1,ballot=3.0,committed=123,executed=123,last=123,leading=1,lag=0,\

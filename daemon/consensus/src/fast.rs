@@ -31,7 +31,7 @@
 //!   snapshot.
 
 use panch_wire::frame::Frame;
-use panch_wire::ids::{ReplicaId, ReplicaSet, Slot};
+use panch_wire::ids::{Incarnation, ReplicaId, ReplicaSet, Slot};
 use panch_wire::time::{Duration, Instant};
 use rand_xoshiro::rand_core::Rng;
 
@@ -116,6 +116,7 @@ pub struct Fast {
     group: Group,
     tuning: Tuning,
     random: Random,
+    incarnation: Incarnation,
     now: Instant,
     role: Role,
     /// The highest term promised.
@@ -285,6 +286,7 @@ impl Protocol for Fast {
             group,
             tuning,
             random,
+            incarnation: past.incarnation,
             now: Instant::default(),
             role: Role::Follower,
             promised: Ballot::default(),

@@ -22,7 +22,7 @@
 //! * The leader's entries up to `term.last` are in its ballot or chosen, without gaps.
 
 use panch_wire::frame::Frame;
-use panch_wire::ids::{ReplicaId, Slot};
+use panch_wire::ids::{Incarnation, ReplicaId, Slot};
 use panch_wire::rule::{Rule, holds};
 use panch_wire::time::{Duration, Instant};
 use rand_xoshiro::rand_core::Rng;
@@ -104,6 +104,7 @@ pub struct Multi {
     group: Group,
     tuning: Tuning,
     random: Random,
+    incarnation: Incarnation,
     now: Instant,
     role: Role,
     /// The highest ballot promised.
@@ -172,6 +173,10 @@ impl Multi {
                 assert!(!holds(Rule::AckContiguous), "a slot is committed only while its value is in memory");
                 break;
             };
+            let batch = entry.value.body().map(Frame::id);
+            if let Some(own) = batch.filter(|id| id.is_of(self.group.me, self.incarnation)) {
+                effects.commit(own);
+            }
             effects.choose(next, entry.value.clone());
             self.commit = next;
         }
@@ -287,6 +292,7 @@ impl Protocol for Multi {
             group,
             tuning,
             random,
+            incarnation: past.incarnation,
             now: Instant::default(),
             role: Role::Follower,
             promised: Ballot::default(),

@@ -275,6 +275,9 @@ pub struct Effects<P: Protocol> {
     pub outgoing: Vec<Outgoing<P::Message>>,
     /// Values chosen, in the order of their execution.
     pub chosen: Vec<Chosen>,
+    /// Own batches, of this incarnation, that became known to be chosen. For measuring: one may be missing (a snapshot
+    /// covered it) or told again (it was chosen in a second slot, where it is skipped).
+    pub committed: Vec<BatchId>,
     /// Reads that may be served once so many positions are executed; `None`: ask again later.
     pub reads: Vec<(ReadContext, Option<Slot>)>,
     /// Chosen entries to be read back from the log.
@@ -295,6 +298,7 @@ impl<P: Protocol> Default for Effects<P> {
             records: Vec::new(),
             outgoing: Vec::new(),
             chosen: Vec::new(),
+            committed: Vec::new(),
             reads: Vec::new(),
             loads: Vec::new(),
             snapshots: Vec::new(),
@@ -340,6 +344,11 @@ impl<P: Protocol> Effects<P> {
     /// `value` is to be executed next. For protocols that order by a graph; called once per position.
     pub fn execute(&mut self, position: Position, stamp: u64, value: Value) {
         self.chosen.push(Chosen { position, stamp, value });
+    }
+
+    /// The own batch is chosen and may be executed as soon as what comes before it is.
+    pub fn commit(&mut self, batch: BatchId) {
+        self.committed.push(batch);
     }
 
     /// The read may be served once `at` positions are executed, in a log: everything up to that slot.

@@ -5,6 +5,7 @@
 
 pub(crate) mod agreement;
 pub(crate) mod cluster;
+pub(crate) mod commits;
 #[cfg(feature = "mutants")]
 pub(crate) mod mutants;
 pub(crate) mod random;

@@ -72,7 +72,10 @@ pub(crate) struct Outstanding {
     pub(crate) frame: Frame,
     /// Whom to answer, one per command; empty once the clients were told that the outcome is unknown.
     pub(crate) tokens: Vec<ReplyTo>,
+    /// When it was sealed.
     pub(crate) since: Instant,
+    /// It is known to be chosen.
+    committed: bool,
 }
 
 /// The batches of one replica that are not executed yet.
@@ -192,7 +195,12 @@ impl Batcher {
         // no more than they need.
         self.likely_size = frame.bytes().len().min(self.limits.size_max);
         self.spare_entries.push(entries);
-        self.outstanding.push_back(Outstanding { frame, tokens: filling.tokens, since: now });
+        self.outstanding.push_back(Outstanding {
+            frame,
+            tokens: filling.tokens,
+            since: now,
+            committed: false,
+        });
         self.outstanding.back().map(|batch| &batch.frame)
     }
 
@@ -207,6 +215,14 @@ impl Batcher {
     /// Batches in flight, oldest first.
     pub(crate) fn outstanding(&self) -> impl ExactSizeIterator<Item = &Outstanding> {
         self.outstanding.iter()
+    }
+
+    /// The batch in flight that is `id` is known to be chosen: since when it was sealed, and how many commands it has;
+    /// `None` if that was known, or it is not in flight any more.
+    pub(crate) fn commit(&mut self, id: BatchId) -> Option<(Instant, u32)> {
+        let batch = self.outstanding.iter_mut().find(|batch| batch.frame.id() == id && !batch.committed)?;
+        batch.committed = true;
+        Some((batch.since, batch.frame.command_count()))
     }
 
     /// Ends the batch in flight that is `id`: the oldest, or any if the protocol does not order all batches.
@@ -314,6 +330,18 @@ mod tests {
         assert!(sealed(&mut batcher, NOW).is_empty());
         finish_oldest(&mut batcher);
         assert_eq!(sealed(&mut batcher, NOW), [10]);
+    }
+
+    #[test]
+    fn the_commit_of_a_batch_in_flight_counts_once() {
+        let (mut batcher, pool) = batcher(Duration::ZERO);
+        push(&mut batcher, &pool, 3);
+        let id = batcher.seal_next(NOW).unwrap().id();
+        assert_eq!(batcher.commit(BatchId { counter: 2, ..id }), None);
+        assert_eq!(batcher.commit(id), Some((NOW, 3)));
+        assert_eq!(batcher.commit(id), None);
+        finish_oldest(&mut batcher);
+        assert_eq!(batcher.commit(id), None);
     }
 
     #[test]

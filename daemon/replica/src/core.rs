@@ -18,6 +18,7 @@ use panch_wire::time::Instant;
 
 use crate::any::{AnyReplica, each};
 use crate::batcher::Refusal;
+use crate::latency::Latencies;
 use crate::probe::Probe;
 use crate::replica::{Level, PROTOCOL_RECORD, ReplicaConfig, Surroundings, takes_proposals};
 use crate::snapshot::Restored;
@@ -135,6 +136,7 @@ pub struct Core {
     replicas: Vec<AnyReplica>,
     wal: Option<Wal>,
     pool: FramePool,
+    latencies: Latencies,
     /// The latest incarnation heard of each peer.
     peers: [Incarnation; REPLICAS_MAX],
     durable: Lsn,
@@ -166,6 +168,7 @@ impl Core {
             replicas: replicas.collect(),
             wal: None,
             pool,
+            latencies: Latencies::default(),
             peers: Default::default(),
             durable: Lsn::default(),
             log_size_max: config.log_size_max,
@@ -183,7 +186,7 @@ impl Core {
         if entry.kind != PROTOCOL_RECORD {
             return Err(ReplayFault::Undecodable(group));
         }
-        each!(&mut self.replicas[index], replica => replica.replay(entry, out))
+        each!(&mut self.replicas[index], replica => replica.replay(entry, &mut self.latencies, out))
             .ok_or(ReplayFault::Undecodable(group))
     }
 
@@ -275,7 +278,7 @@ impl Core {
             return Ok(());
         }
         let Some(wal) = &mut self.wal else { return Ok(()) };
-        let around = &mut Surroundings { now, wal, pool: &self.pool, out };
+        let around = &mut Surroundings { now, wal, pool: &self.pool, latencies: &mut self.latencies, out };
         each!(&mut self.replicas[index], replica => replica.on_bytes(from, kind, bytes, body, around))
             .ok_or(Undecodable)
     }
@@ -331,7 +334,8 @@ impl Core {
             self.start_after = None;
             self.durable = durable;
             for any in &mut self.replicas {
-                let around = &mut Surroundings { now, wal, pool: &self.pool, out };
+                let around =
+                    &mut Surroundings { now, wal, pool: &self.pool, latencies: &mut self.latencies, out };
                 each!(any, replica => replica.start(around));
             }
         }
@@ -436,6 +440,11 @@ impl Core {
         self.replicas.iter().map(|any| each!(any, replica => replica.group_status()))
     }
 
+    /// Commit and execution latencies of all groups together since the start.
+    pub fn latencies(&self) -> &Latencies {
+        &self.latencies
+    }
+
     /// Which positions of a group are executed; `None` if the group is not here.
     pub fn executed(&self, group: GroupId) -> Option<&Frontier> {
         let index = self.index_of(group)?;
@@ -457,7 +466,10 @@ impl Core {
             && let Some(index) = self.index_of(group)
             && let Some(wal) = &mut self.wal
         {
-            work(&mut self.replicas[index], &mut Surroundings { now, wal, pool: &self.pool, out });
+            work(
+                &mut self.replicas[index],
+                &mut Surroundings { now, wal, pool: &self.pool, latencies: &mut self.latencies, out },
+            );
         }
     }
 
@@ -472,7 +484,10 @@ impl Core {
         }
         let Some(wal) = &mut self.wal else { return };
         for replica in &mut self.replicas {
-            work(replica, &mut Surroundings { now, wal, pool: &self.pool, out });
+            work(
+                replica,
+                &mut Surroundings { now, wal, pool: &self.pool, latencies: &mut self.latencies, out },
+            );
         }
     }
 }

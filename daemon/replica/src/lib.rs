@@ -11,6 +11,7 @@ pub mod batcher;
 pub mod core;
 mod gate;
 pub mod kv;
+pub mod latency;
 mod log_index;
 pub mod machine;
 pub mod probe;

@@ -1,7 +1,5 @@
 //! What a replica counts. Plain numbers: a reader asks the core that owns them.
 
-use panch_wire::time::Duration;
-
 /// Counters of one replica since its node started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Probe {
@@ -33,12 +31,7 @@ pub struct Probe {
     pub snapshots: u64,
     /// Snapshots installed from a peer.
     pub installs: u64,
-    /// Sum of the times from seal to execution of the batches sealed here, in microseconds.
-    pub commit_us: u64,
-}
-
-impl Probe {
-    pub(crate) fn commit_latency(&mut self, latency: Duration) {
-        self.commit_us += latency.as_micros() as u64;
-    }
+    /// Sum of the times from seal to execution of the batches sealed here, in microseconds. How they are spread is in
+    /// [`crate::latency`].
+    pub execution_us: u64,
 }

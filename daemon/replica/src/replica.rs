@@ -19,6 +19,7 @@ use panch_wire::time::{Duration, Instant};
 use crate::batcher::{BatchLimits, Batcher, Outstanding, Refusal};
 use crate::core::{GroupStatus, MessageKind, Outbox, ReplyTo};
 use crate::gate::Gate;
+use crate::latency::Latencies;
 use crate::log_index::{Found, LogIndex};
 use crate::machine::{Admission, MachineLimits, StateMachine};
 use crate::probe::Probe;
@@ -111,6 +112,8 @@ pub(crate) struct Surroundings<'a, O: Outbox> {
     pub(crate) now: Instant,
     pub(crate) wal: &'a mut Wal,
     pub(crate) pool: &'a FramePool,
+    /// Of all groups of the core together.
+    pub(crate) latencies: &'a mut Latencies,
     pub(crate) out: &'a mut O,
 }
 
@@ -151,7 +154,12 @@ impl<P: Protocol> Replica<P> {
     }
 
     /// Takes in one record of this replica's own log; `None` if it does not decode.
-    pub(crate) fn replay(&mut self, entry: panch_wal::Entry<'_>, out: &mut impl Outbox) -> Option<()> {
+    pub(crate) fn replay(
+        &mut self,
+        entry: panch_wal::Entry<'_>,
+        latencies: &mut Latencies,
+        out: &mut impl Outbox,
+    ) -> Option<()> {
         let record = P::Record::decode_fixed(entry.bytes)?;
         let (body, body_ref, lsn) = (entry.body, entry.body_at.map(|(body, _)| body), entry.lsn);
         if let Some(place) = P::record_place(&record) {
@@ -160,7 +168,7 @@ impl<P: Protocol> Replica<P> {
         }
         self.logged_commit = self.logged_commit.max(P::record_committed(&record));
         self.protocol.replay(record, body, &mut self.effects);
-        self.execute_chosen(Instant::default(), out);
+        self.execute_chosen(Instant::default(), latencies, out);
         Some(())
     }
 
@@ -353,9 +361,15 @@ impl<P: Protocol> Replica<P> {
         loop {
             self.append_records(around.wal);
             let mut progressed = false;
+            // Before the execution, which ends a batch.
+            while let Some(id) = self.effects.committed.pop() {
+                if let Some((since, commands)) = self.batcher.commit(id) {
+                    around.latencies.committed(around.now.since(since), commands);
+                }
+            }
             if !self.effects.chosen.is_empty() {
                 progressed = true;
-                self.execute_chosen(around.now, around.out);
+                self.execute_chosen(around.now, around.latencies, around.out);
             }
             if !self.effects.outgoing.is_empty() {
                 progressed = true;
@@ -458,7 +472,7 @@ impl<P: Protocol> Replica<P> {
         }
     }
 
-    fn execute_chosen(&mut self, now: Instant, out: &mut impl Outbox) {
+    fn execute_chosen(&mut self, now: Instant, latencies: &mut Latencies, out: &mut impl Outbox) {
         let mut chosen = std::mem::take(&mut self.effects.chosen);
         for Chosen { position, stamp, value } in chosen.drain(..) {
             if !self.executed.insert(position) {
@@ -469,7 +483,7 @@ impl<P: Protocol> Replica<P> {
             }
             self.stamp = self.stamp.max(stamp);
             if let Value::Batch(frame) = &value {
-                self.execute_batch(now, &Commit { position, stamp }, frame, out);
+                self.execute_batch(now, &Commit { position, stamp }, frame, latencies, out);
             }
             self.probe.slots += 1;
             out.executed(self.group.id, position, &value);
@@ -479,14 +493,21 @@ impl<P: Protocol> Replica<P> {
     }
 
     /// Executes a decided batch, and in a log those of the same proposer that waited for it.
-    fn execute_batch(&mut self, now: Instant, commit: &Commit, frame: &Frame, out: &mut impl Outbox) {
+    fn execute_batch(
+        &mut self,
+        now: Instant,
+        commit: &Commit,
+        frame: &Frame,
+        latencies: &mut Latencies,
+        out: &mut impl Outbox,
+    ) {
         if P::ORDER == Order::Graph {
             // The protocol decides a batch at one position only.
-            self.apply_batch(now, commit, frame, out);
+            self.apply_batch(now, commit, frame, latencies, out);
             return;
         }
         match self.machine.admit(frame) {
-            Admission::Apply => self.apply_batch(now, commit, frame, out),
+            Admission::Apply => self.apply_batch(now, commit, frame, latencies, out),
             Admission::Hold => {
                 self.probe.held += 1;
                 if self.is_mine(frame) {
@@ -503,16 +524,22 @@ impl<P: Protocol> Replica<P> {
             }
         }
         while let Some(frame) = self.machine.next_held(frame.id().proposer) {
-            self.apply_batch(now, commit, &frame, out);
+            self.apply_batch(now, commit, &frame, latencies, out);
         }
     }
 
     fn is_mine(&self, frame: &Frame) -> bool {
-        let id = frame.id();
-        id.proposer == self.group.me && id.incarnation == self.incarnation
+        frame.id().is_of(self.group.me, self.incarnation)
     }
 
-    fn apply_batch(&mut self, now: Instant, commit: &Commit, frame: &Frame, out: &mut impl Outbox) {
+    fn apply_batch(
+        &mut self,
+        now: Instant,
+        commit: &Commit,
+        frame: &Frame,
+        latencies: &mut Latencies,
+        out: &mut impl Outbox,
+    ) {
         let batch = if self.is_mine(frame) { self.batcher.finish(frame.id()) } else { None };
         let view = BatchView::access(frame).expect("frames are validated where they arrive");
         match &batch {
@@ -530,7 +557,9 @@ impl<P: Protocol> Replica<P> {
         }
         self.probe.applied += view.command_count() as u64;
         if let Some(batch) = batch {
-            self.probe.commit_latency(now.since(batch.since));
+            let latency = now.since(batch.since);
+            self.probe.execution_us += latency.as_micros() as u64;
+            latencies.executed(latency, view.command_count() as u32);
             self.batcher.recycle(batch.tokens);
         }
     }

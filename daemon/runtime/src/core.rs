@@ -221,6 +221,7 @@ impl CoreLoop {
         report.counters = self.counters;
         report.groups.clear();
         report.groups.extend(self.core.status());
+        report.latencies.clone_from(self.core.latencies());
     }
 
     /// Notes that the core sleeps.

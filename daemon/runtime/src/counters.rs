@@ -3,6 +3,7 @@
 use std::sync::{Mutex, MutexGuard};
 
 use panch_replica::core::GroupStatus;
+use panch_replica::latency::Latencies;
 
 /// Counters of one core since its node started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -89,6 +90,8 @@ pub struct CoreReport {
     pub counters: CoreCounters,
     /// Its groups.
     pub groups: Vec<GroupStatus>,
+    /// Latencies of all its groups together.
+    pub latencies: Latencies,
 }
 
 /// The reports of all cores of a node.

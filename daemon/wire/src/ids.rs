@@ -98,6 +98,13 @@ pub struct BatchId {
     pub counter: u64,
 }
 
+impl BatchId {
+    /// Whether `proposer` sealed the batch in `incarnation`.
+    pub fn is_of(self, proposer: ReplicaId, incarnation: Incarnation) -> bool {
+        self.proposer == proposer && self.incarnation == incarnation
+    }
+}
+
 /// A set of replicas. Votes are counted by set size, never by a counter, so a duplicate cannot count twice.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct ReplicaSet(u16);

@@ -9,6 +9,7 @@
 //! * A value is read back from the log only up to the commit position and above the last snapshot.
 //! * One request is answered at a time by each peer's snapshot; loads are bounded.
 
+use panch_wire::frame::Frame;
 use panch_wire::ids::{REPLICAS_MAX, ReplicaId, ReplicaSet, Slot};
 use panch_wire::rule::{Rule, holds};
 use panch_wire::time::{Duration, Instant};
@@ -99,6 +100,10 @@ impl Basic {
         }
         open.chosen = true;
         open.told = None;
+        let batch = self.window.get(slot).and_then(|entry| entry.value.body()).map(Frame::id);
+        if let Some(own) = batch.filter(|id| id.is_of(self.group.me, self.incarnation)) {
+            effects.commit(own);
+        }
         self.end_run(slot);
         self.note_used(slot);
         self.advance(effects);

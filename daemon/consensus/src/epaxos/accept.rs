@@ -102,7 +102,7 @@ impl Epaxos {
         // The votes make it recoverable: nothing to wait for. [protocols D8]
         let _ = self.record_commit(position, stamp, deps, noop, effects);
         self.settle(position, stamp, deps, noop);
-        self.release(position);
+        self.release(position, effects);
         match (ballot == Ballot::default(), noop) {
             (true, _) => self.counters.slow_commits += 1,
             (false, true) => self.counters.recovered_noop += 1,

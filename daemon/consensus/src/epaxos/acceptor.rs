@@ -157,7 +157,7 @@ impl Epaxos {
         if self.committed.contains(position) {
             // A duplicate, or this replica's own fast commit, which is durable now.
             if self.instances.get(&position).is_some_and(|instance| instance.unannounced) {
-                self.release(position);
+                self.release(position, effects);
             }
             self.resolve_doubt(position, noop, effects);
             return;
@@ -183,7 +183,7 @@ impl Epaxos {
         // So that a restart does not need anybody's help; nothing waits for it.
         let _ = self.record_commit(position, stamp, deps, noop, effects);
         self.settle(position, stamp, deps, noop);
-        self.release(position);
+        self.release(position, effects);
         self.continue_fetch(from, position, effects);
     }
 }

@@ -231,9 +231,13 @@ impl Epaxos {
     }
 
     /// The chosen value may be executed.
-    pub(super) fn release(&mut self, position: Position) {
+    pub(super) fn release(&mut self, position: Position, effects: &mut Effects<Self>) {
         let instance = self.instances.get_mut(&position).expect("it was just settled");
         instance.unannounced = false;
+        let batch = instance.body().map(Frame::id);
+        if let Some(own) = batch.filter(|id| id.is_of(self.group.me, self.incarnation)) {
+            effects.commit(own);
+        }
         if instance.noop {
             self.conflicts.dismiss(position);
             self.graph.on_committed_noop(position);

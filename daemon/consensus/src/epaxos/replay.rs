@@ -80,7 +80,7 @@ impl Epaxos {
             }
             Record::Commit(record) if known || record.noop => {
                 self.settle(position, record.stamp, record.deps, record.noop);
-                self.release(position);
+                self.release(position, effects);
                 self.drain(effects);
             }
             _ => debug_assert!(!had_body, "a record with a batch makes it known"),

@@ -98,6 +98,9 @@ impl Fast {
     pub(super) fn learn(&mut self, slot: Slot, name: ValueName, effects: &mut Effects<Self>) {
         let Some(open) = self.slots.open(slot).filter(|open| open.chosen.is_none()) else { return };
         open.chosen = Some(name);
+        if let Some(own) = name.batch().filter(|id| id.is_of(self.group.me, self.incarnation)) {
+            effects.commit(own);
+        }
         self.raise_horizon(slot);
         self.settle_proposals(slot, name);
         self.advance_commit(effects);

@@ -1,8 +1,9 @@
 //! A deterministic cluster in one thread: virtual time, a network that delays, loses and duplicates, and per replica a
 //! log whose tail is lost in a crash.
 //!
-//! It checks all the time what the replicas must agree on (see [`super::agreement`]), and that no read misses what any
-//! replica knew to be decided when the read arrived.
+//! It checks all the time what the replicas must agree on (see [`super::agreement`]), that no read misses what any
+//! replica knew to be decided when the read arrived, and that a replica hears of the commit of each own batch that it
+//! executes, and of no other.
 
 mod clock;
 mod network;
@@ -54,6 +55,8 @@ struct Life<P: Protocol> {
     state: State,
     counter: u64,
     outstanding: BTreeMap<u64, Frame>,
+    /// Own batches in the order in which the protocol told that they are committed.
+    committed: Vec<BatchId>,
     /// Reads that wait until so many positions are executed.
     reads: Vec<(ReadContext, Slot)>,
 }
@@ -251,6 +254,7 @@ impl<P: Protocol> Cluster<P> {
             state: node.snapshot.clone(),
             counter: 0,
             outstanding: BTreeMap::new(),
+            committed: Vec::new(),
             reads: Vec::new(),
         });
         self.carry_out(id);
@@ -425,6 +429,11 @@ impl<P: Protocol> Cluster<P> {
     /// Whether everything proposed there is known there to be chosen.
     pub(crate) fn is_idle(&self, id: u8) -> bool {
         self.nodes[usize::from(id)].life.as_ref().is_none_or(|life| life.outstanding.is_empty())
+    }
+
+    /// The batches of `id` that it was told are committed, in that order.
+    pub(crate) fn committed(&self, id: u8) -> &[BatchId] {
+        &self.life(id).committed
     }
 
     pub(crate) fn is_decided(&self, batch: BatchId) -> bool {

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use panch_replica::core::GroupStatus;
+use panch_replica::latency::Latencies;
 use panch_wal::Durability;
 use panch_wire::ids::ReplicaId;
 use panch_wire::resp::{self, Arguments, ClusterRequest, matches_glob};
@@ -12,6 +13,7 @@ use panch_wire::time::Instant;
 use super::Counter;
 use super::connection::{Connection, Speech};
 use super::groups;
+use super::latency;
 use super::table::Clients;
 use crate::counters::CoreCounters;
 use crate::view::NodeView;
@@ -105,11 +107,15 @@ pub(crate) fn info(
     let wants =
         |name: &str| everything || sections.iter().any(|given| given.eq_ignore_ascii_case(name.as_bytes()));
     let mut counters = CoreCounters::default();
+    let mut latencies = Latencies::default();
     for core in 0..view.cores() {
         if core == view.core {
             counters.add(neighbours.counters);
+            latencies.add(counter.core.latencies());
         } else {
-            counters.add(&view.reports.core(core).counters);
+            let report = view.reports.core(core);
+            counters.add(&report.counters);
+            latencies.add(&report.latencies);
         }
     }
     let statuses = groups(counter);
@@ -190,7 +196,7 @@ pub(crate) fn info(
         ("timeouts_total", sum(|status| status.probe.timeouts)),
         ("snapshots_total", sum(|status| status.probe.snapshots)),
         ("installs_total", sum(|status| status.probe.installs)),
-        ("commit_us_total", sum(|status| status.probe.commit_us)),
+        ("execution_us_total", sum(|status| status.probe.execution_us)),
         ("messages_total", sum(|status| status.probe.messages)),
         ("elections_total", sum(|status| status.counters.elections)),
         ("packets_total", counters.packets.to_string()),
@@ -203,8 +209,11 @@ pub(crate) fn info(
         ("parks_total", counters.parks.to_string()),
     ];
     let mode = view.options.log.durability;
-    let rendered: Vec<(String, String)> = groups::counters(&statuses)
-        .map(|(name, count)| (format!("counter_{name}"), count.to_string()))
+    let rendered: Vec<(String, String)> = latency::lines(&latencies)
+        .into_iter()
+        .chain(
+            groups::counters(&statuses).map(|(name, count)| (format!("counter_{name}"), count.to_string())),
+        )
         .chain(
             statuses.iter().map(|status| (format!("group_{}", status.group.0), groups::line(status, mode))),
         )

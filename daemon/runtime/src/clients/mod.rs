@@ -3,6 +3,7 @@
 pub(crate) mod connection;
 pub(crate) mod describe;
 pub(crate) mod groups;
+pub(crate) mod latency;
 pub(crate) mod native;
 pub(crate) mod order;
 pub(crate) mod resp;

@@ -6,8 +6,8 @@ use super::super::Basic;
 use super::super::message::*;
 use super::{ballot, learned, one, restarted, solo};
 use crate::protocol::{Event, Protocol, ReadContext, Value};
-use crate::testing::HEARTBEAT;
 use crate::testing::solo::{R1, R2, Solo, hint};
+use crate::testing::{HEARTBEAT, batch};
 
 fn chosen(attempt: u64, owner: u8, slot: u64) -> Chosen {
     Chosen { ballot: ballot(attempt, owner), slots: one(slot), commit: Slot(0) }
@@ -42,6 +42,19 @@ pub(super) fn older_acceptances_are_not_taken_for_chosen() {
     let other = solo.frame(2);
     solo.deliver(R1, Learned { slot: Slot(1) }, Some(&other));
     assert_eq!(solo.executed(), [(Slot(1).into(), Value::Batch(other))]);
+}
+
+#[test]
+fn an_own_batch_is_committed_before_the_slots_below_are() {
+    let mut solo = solo(3);
+    let (own, earlier) = (batch(&solo.pool, 0, 1, 1), batch(&solo.pool, 0, 0, 1));
+    solo.deliver(R1, Learned { slot: Slot(3) }, Some(&earlier));
+    assert_eq!(solo.effects.committed, [], "of an earlier life");
+    solo.deliver(R1, Learned { slot: Slot(2) }, Some(&own));
+    assert_eq!((&solo.effects.committed[..], solo.effects.chosen.len()), (&[own.id()][..], 0));
+    let other = solo.frame(1);
+    solo.deliver(R1, Learned { slot: Slot(1) }, Some(&other));
+    assert_eq!((solo.effects.committed.len(), solo.executed().len()), (1, 3));
 }
 
 #[test]

@@ -212,3 +212,10 @@ fn a_single_replica_decides_alone_and_after_a_restart() {
     converge(&mut cluster);
     assert_eq!(cluster.chosen_upto(0), Slot(3));
 }
+
+#[test]
+fn each_own_batch_is_told_to_be_committed_once() {
+    for replica_count in [1, 3, 5] {
+        crate::testing::commits::each_own_batch_is_told_once::<Basic>(replica_count);
+    }
+}

@@ -10,7 +10,7 @@ use super::{Solo, at, ballot, deps, solo};
 use crate::frontier::Frontier;
 use crate::protocol::{Dest, Event};
 use crate::testing::solo::{ME, R1, R2};
-use crate::testing::tuning;
+use crate::testing::{batch, tuning};
 
 fn lead(replica_count: usize) -> (Solo, Frame) {
     let mut solo = solo(replica_count);
@@ -276,4 +276,23 @@ fn three_replicas_say_five_things_and_write_two_records_each_per_batch() {
         assert_eq!(other.effects.records.iter().map(|(_, body)| body.is_some()).collect::<Vec<_>>(), records);
         assert_eq!(other.executed().len(), 1);
     }
+}
+
+#[test]
+fn an_own_batch_is_told_to_be_committed_once_the_fast_commit_is_durable() {
+    let mut solo = solo(3);
+    let _ = solo.settle();
+    let own = batch(&solo.pool, 0, 1, 1);
+    solo.step(Event::Propose(own.clone()));
+    let position = at(0, 1);
+    for voter in [ME, R1] {
+        solo.deliver(voter, PreAcceptOk { position, deps: deps([0, 0, 0]) }, None);
+    }
+    assert_eq!(commits(&mut solo), [position]);
+    assert_eq!(solo.effects.committed, []);
+    let commit = Commit { position, stamp: 1, deps: deps([0, 0, 0]), noop: false };
+    for _ in 0..2 {
+        solo.deliver(ME, commit, None);
+    }
+    assert_eq!(solo.effects.committed, [own.id()]);
 }

@@ -229,3 +229,10 @@ fn a_whole_cluster_that_restarts_goes_on() {
     let batch = cluster.propose(4).unwrap();
     cluster.run_till("a new batch", 1_000, |cluster| cluster.is_decided(batch));
 }
+
+#[test]
+fn each_own_batch_is_told_to_be_committed_once() {
+    for replica_count in [1, 3, 5] {
+        crate::testing::commits::each_own_batch_is_told_once::<Epaxos>(replica_count);
+    }
+}

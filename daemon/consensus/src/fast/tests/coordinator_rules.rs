@@ -7,7 +7,7 @@ use super::super::message::*;
 use super::super::round::Round;
 use super::solo::{R1, R2, R3, Solo, promise_record, term, vote_record, votes};
 use crate::protocol::{Event, Protocol, Tuning, Value};
-use crate::testing::tuning;
+use crate::testing::{batch, tuning};
 
 const R4: ReplicaId = ReplicaId(4);
 
@@ -232,4 +232,17 @@ fn a_coordinator_that_lost_too_many_goes_on_in_classic_rounds() {
     assert_eq!(solo.accepts(1), [Value::Batch(frame.clone())]);
     solo.hear(R1, Forward, Some(&frame));
     assert_eq!(solo.accepts(2), [], "it is on its way already");
+}
+
+#[test]
+fn an_own_batch_is_committed_before_the_slots_below_are() {
+    let mut solo = Solo::new(3);
+    let (own, earlier) = (batch(&solo.pool, 0, 1, 1), batch(&solo.pool, 0, 0, 1));
+    solo.hear(R1, Decided { slot: Slot(3), commit: Slot(0) }, Some(&earlier));
+    assert_eq!(solo.effects.committed, [], "of an earlier life");
+    solo.hear(R1, Decided { slot: Slot(2), commit: Slot(0) }, Some(&own));
+    assert_eq!((&solo.effects.committed[..], solo.effects.chosen.len()), (&[own.id()][..], 0));
+    let other = solo.frame(1);
+    solo.hear(R1, Decided { slot: Slot(1), commit: Slot(0) }, Some(&other));
+    assert_eq!((solo.effects.committed.len(), solo.effects.chosen.len()), (1, 3));
 }

@@ -290,3 +290,10 @@ fn groups_of_every_size_decide_and_read() {
         }
     }
 }
+
+#[test]
+fn each_own_batch_is_told_to_be_committed_once() {
+    for replica_count in [1, 3, 5] {
+        crate::testing::commits::each_own_batch_is_told_once::<Fast>(replica_count);
+    }
+}

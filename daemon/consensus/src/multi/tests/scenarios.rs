@@ -478,3 +478,10 @@ fn a_single_replica_serves_alone() {
     cluster.run_till("the second term", 10, |cluster| cluster.leader() == Some(0));
     cluster.run_till("what was decided", 10, |cluster| cluster.chosen_upto(0) >= Slot(2));
 }
+
+#[test]
+fn each_own_batch_is_told_to_be_committed_once() {
+    for replica_count in [1, 3, 5] {
+        crate::testing::commits::each_own_batch_is_told_once::<Multi>(replica_count);
+    }
+}

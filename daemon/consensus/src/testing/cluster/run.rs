@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use panch_wire::frame::Frame;
-use panch_wire::ids::{BatchId, ReplicaId, Slot};
+use panch_wire::ids::{BatchId, Incarnation, ReplicaId, Slot};
 use panch_wire::time::{Duration, Instant};
 
 use super::network::Packet;
@@ -165,6 +165,12 @@ impl<P: Protocol> Cluster<P> {
         let snapshots = std::mem::take(&mut life.effects.snapshots);
         let repropose = std::mem::take(&mut life.effects.repropose);
         let incarnation = node.incarnation;
+        for batch in life.effects.committed.drain(..) {
+            assert!(batch.is_of(ReplicaId(id), Incarnation(incarnation)), "{batch:?} is not a batch of {id}");
+            let again = life.committed.contains(&batch);
+            assert!(!again || P::ORDER == Order::Log, "{batch:?} is decided at one position only");
+            life.committed.push(batch);
+        }
         if wrote {
             self.schedule_durable(id);
         }
@@ -204,8 +210,12 @@ impl<P: Protocol> Cluster<P> {
         let life = node.life.as_mut().expect("only a live replica executes");
         self.agreement.execute(id, P::ORDER, &mut life.state, chosen);
         self.known.insert(chosen.position);
-        let mine = |batch: &BatchId| batch.proposer.0 == id && batch.incarnation.0 == node.incarnation;
+        let mine = |batch: &BatchId| batch.is_of(ReplicaId(id), Incarnation(node.incarnation));
         if let Some(batch) = chosen.value.body().map(Frame::id).filter(mine) {
+            assert!(
+                life.committed.contains(&batch),
+                "{batch:?} is executed and was not told to be committed"
+            );
             life.outstanding.remove(&batch.counter);
         }
     }

@@ -1,0 +1,201 @@
+//! Commit and execution latency of three cores whose network takes a millisecond for every message, under each protocol.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::VecDeque;
+
+use panch_consensus::protocol::{ProtocolKind, Tuning, random};
+use panch_replica::batcher::BatchLimits;
+use panch_replica::core::{Core, CoreConfig, MessageKind, Outbox, ReplyTo};
+use panch_replica::machine::MachineLimits;
+use panch_replica::replica::{Level, ReplicaConfig};
+use panch_replica::transfer::SnapshotFile;
+use panch_wal::{Config, Durability, Location, Lsn, Wal};
+use panch_wire::client::Commit;
+use panch_wire::command::{Command, CommandKind, Reply};
+use panch_wire::frame::{Frame, FramePool};
+use panch_wire::ids::{GroupId, Incarnation, Position, ReplicaId, Slot};
+use panch_wire::time::{Duration, Instant};
+
+const NODE_COUNT: u8 = 3;
+const DELAY: Duration = Duration::from_millis(1);
+const STEP: Duration = Duration::from_micros(100);
+const ROUNDS: usize = 20;
+const COMMANDS: u64 = 7;
+
+struct Packet {
+    at: Instant,
+    from: ReplicaId,
+    to: ReplicaId,
+    group: GroupId,
+    kind: u8,
+    message: Vec<u8>,
+    body: Option<Frame>,
+}
+
+/// What one core wants of the world: messages go through the network, nothing else happens.
+struct Net<'a> {
+    now: Instant,
+    me: ReplicaId,
+    packets: &'a mut VecDeque<Packet>,
+    replies: &'a mut u64,
+}
+
+impl Outbox for Net<'_> {
+    fn send(
+        &mut self,
+        to: ReplicaId,
+        group: GroupId,
+        kind: MessageKind,
+        message: &[u8],
+        body: Option<&Frame>,
+    ) {
+        let (at, from) = (self.now + DELAY, self.me);
+        let message = message.to_vec();
+        self.packets.push_back(Packet {
+            at,
+            from,
+            to,
+            group,
+            kind: kind as u8,
+            message,
+            body: body.cloned(),
+        });
+    }
+
+    fn reply(&mut self, _: ReplyTo, reply: Reply<'_>, _: Option<&Commit>) {
+        assert!(!matches!(reply, Reply::Error(_)), "{reply:?}");
+        *self.replies += 1;
+    }
+
+    fn load(&mut self, _: GroupId, _: Position, _: Location) {
+        panic!("nobody lags so far");
+    }
+
+    fn snapshot_write(&mut self, _: GroupId, _: Slot, _: u64, _: &[u8], _: bool) {
+        panic!("the log is too short for a snapshot");
+    }
+
+    fn snapshot_read(&mut self, _: GroupId, _: ReplicaId, _: SnapshotFile, _: u64, _: usize) {
+        panic!("nobody lags so far");
+    }
+
+    fn snapshot_remove(&mut self, _: GroupId, _: Slot) {}
+}
+
+struct World {
+    now: Instant,
+    cores: Vec<Core>,
+    packets: VecDeque<Packet>,
+    replies: u64,
+}
+
+impl World {
+    fn new(kind: ProtocolKind) -> Self {
+        let mut world = Self { now: Instant(1), cores: Vec::new(), packets: VecDeque::new(), replies: 0 };
+        for me in (0..NODE_COUNT).map(ReplicaId) {
+            let config = CoreConfig {
+                me,
+                replica_count: NODE_COUNT.into(),
+                groups: vec![(GroupId(0), kind)],
+                replica: ReplicaConfig {
+                    batch: BatchLimits::default(),
+                    machine: MachineLimits::default(),
+                    request_timeout: Duration::from_secs(10),
+                    snapshot_log_size: 1 << 30,
+                    session_idle_max: Duration::from_secs(3600),
+                },
+                tuning: Tuning::default(),
+                log_size_max: 1 << 30,
+            };
+            let pool = FramePool::new(1 << 24);
+            let mut core = Core::open(&config, Incarnation(1), pool, |_| random(me.0.into()), |_| None);
+            let wal = Wal::create(Config { durability: Durability::Memory, ..Config::default() }, 1);
+            world.act(me, |now, net| core.start(now, wal, Lsn(0), net));
+            world.cores.push(core);
+        }
+        world
+    }
+
+    fn act(&mut self, me: ReplicaId, work: impl FnOnce(Instant, &mut Net<'_>)) {
+        let Self { now, packets, replies, .. } = self;
+        work(*now, &mut Net { now: *now, me, packets, replies });
+    }
+
+    /// Every core takes in what has arrived and ends its turn.
+    fn turn(&mut self) {
+        self.now = self.now + STEP;
+        let mut cores = std::mem::take(&mut self.cores);
+        while self.packets.front().is_some_and(|packet| packet.at <= self.now) {
+            let Packet { from, to, group, kind, message, body, .. } = self.packets.pop_front().unwrap();
+            let core = &mut cores[to.index()];
+            self.act(to, |now, net| core.deliver(now, from, group, kind, &message, body, net).unwrap());
+        }
+        for (me, core) in (0..).map(ReplicaId).zip(&mut cores) {
+            self.act(me, |now, net| {
+                core.end_turn(now, net);
+                while core.next_write(now, net).is_some() {}
+            });
+        }
+        self.cores = cores;
+    }
+
+    fn run_for(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.turn();
+        }
+    }
+
+    fn submit(&mut self, node: usize) {
+        let command =
+            Command { kind: CommandKind::Set, flags: 0, session: None, key: b"key", value: b"value" };
+        let (now, token) = (self.now, ReplyTo { connection: 0, request: 0 });
+        self.cores[node].submit(now, GroupId(0), &command, Level::Log, token).unwrap();
+    }
+}
+
+/// Whole delays between the seal of a batch and its commit, node by node, when nobody else proposes.
+fn delays_to_commit(kind: ProtocolKind) -> [u64; NODE_COUNT as usize] {
+    match kind {
+        // Prepare, promise, accept, accepted.
+        ProtocolKind::Basic => [4; 3],
+        // Accept, accepted; elsewhere the way to the leader before, and the news of the commit after.
+        ProtocolKind::Multi => [2, 4, 4],
+        // The proposal, the votes.
+        ProtocolKind::Fast => [2; 3],
+        // The proposal, the vote.
+        ProtocolKind::Epaxos => [2; 3],
+    }
+}
+
+#[test]
+fn every_command_counts_once_with_the_time_from_its_seal() {
+    for kind in ProtocolKind::ALL {
+        let mut world = World::new(*kind);
+        world.run_for(Duration::from_secs(3));
+        for _ in 0..ROUNDS {
+            for node in 0..world.cores.len() {
+                (0..COMMANDS).for_each(|_| world.submit(node));
+                world.run_for(Duration::from_millis(40));
+            }
+        }
+        world.run_for(Duration::from_secs(1));
+        let all = ROUNDS as u64 * COMMANDS;
+        assert_eq!(world.replies, all * u64::from(NODE_COUNT), "{kind:?}");
+        for (core, delays) in world.cores.iter().zip(delays_to_commit(*kind)) {
+            let latencies = core.latencies();
+            assert_eq!((latencies.commit.len(), latencies.execution.len()), (all, all), "{kind:?}");
+            let median = latencies.commit.value_at_quantile(0.5);
+            let range = delays * 1000..=delays * 1000 + 800;
+            assert!(range.contains(&median), "{kind:?}: the median is {median} us, not in {range:?}");
+            for quantile in [0.01, 0.5, 0.99] {
+                let of = |histogram: &hdrhistogram::Histogram<u64>| histogram.value_at_quantile(quantile);
+                assert!(
+                    of(&latencies.commit) <= of(&latencies.execution),
+                    "{kind:?}: executed before chosen"
+                );
+            }
+        }
+    }
+}
