@@ -423,12 +423,20 @@ mod tests {
         assert!(error.to_string().contains("cargo build --release"), "{error}");
     }
 
+    /// A program with this text. Another process writes it: while this one has it open for writing, a process that another test starts
+    /// would inherit that, and nobody could run it.
+    fn script(folder: &Path, text: &str) -> PathBuf {
+        let path = folder.join("panchd");
+        let write = "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\"";
+        let status = Command::new("sh").args(["-c", write]).arg(&path).arg(text).status().unwrap();
+        assert!(status.success());
+        path
+    }
+
     #[test]
     fn nodes_that_end_by_themselves_are_reported_and_nothing_is_left() {
         let folder = tempfile::tempdir().unwrap();
-        let daemon = folder.path().join("panchd");
-        fs::write(&daemon, "#!/bin/sh\necho \"cannot read $3\"\nexit 78\n").unwrap();
-        fs::set_permissions(&daemon, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let daemon = script(folder.path(), "#!/bin/sh\necho \"cannot read $3\"\nexit 78\n");
         let data = folder.path().join("data");
         fs::create_dir(&data).unwrap();
         let plan = ClusterPlan { folder: data.clone(), ..plan(daemon.to_str().unwrap()) };
@@ -441,9 +449,7 @@ mod tests {
     #[test]
     fn dropping_a_cluster_ends_its_processes() {
         let folder = tempfile::tempdir().unwrap();
-        let daemon = folder.path().join("panchd");
-        fs::write(&daemon, "#!/bin/sh\nexec sleep 1000\n").unwrap();
-        fs::set_permissions(&daemon, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let daemon = script(folder.path(), "#!/bin/sh\nexec sleep 1000\n");
         let data = folder.path().join("data");
         fs::create_dir(&data).unwrap();
         let mut cluster =

@@ -29,11 +29,25 @@ impl GroupLine {
     }
 }
 
+/// Counts by the upper bound of what they count.
+pub type Histogram = BTreeMap<u64, u64>;
+
+/// Reads `upper=count,upper=count,..`; `None` if it is anything else.
+fn parse_histogram(value: &str) -> Option<Histogram> {
+    let bucket = |text: &str| {
+        let (upper, count) = text.split_once('=')?;
+        Some((upper.parse().ok()?, count.parse().ok()?))
+    };
+    value.split(',').filter(|text| !text.is_empty()).map(bucket).collect()
+}
+
 /// Counters of one server at one moment.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Snapshot {
     /// Numbers by name.
     pub counters: BTreeMap<String, f64>,
+    /// Histograms by name, without the `_histogram` at its end.
+    pub histograms: BTreeMap<String, Histogram>,
     /// The durability mode, if it says.
     pub durability: Option<String>,
     /// Its number in the cluster, if it says.
@@ -57,6 +71,9 @@ impl Snapshot {
                 snapshot.groups.insert(key.to_owned(), GroupLine::parse(value));
             } else if key == "durability" {
                 snapshot.durability = Some(value.to_owned());
+            } else if let Some(name) = key.strip_suffix("_histogram") {
+                let histogram = parse_histogram(value);
+                snapshot.histograms.extend(histogram.map(|histogram| (name.to_owned(), histogram)));
             } else if let Ok(number) = value.parse::<f64>() {
                 snapshot.counters.insert(key.to_owned(), number);
             }
@@ -111,6 +128,8 @@ pub struct Truth {
     pub durability: Option<String>,
     /// Growth of each counter over all servers. Only of servers that answered both times.
     growth: BTreeMap<String, f64>,
+    /// What each histogram gained over all servers.
+    histograms: BTreeMap<String, Histogram>,
     /// The largest value of each counter at the end, over all servers.
     peaks: BTreeMap<String, f64>,
     /// CPU time of each server's process.
@@ -146,6 +165,14 @@ impl Truth {
                     *truth.growth.entry(key.clone()).or_default() += growth;
                 }
             }
+            for (name, buckets) in &after.histograms {
+                let earlier = before.histograms.get(name).filter(|_| !is_restarted);
+                let sum = truth.histograms.entry(name.clone()).or_default();
+                for (upper, count) in buckets {
+                    let counted = earlier.and_then(|earlier| earlier.get(upper)).unwrap_or(&0);
+                    *sum.entry(*upper).or_default() += count.saturating_sub(*counted);
+                }
+            }
             modes.extend(after.durability.as_deref());
             truth.cpu.push(ProcessCpu {
                 name: match (after.node, after.leads) {
@@ -168,6 +195,18 @@ impl Truth {
     /// How much a counter grew over all servers; `None` if no server has it.
     pub fn growth(&self, name: &str) -> Option<f64> {
         self.growth.get(name).copied()
+    }
+
+    /// The bound below which the part `quantile` of what a histogram gained over all servers lies; `None` if it gained nothing.
+    pub fn quantile(&self, name: &str, quantile: f64) -> Option<u64> {
+        let buckets = self.histograms.get(name)?;
+        let total: u64 = buckets.values().sum();
+        let rank = ((total as f64 * quantile).ceil() as u64).max(1);
+        let mut below = 0;
+        buckets.iter().find_map(|(upper, count)| {
+            below += count;
+            (below >= rank).then_some(*upper)
+        })
     }
 
     /// The largest value of a counter at the end over all servers; `None` if no server has it.
@@ -249,6 +288,25 @@ mod tests {
             (Some(4.0), Some(Duration::from_secs(4)))
         );
         assert_eq!(truth.cpu_total(), Some(Duration::from_secs(4)));
+    }
+
+    #[test]
+    fn quantiles_are_of_what_histograms_gained_over_all_servers() {
+        let at = |process: u32, buckets: &str| {
+            Some(Snapshot::parse(&format!("process_id:{process}\ncommit_us_histogram:{buckets}\n")))
+        };
+        let before = [at(1, "10=50,200=7"), at(2, "10=1000")];
+        let after = [at(1, "10=50,20=40,200=57"), at(3, "10=8,3000=2")];
+        let truth = Truth::between(&before, &after);
+        let quantile = |part| truth.quantile("commit_us", part);
+        let told = [0.0, 0.08, 0.48, 0.5, 0.98, 0.99, 1.0].map(quantile);
+        assert_eq!(told, [10, 10, 20, 200, 200, 3000, 3000].map(Some));
+        assert_eq!(truth.quantile("execution_us", 0.5), None);
+        let idle = Truth::between(&[at(1, "10=5")], &[at(1, "10=5")]);
+        assert_eq!(idle.quantile("commit_us", 0.5), None);
+        for wrong in ["10", "10=x", "10=1;20=2", "a=1"] {
+            assert!(at(1, wrong).unwrap().histograms.is_empty(), "{wrong}");
+        }
     }
 
     #[test]

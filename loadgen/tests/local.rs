@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
 mod support;
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -44,8 +44,7 @@ impl Fixture {
             "#!/bin/sh\n{CONFIG}=\"$3\" exec {} --exact stand_in_daemon --nocapture --test-threads 1\n",
             own.display()
         );
-        fs::write(&daemon, script).unwrap();
-        fs::set_permissions(&daemon, PermissionsExt::from_mode(0o755)).unwrap();
+        common::write_program(&daemon, &script);
         fs::create_dir(folder.path().join("data")).unwrap();
         Self { folder }
     }

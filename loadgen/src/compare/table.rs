@@ -1,4 +1,4 @@
-//! The table of a comparison: a row for each protocol, in one piece or in two for narrow terminals; below it what each
+//! The table of a comparison: a row for each protocol, in one piece or in three for narrow terminals; below it what each
 //! figure means, what went wrong, and where it was measured.
 
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use super::{Agreement, Comparison, Entry};
 use crate::quantity::short;
 
 /// Columns of text that the table in one piece needs.
-pub const WIDE: usize = 160;
+pub const WIDE: usize = 180;
 /// Columns of text that the narrow form needs, and that text beside it is wrapped at.
 pub const NARROW: usize = 96;
 
@@ -36,16 +36,22 @@ const SERVICE: &[Measure] = &[
     measure("p50\nms", |f| f.latency.map(|latency| millis(latency.p50 as f64)), figure),
     measure("p99\nms", |f| f.latency.map(|latency| millis(latency.p99 as f64)), figure),
     measure("p99.9\nms", |f| f.latency.map(|latency| millis(latency.p999 as f64)), figure),
-    measure("node\nms", |f| f.seal_to_execution.map(millis), figure),
+    measure("commit\np50", |f| f.commit.map(|commit| millis(commit.p50)), figure),
+    measure("commit\np99", |f| f.commit.map(|commit| millis(commit.p99)), figure),
+    measure("commit\np99.9", |f| f.commit.map(|commit| millis(commit.p999)), figure),
+];
+
+/// How it was decided.
+const DECISIONS: &[Measure] = &[
     measure("fast\n%", |f| f.fast_path.map(|part| part * 100.0), |number| format!("{number:.1}")),
     measure("confl\n/batch", |f| f.conflicts, figure),
     measure("clash\n/batch", |f| f.clashes, figure),
     measure("comp\nmax", |f| f.component_max, |number| format!("{number:.0}")),
+    measure("cmd\n/batch", |f| f.batch_fill, figure),
 ];
 
 /// What it cost.
 const COST: &[Measure] = &[
-    measure("cmd\n/batch", |f| f.batch_fill, figure),
     measure("msg\n/cmd", |f| f.messages_per_command, figure),
     measure("msg\n/batch", |f| f.messages_per_batch, figure),
     measure(MODEL, |_| None, figure),
@@ -59,7 +65,7 @@ const COST: &[Measure] = &[
 const MODEL: &str = "seed\nmodel";
 
 /// Columns whose ranges over rounds are shown: not more than can differ by chance.
-const RANGED: &[usize] = &[0, 1, 2, 3, 4, 5];
+const RANGED: &[usize] = &[0, 1, 2, 3, 6];
 
 fn millis(nanos: f64) -> f64 {
     nanos / 1e6
@@ -84,9 +90,8 @@ fn figure(number: f64) -> String {
 /// The whole report for a terminal of `width` columns. `color` is for terminals.
 pub fn render(comparison: &Comparison, width: usize, color: bool) -> String {
     let mut text = format!("{}\n\n", comparison.title);
-    let all: Vec<&Measure> = SERVICE.iter().chain(COST).collect();
-    let (service, cost): (Vec<_>, Vec<_>) = (SERVICE.iter().collect(), COST.iter().collect());
-    let pieces = if width >= WIDE { vec![all] } else { vec![service, cost] };
+    let pieces: Vec<Vec<&Measure>> = [SERVICE, DECISIONS, COST].map(|piece| piece.iter().collect()).into();
+    let pieces = if width >= WIDE { vec![pieces.concat()] } else { pieces };
     for measures in &pieces {
         let _ = writeln!(text, "{}", table(comparison, measures, color));
     }
@@ -189,7 +194,8 @@ fn legend(comparison: &Comparison) -> Vec<String> {
         "p50, p99, p99.9: execution latency as the client sees it, from sent (open loop: from due) to the answer, which \
          comes after execution."
             .to_owned(),
-        "node: mean time from sealing a batch to its execution on the node that sealed it, by the nodes' own count."
+        "commit: ms from sealing a batch until the node that sealed it knows it to be chosen, before its execution; of \
+         commands, by the nodes' own count, at most 1/16 too high."
             .to_owned(),
         "fast %: decided by the fast path (Fast Paxos: slots, EPaxos: instances). confl/batch: pre-acceptances that added \
          dependencies (EPaxos). clash/batch: collisions (Fast Paxos) or ballots lost to another proposer (Basic Paxos). \

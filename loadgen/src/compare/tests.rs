@@ -6,13 +6,14 @@ use crate::truth::ProcessCpu;
 fn info(commands: u64, extra: &str) -> Option<Snapshot> {
     Some(Snapshot::parse(&format!(
         "commands_total:{commands}\nbatches_total:{}\nmessages_total:{}\npeer_bytes_total:{}\nlog_writes_total:{}\n\
-         log_bytes_total:{}\ncommit_us_total:{}\nused_cpu_user:{}\nused_cpu_sys:0\n{extra}",
+         log_bytes_total:{}\ncommit_us_histogram:1023={},51199={}\nused_cpu_user:{}\nused_cpu_sys:0\n{extra}",
         commands / 100,
         commands / 25,
         commands * 120,
         commands / 200,
         commands * 250,
-        commands * 20,
+        commands / 100 * 98,
+        commands / 100 * 2,
         commands as f64 * 2e-6,
     )))
 }
@@ -99,7 +100,7 @@ fn a_wide_terminal_gets_one_table() {
 }
 
 #[test]
-fn a_narrow_terminal_gets_two_tables_and_rounds_their_ranges() {
+fn a_narrow_terminal_gets_three_tables_and_rounds_their_ranges() {
     let text = table::render(&rounds(), table::WIDE - 1, false);
     assert_eq!(text, include_str!("../../testdata/compare_narrow.txt"), "\n{text}");
     assert!(widest(&text) <= table::NARROW);
@@ -118,7 +119,8 @@ fn large_figures_fit_too() {
             p999: 99_999_000_000,
             max: 0,
         }),
-        seal_to_execution: Some(99_999e6),
+        commit: Some(figures::NodeQuantiles { p50: 99_999e6, p99: 99_999e6, p999: 99_999e6 }),
+        execution: None,
         fast_path: Some(1.0),
         conflicts: Some(99.9),
         clashes: Some(999.9),
@@ -141,7 +143,7 @@ fn large_figures_fit_too() {
     let wide = table::render(&comparison, table::WIDE, false);
     let narrow = table::render(&comparison, 80, false);
     assert!(widest(&wide) <= table::WIDE && wide.matches('┌').count() == 1, "{wide}");
-    assert!(widest(&narrow) <= table::NARROW && narrow.matches('┌').count() == 2, "{narrow}");
+    assert!(widest(&narrow) <= table::NARROW && narrow.matches('┌').count() == 3, "{narrow}");
 }
 
 #[test]
@@ -160,7 +162,8 @@ fn figures_are_of_the_window_and_absent_where_nothing_counts_them() {
     assert_eq!((figures.fast_path, figures.conflicts, figures.component_max), (Some(0.9), None, None));
     assert_eq!((figures.batch_fill, figures.messages_per_batch), (Some(100.0), Some(4.0)));
     assert_eq!((figures.bytes_per_command, figures.log_writes_per_command), (Some(120.0), Some(0.005)));
-    assert_eq!((figures.seal_to_execution, figures.cpu_per_million), (Some(2_000_000.0), Some(2.0)));
+    let commit = figures::NodeQuantiles { p50: 1_023e3, p99: 51_199e3, p999: 51_199e3 };
+    assert_eq!((figures.commit, figures.execution, figures.cpu_per_million), (Some(commit), None, Some(2.0)));
     // Counters of one protocol say nothing of another.
     assert_eq!(measured(ProtocolKind::Multi, 1e5, told).figures.fast_path, None);
     let fast = [
