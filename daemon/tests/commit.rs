@@ -4,9 +4,10 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use common::session::{Answered, SessionClient};
-use common::{Cluster, Settings};
+use common::{Cluster, Settings, eventually};
 use panch_wire::client::{Commit, ReadLevel};
 use panch_wire::command::CommandKind;
 
@@ -107,6 +108,33 @@ fn who_does_not_ask_is_not_told() {
             assert_eq!(client.call(CommandKind::Set, &key, b"value"), Answered::Ok);
             assert_eq!(client.commit, None);
             assert_eq!(read(&mut client, &key, ReadLevel::Stale), None);
+        }
+    }
+}
+
+/// Both histograms hold every command that a node took, whichever of its cores did.
+#[test]
+fn info_counts_every_command_by_its_commit_and_its_execution() {
+    for protocol in ["basic", "multi", "fast", "epaxos"] {
+        let cluster = cluster(protocol);
+        for client in &mut clients(&cluster) {
+            for key in (0..KEYS).map(|key| format!("key{key}")) {
+                write(client, &key);
+            }
+        }
+        for id in cluster.ids() {
+            // What one core tells of another is a little old.
+            eventually(&format!("node {id} of {protocol} counts"), Duration::from_secs(15), || {
+                let info = cluster.info(id);
+                let commands = info.number("commands_total");
+                let counted = |name| {
+                    let buckets = info.text(name).split(',').filter_map(|bucket| bucket.split_once('='));
+                    buckets.map(|(_, count)| count.parse::<u64>().unwrap()).sum::<u64>()
+                };
+                let all = [counted("commit_us_histogram"), counted("execution_us_histogram")];
+                (commands >= KEYS as u64 && all == [commands; 2] && info.number("commit_us_p50") > 0)
+                    .then_some(())
+            });
         }
     }
 }

@@ -1,7 +1,8 @@
 //! How long own batches take inside the replicas: from seal to commit, and from seal to execution.
 //!
 //! A batch counts once for each of its commands, so that the figures compare with what clients measure; reads that do not
-//! go through the log are not in them. A batch whose commit was never told (a snapshot covered it) is in neither.
+//! go through the log are not in them. A batch that a snapshot covered before this
+//! replica learned of its fate may be missing in one of them or in both.
 //!
 //! Invariants:
 //! * Recording takes no memory: a histogram has all its buckets from the start, 3 KiB of them.
