@@ -23,8 +23,10 @@ fn command<'a>(kind: CommandKind, key: &'a [u8], value: &'a [u8]) -> Command<'a>
 
 /// Commands per measured call: more than fit the nearest caches of a large table.
 const COMMANDS: usize = 1000;
+/// Of these, so many are known together.
+const WINDOW: usize = 20;
 
-fn apply(bencher: Bencher, kind: CommandKind, value: &[u8], key_count: u64) {
+fn apply(bencher: Bencher, kind: CommandKind, value: &[u8], key_count: u64, foresee: usize) {
     let mut machine = StateMachine::new(MachineLimits::default());
     let mut scratch = Vec::new();
     for number in 0..key_count {
@@ -32,24 +34,36 @@ fn apply(bencher: Bencher, kind: CommandKind, value: &[u8], key_count: u64) {
     }
     let mut next = 0u64;
     bencher.counter(divan::counter::ItemsCount::new(COMMANDS)).bench_local(|| {
-        for _ in 0..COMMANDS {
-            // Steps of a large odd number visit the keys in an order that no cache foresees.
-            next = next.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let key = key(next % key_count);
-            let reply = machine.apply(2, black_box(&command(kind, &key, value)), &mut scratch);
-            assert!(!matches!(reply, Reply::Error(_) | Reply::Nil));
+        for _ in 0..COMMANDS / WINDOW {
+            let keys: [_; WINDOW] = std::array::from_fn(|_| {
+                // Steps of a large odd number visit the keys in an order that no cache foresees.
+                next = next.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                key(next % key_count)
+            });
+            machine.kv().foresee(keys[..foresee].iter().map(|key| command(kind, key, value)));
+            for key in &keys {
+                let reply = machine.apply(2, black_box(&command(kind, key, value)), &mut scratch);
+                assert!(!matches!(reply, Reply::Error(_) | Reply::Nil));
+            }
         }
     });
 }
 
-#[divan::bench(args = [1, 1000, 1_000_000])]
+const KEY_COUNTS: [u64; 4] = [1, 1000, 1_000_000, 10_000_000];
+
+#[divan::bench(args = KEY_COUNTS)]
 fn apply_set(bencher: Bencher, key_count: u64) {
-    apply(bencher, CommandKind::Set, &[b'w'; 16], key_count);
+    apply(bencher, CommandKind::Set, &[b'w'; 16], key_count, 0);
 }
 
-#[divan::bench(args = [1, 1000, 1_000_000])]
+#[divan::bench(args = KEY_COUNTS)]
+fn apply_set_foreseen(bencher: Bencher, key_count: u64) {
+    apply(bencher, CommandKind::Set, &[b'w'; 16], key_count, WINDOW);
+}
+
+#[divan::bench(args = KEY_COUNTS)]
 fn apply_get(bencher: Bencher, key_count: u64) {
-    apply(bencher, CommandKind::Get, &[], key_count);
+    apply(bencher, CommandKind::Get, &[], key_count, 0);
 }
 
 /// Commands of one batch of the default size.

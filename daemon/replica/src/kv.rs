@@ -65,6 +65,14 @@ impl Kv {
         self.table.find(self.table.hashed(key)).map(|index| self.table.value(index))
     }
 
+    /// Brings what these commands will read into the processor's caches; see [`Kv::FORESEEN_MAX`]. Changes nothing.
+    pub fn foresee<'a>(&self, commands: impl Iterator<Item = Command<'a>>) {
+        self.table.foresee(commands.map(|command| command.key));
+    }
+
+    /// The most commands that [`Kv::foresee`] looks at.
+    pub const FORESEEN_MAX: usize = table::FORESEEN_MAX;
+
     /// Serves a command that reads. Answers `Malformed` to any other. `scratch` holds the answer if it is put together.
     pub fn read<'a>(&'a self, command: &Command<'_>, scratch: &'a mut Vec<u8>) -> Reply<'a> {
         match command.kind {

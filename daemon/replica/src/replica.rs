@@ -16,9 +16,10 @@ use panch_wire::ids::{Incarnation, Position, ReplicaId, Slot};
 use panch_wire::record::Fixed;
 use panch_wire::time::{Duration, Instant};
 
-use crate::batcher::{BatchLimits, Batcher, Outstanding, Refusal};
+use crate::batcher::{BatchLimits, Batcher, Refusal};
 use crate::core::{GroupStatus, MessageKind, Outbox, ReplyTo};
 use crate::gate::Gate;
+use crate::kv::Kv;
 use crate::latency::Latencies;
 use crate::log_index::{Found, LogIndex};
 use crate::machine::{Admission, MachineLimits, StateMachine};
@@ -542,17 +543,15 @@ impl<P: Protocol> Replica<P> {
     ) {
         let batch = if self.is_mine(frame) { self.batcher.finish(frame.id()) } else { None };
         let view = BatchView::access(frame).expect("frames are validated where they arrive");
-        match &batch {
-            Some(Outstanding { tokens, .. }) if !tokens.is_empty() => {
-                for (command, token) in view.commands().zip(tokens) {
-                    let reply = self.machine.apply(commit.stamp, &command, &mut self.reply);
-                    out.reply(*token, reply, Some(commit));
-                }
+        let mut tokens = batch.iter().flat_map(|batch| &batch.tokens);
+        let mut ahead = view.commands();
+        for (index, command) in view.commands().enumerate() {
+            if index % Kv::FORESEEN_MAX == 0 {
+                self.machine.kv().foresee(&mut ahead);
             }
-            _ => {
-                for command in view.commands() {
-                    self.machine.apply(commit.stamp, &command, &mut self.reply);
-                }
+            let reply = self.machine.apply(commit.stamp, &command, &mut self.reply);
+            if let Some(token) = tokens.next() {
+                out.reply(*token, reply, Some(commit));
             }
         }
         self.probe.applied += view.command_count() as u64;
@@ -568,10 +567,15 @@ impl<P: Protocol> Replica<P> {
         let seen = self.seen();
         for reads in &mut self.reads {
             while let Some(round) = reads.next_servable(self.executed.count()) {
-                for (command, token) in round.commands() {
+                let mut ahead = round.commands().map(|(command, _)| command);
+                for (index, (command, token)) in round.commands().enumerate() {
+                    if index % Kv::FORESEEN_MAX == 0 {
+                        self.machine.kv().foresee(&mut ahead);
+                    }
                     let reply = self.machine.read(&command, &mut self.reply);
                     out.reply(token, reply, seen.as_ref());
                 }
+                drop(ahead);
                 reads.recycle(round);
             }
         }

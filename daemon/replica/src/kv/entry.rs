@@ -68,6 +68,12 @@ impl Entry {
         Self::with_slack(key, value, &[], 0)
     }
 
+    /// Whether no key is here.
+    #[inline]
+    pub(super) fn is_free(&self) -> bool {
+        matches!(self, Self::Free { .. })
+    }
+
     /// Length of the key, and the key and value side by side.
     #[inline]
     fn pair(&self) -> (usize, &[u8]) {
@@ -86,7 +92,7 @@ impl Entry {
 
     /// The key and the value; `None` if free.
     pub(super) fn key_value(&self) -> Option<(&[u8], &[u8])> {
-        if matches!(self, Self::Free { .. }) {
+        if self.is_free() {
             return None;
         }
         let (key_len, pair) = self.pair();

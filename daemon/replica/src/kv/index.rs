@@ -61,6 +61,12 @@ impl Index {
         found.map(|slot| slot.entry)
     }
 
+    /// The entry that a lookup of this hash looks at first. Looks at no entry itself, and is often right.
+    #[inline]
+    pub(super) fn candidate(&self, hash: u32) -> Option<u32> {
+        self.find(hash, |_| true)
+    }
+
     /// Adds an entry that is not there yet.
     #[inline]
     pub(super) fn insert(&mut self, hash: u32, entry: u32) {

@@ -466,6 +466,23 @@ fn command() -> impl Strategy<Value = (CommandKind, u8, Vec<u8>, Vec<u8>)> {
     })
 }
 
+#[test]
+fn foreseeing_takes_so_many_commands_and_no_more_whether_their_keys_are_there_or_not() {
+    let mut kv = kv();
+    for key in [b"present", b"removed"] {
+        ask_with(&mut kv, Set, 0, key, b"v");
+    }
+    ask_with(&mut kv, GetDel, 0, b"removed", b"");
+    let digest = kv.digest();
+    let keys = [b"present".as_slice(), b"removed", b"absent", b""].into_iter().cycle();
+    let command = |key| Command { kind: Set, flags: 0, session: None, key, value: b"w" };
+    let mut ahead = keys.map(command).take(Kv::FORESEEN_MAX + 3);
+    kv.foresee(&mut ahead);
+    assert_eq!(ahead.count(), 3, "the next window begins here");
+    kv.foresee(std::iter::empty());
+    assert_eq!(kv.digest(), digest);
+}
+
 proptest! {
     #[test]
     fn every_answer_is_that_of_a_plain_map(commands in prop::collection::vec(command(), 1..120)) {
