@@ -134,6 +134,8 @@ pub struct Epaxos {
     installing: bool,
     /// A peer says that only a snapshot can help: nothing is executed for a while, so that the snapshot has more.
     paused_until: Option<Instant>,
+    /// How many positions were executed when the others were last told how far this replica is.
+    reported: Slot,
     /// How many positions were executed when an executed instance last left memory and log.
     left_memory_at: Slot,
     fetching: [Option<Fetching>; REPLICAS_MAX],
@@ -265,6 +267,7 @@ impl Protocol for Epaxos {
             loading: Vec::new(),
             installing: false,
             paused_until: None,
+            reported: past.executed.count(),
             left_memory_at: past.executed.count(),
             fetching: Default::default(),
             fetch_turn: 0,
@@ -300,6 +303,7 @@ impl Protocol for Epaxos {
             Event::Suspect(peer) => self.on_suspect(peer),
         }
         self.drain(effects);
+        self.report_if_far(effects);
         self.check_waits(effects);
         self.serve_reads(effects);
         self.pump(effects);

@@ -32,6 +32,10 @@ pub(super) struct Member {
     snapshotting: bool,
 }
 
+/// Others are told of so many executed instances without waiting for the next heartbeat: what all have executed leaves the
+/// index of conflicts, which is then small enough to stay in the processor's caches.
+const REPORT_EVERY: u64 = 32;
+
 /// Which part of a row is being fetched.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fetching {
@@ -77,12 +81,24 @@ impl Epaxos {
         !self.coordinations.is_empty() || own != self.announced || !all.iter().all(level)
     }
 
+    fn report_progress(&mut self, effects: &mut Effects<Self>) {
+        let progress = Progress { executed: self.frontier_numbers(), known: self.announced };
+        self.reported = self.executed_count();
+        // Others forget what everybody has executed: a restart must not lose it. [T-E19]
+        effects.send_after(effects.last_persist(), Dest::All, progress, None);
+    }
+
+    /// Tells the others if much was executed since they were told.
+    pub(super) fn report_if_far(&mut self, effects: &mut Effects<Self>) {
+        if self.executed_count().0 >= self.reported.0 + REPORT_EVERY {
+            self.report_progress(effects);
+        }
+    }
+
     /// Once per heartbeat interval.
     pub(super) fn on_heartbeat_time(&mut self, effects: &mut Effects<Self>) {
         if self.is_busy() {
-            let progress = Progress { executed: self.frontier_numbers(), known: self.announced };
-            // Others forget what everybody has executed: a restart must not lose it. [T-E19]
-            effects.send_after(effects.last_persist(), Dest::All, progress, None);
+            self.report_progress(effects);
         }
         for index in 0..self.group.replica_count {
             let (me, silent) = (self.group.me.index(), self.now.since(self.members[index].heard));
