@@ -111,6 +111,9 @@ pub struct Tuning {
     pub unchosen_size_max: usize,
     /// The most entries in flight to a peer that is catching up.
     pub catchup_window: usize,
+    /// The most bytes in flight to such a peer, in about. What it lacks must reach it faster than new entries come: at a busy time a
+    /// round trip with its log write takes several milliseconds, and thousands of new entries a second may be small.
+    pub catchup_size_max: usize,
     /// Fast Paxos, EPaxos: a fast quorum that is not complete after this long is given up. Above the slowest ordinary round
     /// trip with its log write.
     pub slow_after: Duration,
@@ -140,7 +143,8 @@ impl Default for Tuning {
             pipeline_depth: 10,
             tail_size_max: 8 << 20,
             unchosen_size_max: 8 << 20,
-            catchup_window: 64,
+            catchup_window: 512,
+            catchup_size_max: 4 << 20,
             slow_after: Duration::from_millis(50),
             recover_after: Duration::from_millis(300),
             recover_always_after: Duration::from_millis(2000),
@@ -149,6 +153,14 @@ impl Default for Tuning {
             lease: Duration::ZERO,
             clock_drift_ppm: 10_000,
         }
+    }
+}
+
+impl Tuning {
+    /// How many entries may be in flight to a peer that is catching up, if `count` entries like them take `size` bytes.
+    pub(crate) fn catchup_count(&self, size: usize, count: usize) -> u64 {
+        let average = size / count.max(1);
+        (self.catchup_size_max / average.max(1)).clamp(1, self.catchup_window.max(1)) as u64
     }
 }
 

@@ -73,6 +73,11 @@ impl Window {
         self.size - self.chosen_size
     }
 
+    /// Footprint of the slots in memory, in bytes, and how many they are.
+    pub fn extent(&self) -> (usize, usize) {
+        (self.size, (self.last.0 + 1 - self.first.0) as usize)
+    }
+
     /// From now on chosen entries may take this many bytes.
     pub fn keep_tail(&mut self, tail_size_max: usize) {
         self.tail_size_max = tail_size_max;

@@ -17,7 +17,7 @@ use crate::protocol::{Dest, Effects, Persist, Value};
 const DOUBT_ATTEMPTS_MAX: u32 = 20;
 
 /// The most batches being read back from the log at once.
-const LOAD_COUNT_MAX: usize = 64;
+const LOAD_COUNT_MAX: usize = 512;
 
 /// What is known of a member of the group, this replica included.
 #[derive(Clone, Copy, Default, Debug)]
@@ -147,7 +147,7 @@ impl Epaxos {
             (executed >= from, !self.is_suspected(*id), (id.index() + turn) % count)
         };
         let Some(peer) = self.peers().max_by_key(rank) else { return };
-        let upto = upto.min(from + self.tuning.catchup_window.max(1) as u64 - 1);
+        let upto = upto.min(from + self.tuning.catchup_count(self.tail_size, self.tail.len()) - 1);
         self.fetching[usize::from(row)] = Some(Fetching { from: peer, upto });
         effects.send(Dest::One(peer), Fetch { row, from, upto, memory_only: false }, None);
     }

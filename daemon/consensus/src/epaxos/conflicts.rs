@@ -57,7 +57,7 @@ const PART_COUNT: usize = 1 << PART_BITS;
 /// Places looked at in one call of [`Conflicts::forget`].
 const SWEEP_COUNT: usize = 512;
 /// Places looked at for each key that enters: enough that what can go has gone before the table must grow.
-const SWEEP_PER_KEY: usize = 4;
+const SWEEP_PER_KEY: usize = 3;
 
 /// What an instance says of itself when it is proposed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

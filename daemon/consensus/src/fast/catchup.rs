@@ -18,7 +18,7 @@ use super::{Fast, Timer};
 use crate::protocol::{Dest, Effects, Value};
 
 /// The most slots that are read back from the log at once.
-const LOAD_COUNT_MAX: usize = 64;
+const LOAD_COUNT_MAX: usize = 512;
 
 /// What is asked of others, and what others asked.
 #[derive(Clone, Default, Debug)]
@@ -85,9 +85,11 @@ impl Fast {
             return;
         }
         self.timers.arm(Timer::Catchup, self.now + self.tuning.slow_after);
-        self.catchup.asked_to = Slot(self.commit().0 + self.tuning.catchup_window.max(1) as u64);
+        let (size, count) = self.slots.tail_extent();
+        let to_slot = Slot(self.commit().0 + self.tuning.catchup_count(size, count));
+        self.catchup.asked_to = to_slot;
         let informant = self.catchup.informant;
-        self.send_other(informant, CatchupRequest { from_slot: next }, None, effects);
+        self.send_other(informant, CatchupRequest { from_slot: next, to_slot }, None, effects);
     }
 
     /// Asks those that voted for `name`, one after the other.
@@ -137,7 +139,8 @@ impl Fast {
         effects: &mut Effects<Self>,
     ) {
         let first = message.from_slot.max(Slot(1));
-        let end = Slot(first.0 + self.tuning.catchup_window.max(1) as u64).min(self.commit().next());
+        let window_end = Slot(first.0 + self.tuning.catchup_window.max(1) as u64);
+        let end = message.to_slot.next().min(window_end).min(self.commit().next());
         for slot in (first.0..end.0).map(Slot) {
             if !self.tell_decided(from, slot, effects) {
                 break;

@@ -259,6 +259,8 @@ pub struct PayloadReply {
 pub struct CatchupRequest {
     /// The first slot it lacks.
     pub from_slot: Slot,
+    /// The last slot to be sent now.
+    pub to_slot: Slot,
 }
 
 /// What a slot was decided to hold travels beside.
@@ -371,7 +373,7 @@ impl Message {
             Message::Accept(m) => ([m.term, none], [m.slot, m.slot]),
             Message::PayloadRequest(m) => ([none; 2], [m.slot, m.slot]),
             Message::PayloadReply(m) => ([none; 2], [m.slot, m.slot]),
-            Message::CatchupRequest(m) => ([none; 2], [m.from_slot, m.from_slot]),
+            Message::CatchupRequest(m) => ([none; 2], [m.from_slot, m.to_slot]),
             Message::Decided(m) => ([none; 2], [m.slot, m.commit]),
             Message::ReadReply(m) => ([none; 2], [m.last, m.last]),
             Message::ReadRequest(_) | Message::Forward(_) => return true,

@@ -207,6 +207,11 @@ impl Slots {
         }
     }
 
+    /// Footprint of the tail in bytes, and how many values are in it.
+    pub(super) fn tail_extent(&self) -> (usize, usize) {
+        (self.tail_size, self.tail.len())
+    }
+
     /// A chosen value, if it is still in memory.
     pub(super) fn tail(&self, slot: Slot) -> Option<&Value> {
         let first = self.commit.0 + 1 - self.tail.len() as u64;

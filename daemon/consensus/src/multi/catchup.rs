@@ -17,7 +17,7 @@ use super::{Multi, Role};
 use crate::protocol::{Dest, Effects, Value};
 
 /// The most loads asked for at once for one peer.
-const LOAD_COUNT_MAX: u64 = 16;
+const LOAD_COUNT_MAX: u64 = 512;
 
 /// What a leader knows of one peer.
 #[derive(Clone, Copy, Default, Debug)]
@@ -107,7 +107,12 @@ impl Multi {
     fn room(&self, to: ReplicaId) -> u64 {
         let peer = &self.term.peers[to.index()];
         let catching_up = peer.next <= self.commit;
-        let limit = if catching_up { self.tuning.catchup_window as u64 } else { self.unchosen_max() };
+        let limit = if catching_up {
+            let (size, count) = self.window.extent();
+            self.tuning.catchup_count(size, count)
+        } else {
+            self.unchosen_max()
+        };
         limit.max(1).saturating_sub(peer.next.0 - peer.acked.0 - 1)
     }
 

@@ -329,7 +329,7 @@ fn numbers_from_outside_are_bounded() {
     let none = Plan { mode: Mode::Stripes(0), ..plan };
     solo.hear(R1, Any { plan: none }, None);
     solo.hear(R1, Accept { term: term(u64::MAX, 1), slot: far }, None);
-    solo.hear(R1, CatchupRequest { from_slot: Slot(1 << 61) }, None);
+    solo.hear(R1, CatchupRequest { from_slot: Slot(1 << 61), to_slot: Slot(1 << 61) }, None);
     assert_eq!(solo.records(), []);
     assert!(solo.protocol.status().last < Slot(1 << 20));
 }

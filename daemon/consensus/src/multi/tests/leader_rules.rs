@@ -1,12 +1,14 @@
 //! The exact effects of single events: leader, reads, and messages that make no sense.
 
+use panch_wire::frame::PAGE_SIZE;
 use panch_wire::ids::{ReplicaId, Slot};
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 use super::super::message::*;
 use super::solo::{ME, R1, R2, Solo, accepted, ballot, claim, hint};
-use crate::protocol::{Dest, Event, Protocol, Random, ReadContext, Value};
-use crate::testing::{HEARTBEAT, TIMEOUT};
+use crate::protocol::{Dest, Event, Protocol, Random, ReadContext, Tuning, Value};
+use crate::testing::solo::Sent;
+use crate::testing::{HEARTBEAT, TIMEOUT, tuning};
 
 #[test]
 fn a_leader_sends_at_once_and_counts_its_own_vote_when_durable() {
@@ -65,6 +67,30 @@ fn a_leader_bounds_what_is_unchosen() {
         solo.step(Event::Propose(frame));
     }
     assert_eq!(solo.records().len() as u64, 3 * 4 * 2);
+}
+
+#[test]
+fn a_peer_that_lags_has_as_many_entries_on_their_way_as_bytes_and_count_allow() {
+    let flight = |catchup_window, pages| {
+        let catchup_size_max = pages * PAGE_SIZE;
+        let tail_size_max = 1000 * PAGE_SIZE;
+        let (mut solo, ballot) =
+            Solo::leader_with(3, Tuning { catchup_window, catchup_size_max, tail_size_max, ..tuning() });
+        let mut sent = 0;
+        for number in 1..=200 {
+            let frame = solo.frame(number);
+            solo.step(Event::Propose(frame));
+            let to_r2 =
+                |(_, dest, message): &Sent<_>| matches!((dest, message), (Dest::One(R2), Message::Accept(_)));
+            sent += solo.settle().iter().filter(|sent| to_r2(sent)).count();
+            solo.deliver(R1, Accepted { ballot, upto: Slot(number + 1) }, None);
+            solo.settle();
+        }
+        sent
+    };
+    assert!((25..35).contains(&flight(500, 30)), "{}", flight(500, 30));
+    assert!((95..110).contains(&flight(500, 100)), "small entries, many of them: {}", flight(500, 100));
+    assert!((45..55).contains(&flight(50, 100)), "{}", flight(50, 100));
 }
 
 #[test]
