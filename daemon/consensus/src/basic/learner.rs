@@ -187,6 +187,11 @@ impl Basic {
         self.arm_learning();
     }
 
+    /// How many values are asked for at once: one request names so many slots at most.
+    fn learn_count(&self) -> u64 {
+        self.tuning.catchup_window.clamp(1, u64::BITS as usize) as u64
+    }
+
     /// Asks the next peer that may know for the first values that are missing.
     fn send_learn_request(&mut self, effects: &mut Effects<Self>) {
         let first = self.commit().next();
@@ -198,8 +203,7 @@ impl Basic {
         };
         let mut next_ids = (1..=count).map(|step| ReplicaId((self.learning.asked.0 + step) % count));
         let Some(to) = next_ids.find(may_know) else { return };
-        let limit = self.tuning.catchup_window.clamp(1, 64) as u64;
-        let last = self.learning.progress[to.index()].0.clamp(first.0, self.commit().0 + limit);
+        let last = self.learning.progress[to.index()].0.clamp(first.0, self.commit().0 + self.learn_count());
         let mut slots = SlotSet { first, mask: 0 };
         let missing = |slot: &Slot| !self.open.is_chosen(*slot);
         for slot in (first.0..=last).map(Slot).filter(missing) {
@@ -215,7 +219,7 @@ impl Basic {
             self.learn(message.slot, None, Some(value), effects);
         }
         // Far behind: the next values are asked for as soon as these are here.
-        let far = Slot(self.commit().0 + self.tuning.catchup_window as u64 / 2);
+        let far = Slot(self.commit().0 + self.learn_count() / 2);
         if self.learning.asked_upto == self.commit() && self.known_to_others() > far {
             // The same peer again: it answers.
             let count = self.group.replica_count as u8;
