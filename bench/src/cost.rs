@@ -106,7 +106,7 @@ pub fn run(arguments: &CostArgs, stop: &AtomicBool) -> Result<(String, bool), Fa
         eprintln!("cost: pipeline {depth}");
         let before = nodes.counters()?;
         let load = Writes {
-            target: nodes.addresses()[leader].resp,
+            targets: vec![nodes.addresses()[leader].resp],
             protocol: Protocol::Resp,
             connections: arguments.connections,
             pipeline: *depth,

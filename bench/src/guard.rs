@@ -45,6 +45,22 @@ pub(crate) fn send_signal(process: u32, signal: libc::c_int) {
     unsafe { libc::kill(process as libc::pid_t, signal) };
 }
 
+/// A process that stands still, and goes on when this is dropped.
+pub(crate) struct Paused(u32);
+
+impl Paused {
+    pub(crate) fn new(process: u32) -> Self {
+        send_signal(process, libc::SIGSTOP);
+        Self(process)
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        send_signal(self.0, libc::SIGCONT);
+    }
+}
+
 /// A child process that ends when this is dropped.
 pub(crate) struct Process(Child);
 

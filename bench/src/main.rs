@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::{Parser, Subcommand};
+use panch_bench::catchup::CatchupArgs;
 use panch_bench::cost::CostArgs;
 use panch_bench::failure::Failure;
 use panch_bench::memory::MemoryArgs;
 use panch_bench::side_by_side::SideBySideArgs;
-use panch_bench::{cost, guard, memory, side_by_side};
+use panch_bench::{catchup, cost, guard, memory, side_by_side};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// Experiments with panch on this machine. Everything that an experiment starts is gone when it ends.
@@ -32,6 +33,8 @@ enum Experiment {
     Cost(CostArgs),
     /// Resident memory: idle, with a million keys, with a follower that stands still
     Memory(MemoryArgs),
+    /// How long a node that stood still needs to be level again while the load goes on, with each protocol
+    Catchup(CatchupArgs),
 }
 
 fn main() -> ExitCode {
@@ -71,5 +74,6 @@ fn run(experiment: &Experiment, stop: &AtomicBool) -> Result<(String, bool), Fai
         Experiment::SideBySide(arguments) => Ok((side_by_side::run(arguments, stop)?, true)),
         Experiment::Cost(arguments) => cost::run(arguments, stop),
         Experiment::Memory(arguments) => memory::run(arguments, stop),
+        Experiment::Catchup(arguments) => catchup::run(arguments, stop),
     }
 }

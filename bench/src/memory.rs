@@ -11,7 +11,7 @@ use panch_loadgen::keys::KeyDistribution;
 use panch_loadgen::quantity::Count;
 
 use crate::failure::{Failure, check};
-use crate::guard::send_signal;
+use crate::guard::Paused;
 use crate::nodes::{Nodes, NodesArgs, REPLICAS, Writes};
 
 /// The most that an idle node may take, in MiB.
@@ -46,22 +46,6 @@ struct Row {
 impl Row {
     fn is_kept(&self) -> bool {
         self.bar.is_none_or(|bar| self.values.iter().flatten().all(|value| *value <= bar))
-    }
-}
-
-/// A stopped process goes on when this is dropped.
-struct Paused(u32);
-
-impl Paused {
-    fn new(process: u32) -> Self {
-        send_signal(process, libc::SIGSTOP);
-        Self(process)
-    }
-}
-
-impl Drop for Paused {
-    fn drop(&mut self) {
-        send_signal(self.0, libc::SIGCONT);
     }
 }
 
@@ -127,7 +111,7 @@ pub fn run(arguments: &MemoryArgs, stop: &AtomicBool) -> Result<(String, bool), 
 
 fn write(target: SocketAddr, requests: u64, keys: KeyDistribution, stop: &AtomicBool) -> Result<(), Failure> {
     let load = Writes {
-        target,
+        targets: vec![target],
         protocol: Protocol::Resp,
         connections: 50,
         pipeline: 16,

@@ -119,7 +119,7 @@ pub(crate) struct Nodes {
 
 /// A closed loop of SETs.
 pub(crate) struct Writes {
-    pub(crate) target: SocketAddr,
+    pub(crate) targets: Vec<SocketAddr>,
     pub(crate) protocol: Protocol,
     pub(crate) connections: usize,
     pub(crate) pipeline: usize,
@@ -145,7 +145,13 @@ impl Nodes {
 
     /// The counters of every node.
     pub(crate) fn counters(&self) -> Result<Vec<Snapshot>, Failure> {
-        let nodes = scrape(&self.cluster.sources()).into_iter().collect::<Option<Vec<_>>>();
+        self.counters_of(usize::from(REPLICAS))
+    }
+
+    /// The counters of the first so many nodes.
+    pub(crate) fn counters_of(&self, count: usize) -> Result<Vec<Snapshot>, Failure> {
+        let sources = self.cluster.sources();
+        let nodes = scrape(&sources[..count]).into_iter().collect::<Option<Vec<_>>>();
         nodes.ok_or_else(|| Failure::Spoilt("a node does not answer INFO".to_owned()))
     }
 
@@ -190,7 +196,7 @@ impl Writes {
     /// If a request failed.
     pub(crate) fn run(&self, stop: &AtomicBool) -> Result<Outcome, Failure> {
         let plan = Plan {
-            targets: vec![self.target],
+            targets: self.targets.clone(),
             protocol: self.protocol,
             connections: self.connections,
             pipeline: self.pipeline,

@@ -187,7 +187,7 @@ impl Stage<'_> {
     fn run_own(&self, protocol: Protocol, load: Load) -> Result<Figures, Failure> {
         let node = self.nodes.addresses()[self.target];
         let writes = Writes {
-            target: if protocol == Protocol::Native { node.native } else { node.resp },
+            targets: vec![if protocol == Protocol::Native { node.native } else { node.resp }],
             protocol,
             connections: CONNECTIONS,
             pipeline: load.depth,

@@ -16,6 +16,8 @@ pub struct GroupLine {
     pub protocol: Option<String>,
     /// Digest of the group's state, if it says.
     pub digest: Option<String>,
+    /// How many positions of its log or instance space it has executed, if it says.
+    pub executed: Option<u64>,
 }
 
 impl GroupLine {
@@ -25,7 +27,8 @@ impl GroupLine {
             let mut fields = value.split(',').filter_map(|field| field.split_once('='));
             fields.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
         };
-        Self { protocol: field("protocol"), digest: field("digest") }
+        let executed = field("executed").and_then(|text| text.parse().ok());
+        Self { protocol: field("protocol"), digest: field("digest"), executed }
     }
 }
 
@@ -254,8 +257,12 @@ mod tests {
         );
         assert_eq!(snapshot.cpu, None);
         assert_eq!(snapshot.groups["group_0"], GroupLine::default());
-        let told = Snapshot::parse("group_3:leader=2,protocol=epaxos,digest=00ff,keys=1\n");
-        let line = GroupLine { protocol: Some("epaxos".to_owned()), digest: Some("00ff".to_owned()) };
+        let told = Snapshot::parse("group_3:leader=2,protocol=epaxos,executed=7,digest=00ff,keys=1\n");
+        let line = GroupLine {
+            protocol: Some("epaxos".to_owned()),
+            digest: Some("00ff".to_owned()),
+            executed: Some(7),
+        };
         assert_eq!(told.groups["group_3"], line);
         let redis = Snapshot::parse("# CPU\r\nused_cpu_sys:0.5\r\nused_cpu_user:1.25\r\n");
         assert_eq!(redis.cpu, Some(Duration::from_millis(1750)));
