@@ -224,14 +224,18 @@ impl Graph {
         self.clock
     }
 
-    /// A snapshot replaced the state: exactly `executed` is executed. Asks for [`Graph::next`] to have answered `None`
-    /// since the last change.
+    /// A snapshot replaced the state: exactly `executed` is executed. What was committed since [`Graph::next`] last answered
+    /// `None` is kept.
     pub fn install(&mut self, executed: &Frontier) {
-        self.ready.clear();
         self.waiting.clear();
         self.untried.clear();
         self.executed = executed.clone();
         self.known = executed.clone();
+        // No-ops are ready as soon as they are committed, and leave no vertex.
+        self.ready.retain(|position| self.executed.insert(*position));
+        self.ready.iter().for_each(|position| {
+            self.known.insert(*position);
+        });
         let places: Vec<_> = self.places.iter().map(|(position, vertex)| (*position, *vertex)).collect();
         for (position, vertex) in places {
             if executed.contains(position) {

@@ -240,3 +240,20 @@ fn a_large_component_is_executed_by_stamp() {
     expected.sort_by_key(|position| (position.number / 2, *position));
     assert_eq!(executed, expected);
 }
+
+#[test]
+fn a_noop_that_is_committed_while_a_snapshot_is_written_down_stays_executed() {
+    let mut graph = graph(3);
+    graph.on_committed(at(1, 1), 1, &dependencies(&[2]), &writes(&[1]));
+    graph.on_known(at(0, 1), &writes(&[1]));
+    assert!(drain(&mut graph).is_empty());
+    // Nothing is taken out meanwhile.
+    graph.on_committed_noop(at(0, 1));
+    graph.on_committed_noop(at(0, 2));
+    graph.on_committed_noop(at(2, 1));
+    let mut covered = Frontier::default();
+    covered.insert(at(2, 1));
+    graph.install(&covered);
+    assert_eq!(drain(&mut graph), [at(0, 1), at(0, 2), at(1, 1)]);
+    assert!(blockers(&graph, 9).is_empty());
+}
