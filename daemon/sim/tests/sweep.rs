@@ -44,6 +44,12 @@ const ONCE_FAILED: &[(Mix, usize, u64, &str)] = &[
     ),
     (BASIC, 5, 295, "batches of later slots took the memory that the first open slot needed"),
     (EPAXOS, 5, 718, "a no-op that was committed while a snapshot was written down was never executed"),
+    (
+        EPAXOS,
+        5,
+        4390,
+        "nobody could say any more whether an open instance was excluded: all had forgotten what it asked about",
+    ),
     (FAST, 3, 2819, "a recovery that got the batch last waited for ever"),
     (Mix::Mixed, 3, 300, "an own vote refused for want of memory was never asked for again"),
     (Mix::Mixed, 3, 200, "a full log with nothing to give up made its core spin"),

@@ -201,23 +201,23 @@ impl Epaxos {
         let count = usize::from(message.conflict_count).min(CONFLICT_COUNT_MAX);
         recovery.conflicts.extend_from_slice(&message.conflicts[..count]);
         recovery.more |= message.more;
-        if message.unsure {
+        let is_ruled_out = recovery.conflicts.iter().any(|conflict| conflict.is_committed());
+        if message.unsure && !is_ruled_out {
             // Another quorum may know better, once its turn comes.
             self.coordinations.remove(&position);
             let now = self.now;
             self.instance(position).since = now;
             return;
         }
-        if own.replies.count() < recovery.quorum.count() {
+        if own.replies.count() < recovery.quorum.count() && !is_ruled_out {
             return;
         }
         let is_lost = |conflict: &Conflict| !recovery.quorum.contains(ReplicaId(conflict.position().row));
         let is_least = recovery.agreeing.count() == recovery.quorum.count() - fast_failures(replica_count);
-        let ruled_out = recovery.conflicts.iter().any(|conflict| conflict.is_committed())
-            || (is_least && recovery.conflicts.iter().any(is_lost));
+        let is_ruled_out = is_ruled_out || (is_least && recovery.conflicts.iter().any(is_lost));
         if recovery.conflicts.is_empty() {
             self.accept_validated(position, effects);
-        } else if ruled_out {
+        } else if is_ruled_out {
             self.counters.validates_rejected += 1;
             self.accept_noop(position, effects);
         } else {
