@@ -347,6 +347,8 @@ impl Protocol for Basic {
         self.now = now;
         match event {
             Event::Propose(frame) => self.on_propose(frame),
+            // Clients propose to acceptors in Fast Paxos only: refused before it gets here.
+            Event::ClientBatch(_) => {}
             Event::Deliver { from, message, body } => self.on_message(from, message, body, effects),
             Event::Read { context, .. } => self.on_read(context, effects),
             Event::Loaded(position, value) => self.on_loaded(position.slot(), value, effects),

@@ -2,7 +2,7 @@
 //!
 //! Reading guide: [`round`] (rounds, names of values), [`picking`] (rule O4, pure), [`message`] (what is said and written
 //! down), `slots` (what is known of each open slot), `acceptor` (promises and votes), `learner` (counting, committing),
-//! `proposer` (stripes, skips, retries), `coordinator` (plans, fall-back to classic rounds and return), `fitness` (whom it relies on),
+//! `proposer` (stripes, skips, retries), `direct` (batches that clients propose themselves), `coordinator` (plans, fall-back to classic rounds and return), `fitness` (whom it relies on),
 //! `recovery` (single slots), `election` (pre-vote, phase 1 of a term), `catchup` (lagging replicas, missing batches), `reads` (quorum
 //! reads).
 //!
@@ -46,6 +46,7 @@ use crate::timers::{TimerKind, Timers};
 mod acceptor;
 mod catchup;
 mod coordinator;
+mod direct;
 mod election;
 mod fitness;
 mod learner;
@@ -341,6 +342,7 @@ impl Protocol for Fast {
         self.now = now;
         match event {
             Event::Propose(frame) => self.on_own_batch(frame),
+            Event::ClientBatch(frame) => self.on_client_batch(frame, effects),
             Event::Deliver { from, message, body } => self.on_message(from, message, body, effects),
             Event::Read { context, .. } => self.on_read(context, effects),
             Event::Loaded(position, value) => self.on_loaded(position.slot(), value, effects),

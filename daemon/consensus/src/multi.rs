@@ -348,6 +348,8 @@ impl Protocol for Multi {
         self.now = now;
         match event {
             Event::Propose(frame) => self.on_propose(frame, effects),
+            // Clients propose to acceptors in Fast Paxos only: refused before it gets here.
+            Event::ClientBatch(_) => {}
             Event::Deliver { from, message, body } => self.on_message(from, message, body, effects),
             Event::Read { context, lease } => self.on_read(context, lease, effects),
             Event::Loaded(position, value) => self.on_loaded(position.slot(), value, effects),

@@ -214,6 +214,9 @@ pub enum Dest {
 pub enum Event<P: Protocol> {
     /// The local batcher sealed a batch (or asks again for one whose fate is unknown).
     Propose(Frame),
+    /// A client's own batch, which it sends to every replica. Checked: all of its commands are writes of one session, and
+    /// its home, [`BatchId::proposer`], is a member of the group. Only Fast Paxos is given any.
+    ClientBatch(Frame),
     /// A message arrived. Bodies were checksummed and validated.
     Deliver {
         /// The sender, a member of the group.
@@ -287,8 +290,8 @@ pub struct Effects<P: Protocol> {
     pub outgoing: Vec<Outgoing<P::Message>>,
     /// Values chosen, in the order of their execution.
     pub chosen: Vec<Chosen>,
-    /// Own batches, of this incarnation, that became known to be chosen. For measuring: one may be missing (a snapshot
-    /// covered it) or told again (it was chosen in a second slot, where it is skipped).
+    /// Own batches, of this incarnation or of clients that have their home here, that became known to be chosen. For measuring:
+    /// one may be missing (a snapshot covered it) or told again (it was chosen in a second slot, where it is skipped).
     pub committed: Vec<BatchId>,
     /// Reads that may be served once so many positions are executed; `None`: ask again later.
     pub reads: Vec<(ReadContext, Option<Slot>)>,
@@ -488,6 +491,8 @@ counters! {
     fallbacks,
     /// Changes back to fast rounds.
     returns,
+    /// Batches of clients, with their home here, that lost a slot and were given another.
+    direct_moved,
 
     // EPaxos.
     /// Instances committed by this command leader in one round trip.

@@ -233,6 +233,27 @@ impl Core {
         each!(&mut self.replicas[index], replica => replica.submit(now, &self.pool, command, level, token))
     }
 
+    /// Takes in a batch that a client sealed and [`check`](crate::client_batch::check) found sound. At its home `connection` gets
+    /// an answer for each command, under the command's number in its session; nobody else answers.
+    ///
+    /// # Errors
+    /// As [`Core::submit`].
+    pub fn submit_batch(
+        &mut self,
+        now: Instant,
+        group: GroupId,
+        frame: Frame,
+        connection: u64,
+        out: &mut impl Outbox,
+    ) -> Result<(), Refusal> {
+        let Some(index) = self.index_of(group) else { return Err(Refusal::TooLarge) };
+        let (true, Some(wal)) = (self.start_after.is_none(), &mut self.wal) else {
+            return Err(Refusal::Busy);
+        };
+        let around = &mut Surroundings { now, wal, pool: &self.pool, latencies: &mut self.latencies, out };
+        each!(&mut self.replicas[index], replica => replica.submit_batch(frame, connection, around))
+    }
+
     /// Answers a read with whatever this node has executed; `None` if the group is not here or the command is no read.
     pub fn read_stale<R>(
         &mut self,

@@ -8,6 +8,7 @@
 
 mod any;
 pub mod batcher;
+pub mod client_batch;
 pub mod core;
 mod gate;
 pub mod kv;

@@ -4,7 +4,8 @@
 //! Nothing here knows which protocol decided the log.
 //!
 //! A protocol in which several replicas propose may decide a proposer's batches out of order. Its clients count on their
-//! order, so a batch that comes too early is held until those before it are applied: see `held`.
+//! order, so a batch that comes too early is held until those before it are applied: see `held`. Batches that clients sealed
+//! themselves have no part in that: each is applied when it is decided, and their sessions see to the rest.
 
 use std::cmp::Ordering;
 
@@ -203,6 +204,7 @@ impl StateMachine {
     /// per batch, in log order, followed by [`StateMachine::next_held`] until that has nothing.
     pub fn admit(&mut self, batch: &Frame) -> Admission {
         let id = batch.id();
+        debug_assert!(!id.is_of_client(), "a client's batches have no order");
         let before = self.proposers.0.get(id.proposer.index()).map(|progress| progress.incarnation);
         let admission = self.proposers.admit(id);
         if before.is_some_and(|before| before < id.incarnation) {

@@ -21,6 +21,8 @@ pub struct Probe {
     pub held: u64,
     /// Batches decided far out of order and skipped; their proposer proposes them again.
     pub voided: u64,
+    /// Batches that clients proposed themselves, executed and answered here.
+    pub direct: u64,
     /// Messages to peers.
     pub messages: u64,
     /// Records appended to the log.

@@ -17,6 +17,7 @@ use panch_wire::record::Fixed;
 use panch_wire::time::{Duration, Instant};
 
 use crate::batcher::{BatchLimits, Batcher, Refusal};
+use crate::client_batch::Flights;
 use crate::core::{GroupStatus, MessageKind, Outbox, ReplyTo};
 use crate::gate::Gate;
 use crate::kv::Kv;
@@ -28,6 +29,8 @@ use crate::reads::{Reads, Round};
 use crate::snapshot::Restored;
 use crate::snapshots::Snapshots;
 use crate::transfer::TransferMessage;
+
+mod direct;
 
 /// The log holds one kind of record: the protocol's.
 pub(crate) const PROTOCOL_RECORD: RecordKind = RecordKind(1);
@@ -75,6 +78,8 @@ pub struct Replica<P: Protocol> {
     effects: Effects<P>,
     gate: Gate<P::Message>,
     batcher: Batcher,
+    /// Batches that clients sealed and wait for here.
+    flights: Flights,
     /// Those that want a quorum and those content with a lease: neither waits for the other.
     reads: [Reads; 2],
     pub(crate) machine: StateMachine,
@@ -134,6 +139,7 @@ impl<P: Protocol> Replica<P> {
             effects: Effects::default(),
             gate: Gate::new(),
             batcher: Batcher::new(config.batch, group.me, incarnation),
+            flights: Flights::new(&config.batch),
             reads: [Reads::new(false), Reads::new(true)],
             machine,
             snapshots: Snapshots::new(config.snapshot_log_size),
@@ -273,6 +279,7 @@ impl<P: Protocol> Replica<P> {
             self.repropose_at = None;
             self.reproposed = now;
             self.repropose_below(u64::MAX, around);
+            self.repropose_flights(around);
         }
         if let Some((_, counter)) = self.overtaken.take_if(|(at, _)| *at <= now) {
             self.repropose_below(counter, around);
@@ -315,10 +322,9 @@ impl<P: Protocol> Replica<P> {
     /// While the log takes no proposals, batches are not waited for: the log's own events end that.
     pub(crate) fn deadline(&self, takes_proposals: bool) -> Option<Instant> {
         let [quorum, lease] = &self.reads;
-        let overdue = [self.batcher.oldest(), quorum.oldest(), lease.oldest()];
+        let overdue = [self.batcher.oldest(), self.flights.oldest(), quorum.oldest(), lease.oldest()];
         let overdue = overdue.into_iter().flatten().map(|since| since + self.config.request_timeout);
-        let doubt =
-            self.batcher.outstanding().next().map(|batch| self.reproposed.max(batch.since) + DOUBT_AFTER);
+        let doubt = self.oldest_proposal().map(|since| self.reproposed.max(since) + DOUBT_AFTER);
         [
             self.protocol.deadline(),
             self.batcher.deadline().filter(|_| takes_proposals),
@@ -333,6 +339,12 @@ impl<P: Protocol> Replica<P> {
         .flatten()
         .chain(overdue)
         .min()
+    }
+
+    /// Since when the oldest batch in flight is.
+    fn oldest_proposal(&self) -> Option<Instant> {
+        let own = self.batcher.outstanding().next().map(|batch| batch.since);
+        [own, self.flights.oldest()].into_iter().flatten().min()
     }
 
     /// For operators.
@@ -364,7 +376,8 @@ impl<P: Protocol> Replica<P> {
             let mut progressed = false;
             // Before the execution, which ends a batch.
             while let Some(id) = self.effects.committed.pop() {
-                if let Some((since, commands)) = self.batcher.commit(id) {
+                let batch = if id.is_of_client() { self.flights.commit(id) } else { self.batcher.commit(id) };
+                if let Some((since, commands)) = batch {
                     around.latencies.committed(around.now.since(since), commands);
                 }
             }
@@ -502,6 +515,10 @@ impl<P: Protocol> Replica<P> {
         latencies: &mut Latencies,
         out: &mut impl Outbox,
     ) {
+        if frame.id().is_of_client() {
+            self.apply_client_batch(now, commit, frame, latencies, out);
+            return;
+        }
         if P::ORDER == Order::Graph {
             // The protocol decides a batch at one position only.
             self.apply_batch(now, commit, frame, latencies, out);
@@ -633,8 +650,7 @@ impl<P: Protocol> Replica<P> {
 
     fn answer_overdue<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
         let now = around.now;
-        let oldest_proposal = self.batcher.outstanding().next().map(|batch| batch.since);
-        if oldest_proposal.is_some_and(|since| now.since(since.max(self.reproposed)) >= DOUBT_AFTER) {
+        if self.oldest_proposal().is_some_and(|since| now.since(since.max(self.reproposed)) >= DOUBT_AFTER) {
             self.doubt(now);
         }
         if now.0 < self.config.request_timeout.as_nanos() as u64 {
@@ -647,6 +663,7 @@ impl<P: Protocol> Replica<P> {
         while let Some(tokens) = self.batcher.overdue_outstanding(limit) {
             self.answer(tokens, CommandError::Unknown, around.out);
         }
+        self.answer_overdue_flights(limit, around.out);
         for level in 0..self.reads.len() {
             while let Some(round) = self.reads[level].next_overdue(limit) {
                 self.fail_round(level, round, around.out);

@@ -5,12 +5,16 @@
 //! * A command without a session is sent at most once to a node that may have taken it: once its outcome is unknown it
 //!   stays so, and the client goes on with another.
 //! * A command of a session is sent again, with the same number and to any node, until it is answered.
+//! * Clients with a session send some batches of commands straight to all nodes (Fast Paxos); what stays without an answer is sent
+//!   again under the same numbers, as another batch or command by command.
 //! * Every value written is unique within the run.
 
 mod command;
+mod direct;
 
 use std::collections::VecDeque;
 
+use panch_consensus::protocol::ProtocolKind;
 use panch_replica::replica::Level;
 use panch_wire::command::CommandError;
 use panch_wire::ids::GroupId;
@@ -18,6 +22,7 @@ use panch_wire::slots::group_of_key;
 
 pub use command::{Outcome, OwnedCommand, outcome_of};
 use command::{pad, unpad};
+pub use direct::{Proposal, ScriptedBatch};
 
 use crate::coverage::Coverage;
 use crate::invariant::Invariants;
@@ -50,19 +55,44 @@ pub struct Request {
 pub enum Wish {
     /// Send this.
     Send(Request),
+    /// Send this to every node it is for.
+    Propose(Proposal),
     /// Call [`Clients::on_timer`] with this client and ticket after a time.
     Timer(Time, usize, u64),
 }
 
 #[derive(Clone, Debug)]
-struct Task {
+struct Part {
     command: OwnedCommand,
     /// `None` for commands that are not about a key.
     action: Option<Action>,
+    answered: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Task {
+    /// One, or all commands of a batch.
+    parts: Vec<Part>,
     level: Level,
     group: GroupId,
     invoked: Time,
     first_attempt: u64,
+    /// Whether the next attempt is a batch, and for which nodes.
+    direct: Option<Vec<usize>>,
+}
+
+impl Task {
+    /// The command with this number in the session; 0: the only one.
+    fn part(&mut self, number: u64) -> Option<&mut Part> {
+        let is_it = |part: &&mut Part| {
+            number == 0 || part.command.session.is_some_and(|header| header.number == number)
+        };
+        self.parts.iter_mut().find(is_it)
+    }
+
+    fn open_parts(&self) -> impl Iterator<Item = &Part> + Clone {
+        self.parts.iter().filter(|part| !part.answered)
+    }
 }
 
 struct Session {
@@ -105,7 +135,7 @@ struct Client {
 pub struct Clients {
     settings: ClientSettings,
     node_count: usize,
-    group_count: u16,
+    protocols: Vec<ProtocolKind>,
     seed: u64,
     list: Vec<Client>,
     /// What they saw, key by key.
@@ -121,11 +151,11 @@ const ANSWERED_MAX: usize = 4;
 
 impl Clients {
     /// The clients of a run.
-    pub fn new(seed: u64, settings: ClientSettings, node_count: usize, group_count: u16) -> Self {
+    pub fn new(seed: u64, settings: ClientSettings, node_count: usize, protocols: Vec<ProtocolKind>) -> Self {
         let mut clients = Self {
             settings,
             node_count,
-            group_count,
+            protocols,
             seed,
             list: Vec::new(),
             history: History::new(),
@@ -207,7 +237,8 @@ impl Clients {
     pub fn waiting(&self) -> Vec<String> {
         let waiting = self.list.iter().enumerate().filter_map(|(index, client)| {
             let task = client.task.as_ref()?;
-            Some(format!("client {index} on node {}: {:?}", client.node, task.command))
+            let commands: Vec<_> = task.open_parts().map(|part| &part.command).collect();
+            Some(format!("client {index} on node {}: {commands:?}", client.node))
         });
         waiting.collect()
     }
@@ -228,12 +259,13 @@ impl Clients {
         self.on_doubt(now, index, coverage)
     }
 
-    /// An attempt was answered, or it is known to be lost.
+    /// An attempt was answered, or it is known to be lost. `number` is that of the command in the session; 0: all of it.
     pub fn on_outcome(
         &mut self,
         now: Time,
         index: usize,
         attempt: u64,
+        number: u64,
         outcome: Outcome,
         coverage: &mut Coverage,
         invariants: &mut Invariants,
@@ -241,22 +273,34 @@ impl Clients {
         let client = &mut self.list[index];
         let current = client.task.as_ref().is_some_and(|task| attempt >= task.first_attempt);
         if !current {
-            let late =
-                client.answered.iter().find(|(task, last)| (task.first_attempt..=*last).contains(&attempt));
-            if let (Some((task, _)), Outcome::Answer(answer)) = (late, &outcome) {
-                check_session(&task.command, answer, invariants);
+            let mut answered = client.answered.iter_mut();
+            let late = answered.find(|(task, last)| (task.first_attempt..=*last).contains(&attempt));
+            let part = late.and_then(|(task, _)| task.part(number));
+            if let (Some(part), Outcome::Answer(answer)) = (part, &outcome) {
+                check_session(&part.command, answer, invariants);
             }
             return Vec::new();
         }
         match outcome {
             Outcome::Answer(answer) => {
-                let task = client.task.take().expect("the attempt is of the current task");
-                client.resend = false;
-                check_session(&task.command, &answer, invariants);
+                let task = client.task.as_mut().expect("the attempt is of the current task");
+                let invoked = task.invoked;
+                let Some(part) = task.part(number) else { return Vec::new() };
+                check_session(&part.command, &answer, invariants);
+                if std::mem::replace(&mut part.answered, true) {
+                    return Vec::new();
+                }
+                let part = part.clone();
+                let is_done = task.open_parts().next().is_none();
                 coverage.acked += 1;
-                self.record(now, index, &task, Some(answer.clone()), invariants);
+                self.record(now, index, invoked, &part, answer.clone(), invariants);
                 let client = &mut self.list[index];
-                if task.command.session.is_some() {
+                if !is_done {
+                    return Vec::new();
+                }
+                let task = client.task.take().expect("it was there");
+                client.resend = false;
+                if part.command.session.is_some() {
                     client.answered.push_back((task, client.attempt));
                     if client.answered.len() > ANSWERED_MAX {
                         client.answered.pop_front();
@@ -269,6 +313,10 @@ impl Clients {
             Outcome::Refused(CommandError::Unavailable) if attempt != client.attempt => Vec::new(),
             Outcome::Refused(CommandError::UnknownSession) if client.persistent => {
                 invariants.note("exactly_once", Err(format!("client {index}: its session was forgotten")));
+                Vec::new()
+            }
+            Outcome::Refused(error) if client.is_direct() && client.persistent => {
+                invariants.note("direct", Err(format!("client {index}: its batch was refused: {error:?}")));
                 Vec::new()
             }
             Outcome::Refused(error) => {
@@ -290,10 +338,12 @@ impl Clients {
     fn on_doubt(&mut self, now: Time, index: usize, coverage: &mut Coverage) -> Vec<Wish> {
         let client = &mut self.list[index];
         let task = client.task.as_ref().expect("only a task is in doubt");
-        let harmless = task.command.session.is_some()
-            || task.action.as_ref().is_none_or(|action| *action == Action::Get);
-        if client.persistent && harmless {
+        let is_harmless = |part: &Part| {
+            part.command.session.is_some() || part.action.as_ref().is_none_or(|action| *action == Action::Get)
+        };
+        if client.persistent && task.parts.iter().all(is_harmless) {
             client.move_on(self.node_count);
+            self.reconsider_direct(index, coverage);
             coverage.retries += 1;
             return self.attempt(index);
         }
@@ -302,10 +352,12 @@ impl Clients {
         coverage.unknown += 1;
         client.move_on(self.node_count);
         let repeated = client.persistent && matches!(client.plan, Plan::Script(_));
-        if let Some(action) = task.action.clone().filter(|action| *action != Action::Get) {
-            let operation = KeyOperation { action: trimmed(action), answer: None };
-            let timed = Timed { invoked: task.invoked, returned: None, operation };
-            self.history.entry(task.command.key.clone()).or_default().push(timed);
+        for part in task.open_parts() {
+            if let Some(action) = part.action.clone().filter(|action| *action != Action::Get) {
+                let operation = KeyOperation { action: trimmed(action), answer: None };
+                let timed = Timed { invoked: task.invoked, returned: None, operation };
+                self.history.entry(part.command.key.clone()).or_default().push(timed);
+            }
         }
         if repeated {
             let client = &mut self.list[index];
@@ -331,14 +383,15 @@ impl Clients {
         &mut self,
         now: Time,
         index: usize,
-        task: &Task,
-        answer: Option<Answer>,
+        invoked: Time,
+        part: &Part,
+        answer: Answer,
         invariants: &mut Invariants,
     ) {
-        let Some(action) = task.action.clone() else { return };
-        let key = &task.command.key;
+        let Some(action) = part.action.clone() else { return };
+        let key = &part.command.key;
         let answer = match answer {
-            Some(Answer::Value(Some(value))) => {
+            Answer::Value(Some(value)) => {
                 let Some(text) = unpad(&value, self.settings.padding) else {
                     let value = value.escape_ascii();
                     invariants.note("value", Err(format!("{}: nobody wrote {value}", key.escape_ascii())));
@@ -348,12 +401,12 @@ impl Clients {
                     invariants.note("exactly_once", ExactlyOnce::check_list(key, &text));
                 }
                 self.list[index].seen = text.clone();
-                Some(Answer::Value(Some(text)))
+                Answer::Value(Some(text))
             }
             other => other,
         };
-        let operation = KeyOperation { action: trimmed(action), answer };
-        let timed = Timed { invoked: task.invoked, returned: Some(now), operation };
+        let operation = KeyOperation { action: trimmed(action), answer: Some(answer) };
+        let timed = Timed { invoked, returned: Some(now), operation };
         self.history.entry(key.clone()).or_default().push(timed);
     }
 
@@ -378,10 +431,12 @@ impl Clients {
             client.wants_nothing = true;
             return Vec::new();
         };
-        let group = group_of_key(&command.key, self.group_count);
+        let group_count = self.protocols.len() as u16;
+        let group = group_of_key(&command.key, group_count);
         if !client.pinned && client.random.chance(100_000) {
             client.node = client.random.below(self.node_count as u64) as usize;
         }
+        let mut direct = None;
         if let Some(session) = &mut client.session {
             if !session.opened.contains(&group) {
                 // The operation that was drawn is dropped: first the session is opened in its group.
@@ -391,10 +446,18 @@ impl Clients {
             } else if !command.kind.is_read() {
                 session.number += 1;
                 command = command.in_session(session.id, session.number);
+                let is_fast = self.protocols.get(group.index()) == Some(&ProtocolKind::Fast);
+                if is_fast && self.settings.direct > 0 && client.random.chance(self.settings.direct) {
+                    direct = Some((0..self.node_count).collect());
+                }
             }
         }
+        let mut parts = vec![Part { command, action, answered: false }];
+        if direct.is_some() {
+            parts.extend(client.more_of_batch(index, group, group_count, &self.settings));
+        }
         let first_attempt = client.attempt + 1;
-        client.task = Some(Task { command, action, level, group, invoked: now, first_attempt });
+        client.task = Some(Task { parts, level, group, invoked: now, first_attempt, direct });
         client.last = None;
         let twice = client.session.is_some() && client.random.chance(50_000);
         let mut wishes = self.attempt(index);
@@ -415,16 +478,20 @@ impl Clients {
         client.ticket += 1;
         client.resend = false;
         let task = client.task.as_ref().expect("an attempt is at a task");
-        let request = Request {
-            client: index,
-            attempt: client.attempt,
-            node: client.node,
-            group: task.group,
-            command: task.command.clone(),
-            level: task.level,
+        let (attempt, node, group, level) = (client.attempt, client.node, task.group, task.level);
+        let mut wishes: Vec<Wish> = match &task.direct {
+            Some(to) => vec![Wish::Propose(Proposal::of(task, index, attempt, node, to.clone()))],
+            None => task
+                .open_parts()
+                .map(|part| {
+                    let command = part.command.clone();
+                    Wish::Send(Request { client: index, attempt, node, group, command, level })
+                })
+                .collect(),
         };
         let patience = self.settings.patience << client.given_up.min(DOUBLINGS_MAX);
-        vec![Wish::Send(request), Wish::Timer(patience, index, client.ticket)]
+        wishes.push(Wish::Timer(patience, index, client.ticket));
+        wishes
     }
 }
 

@@ -129,6 +129,10 @@ coverage! {
     duplicates: true,
     /// Batches decided out of order and skipped.
     voided: false,
+    /// Batches that clients proposed themselves, executed and answered.
+    direct: true,
+    /// Such batches without an answer, whose commands were asked for again.
+    direct_retries: true,
     /// Batches decided before an earlier one of their proposer, and held.
     held: true,
     /// Reads that did not go through the log.
@@ -169,6 +173,7 @@ impl Coverage {
         self.duplicates += probe.duplicates;
         self.voided += probe.voided;
         self.held += probe.held;
+        self.direct += probe.direct;
         self.quorum_reads += probe.reads;
         self.timeouts += probe.timeouts;
         self.snapshots += probe.snapshots;
@@ -177,9 +182,14 @@ impl Coverage {
 
     /// Names of the counts that a long sweep of such worlds must have and this one has not.
     pub fn missing(&self, mix: Mix, replica_count: usize) -> Vec<String> {
-        let world = self.world().into_iter().filter(|(name, count, expected)| {
-            *expected && *count == 0 && (mix != Mix::One(ProtocolKind::Epaxos) || !OF_LOGS.contains(name))
-        });
+        let concerns = |name: &str| {
+            (mix != Mix::One(ProtocolKind::Epaxos) || !OF_LOGS.contains(&name))
+                && (mix.kinds().contains(&ProtocolKind::Fast) || !OF_FAST.contains(&name))
+        };
+        let world = self
+            .world()
+            .into_iter()
+            .filter(|(name, count, expected)| *expected && *count == 0 && concerns(name));
         let mut missing: Vec<String> = world.map(|(name, ..)| name.to_string()).collect();
         for kind in mix.kinds() {
             let some = |name: &&&'static str| !self.counters.contains_key(&(*kind, **name));
@@ -192,6 +202,9 @@ impl Coverage {
 
 /// Counts that a world without a log need not have: a batch has one position there, and what a peer lacks is in memory.
 const OF_LOGS: &[&str] = &["duplicates", "held", "loads"];
+
+/// Counts that only a world with Fast Paxos can have.
+const OF_FAST: &[&str] = &["direct", "direct_retries"];
 
 /// The counters that a long sweep of a protocol must have: its branches, the rare ones included.
 fn expected(kind: ProtocolKind, mix: Mix, replica_count: usize) -> Vec<&'static str> {
@@ -239,6 +252,9 @@ fn expected(kind: ProtocolKind, mix: Mix, replica_count: usize) -> Vec<&'static 
     let mut names = names.to_vec();
     if mix == Mix::One(ProtocolKind::Multi) {
         names.extend(["lease_reads", "lease_refusals"]);
+    }
+    if mix == Mix::One(ProtocolKind::Fast) {
+        names.push("direct_moved");
     }
     if kind == ProtocolKind::Epaxos && replica_count >= 5 {
         // Only there are recoveries validated: with three replicas the fast pair decides them alone.

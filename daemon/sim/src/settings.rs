@@ -69,6 +69,11 @@ pub struct ClientSettings {
     pub padding: u64,
     /// Keys that are only written, to make the state large.
     pub bulk_keys: u64,
+    /// Writes of sessions, in parts per million, that begin a batch which the client itself proposes, where the protocol is Fast
+    /// Paxos.
+    pub direct: u64,
+    /// Copies of such batches, in parts per million, that are lost; others come twice, or late.
+    pub direct_faults: u64,
 }
 
 /// Which protocols the groups of a world have.
@@ -189,6 +194,8 @@ impl Settings {
                 lease_reads: 0,
                 padding: 0,
                 bulk_keys: 0,
+                direct: 0,
+                direct_faults: 0,
             },
             network: NetworkSettings::calm(),
             disk: Latency::default(),
@@ -271,6 +278,8 @@ impl Settings {
             lease_reads: 0,
             padding: *random.pick(&[0, 0, 500, 3000]),
             bulk_keys: if random.chance(150_000) { random.range(20, 80) } else { 0 },
+            direct: 0,
+            direct_faults: 0,
         };
         let heartbeat = random.range(5, 40);
         let depth = random.range(1, 8) as usize;
@@ -286,6 +295,10 @@ impl Settings {
         knob(knobs, &mut settings.tuning);
         if mix == Mix::One(ProtocolKind::Multi) && knobs.chance(400_000) {
             lease(knobs, &mut settings);
+        }
+        if settings.protocols.contains(&ProtocolKind::Fast) {
+            settings.clients.direct = *knobs.pick(&[0, 300_000, 1_000_000]);
+            settings.clients.direct_faults = *knobs.pick(&[0, 10_000, 150_000]);
         }
         settings.replica.batch = BatchLimits {
             commands_max: random.range(1, 6) as usize,

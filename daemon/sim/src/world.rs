@@ -4,6 +4,7 @@
 //! and lets the invariants look after every turn of a node.
 
 mod clock;
+mod direct;
 mod faults;
 mod log_watch;
 mod node;
@@ -12,6 +13,7 @@ mod script;
 mod turn;
 
 use std::fmt;
+use std::rc::Rc;
 
 use panch_consensus::frontier::Frontier;
 use panch_consensus::protocol::{Order, ProtocolKind};
@@ -20,7 +22,7 @@ use panch_replica::core::CoreConfig;
 use panch_replica::transfer::TransferMessage;
 use panch_wire::ids::{GroupId, ReplicaId};
 
-use crate::client::{Clients, Outcome, Request, Wish};
+use crate::client::{Clients, Outcome, Proposal, Request, Wish};
 use crate::coverage::Coverage;
 use crate::disk::{CrashKind, JobId};
 use crate::inspect::Said;
@@ -91,7 +93,8 @@ pub(crate) enum Event {
     Connect { a: usize, b: usize },
     Disconnected { node: usize, peer: usize },
     Request(Request),
-    Outcome { client: usize, attempt: u64, outcome: Outcome },
+    Batch { node: usize, proposal: Rc<Proposal> },
+    Outcome { client: usize, attempt: u64, number: u64, outcome: Outcome },
     Timer { client: usize, ticket: u64 },
     Restart { node: usize },
     Crash { node: usize, kind: CrashKind },
@@ -194,7 +197,7 @@ impl World {
         let settings = &shared.settings;
         let mut world = Self {
             nodes: (0..count).map(|index| Node::new(index, settings)).collect(),
-            clients: Clients::new(seed, settings.clients, count, settings.group_count()),
+            clients: Clients::new(seed, settings.clients, count, settings.protocols.clone()),
             faults: Faults::new(settings),
             shared,
         };
@@ -235,6 +238,7 @@ impl World {
                     let delay = self.nodes[request.node].random.range(20, 150) * MICROSECOND;
                     self.shared.queue.push_in(delay, Event::Request(request));
                 }
+                Wish::Propose(proposal) => self.send_batch(proposal),
             }
         }
     }
@@ -288,13 +292,16 @@ impl World {
                     // The connection is refused: nothing was done.
                     let error = panch_wire::command::CommandError::Unavailable;
                     let (client, attempt) = (request.client, request.attempt);
-                    let event = Event::Outcome { client, attempt, outcome: Outcome::Refused(error) };
+                    let number = request.command.session.map_or(0, |header| header.number);
+                    let event = Event::Outcome { client, attempt, number, outcome: Outcome::Refused(error) };
                     shared.queue.push_in(50 * MICROSECOND, event);
                 }
             }
-            Event::Outcome { client, attempt, outcome } => {
+            Event::Batch { node, proposal } => self.nodes[node].take_in_batch(shared, proposal),
+            Event::Outcome { client, attempt, number, outcome } => {
                 let Shared { coverage, invariants, .. } = shared;
-                let wishes = self.clients.on_outcome(now, client, attempt, outcome, coverage, invariants);
+                let wishes =
+                    self.clients.on_outcome(now, client, attempt, number, outcome, coverage, invariants);
                 self.grant(wishes);
             }
             Event::Timer { client, ticket } => {

@@ -179,6 +179,8 @@ errors! {
     LogFull = 10, "OOM the log has no room left on its disk; writes are refused until space is freed";
     /// The command's bytes mean nothing.
     Malformed = 11, "ERR malformed command";
+    /// The group's protocol is not Fast Paxos: clients send it commands, not batches.
+    NoDirectProposals = 13, "ERR the group takes no batches of clients: only groups of the protocol fast do";
     /// The node stopped before the outcome was known.
     Unknown = 12, "UNKNOWN the outcome of this command is not known: the node is stopping";
 }

@@ -87,18 +87,37 @@ impl From<Slot> for Position {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct Incarnation(pub u32);
 
-/// Names a batch independently of where it is decided. Never reused: `counter` restarts at 1 with each incarnation.
+impl Incarnation {
+    /// Of no node: they count from 1. Batches with it were sealed by a client.
+    pub const CLIENT: Self = Self(0);
+}
+
+/// Names a batch independently of where it is decided. A node never uses a name again: `counter` restarts at 1 with each
+/// incarnation. A client may ([`BatchId::of_client`]); nothing rests on it: votes carry a checksum of the batch, and the
+/// commands of a client's batch take effect through its session.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct BatchId {
-    /// The replica that sealed the batch.
+    /// The replica that sealed the batch, or that the client which did wants its answers from: the batch's home.
     pub proposer: ReplicaId,
-    /// The incarnation in which it did.
+    /// The incarnation in which it did; [`Incarnation::CLIENT`] for a client's.
     pub incarnation: Incarnation,
-    /// From 1, without gaps within one incarnation.
+    /// From 1, without gaps within one incarnation; for a client's any number but 0.
     pub counter: u64,
 }
 
 impl BatchId {
+    /// A name for the batch `number` that the client of `session` seals itself, to be answered by `home`.
+    pub fn of_client(home: ReplicaId, session: u64, number: u64) -> Self {
+        // Batches of one client differ for 2^64 numbers, those of different clients by chance.
+        let counter = session.rotate_left(32).wrapping_add(number).max(1);
+        Self { proposer: home, incarnation: Incarnation::CLIENT, counter }
+    }
+
+    /// Whether a client sealed the batch.
+    pub fn is_of_client(self) -> bool {
+        self.incarnation == Incarnation::CLIENT
+    }
+
     /// Whether `proposer` sealed the batch in `incarnation`.
     pub fn is_of(self, proposer: ReplicaId, incarnation: Incarnation) -> bool {
         self.proposer == proposer && self.incarnation == incarnation

@@ -165,6 +165,8 @@ rules! {
     FastLearnedWrittenDown = "fast-learned-written-down",
     /// A read asks acceptors after it arrived, and a classic quorum of them.
     FastReadQuorum = "fast-read-quorum",
+    /// A client's own batch holds nothing but commands of its session, so that whatever is decided twice takes effect once (T-FD3).
+    FastDirectNeedsSession = "fast-direct-needs-session",
     // EPaxos.
     /// A batch depends on what conflicts with any of its keys, not only with the first that conflicts (T-E9).
     EpaxosAllKeys = "epaxos-all-keys",

@@ -150,26 +150,31 @@ impl Fast {
         }
         let name = ValueName::of(Some(&frame));
         let is_it = |(slot, value): (Slot, &Value)| (ValueName::of_value(value) == name).then_some(slot);
-        let done = (message.attempt > 1).then(|| self.slots.tail_backwards().find_map(is_it)).flatten();
+        // The home of a client's batch may propose it again because it was executed there before it knew whom to answer.
+        let is_retry = message.attempt > 1 && !frame.id().is_of_client();
+        let done = is_retry.then(|| self.slots.tail_backwards().find_map(is_it)).flatten();
         if let Some(slot) = done {
             self.tell_decided(from, slot, effects);
             return;
         }
-        // Its earlier slot is open: asked again, the acceptor repeats its vote. [T-F6]
+        self.vote_in_free_slot(message.plan, &frame, effects);
+    }
+
+    /// Votes for a batch whose slot its proposer leaves to the acceptors.
+    pub(super) fn vote_in_free_slot(&mut self, plan: Plan, frame: &Frame, effects: &mut Effects<Self>) {
+        let name = ValueName::of(Some(frame));
+        // Its earlier slot may still be its own: asked again, the acceptor repeats its vote. [T-F6]
         let placed = self.slots.from(self.commit()).find_map(|(slot, open)| {
-            open.vote
-                .is_some_and(|vote| vote.name == name && vote.round.term == self.promised)
-                .then_some(slot)
+            let voted = open.vote.is_some_and(|vote| vote.name == name && vote.round.term == self.promised);
+            (voted && open.chosen.is_none_or(|chosen| chosen == name)).then_some(slot)
         });
-        match placed {
-            Some(slot) if holds(Rule::FastSecondSlotAfterLoss) => {
-                self.vote_fast(from, slot, Some(&frame), effects);
-            }
-            _ => {
-                if let Some(slot) = self.free_slot(message.plan, &frame) {
-                    self.vote_fast(from, slot, Some(&frame), effects);
-                }
-            }
+        let slot = match placed.filter(|_| holds(Rule::FastSecondSlotAfterLoss)) {
+            Some(slot) => Some(slot),
+            None => self.free_slot(plan, frame),
+        };
+        if let Some(slot) = slot {
+            // An open slot: there is no decision that anybody would have to be told.
+            self.vote_fast(self.me(), slot, Some(frame), effects);
         }
     }
 

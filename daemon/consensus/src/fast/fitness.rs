@@ -8,10 +8,10 @@
 //! * This replica always counts as fit to itself.
 //! * Nobody is dropped for want of votes in the turn in which that is noticed.
 
-use panch_wire::ids::{REPLICAS_MAX, ReplicaId, Slot};
+use panch_wire::ids::{BatchId, REPLICAS_MAX, ReplicaId, Slot};
 use panch_wire::time::{Duration, Instant};
 
-use super::round::Round;
+use super::round::{Round, Vote};
 use super::{Fast, Role};
 use crate::protocol::Effects;
 use crate::quorum::reached_by_quorum;
@@ -117,6 +117,12 @@ impl Fast {
         let has_voted = |id: &ReplicaId| open.tally[id.index()].is_some_and(|vote| vote.round == round);
         let owner = self.plan.and_then(|plan| plan.mode.owner(slot));
         let any_voted = replicas.iter().any(|id| has_voted(&id));
+        // A client may never have sent its batch to those that did not vote.
+        let votes = || open.tally.iter().flatten().filter(|vote| vote.round == round);
+        let is_of_client = |vote: &Vote| vote.name.batch().is_some_and(BatchId::is_of_client);
+        if any_voted && votes().all(is_of_client) {
+            return;
+        }
         for (peer, id) in self.term.peers.iter_mut().zip(replicas.iter()) {
             let to_blame = if any_voted { !has_voted(&id) } else { owner == Some(id) };
             if to_blame && peer.missed.is_none() {

@@ -7,7 +7,7 @@
 //! * A replica's own vote is counted like anybody's: when it comes back durable.
 
 use panch_wire::frame::Frame;
-use panch_wire::ids::{ReplicaId, Slot};
+use panch_wire::ids::{BatchId, Incarnation, ReplicaId, Slot};
 use panch_wire::rule::{Rule, holds};
 
 use super::Fast;
@@ -98,7 +98,9 @@ impl Fast {
     pub(super) fn learn(&mut self, slot: Slot, name: ValueName, effects: &mut Effects<Self>) {
         let Some(open) = self.slots.open(slot).filter(|open| open.chosen.is_none()) else { return };
         open.chosen = Some(name);
-        if let Some(own) = name.batch().filter(|id| id.is_of(self.group.me, self.incarnation)) {
+        let (me, incarnation) = (self.group.me, self.incarnation);
+        let is_own = |id: &BatchId| id.is_of(me, incarnation) || id.is_of(me, Incarnation::CLIENT);
+        if let Some(own) = name.batch().filter(is_own) {
             effects.commit(own);
         }
         self.raise_horizon(slot);

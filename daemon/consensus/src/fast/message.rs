@@ -48,6 +48,11 @@ impl Mode {
         (members & bit != 0).then(|| u64::from((members & (bit - 1)).count_ones()))
     }
 
+    /// Whether acceptors may choose the slot of a batch of `proposer`: any that is free, or one of its stripe.
+    pub fn is_placed_by_acceptors(self, proposer: ReplicaId) -> bool {
+        self == Mode::FreeForAll || self.stripe(proposer).is_some()
+    }
+
     /// Whose stripe `slot` belongs to.
     pub fn owner(self, slot: Slot) -> Option<ReplicaId> {
         let Mode::Stripes(members) = self else { return None };

@@ -21,14 +21,14 @@ use super::message::{Forward, Mode, Plan, Propose, Skip};
 use super::round::ValueName;
 use super::slots::SPAN_MAX;
 use super::{Fast, Role, Timer};
-use crate::protocol::{Dest, Effects};
+use crate::protocol::{Counters, Dest, Effects};
 
 /// Waiting for the fate of an attempt doubles at most so often.
 const DOUBLINGS_MAX: u32 = 4;
 
 /// Where a batch is on its way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Fate {
+pub(super) enum Fate {
     /// To be proposed.
     Unplaced,
     /// Proposed in this slot.
@@ -48,6 +48,15 @@ struct Proposal {
     fate: Fate,
     attempt: u32,
     sent: Instant,
+}
+
+impl Proposal {
+    /// Its slot holds something else.
+    fn lose(&mut self, counters: &mut Counters) {
+        self.fate = Fate::Unplaced;
+        counters.moved += 1;
+        counters.direct_moved += u64::from(self.frame.id().is_of_client());
+    }
 }
 
 /// A replica's batches on their way, oldest first.
@@ -103,13 +112,18 @@ impl Fast {
     }
 
     fn take_batch(&mut self, frame: Frame) {
-        let known = self.proposals_mut().any(|proposal| proposal.frame.id() == frame.id());
+        self.take_batch_as(frame, Fate::Unplaced);
+    }
+
+    pub(super) fn take_batch_as(&mut self, frame: Frame, fate: Fate) {
+        let name = ValueName::of(Some(&frame));
+        // Not by the batch's own name: two clients may have given it to different batches.
+        let known = self.proposals_mut().any(|proposal| proposal.name == name);
         if known || self.proposer.proposals.len() as u64 >= self.in_flight_max() {
             return;
         }
-        let name = ValueName::of(Some(&frame));
-        let proposal = Proposal { frame, name, fate: Fate::Unplaced, attempt: 0, sent: self.now };
-        self.proposer.proposals.push_back(proposal);
+        let attempt = u32::from(fate == Fate::Sent);
+        self.proposer.proposals.push_back(Proposal { frame, name, fate, attempt, sent: self.now });
         self.due.place = true;
     }
 
@@ -149,33 +163,27 @@ impl Fast {
             if proposal.name == name {
                 proposal.fate = Fate::Chosen(slot);
             } else if proposal.fate == Fate::Placed(slot) {
-                proposal.fate = Fate::Unplaced;
-                self.counters.moved += 1;
+                proposal.lose(&mut self.counters);
                 lost = true;
             }
         }
         self.due.place |= lost;
-        if self.plan.is_some_and(|plan| plan.mode == Mode::FreeForAll) {
-            self.find_losers(slot, name);
-        }
+        self.find_losers(slot, name);
     }
 
-    /// Free for all: batches that were voted for in `slot` and in no open slot besides have lost.
+    /// Where acceptors chose the slots: batches that were voted for in `slot` and in no slot besides that may still be theirs have
+    /// lost.
     fn find_losers(&mut self, slot: Slot, name: ValueName) {
-        let Some(open) = self.slots.get(slot) else { return };
-        for vote in open.tally.iter().flatten().filter(|vote| vote.name != name) {
-            let elsewhere = self.slots.from(self.commit()).any(|(other, open)| {
-                other != slot && open.tally.iter().flatten().any(|other| other.name == vote.name)
-            });
-            if elsewhere {
+        let Some(chosen) = self.slots.get(slot) else { return };
+        for proposal in &mut self.proposer.proposals {
+            // A classic vote took the place of a fast one, but the batch that this acceptor voted for is still here.
+            let was_here = chosen.has_vote_for(proposal.name) || chosen.payload(proposal.name).is_some();
+            if proposal.fate != Fate::Sent || proposal.name == name || !was_here {
                 continue;
             }
-            let mut proposals = self.proposer.proposals.iter_mut();
-            if let Some(proposal) =
-                proposals.find(|proposal| proposal.name == vote.name && proposal.fate == Fate::Sent)
-            {
-                proposal.fate = Fate::Unplaced;
-                self.counters.moved += 1;
+            let mut others = self.slots.from(self.slots.commit()).filter(|(other, _)| *other != slot);
+            if !others.any(|(_, open)| open.chosen.is_none() && open.has_vote_for(proposal.name)) {
+                proposal.lose(&mut self.counters);
                 self.due.place = true;
             }
         }
@@ -250,7 +258,7 @@ impl Fast {
         let propose = |slot| Propose { plan, slot, attempt };
         match proposal.fate {
             Fate::Placed(slot) => effects.send(Dest::All, propose(Some(slot)), Some(&proposal.frame)),
-            Fate::Sent if plan.mode == Mode::FreeForAll => {
+            Fate::Sent if plan.mode.is_placed_by_acceptors(self.group.me) => {
                 effects.send(Dest::All, propose(None), Some(&proposal.frame));
             }
             Fate::Sent if self.role == Role::Coordinator => {
@@ -277,7 +285,7 @@ impl Fast {
         let remainder = plan.mode.stripe(self.me())?;
         let first = self.proposer.next.max(self.commit().next());
         let mut slot = first_in_stripe(first, plan.mode.step(), remainder);
-        while self.slots.get(slot).is_some_and(|open| open.is_voted() || open.chosen.is_some()) {
+        while self.is_in_use(slot) {
             slot = Slot(slot.0 + plan.mode.step());
         }
         Some(slot)
@@ -290,9 +298,22 @@ impl Fast {
         if horizon < first {
             return;
         }
-        let count = (horizon.0 - first.0) / plan.mode.step() + 1;
         self.proposer.next = horizon.next();
-        effects.send(Dest::All, Skip { plan, first, count }, None);
+        let step = plan.mode.step();
+        let mut first = first;
+        while first <= horizon {
+            // A run of slots in which nothing is known to happen: acceptors may have begun to vote for clients' batches in others.
+            let slots = (first.0..=horizon.0).step_by(step as usize).map(Slot);
+            let count = slots.take_while(|slot| !self.is_in_use(*slot)).count() as u64;
+            if count > 0 {
+                effects.send(Dest::All, Skip { plan, first, count }, None);
+            }
+            first = Slot(first.0 + (count + 1) * step);
+        }
+    }
+
+    fn is_in_use(&self, slot: Slot) -> bool {
+        self.slots.get(slot).is_some_and(|open| open.is_voted() || open.chosen.is_some())
     }
 
     /// Attempts that took too long are repeated.

@@ -72,6 +72,11 @@ impl Open {
         self.vote.is_some() || self.tally.iter().any(Option::is_some)
     }
 
+    /// Whether a vote for that value is known, the own one also while it is not durable.
+    pub(super) fn has_vote_for(&self, name: ValueName) -> bool {
+        self.vote.iter().chain(self.tally.iter().flatten()).any(|vote| vote.name == name)
+    }
+
     fn clear(&mut self) {
         let mut payloads = std::mem::take(&mut self.payloads);
         payloads.clear();

@@ -1,6 +1,7 @@
 //! A node: one core, its data directory, its clock; what it takes in waits for its next turn.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
 
 use panch_consensus::protocol::Random;
 use panch_replica::core::{Core, GroupStatus, next_incarnation};
@@ -15,7 +16,7 @@ use super::clock::Clock;
 use super::log_watch::{self, Watched};
 use super::outbox::{Deed, Deeds};
 use super::{Event, Shared};
-use crate::client::{Outcome, Request};
+use crate::client::{Outcome, Proposal, Request};
 use crate::disk::{CrashKind, Disk, FileId, Job, JobId, Name, Progress, Step};
 use crate::inspect::{self, Commitment};
 use crate::invariant::Held;
@@ -33,6 +34,7 @@ pub(crate) enum Input {
     Packet(Packet),
     Disk(Tag, bool),
     Request(Request),
+    Batch(Rc<Proposal>),
     Connected(usize, Incarnation),
     Disconnected(usize),
 }
@@ -443,7 +445,7 @@ impl Node {
         for (client, attempt) in std::mem::take(&mut self.asking) {
             // Some connections are reset, some clients just hear nothing.
             if self.random.chance(500_000) {
-                let event = Event::Outcome { client, attempt, outcome: Outcome::Lost };
+                let event = Event::Outcome { client, attempt, number: 0, outcome: Outcome::Lost };
                 shared.queue.push_in(self.random.below(MILLISECOND), event);
             }
         }

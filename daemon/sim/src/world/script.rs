@@ -7,7 +7,7 @@ use panch_wire::ids::{GroupId, Slot};
 use super::faults::Undo;
 use super::node::State;
 use super::{Event, Filter, World};
-use crate::client::{Outcome, OwnedCommand};
+use crate::client::{Outcome, OwnedCommand, ScriptedBatch};
 use crate::disk::{CrashKind, Latency, Name};
 use crate::linear::register::{Action, Answer};
 use crate::queue::{MILLISECOND, SECOND, Time};
@@ -34,6 +34,13 @@ impl World {
         level: Level,
     ) -> Call {
         let (client, wishes) = self.clients.call(self.now(), node, command, action, level, false);
+        self.grant(wishes);
+        Call(client)
+    }
+
+    /// Sends a batch of commands to some nodes, once, as a client that proposes itself.
+    pub fn call_batch(&mut self, batch: ScriptedBatch) -> Call {
+        let (client, wishes) = self.clients.call_batch(self.now(), batch);
         self.grant(wishes);
         Call(client)
     }

@@ -83,7 +83,8 @@ impl Node {
                 }
                 Input::Disconnected(peer) => life.core.suspect(now, ReplicaId(peer as u8), &mut life.deeds),
                 Input::Request(request) => {
-                    let token = ReplyTo { connection: request.client as u64, request: request.attempt };
+                    let number = request.command.session.map_or(0, |header| header.number);
+                    let token = address(request.client, request.attempt, number);
                     let submitted =
                         life.core.submit(now, request.group, &request.command.borrow(), request.level, token);
                     let outcome = match submitted {
@@ -95,6 +96,11 @@ impl Node {
                         }
                     };
                     self.answer(shared, token, outcome);
+                }
+                Input::Batch(proposal) => {
+                    if let Some((token, outcome)) = life.take_batch(shared, now, self.index, &proposal) {
+                        self.answer(shared, token, outcome);
+                    }
                 }
             }
         }
@@ -328,12 +334,13 @@ impl Node {
     }
 
     fn answer(&mut self, shared: &mut Shared, token: ReplyTo, outcome: Outcome) {
-        let (client, attempt) = (token.connection as usize, token.request);
+        let (client, attempt, number) = addressed(token);
         self.asking.remove(&(client, attempt));
-        shared
-            .trace(|| format!("node {} answers client {client} attempt {attempt}: {outcome:?}", self.index));
+        shared.trace(|| {
+            format!("node {} answers client {client} attempt {attempt}.{number}: {outcome:?}", self.index)
+        });
         let delay = 20 * MICROSECOND + self.random.below(100 * MICROSECOND);
-        shared.queue.push_in(delay, Event::Outcome { client, attempt, outcome });
+        shared.queue.push_in(delay, Event::Outcome { client, attempt, number, outcome });
     }
 
     fn packet(&self, shared: &mut Shared, to: usize, writer: &mut PacketWriter) -> Packet {
@@ -357,6 +364,16 @@ impl Node {
             Fate::Reset => shared.reset(self.index, to),
         }
     }
+}
+
+/// Where the answer to a command goes: the attempt of a client, and the command's number in its session, 0 without.
+pub(super) fn address(client: usize, attempt: u64, number: u64) -> ReplyTo {
+    ReplyTo { connection: (client as u64) << 32 | attempt, request: number }
+}
+
+/// What [`address`] put into an address.
+fn addressed(token: ReplyTo) -> (usize, u64, u64) {
+    ((token.connection >> 32) as usize, token.connection & u64::from(u32::MAX), token.request)
 }
 
 fn push(writer: &mut PacketWriter, sent: &Sent) -> bool {

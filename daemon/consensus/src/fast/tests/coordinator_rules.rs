@@ -237,9 +237,9 @@ fn a_coordinator_that_lost_too_many_goes_on_in_classic_rounds() {
 #[test]
 fn an_own_batch_is_committed_before_the_slots_below_are() {
     let mut solo = Solo::new(3);
-    let (own, earlier) = (batch(&solo.pool, 0, 1, 1), batch(&solo.pool, 0, 0, 1));
+    let (own, earlier) = (batch(&solo.pool, 0, 1, 1), batch(&solo.pool, 0, 2, 1));
     solo.hear(R1, Decided { slot: Slot(3), commit: Slot(0) }, Some(&earlier));
-    assert_eq!(solo.effects.committed, [], "of an earlier life");
+    assert_eq!(solo.effects.committed, [], "of another life");
     solo.hear(R1, Decided { slot: Slot(2), commit: Slot(0) }, Some(&own));
     assert_eq!((&solo.effects.committed[..], solo.effects.chosen.len()), (&[own.id()][..], 0));
     let other = solo.frame(1);

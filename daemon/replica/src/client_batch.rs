@@ -1,0 +1,257 @@
+//! Batches that clients seal themselves and send to every replica of a Fast Paxos group: what is checked before one goes
+//! anywhere, and whom to answer.
+//!
+//! A client is not trusted. What keeps its batch harmless is that each command is a write within the client's own session: it
+//! takes effect once, however often and under whatever name the batch is decided.
+
+use std::collections::VecDeque;
+
+use panch_consensus::protocol::ProtocolKind;
+use panch_wire::batch::{BatchView, OVERHEAD, size_of_command};
+use panch_wire::command::{Command, CommandError, CommandKind};
+use panch_wire::frame::Frame;
+use panch_wire::ids::{BatchId, GroupId, ReplicaId};
+use panch_wire::rule::{Rule, holds};
+use panch_wire::time::Instant;
+
+use crate::batcher::{BatchLimits, Refusal};
+use crate::sessions::WINDOW;
+
+/// The most commands of a batch: more of one session may not be outstanding anyway.
+pub const COMMANDS_MAX: usize = WINDOW as usize;
+
+/// What a client's batch is checked against.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    /// The session of the client's connection, 0 for none.
+    pub session: u64,
+    /// The group that the client named.
+    pub group: GroupId,
+    /// That group's protocol; `None` if there is no such group.
+    pub protocol: Option<ProtocolKind>,
+    /// How many replicas it has.
+    pub replica_count: usize,
+    /// Bounds of batches.
+    pub limits: &'a BatchLimits,
+}
+
+/// What a sound batch is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sound {
+    /// The replica that answers.
+    pub home: ReplicaId,
+    /// Answers that it owes: one for each command.
+    pub command_count: usize,
+    /// The longest value written.
+    pub value_size: usize,
+}
+
+/// Checks a batch whose frame is whole. `group_of` says where a command belongs.
+///
+/// # Errors
+/// Why it is refused.
+pub fn check(
+    frame: &Frame,
+    terms: &Terms<'_>,
+    group_of: impl Fn(&Command<'_>) -> Option<GroupId>,
+) -> Result<Sound, CommandError> {
+    if terms.protocol != Some(ProtocolKind::Fast) {
+        return Err(CommandError::NoDirectProposals);
+    }
+    let id = frame.id();
+    if !id.is_of_client() || id.counter == 0 || id.proposer.index() >= terms.replica_count {
+        return Err(CommandError::Malformed);
+    }
+    let view = BatchView::validate(frame).map_err(|_| CommandError::Malformed)?;
+    if !(1..=COMMANDS_MAX).contains(&view.command_count()) {
+        return Err(CommandError::Malformed);
+    }
+    if frame.bytes().len() > OVERHEAD + terms.limits.size_max.max(terms.limits.command_size_max) {
+        return Err(CommandError::TooLarge);
+    }
+    let mut value_size = 0;
+    for command in view.commands() {
+        use CommandKind::{CloseSession, ExpireSessions, OpenSession};
+        let about_sessions = matches!(command.kind, OpenSession | CloseSession | ExpireSessions);
+        let is_mine = match command.session {
+            Some(header) => header.session == terms.session,
+            None => !holds(Rule::FastDirectNeedsSession),
+        };
+        if command.kind.is_read() || about_sessions || !is_mine {
+            return Err(CommandError::Malformed);
+        }
+        if size_of_command(&command) > terms.limits.command_size_max {
+            return Err(CommandError::TooLarge);
+        }
+        if group_of(&command) != Some(terms.group) {
+            return Err(CommandError::CrossSlot);
+        }
+        value_size = value_size.max(command.value.len());
+    }
+    Ok(Sound { home: id.proposer, command_count: view.command_count(), value_size })
+}
+
+/// A batch whose home is here, until it is executed.
+pub(crate) struct Flight {
+    pub(crate) frame: Frame,
+    /// The connection that waits for the answers: [`ReplyTo::connection`](crate::core::ReplyTo).
+    pub(crate) connection: u64,
+    /// When it came.
+    pub(crate) since: Instant,
+    /// It is known to be chosen.
+    committed: bool,
+}
+
+/// The batches whose home is here, oldest first. Bounded: what finds no room is not taken in.
+pub(crate) struct Flights {
+    list: VecDeque<Flight>,
+    count_max: usize,
+}
+
+impl Flights {
+    pub(crate) fn new(limits: &BatchLimits) -> Self {
+        Self { list: VecDeque::new(), count_max: limits.queue_max.max(1) }
+    }
+
+    /// Takes a batch in. One that is in flight already gets the new connection; the old flight is given back.
+    pub(crate) fn add(
+        &mut self,
+        now: Instant,
+        frame: &Frame,
+        connection: u64,
+    ) -> Result<Option<Flight>, Refusal> {
+        let earlier = self.finish(frame);
+        let of_connection = self.list.iter().filter(|flight| flight.connection == connection).count();
+        // No connection takes more than a quarter of the room, or a batch more.
+        let is_full = self.list.len() >= self.count_max || of_connection > self.count_max / 4;
+        if is_full && earlier.is_none() {
+            return Err(Refusal::Busy);
+        }
+        self.list.push_back(Flight { frame: frame.clone(), connection, since: now, committed: false });
+        Ok(earlier)
+    }
+
+    /// As of [`Batcher`](crate::batcher)'s batches: since when the batch is in flight and how many commands it has, the first time
+    /// that it is known to be chosen.
+    pub(crate) fn commit(&mut self, id: BatchId) -> Option<(Instant, u32)> {
+        let flight = self.list.iter_mut().find(|flight| flight.frame.id() == id && !flight.committed)?;
+        flight.committed = true;
+        Some((flight.since, flight.frame.command_count()))
+    }
+
+    /// Ends the flight of exactly that batch: a name may be that of several.
+    pub(crate) fn finish(&mut self, frame: &Frame) -> Option<Flight> {
+        let name = |frame: &Frame| (frame.checksum(), frame.id());
+        let index = self.list.iter().position(|flight| name(&flight.frame) == name(frame))?;
+        self.list.remove(index)
+    }
+
+    /// Ends the oldest flight if it began before `limit`.
+    pub(crate) fn overdue(&mut self, limit: Instant) -> Option<Flight> {
+        (self.list.front()?.since < limit).then(|| self.list.pop_front()).flatten()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Flight> {
+        self.list.iter()
+    }
+
+    /// Since when the oldest waits.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        self.list.front().map(|flight| flight.since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use panch_wire::batch::BatchWriter;
+    use panch_wire::command::SessionHeader;
+    use panch_wire::frame::FramePool;
+    use panch_wire::ids::Incarnation;
+    use panch_wire::routing::Routing;
+
+    const SESSION: u64 = 9;
+
+    fn set(key: &[u8]) -> Command<'_> {
+        let session = Some(SessionHeader { session: SESSION, number: 1, acked_below: 1 });
+        Command { kind: CommandKind::Set, flags: 0, session, key, value: b"value" }
+    }
+
+    fn seal(id: BatchId, commands: &[Command<'_>]) -> Frame {
+        let pool = FramePool::new(1 << 22);
+        let mut writer = BatchWriter::new(pool.take(1 << 21).unwrap(), Vec::new());
+        assert!(commands.iter().all(|command| writer.push(command)));
+        writer.seal(id).0
+    }
+
+    fn id(number: u64) -> BatchId {
+        BatchId::of_client(ReplicaId(1), SESSION, number)
+    }
+
+    fn check_with(frame: &Frame, change: impl FnOnce(&mut Terms<'_>)) -> Result<Sound, CommandError> {
+        let limits = BatchLimits { size_max: 4096, command_size_max: 2048, ..BatchLimits::default() };
+        let mut terms = Terms {
+            session: SESSION,
+            group: Routing::even(4).group_of_command(&set(b"key")).unwrap(),
+            protocol: Some(ProtocolKind::Fast),
+            replica_count: 3,
+            limits: &limits,
+        };
+        change(&mut terms);
+        check(frame, &terms, |command| Routing::even(4).group_of_command(command))
+    }
+
+    #[test]
+    fn writes_of_the_session_of_the_connection_in_the_named_group_are_sound() {
+        let frame = seal(id(1), &[set(b"key"), set(b"{key}2")]);
+        let sound = Sound { home: ReplicaId(1), command_count: 2, value_size: 5 };
+        assert_eq!(check_with(&frame, |_| ()), Ok(sound));
+    }
+
+    #[test]
+    fn everything_else_is_refused() {
+        use CommandError::{CrossSlot, Malformed, NoDirectProposals, TooLarge};
+        let sound = seal(id(1), &[set(b"key")]);
+        assert_eq!(check_with(&sound, |terms| terms.session = 0), Err(Malformed), "a foreign session");
+        assert_eq!(check_with(&sound, |terms| terms.group = GroupId(77)), Err(CrossSlot));
+        for protocol in [None, Some(ProtocolKind::Multi), Some(ProtocolKind::Epaxos)] {
+            assert_eq!(check_with(&sound, |terms| terms.protocol = protocol), Err(NoDirectProposals));
+        }
+        assert_eq!(check_with(&sound, |terms| terms.replica_count = 1), Err(Malformed), "its home is nobody");
+        let of = |id| check_with(&seal(id, &[set(b"key")]), |_| ());
+        assert_eq!(of(BatchId { incarnation: Incarnation(1), ..id(1) }), Err(Malformed), "a node's name");
+        assert_eq!(of(BatchId { counter: 0, ..id(1) }), Err(Malformed));
+        let with = |commands: &[Command<'_>]| check_with(&seal(id(1), commands), |_| ());
+        assert_eq!(with(&[]), Err(Malformed));
+        assert_eq!(with(&vec![set(b"key"); COMMANDS_MAX + 1]), Err(Malformed));
+        assert_eq!(with(&[set(b"key"), Command { session: None, ..set(b"key") }]), Err(Malformed));
+        for kind in [CommandKind::Get, CommandKind::OpenSession, CommandKind::CloseSession] {
+            assert_eq!(with(&[Command { kind, ..set(b"key") }]), Err(Malformed), "{kind:?}");
+        }
+        let expire = Command { kind: CommandKind::ExpireSessions, value: &[0; 8], ..set(b"key") };
+        assert_eq!(with(&[expire]), Err(Malformed));
+        let long = Command { value: &[0; 2048], ..set(b"key") };
+        assert_eq!(with(&[long]), Err(TooLarge), "a command");
+        let half = Command { value: &[0; 1900], ..set(b"key") };
+        assert_eq!(with(&[half; 3]), Err(TooLarge), "a batch");
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_no_connection_takes_it_all() {
+        let mut flights = Flights::new(&BatchLimits { queue_max: 8, ..BatchLimits::default() });
+        let frame = |number| seal(id(number), &[set(b"key")]);
+        let mut add = |number, connection| flights.add(Instant(number), &frame(number), connection).is_ok();
+        let taken = (0..8).filter(|number| add(*number, 1)).count();
+        assert_eq!(taken, 3);
+        let others = (10..30).filter(|number| add(*number, *number)).count();
+        assert_eq!(others, 5);
+        // The same batch again: whoever asked before waits no more.
+        let earlier = flights.add(Instant(50), &frame(10), 99).map(|earlier| earlier.map(|it| it.connection));
+        assert_eq!(earlier, Ok(Some(10)));
+        assert_eq!(flights.commit(id(10)), Some((Instant(50), 1)));
+        assert_eq!(flights.commit(id(10)), None);
+        assert!(flights.finish(&frame(10)).is_some() && flights.finish(&frame(10)).is_none());
+        assert!(flights.overdue(Instant(0)).is_none());
+        assert_eq!(flights.overdue(Instant(1)).map(|flight| flight.since), Some(Instant(0)));
+    }
+}

@@ -1,0 +1,94 @@
+//! Clients' own batches: taken in, executed, and, at their home, answered.
+
+use panch_consensus::protocol::{Event, Protocol};
+use panch_wire::batch::BatchView;
+use panch_wire::client::Commit;
+use panch_wire::command::{CommandError, Reply};
+use panch_wire::frame::Frame;
+use panch_wire::time::Instant;
+
+use super::{Replica, Surroundings, takes_proposals};
+use crate::batcher::Refusal;
+use crate::client_batch::Flight;
+use crate::core::{Outbox, ReplyTo};
+use crate::latency::Latencies;
+
+impl<P: Protocol> Replica<P> {
+    /// Takes in a batch that was checked. At its home `connection` is owed an answer for each of its commands; nobody else
+    /// answers.
+    pub(crate) fn submit_batch<O: Outbox>(
+        &mut self,
+        frame: Frame,
+        connection: u64,
+        around: &mut Surroundings<'_, O>,
+    ) -> Result<(), Refusal> {
+        // As with commands, the last quarter of the memory is for what peers send.
+        let is_short = around.pool.used() > around.pool.size_max() / 4 * 3;
+        if is_short || !takes_proposals(around.wal) {
+            return Err(Refusal::Busy);
+        }
+        if frame.id().proposer == self.group.me {
+            let earlier = self.flights.add(around.now, &frame, connection)?;
+            self.probe.commands += u64::from(frame.command_count());
+            if let Some(earlier) = earlier {
+                self.answer_unknown(&earlier, around.out);
+            }
+        }
+        self.step(Event::ClientBatch(frame), around);
+        Ok(())
+    }
+
+    /// Executes a decided batch of a client. It may be decided several times, and commands of it in other batches: the session
+    /// says of each command whether it was executed, and what it answered.
+    pub(super) fn apply_client_batch(
+        &mut self,
+        now: Instant,
+        commit: &Commit,
+        frame: &Frame,
+        latencies: &mut Latencies,
+        out: &mut impl Outbox,
+    ) {
+        let is_home = frame.id().proposer == self.group.me;
+        let flight = if is_home { self.flights.finish(frame) } else { None };
+        let view = BatchView::access(frame).expect("frames are validated where they arrive");
+        for command in view.commands() {
+            let reply = self.machine.apply(commit.stamp, &command, &mut self.reply);
+            if let (Some(flight), Some(header)) = (&flight, command.session) {
+                let to = ReplyTo { connection: flight.connection, request: header.number };
+                out.reply(to, reply, Some(commit));
+            }
+        }
+        self.probe.applied += view.command_count() as u64;
+        if let Some(flight) = flight {
+            let latency = now.since(flight.since);
+            self.probe.direct += 1;
+            self.probe.execution_us += latency.as_micros() as u64;
+            latencies.executed(latency, frame.command_count());
+        }
+    }
+
+    /// Proposes again what clients wait for.
+    pub(super) fn repropose_flights<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
+        let frames: Vec<Frame> = self.flights.iter().map(|flight| flight.frame.clone()).collect();
+        self.probe.reproposed += frames.len() as u64;
+        for frame in frames {
+            self.step(Event::Propose(frame), around);
+        }
+    }
+
+    /// Ends what waits since before `limit`. Its clients ask again, here or elsewhere; what becomes of the batch is theirs.
+    pub(super) fn answer_overdue_flights(&mut self, limit: Instant, out: &mut impl Outbox) {
+        while let Some(flight) = self.flights.overdue(limit) {
+            self.answer_unknown(&flight, out);
+        }
+    }
+
+    fn answer_unknown(&mut self, flight: &Flight, out: &mut impl Outbox) {
+        let view = BatchView::access(&flight.frame).expect("it was checked when it came");
+        self.probe.timeouts += view.command_count() as u64;
+        for header in view.commands().filter_map(|command| command.session) {
+            let to = ReplyTo { connection: flight.connection, request: header.number };
+            out.reply(to, Reply::Error(CommandError::Unknown), None);
+        }
+    }
+}

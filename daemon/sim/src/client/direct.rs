@@ -1,0 +1,153 @@
+//! Batches that clients of Fast Paxos send straight to all nodes.
+
+use std::rc::Rc;
+
+use panch_replica::replica::Level;
+use panch_wire::batch::BatchWriter;
+use panch_wire::frame::FramePool;
+use panch_wire::ids::{BatchId, GroupId, ReplicaId};
+use panch_wire::slots::group_of_key;
+
+use super::{Clients, OwnedCommand, Part, Plan, Task, Wish};
+use crate::coverage::Coverage;
+use crate::linear::register::Action;
+use crate::queue::Time;
+use crate::settings::ClientSettings;
+
+/// A batch on its way to several nodes.
+#[derive(Clone, Debug)]
+pub struct Proposal {
+    /// The client's number.
+    pub client: usize,
+    /// Names the attempt among the client's.
+    pub attempt: u64,
+    /// The node that answers.
+    pub home: usize,
+    /// The nodes it is sent to.
+    pub to: Vec<usize>,
+    /// The group of its keys.
+    pub group: GroupId,
+    /// The session that the client greeted the nodes with.
+    pub session: u64,
+    /// The batch, sealed.
+    pub bytes: Rc<[u8]>,
+}
+
+/// A batch that a script sends: once, and exactly so.
+#[derive(Clone, Debug)]
+pub struct ScriptedBatch {
+    /// The node that answers.
+    pub home: usize,
+    /// The nodes it is sent to.
+    pub to: Vec<usize>,
+    /// The session that the client greeted the nodes with.
+    pub session: u64,
+    /// What the batch is named after: see [`BatchId::of_client`].
+    pub named: (u64, u64),
+    /// What it holds.
+    pub commands: Vec<(OwnedCommand, Option<Action>)>,
+}
+
+/// Commands beside the first of a batch, at most.
+const MORE_MAX: u64 = 5;
+/// Bytes of their values, at most: nodes refuse batches that are too large.
+const VALUES_SIZE_MAX: usize = 8 << 10;
+
+fn seal<'a>(id: BatchId, commands: impl Iterator<Item = &'a OwnedCommand>) -> Rc<[u8]> {
+    let pool = FramePool::new(1 << 20);
+    let memory = pool.take(1 << 18).expect("the pool is empty");
+    let mut writer = BatchWriter::new(memory, Vec::new());
+    for command in commands {
+        assert!(writer.push(&command.borrow()), "batches of clients are small");
+    }
+    writer.seal(id).0.bytes().into()
+}
+
+impl Proposal {
+    pub(super) fn of(task: &Task, client: usize, attempt: u64, home: usize, to: Vec<usize>) -> Self {
+        let mut commands = task.open_parts().map(|part| &part.command);
+        let session = commands.clone().find_map(|command| command.session).map_or(0, |it| it.session);
+        let id = BatchId::of_client(ReplicaId(home as u8), session, attempt);
+        let bytes = seal(id, &mut commands);
+        Self { client, attempt, home, to, group: task.group, session, bytes }
+    }
+}
+
+impl super::Client {
+    pub(super) fn is_direct(&self) -> bool {
+        self.task.as_ref().is_some_and(|task| task.direct.is_some())
+    }
+
+    /// More commands for a batch whose first one has the session's latest number.
+    pub(super) fn more_of_batch(
+        &mut self,
+        index: usize,
+        group: GroupId,
+        group_count: u16,
+        settings: &ClientSettings,
+    ) -> Vec<Part> {
+        let mut parts = Vec::new();
+        let Some(first) = self.session.as_ref().map(|session| session.number) else { return parts };
+        let mut size = 0;
+        for _ in 0..self.random.below(MORE_MAX + 1) {
+            let (command, action, _) = self.random_operation(index, settings);
+            let Some(session) = &mut self.session else { break };
+            if command.kind.is_read() || group_of_key(&command.key, group_count) != group {
+                continue;
+            }
+            size += command.value.len();
+            if size > VALUES_SIZE_MAX {
+                break;
+            }
+            session.number += 1;
+            let mut command = command.in_session(session.id, session.number);
+            if let Some(header) = &mut command.session {
+                header.acked_below = first;
+            }
+            parts.push(Part { command, action, answered: false });
+        }
+        parts
+    }
+}
+
+impl Clients {
+    /// A batch without an answer goes to another home as another batch, or its commands one by one.
+    pub(super) fn reconsider_direct(&mut self, index: usize, coverage: &mut Coverage) {
+        let client = &mut self.list[index];
+        let again = client.is_direct() && client.random.chance(500_000);
+        let Some(task) = client.task.as_mut().filter(|task| task.direct.is_some()) else { return };
+        coverage.direct_retries += 1;
+        if !again {
+            task.direct = None;
+        }
+    }
+
+    /// A client of its own for one batch; the wishes that start it and its number.
+    pub fn call_batch(&mut self, now: Time, batch: ScriptedBatch) -> (usize, Vec<Wish>) {
+        let mut client = self.client(Plan::Script([].into()), false);
+        (client.node, client.pinned) = (batch.home, true);
+        let index = self.list.len();
+        let group_count = self.protocols.len() as u16;
+        let group = batch.commands.first().map(|(command, _)| group_of_key(&command.key, group_count));
+        let parts = batch.commands.into_iter();
+        let task = Task {
+            parts: parts.map(|(command, action)| Part { command, action, answered: false }).collect(),
+            level: Level::Log,
+            group: group.unwrap_or_default(),
+            invoked: now,
+            first_attempt: 1,
+            direct: Some(batch.to.clone()),
+        };
+        let id = BatchId::of_client(ReplicaId(batch.home as u8), batch.named.0, batch.named.1);
+        client.attempt = 1;
+        client.ticket = 1;
+        let proposal = Proposal {
+            session: batch.session,
+            bytes: seal(id, task.open_parts().map(|part| &part.command)),
+            ..Proposal::of(&task, index, 1, batch.home, batch.to)
+        };
+        client.task = Some(task);
+        self.list.push(client);
+        (index, vec![Wish::Propose(proposal), Wish::Timer(self.settings.patience, index, 1)])
+    }
+}
