@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use panch_consensus::protocol::ProtocolKind;
 use panch_wire::batch::{BatchView, OVERHEAD, size_of_command};
 use panch_wire::command::{Command, CommandError, CommandKind};
-use panch_wire::frame::Frame;
+use panch_wire::frame::{Frame, FramePool};
 use panch_wire::ids::{BatchId, GroupId, ReplicaId};
 use panch_wire::rule::{Rule, holds};
 use panch_wire::time::Instant;
@@ -46,11 +46,45 @@ pub struct Sound {
     pub value_size: usize,
 }
 
-/// Checks a batch whose frame is whole. `group_of` says where a command belongs.
+/// Why a batch was not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BatchRefusal {
+    /// No room now: read no more from this client and try again after a turn.
+    Busy,
+    /// It never will be.
+    For(CommandError),
+}
+
+/// Makes a frame of the bytes of a client and checks it. `group_of` says where a command belongs.
 ///
 /// # Errors
 /// Why it is refused.
-pub fn check(
+pub fn receive(
+    bytes: &[u8],
+    pool: &FramePool,
+    terms: &Terms<'_>,
+    group_of: impl Fn(&Command<'_>) -> Option<GroupId>,
+) -> Result<(Frame, Sound), BatchRefusal> {
+    if bytes.len() > size_max(terms.limits) {
+        return Err(BatchRefusal::For(CommandError::TooLarge));
+    }
+    // As with commands, the last quarter of the memory is for what peers send.
+    if pool.used() > pool.size_max() / 4 * 3 {
+        return Err(BatchRefusal::Busy);
+    }
+    let mut memory = pool.take(bytes.len()).ok_or(BatchRefusal::Busy)?;
+    memory[..bytes.len()].copy_from_slice(bytes);
+    let frame = memory.receive(bytes.len()).map_err(|_| BatchRefusal::For(CommandError::Malformed))?;
+    let sound = check(&frame, terms, group_of).map_err(BatchRefusal::For)?;
+    Ok((frame, sound))
+}
+
+/// The largest frame: that of a full batch, or of one large command.
+fn size_max(limits: &BatchLimits) -> usize {
+    OVERHEAD + limits.size_max.max(limits.command_size_max)
+}
+
+fn check(
     frame: &Frame,
     terms: &Terms<'_>,
     group_of: impl Fn(&Command<'_>) -> Option<GroupId>,
@@ -65,9 +99,6 @@ pub fn check(
     let view = BatchView::validate(frame).map_err(|_| CommandError::Malformed)?;
     if !(1..=COMMANDS_MAX).contains(&view.command_count()) {
         return Err(CommandError::Malformed);
-    }
-    if frame.bytes().len() > OVERHEAD + terms.limits.size_max.max(terms.limits.command_size_max) {
-        return Err(CommandError::TooLarge);
     }
     let mut value_size = 0;
     for command in view.commands() {
@@ -102,24 +133,43 @@ pub(crate) struct Flight {
     committed: bool,
 }
 
-/// The batches whose home is here, oldest first. Bounded: what finds no room is not taken in.
+/// The batches whose home is here, oldest first, and those of any home that came in this turn. Bounded: what finds no room is
+/// not taken in.
 pub(crate) struct Flights {
+    me: ReplicaId,
     list: VecDeque<Flight>,
+    /// To be given to the protocol when the turn ends.
+    arrived: Vec<Frame>,
+    /// Ended because the same batch came again.
+    superseded: Vec<Flight>,
     count_max: usize,
 }
 
 impl Flights {
-    pub(crate) fn new(limits: &BatchLimits) -> Self {
-        Self { list: VecDeque::new(), count_max: limits.queue_max.max(1) }
+    pub(crate) fn new(limits: &BatchLimits, me: ReplicaId) -> Self {
+        Self {
+            me,
+            list: VecDeque::new(),
+            arrived: Vec::new(),
+            superseded: Vec::new(),
+            count_max: limits.queue_max.max(1),
+        }
     }
 
-    /// Takes a batch in. One that is in flight already gets the new connection; the old flight is given back.
-    pub(crate) fn add(
-        &mut self,
-        now: Instant,
-        frame: &Frame,
-        connection: u64,
-    ) -> Result<Option<Flight>, Refusal> {
+    /// Takes a batch in.
+    pub(crate) fn add(&mut self, now: Instant, frame: Frame, connection: u64) -> Result<(), Refusal> {
+        if self.arrived.len() >= self.count_max {
+            return Err(Refusal::Busy);
+        }
+        if frame.id().proposer == self.me {
+            self.expect(now, &frame, connection)?;
+        }
+        self.arrived.push(frame);
+        Ok(())
+    }
+
+    /// Notes who waits for a batch. Whoever waited for the same one does so no longer.
+    fn expect(&mut self, now: Instant, frame: &Frame, connection: u64) -> Result<(), Refusal> {
         let earlier = self.finish(frame);
         let of_connection = self.list.iter().filter(|flight| flight.connection == connection).count();
         // No connection takes more than a quarter of the room, or a batch more.
@@ -127,8 +177,19 @@ impl Flights {
         if is_full && earlier.is_none() {
             return Err(Refusal::Busy);
         }
+        self.superseded.extend(earlier);
         self.list.push_back(Flight { frame: frame.clone(), connection, since: now, committed: false });
-        Ok(earlier)
+        Ok(())
+    }
+
+    /// What came in since the last time, in that order.
+    pub(crate) fn next_arrived(&mut self) -> Option<Frame> {
+        (!self.arrived.is_empty()).then(|| self.arrived.remove(0))
+    }
+
+    /// A flight that ended because the same batch came again.
+    pub(crate) fn next_superseded(&mut self) -> Option<Flight> {
+        self.superseded.pop()
     }
 
     /// As of [`Batcher`](crate::batcher)'s batches: since when the batch is in flight and how many commands it has, the first time
@@ -232,22 +293,61 @@ mod tests {
         assert_eq!(with(&[expire]), Err(Malformed));
         let long = Command { value: &[0; 2048], ..set(b"key") };
         assert_eq!(with(&[long]), Err(TooLarge), "a command");
-        let half = Command { value: &[0; 1900], ..set(b"key") };
-        assert_eq!(with(&[half; 3]), Err(TooLarge), "a batch");
+    }
+
+    #[test]
+    fn bytes_become_a_frame_only_if_they_are_whole_and_there_is_room() {
+        let limits = BatchLimits { size_max: 4096, command_size_max: 2048, ..BatchLimits::default() };
+        let terms = Terms {
+            session: SESSION,
+            group: GroupId(0),
+            protocol: Some(ProtocolKind::Fast),
+            replica_count: 3,
+            limits: &limits,
+        };
+        let pool = FramePool::new(1 << 16);
+        let group = |_: &Command<'_>| Some(GroupId(0));
+        let frame = seal(id(1), &[set(b"key")]);
+        let received = receive(frame.bytes(), &pool, &terms, group).map(|(frame, _)| frame);
+        assert_eq!(received, Ok(frame.clone()));
+        for length in 0..frame.bytes().len() {
+            let cut = receive(&frame.bytes()[..length], &pool, &terms, group);
+            assert_eq!(cut, Err(BatchRefusal::For(CommandError::Malformed)), "{length}");
+        }
+        let mut bytes = frame.bytes().to_vec();
+        for at in 0..bytes.len() {
+            bytes[at] ^= 4;
+            let damaged = receive(&bytes, &pool, &terms, group);
+            assert_eq!(damaged, Err(BatchRefusal::For(CommandError::Malformed)), "flip at {at}");
+            bytes[at] ^= 4;
+        }
+        let long = receive(&[0; 8192], &pool, &terms, group);
+        assert_eq!(long, Err(BatchRefusal::For(CommandError::TooLarge)));
+        let _held: Vec<_> = (0..13).map(|_| pool.take(1).unwrap()).collect();
+        assert_eq!(receive(frame.bytes(), &pool, &terms, group), Err(BatchRefusal::Busy));
     }
 
     #[test]
     fn the_table_is_bounded_and_no_connection_takes_it_all() {
-        let mut flights = Flights::new(&BatchLimits { queue_max: 8, ..BatchLimits::default() });
+        let limits = BatchLimits { queue_max: 8, ..BatchLimits::default() };
+        let mut flights = Flights::new(&limits, ReplicaId(1));
         let frame = |number| seal(id(number), &[set(b"key")]);
-        let mut add = |number, connection| flights.add(Instant(number), &frame(number), connection).is_ok();
+        let mut add = |number, connection| {
+            let added = flights.add(Instant(number), frame(number), connection).is_ok();
+            assert_eq!(flights.next_arrived(), added.then(|| frame(number)));
+            added
+        };
         let taken = (0..8).filter(|number| add(*number, 1)).count();
         assert_eq!(taken, 3);
         let others = (10..30).filter(|number| add(*number, *number)).count();
         assert_eq!(others, 5);
         // The same batch again: whoever asked before waits no more.
-        let earlier = flights.add(Instant(50), &frame(10), 99).map(|earlier| earlier.map(|it| it.connection));
-        assert_eq!(earlier, Ok(Some(10)));
+        flights.add(Instant(50), frame(10), 99).unwrap();
+        assert_eq!(flights.next_superseded().map(|flight| flight.connection), Some(10));
+        // What has its home elsewhere takes no room but that of the turn.
+        let foreign = |number| seal(BatchId { proposer: ReplicaId(0), ..id(number) }, &[set(b"key")]);
+        let taken = (0..20).filter(|number| flights.add(Instant(50), foreign(*number), 1).is_ok()).count();
+        assert_eq!(taken, 7);
         assert_eq!(flights.commit(id(10)), Some((Instant(50), 1)));
         assert_eq!(flights.commit(id(10)), None);
         assert!(flights.finish(&frame(10)).is_some() && flights.finish(&frame(10)).is_none());

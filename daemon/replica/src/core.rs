@@ -18,6 +18,7 @@ use panch_wire::time::Instant;
 
 use crate::any::{AnyReplica, each};
 use crate::batcher::Refusal;
+use crate::client_batch::{self, BatchRefusal, Sound, Terms};
 use crate::latency::Latencies;
 use crate::probe::Probe;
 use crate::replica::{Level, PROTOCOL_RECORD, ReplicaConfig, Surroundings, takes_proposals};
@@ -233,8 +234,21 @@ impl Core {
         each!(&mut self.replicas[index], replica => replica.submit(now, &self.pool, command, level, token))
     }
 
-    /// Takes in a batch that a client sealed and [`check`](crate::client_batch::check) found sound. At its home `connection` gets
-    /// an answer for each command, under the command's number in its session; nobody else answers.
+    /// Makes a frame of the bytes that a client proposes and checks it.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn receive_batch(
+        &self,
+        bytes: &[u8],
+        terms: &Terms<'_>,
+        group_of: impl Fn(&Command<'_>) -> Option<GroupId>,
+    ) -> Result<(Frame, Sound), BatchRefusal> {
+        client_batch::receive(bytes, &self.pool, terms, group_of)
+    }
+
+    /// Takes in a batch that [`Core::receive_batch`] found sound. At its home `connection` gets an answer for each command, under
+    /// the command's number in its session; nobody else answers.
     ///
     /// # Errors
     /// As [`Core::submit`].
@@ -244,14 +258,12 @@ impl Core {
         group: GroupId,
         frame: Frame,
         connection: u64,
-        out: &mut impl Outbox,
     ) -> Result<(), Refusal> {
         let Some(index) = self.index_of(group) else { return Err(Refusal::TooLarge) };
-        let (true, Some(wal)) = (self.start_after.is_none(), &mut self.wal) else {
+        if !self.is_live() || !self.wal.as_ref().is_some_and(takes_proposals) {
             return Err(Refusal::Busy);
-        };
-        let around = &mut Surroundings { now, wal, pool: &self.pool, latencies: &mut self.latencies, out };
-        each!(&mut self.replicas[index], replica => replica.submit_batch(frame, connection, around))
+        }
+        each!(&mut self.replicas[index], replica => replica.submit_batch(now, frame, connection))
     }
 
     /// Answers a read with whatever this node has executed; `None` if the group is not here or the command is no read.

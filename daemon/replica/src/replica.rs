@@ -139,7 +139,7 @@ impl<P: Protocol> Replica<P> {
             effects: Effects::default(),
             gate: Gate::new(),
             batcher: Batcher::new(config.batch, group.me, incarnation),
-            flights: Flights::new(&config.batch),
+            flights: Flights::new(&config.batch, group.me),
             reads: [Reads::new(false), Reads::new(true)],
             machine,
             snapshots: Snapshots::new(config.snapshot_log_size),
@@ -291,6 +291,7 @@ impl<P: Protocol> Replica<P> {
             }
         }
         self.expire_sessions(around);
+        self.propose_arrived(around);
         if takes_proposals(around.wal) {
             while let Some(frame) = self.batcher.seal_next(now) {
                 let frame = frame.clone();

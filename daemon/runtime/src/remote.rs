@@ -75,6 +75,25 @@ impl Forwarding {
         Ok(())
     }
 
+    /// Adds a client's batch, which was found sound.
+    pub(crate) fn push_batch(
+        &mut self,
+        group: GroupId,
+        frame: &[u8],
+        session: u64,
+        connection: u64,
+    ) -> Result<(), Refusal> {
+        if self.outstanding > OUTSTANDING_SIZE_MAX {
+            return Err(Refusal::Busy);
+        }
+        let before = self.parcel.len();
+        push_prefix(&mut self.parcel, connection, session, group);
+        let operation = Operation::Propose { group, frame };
+        client::write_request(&request_of(0, 0, ReadLevel::Log, operation), &mut self.parcel);
+        self.outstanding += self.parcel.len() - before;
+        Ok(())
+    }
+
     /// The other core has taken in so many bytes.
     pub(crate) fn taken(&mut self, size: usize) {
         self.outstanding -= size;
@@ -154,44 +173,58 @@ pub(crate) fn push_request(
     token: ReplyTo,
 ) {
     let session = command.session;
-    out.extend_from_slice(&token.connection.to_le_bytes());
-    out.extend_from_slice(&session.map_or(0, |header| header.session).to_le_bytes());
-    out.extend_from_slice(&group.0.to_le_bytes());
-    let request = RequestView {
-        // With a session the request's number is the command's number: the native protocol has one for both.
-        number: token.request,
-        acked_below: session.map_or(0, |header| header.acked_below),
-        level: match level {
-            Level::Log => ReadLevel::Log,
-            Level::Quorum => ReadLevel::Quorum,
-            Level::Lease => ReadLevel::Lease,
-        },
-        ask_stages: false,
-        ask_commit: false, // the token says it
-        operation: Operation::Command(*command),
+    push_prefix(out, token.connection, session.map_or(0, |header| header.session), group);
+    let level = match level {
+        Level::Log => ReadLevel::Log,
+        Level::Quorum => ReadLevel::Quorum,
+        Level::Lease => ReadLevel::Lease,
     };
-    client::write_request(&request, out);
+    // With a session the request's number is the command's number: the native protocol has one for both.
+    let acked_below = session.map_or(0, |header| header.acked_below);
+    client::write_request(&request_of(token.request, acked_below, level, Operation::Command(*command)), out);
 }
 
-/// A command from another core.
+fn push_prefix(out: &mut Vec<u8>, connection: u64, session: u64, group: GroupId) {
+    out.extend_from_slice(&connection.to_le_bytes());
+    out.extend_from_slice(&session.to_le_bytes());
+    out.extend_from_slice(&group.0.to_le_bytes());
+}
+
+fn request_of(number: u64, acked_below: u64, level: ReadLevel, operation: Operation<'_>) -> RequestView<'_> {
+    // Whether the client asks for its commit, the address of the reply says.
+    RequestView { number, acked_below, level, ask_stages: false, ask_commit: false, operation }
+}
+
+/// A request from another core.
 pub(crate) struct RemoteRequest<'a> {
     pub(crate) group: GroupId,
-    pub(crate) command: Command<'a>,
-    pub(crate) level: Level,
     pub(crate) token: ReplyTo,
+    pub(crate) work: RemoteWork<'a>,
 }
 
-/// The command at `at`, and where the next one starts.
+/// What it asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum RemoteWork<'a> {
+    Command(Command<'a>, Level),
+    /// A client's own batch and its session.
+    Batch(&'a [u8], u64),
+}
+
+/// The request at `at`, and where the next one starts.
 pub(crate) fn request_at(bytes: &[u8], at: usize) -> Option<(RemoteRequest<'_>, usize)> {
     let prefix = bytes.get(at..at + REQUEST_PREFIX)?;
     let word = |at: usize| u64::from_le_bytes(prefix[at..at + 8].try_into().expect("eight bytes"));
-    let terms = Terms { session: word(8), request_size_max: u32::MAX };
+    let session = word(8);
+    let terms = Terms { session, request_size_max: u32::MAX };
     let (request, size) = client::parse_request(&bytes[at + REQUEST_PREFIX..], &terms).ok()??;
-    let Operation::Command(command) = request.operation else { return None };
-    let level = submitted_level(request.level);
+    let work = match request.operation {
+        Operation::Command(command) => RemoteWork::Command(command, submitted_level(request.level)),
+        Operation::Propose { frame, .. } => RemoteWork::Batch(frame, session),
+        Operation::Ping | Operation::Invalid(_) => return None,
+    };
     let token = ReplyTo { connection: word(0), request: request.number };
     let group = GroupId(u16::from_le_bytes([prefix[16], prefix[17]]));
-    Some((RemoteRequest { group, command, level, token }, at + REQUEST_PREFIX + size))
+    Some((RemoteRequest { group, token, work }, at + REQUEST_PREFIX + size))
 }
 
 /// Appends a reply.
@@ -309,11 +342,16 @@ mod tests {
         for ((command, token), level) in commands.iter().zip(tokens).zip([Level::Lease, Level::Log]) {
             push_request(&mut bytes, GroupId(5), command, level, token);
         }
+        let mut forwarding = Forwarding { parcel: bytes, outstanding: 0 };
+        forwarding.push_batch(GroupId(6), b"a frame", 9, 1 << 61).unwrap();
+        let bytes = forwarding.parcel;
         let (first, at) = request_at(&bytes, 0).unwrap();
-        assert_eq!((first.command, first.token, first.level), (commands[0], tokens[0], Level::Lease));
+        assert_eq!((first.work, first.token), (RemoteWork::Command(commands[0], Level::Lease), tokens[0]));
         let (second, at) = request_at(&bytes, at).unwrap();
-        assert_eq!((second.command, second.token, second.level), (commands[1], tokens[1], Level::Log));
-        assert_eq!((second.group, at), (GroupId(5), bytes.len()));
+        assert_eq!((second.work, second.token), (RemoteWork::Command(commands[1], Level::Log), tokens[1]));
+        let (third, at) = request_at(&bytes, at).unwrap();
+        assert_eq!((third.work, third.token.connection), (RemoteWork::Batch(b"a frame", 9), 1 << 61));
+        assert_eq!((second.group, third.group, at), (GroupId(5), GroupId(6), bytes.len()));
 
         let mut bytes = Vec::new();
         let commit = Commit { position: Position { row: 2, number: 5 }, stamp: 8 };

@@ -46,11 +46,6 @@ const TABLES: &[(Rule, &str)] = &[
         Rule::FastPickClassicBinds,
         "the votes of a classic round are for one value, which is picked anyway",
     ),
-    (
-        // A name has a proposer, its incarnation and a counter; the incarnation is durable before anything is sent.
-        Rule::FastDigestCompared,
-        "no two batches have one name unless an incarnation is used twice",
-    ),
 ];
 
 /// What notices that a rule is removed, and what it says.

@@ -1,7 +1,7 @@
 //! Nasty schedules, scripted: each ends in a violation, or in an error of its own, if the rule it is about is removed.
 //!
-//! The names `T-C*` and `T-M*` are those of the protocol reference (nasty scenarios); `T-X*` and, about leases, `T-L*`
-//! and `T-FX*` are the simulator's own, for rules that need a schedule and have none there.
+//! The names `T-C*` and `T-M*` are those of the protocol reference (nasty scenarios); `T-X*` and, about leases, `T-L*`,
+//! `T-FX*` and, about clients' own batches, `T-FD*` are the simulator's own, for rules that need a schedule and have none there.
 //!
 //! | not yet | needs |
 //! |---|---|
@@ -9,6 +9,7 @@
 
 mod basic;
 mod common;
+mod direct;
 mod election;
 mod epaxos;
 mod fast;
@@ -133,6 +134,13 @@ scenarios! {
     "T-FX1" "all but the coordinator voted, and nobody hears of it" Sized(LARGE, fast::unheard_votes);
     "T-FX2" "promises arrive without the votes that they report" Sized(SIZES, fast::part_of_a_promise_lost);
     "T-FX3" "a read at a replica that a write has not reached" Sized(SIZES, fast::read_before_news);
+    "T-FD1" "a client's own batch reaches a minority, and the client dies" Sized(SIZES, direct::client_dies_half_way);
+    "T-FD2" "a client's batch is chosen in two slots" Sized(SIZES, direct::chosen_in_two_slots);
+    "T-FD3" "a client's batch has a command outside its session" Sized(&[3], direct::command_without_session);
+    "T-FD4" "the home of a client's batch dies; the client asks another while it is undecided" Sized(SIZES, direct::another_home_while_undecided);
+    "T-FD5" "batches of two clients collide" Sized(SIZES, direct::two_clients_collide);
+    "T-FD6" "two clients give their batches one name" Sized(SIZES, direct::one_name_for_two_batches);
+    "T-FD7" "a client's batch without a fast quorum" Sized(SIZES, direct::in_classic_rounds);
     "T-E1" "a no-op accepted once, and a higher ballot (Sutra)" Checked("epaxos-3-t-e1", 8_000);
     "T-E2" "a fast commit is answered, and its leader loses power" Sized(SIZES, epaxos::leader_dies_after_the_answer);
     "T-E2A" "the record of a fast commit is lost with the power" Sized(&[3], epaxos::commit_record_lost);

@@ -14,6 +14,7 @@
 )]
 
 pub mod cluster;
+pub mod direct;
 pub mod info;
 pub mod links;
 pub mod load;

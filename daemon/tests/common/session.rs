@@ -66,7 +66,12 @@ impl SessionClient {
 
     /// Opens the session; that uses up no number.
     pub fn open(&mut self) {
-        assert_eq!(self.ask(1, CommandKind::OpenSession, b"", b""), Answered::Ok);
+        self.open_at(b"");
+    }
+
+    /// Opens the session in the group of that key.
+    pub fn open_at(&mut self, key: &[u8]) {
+        assert_eq!(self.ask(1, CommandKind::OpenSession, key, b""), Answered::Ok);
     }
 
     /// Asks until there is a definite answer.

@@ -10,9 +10,27 @@
 //!          16 node u8  17 zero[15]  32 text
 //! request  0 length u32  4 kind u8  5 level u8  6 flags u8  7 zero  8 key length u16  10 zero[6]  16 number u64
 //!          24 acked below u64  32 key, value
+//! propose  0 length u32  4 126  5 zero  6 flags u8  7 zero  8 zero u16  10 group u16  12 zero[4]  16 number u64
+//!          24 zero u64  32 frame
 //! reply    0 length u32  4 status u8  5 code u8  6 flags u8  7 zero  8 number u64  16 [stages u32 x 6]  [commit]  payload
 //! commit   0 row u8  1 zero[7]  8 number u64  16 stamp u64
 //! ```
+//!
+//! # Clients that propose themselves
+//!
+//! In a group of Fast Paxos a client may take the proposer's part and save one message delay. It writes a batch of its own
+//! ([`BatchWriter`](crate::batch::BatchWriter) makes the frame), names it with
+//! [`BatchId::of_client`](crate::ids::BatchId::of_client) after a replica of its choice, the batch's home, and sends the same
+//! bytes to every node in a `propose` request. Every node checks the batch completely: 1 to 128 commands, all of them writes
+//! of the session of the connection's hello and of keys in the named group; no opening, closing or expiry of sessions; a frame
+//! that is whole and no larger than a batch of the nodes may be. One that is refused gets one error reply under the request's
+//! number: choose that so that no command has it, the highest bit set, say. A sound one is answered by its home alone, with one
+//! reply for each command under the command's number in the session.
+//!
+//! Every command takes effect once, through the session, which is to be opened with an ordinary request before. So a client
+//! that hears nothing, or that the outcome is unknown, asks again under the same numbers: as another batch with another home,
+//! or command by command. A batch that one node refuses may have been chosen with the votes of others: after any error the
+//! client asks again likewise, or knows that it has sent nonsense. A node without this kind of request answers `Malformed`.
 //!
 //! Invariants:
 //! * The first six bytes of hello and answer never change, so that any two versions can refuse each other politely.
@@ -21,7 +39,7 @@
 
 use crate::command::{Command, CommandError, CommandKind, Reply, SessionHeader, flags};
 use crate::fields::{cut, may_start_with, u16_at, u32_at, u64_at};
-use crate::ids::ReplicaId;
+use crate::ids::{GroupId, ReplicaId};
 
 mod told;
 
@@ -44,6 +62,8 @@ pub const TEXT_SIZE_MAX: usize = 512;
 const MAGIC: &[u8; 4] = b"PNCH";
 /// `kind` of a request that asks nothing; command kinds stay below.
 const KIND_PING: u8 = 127;
+/// `kind` of a request that proposes a batch.
+const KIND_PROPOSE: u8 = 126;
 /// Request flags: reply with [`Stages`], with [`Commit`]. Beside them a request carries the bits of [`flags`] that clients
 /// may set.
 const ASK_STAGES: u8 = 0x40;
@@ -240,6 +260,13 @@ pub enum Operation<'a> {
     Ping,
     /// Apply this command.
     Command(Command<'a>),
+    /// Vote for this batch of the client's own; if its home is here, answer its commands.
+    Propose {
+        /// The group of all its keys.
+        group: GroupId,
+        /// The frame, of which nothing was checked.
+        frame: &'a [u8],
+    },
     /// Its bytes mean nothing: answer with this error. Never written.
     Invalid(CommandError),
 }
@@ -292,6 +319,14 @@ pub fn parse_request<'a>(
     let level = ReadLevel::from_code(bytes[5]);
     let operation = if bytes[4] == KIND_PING {
         Operation::Ping
+    } else if bytes[4] == KIND_PROPOSE {
+        // Nothing of a command belongs to it: what is there would be ignored, today.
+        let is_plain = key_end == REQUEST_HEADER_SIZE && bytes[6] & !ASK_COMMIT == 0 && acked_below == 0;
+        if is_plain {
+            Operation::Propose { group: GroupId(u16_at(bytes, 10)), frame: &bytes[REQUEST_HEADER_SIZE..] }
+        } else {
+            Operation::Invalid(CommandError::Malformed)
+        }
     } else {
         let command = CommandKind::from_code(bytes[4]).map(|kind| Command {
             kind,
@@ -331,8 +366,13 @@ pub fn parse_request<'a>(
 /// If the key is longer than [`KEY_SIZE_MAX`](crate::command::KEY_SIZE_MAX), the whole longer than `u32::MAX`, or the
 /// operation is [`Operation::Invalid`].
 pub fn write_request(request: &RequestView<'_>, out: &mut Vec<u8>) {
+    let mut group = GroupId(0);
     let (kind, mut bits, key, value) = match &request.operation {
         Operation::Ping => (KIND_PING, 0, [].as_slice(), [].as_slice()),
+        Operation::Propose { group: of, frame } => {
+            group = *of;
+            (KIND_PROPOSE, 0, [].as_slice(), *frame)
+        }
         Operation::Command(command) => {
             (command.kind as u8, command.flags & COMMAND_FLAGS, command.key, command.value)
         }
@@ -350,7 +390,8 @@ pub fn write_request(request: &RequestView<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(&[kind, request.level as u8, bits, 0]);
     out.extend_from_slice(&key_size.to_le_bytes());
-    out.extend_from_slice(&[0; 6]);
+    out.extend_from_slice(&group.0.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&request.number.to_le_bytes());
     out.extend_from_slice(&request.acked_below.to_le_bytes());
     out.extend_from_slice(key);

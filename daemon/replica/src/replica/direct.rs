@@ -7,7 +7,7 @@ use panch_wire::command::{CommandError, Reply};
 use panch_wire::frame::Frame;
 use panch_wire::time::Instant;
 
-use super::{Replica, Surroundings, takes_proposals};
+use super::{Replica, Surroundings};
 use crate::batcher::Refusal;
 use crate::client_batch::Flight;
 use crate::core::{Outbox, ReplyTo};
@@ -16,26 +16,29 @@ use crate::latency::Latencies;
 impl<P: Protocol> Replica<P> {
     /// Takes in a batch that was checked. At its home `connection` is owed an answer for each of its commands; nobody else
     /// answers.
-    pub(crate) fn submit_batch<O: Outbox>(
+    pub(crate) fn submit_batch(
         &mut self,
+        now: Instant,
         frame: Frame,
         connection: u64,
-        around: &mut Surroundings<'_, O>,
     ) -> Result<(), Refusal> {
-        // As with commands, the last quarter of the memory is for what peers send.
-        let is_short = around.pool.used() > around.pool.size_max() / 4 * 3;
-        if is_short || !takes_proposals(around.wal) {
-            return Err(Refusal::Busy);
+        let command_count = u64::from(frame.command_count());
+        let is_home = frame.id().proposer == self.group.me;
+        self.flights.add(now, frame, connection)?;
+        if is_home {
+            self.probe.commands += command_count;
         }
-        if frame.id().proposer == self.group.me {
-            let earlier = self.flights.add(around.now, &frame, connection)?;
-            self.probe.commands += u64::from(frame.command_count());
-            if let Some(earlier) = earlier {
-                self.answer_unknown(&earlier, around.out);
-            }
-        }
-        self.step(Event::ClientBatch(frame), around);
         Ok(())
+    }
+
+    /// Gives the protocol what came in during this turn.
+    pub(super) fn propose_arrived<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
+        while let Some(earlier) = self.flights.next_superseded() {
+            self.answer_unknown(&earlier, around.out);
+        }
+        while let Some(frame) = self.flights.next_arrived() {
+            self.step(Event::ClientBatch(frame), around);
+        }
     }
 
     /// Executes a decided batch of a client. It may be decided several times, and commands of it in other batches: the session

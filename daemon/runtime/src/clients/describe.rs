@@ -187,6 +187,7 @@ pub(crate) fn info(
         ("commands_total", sum(|status| status.probe.commands)),
         ("reads_total", sum(|status| status.probe.reads)),
         ("batches_total", sum(|status| status.probe.batches)),
+        ("direct_batches_total", sum(|status| status.probe.direct)),
         ("slots_total", sum(|status| status.probe.slots)),
         ("applied_total", applied.to_string()),
         ("duplicates_total", sum(|status| status.probe.duplicates)),

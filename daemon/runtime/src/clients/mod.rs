@@ -10,10 +10,12 @@ pub(crate) mod resp;
 pub(crate) mod table;
 
 use panch_replica::batcher::Refusal;
+use panch_replica::client_batch::{BatchRefusal, Sound, Terms};
 use panch_replica::core::{Core, ReplyTo};
 use panch_replica::replica::Level;
 use panch_wire::client::{Commit, ReadLevel};
 use panch_wire::command::{Command, Reply};
+use panch_wire::frame::Frame;
 use panch_wire::ids::GroupId;
 use panch_wire::time::Instant;
 
@@ -106,6 +108,26 @@ impl Counter<'_> {
         self.forwarding[core].push(group, command, level, token)
     }
 
+    /// Takes in a batch that a client proposes itself.
+    pub(crate) fn submit_batch(
+        &mut self,
+        group: GroupId,
+        bytes: &[u8],
+        session: u64,
+        connection: u64,
+    ) -> Result<Sound, BatchRefusal> {
+        let (frame, sound) = receive_batch(self.core, self.view, group, bytes, session)?;
+        let core = self.view.core_of(group);
+        let taken = if core == self.view.core {
+            self.core.submit_batch(self.now, group, frame, connection)
+        } else {
+            self.forwarding[core].push_batch(group, bytes, session, connection)
+        };
+        taken.map_err(|_| BatchRefusal::Busy)?;
+        *self.requests += 1;
+        Ok(sound)
+    }
+
     /// Answers a read from what this core has executed; `None` if another core would have to.
     pub(crate) fn read_stale<R>(
         &mut self,
@@ -115,6 +137,25 @@ impl Counter<'_> {
     ) -> Option<R> {
         self.core.read_stale(group, command, answer)
     }
+}
+
+/// Makes a frame of what a client proposes and checks it.
+pub(crate) fn receive_batch(
+    core: &Core,
+    view: &NodeView,
+    group: GroupId,
+    bytes: &[u8],
+    session: u64,
+) -> Result<(Frame, Sound), BatchRefusal> {
+    let options = &view.options;
+    let terms = Terms {
+        session,
+        group,
+        protocol: options.protocols.get(group.index()).copied(),
+        replica_count: options.members.len(),
+        limits: &options.replica.batch,
+    };
+    core.receive_batch(bytes, &terms, |command| options.routing.group_of_command(command))
 }
 
 #[cfg(test)]

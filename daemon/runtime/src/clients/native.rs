@@ -1,6 +1,7 @@
 //! A native connection's input: the hello, then requests in any order.
 
 use panch_replica::batcher::Refusal;
+use panch_replica::client_batch::BatchRefusal;
 use panch_wire::client::{
     self, Answer, Commit, HELLO_SIZE, Hello, HelloReply, Operation, ReadLevel, RefusalCode, ReplyView, Terms,
 };
@@ -50,6 +51,19 @@ pub(crate) fn consume(
         match request.operation {
             Operation::Ping => answer(Answer::Pong, &mut connection.output),
             Operation::Invalid(error) => answer(Answer::Error(error), &mut connection.output),
+            Operation::Propose { group, frame } => {
+                let address = connection.key.address(number, request.ask_commit);
+                match counter.submit_batch(group, frame, terms.session, address.connection) {
+                    // Only its home answers, each command under its own number.
+                    Ok(sound) if sound.home == counter.view.node() => {
+                        connection.largest = connection.largest.max(sound.value_size);
+                        speech.outstanding += sound.command_count;
+                    }
+                    Ok(_) => {}
+                    Err(BatchRefusal::Busy) => return (at, Stop::Stalled),
+                    Err(BatchRefusal::For(error)) => answer(Answer::Error(error), &mut connection.output),
+                }
+            }
             Operation::Command(command) => {
                 connection.largest = connection.largest.max(command.value.len());
                 let group = counter.view.options.routing.group_of_command(&command);

@@ -1,13 +1,15 @@
 //! The other cores: commands and replies, streams and messages that belong to another core's groups.
 
 use panch_replica::batcher::Refusal;
+use panch_replica::client_batch::BatchRefusal;
 use panch_replica::core::Outbox;
 use panch_ring::clock;
 use panch_wire::command::{CommandError, Reply};
 use panch_wire::time::Instant;
 
 use super::CoreLoop;
-use crate::remote::{self, Parcel, PeerMessage};
+use crate::clients::receive_batch;
+use crate::remote::{self, Parcel, PeerMessage, RemoteRequest, RemoteWork};
 
 impl CoreLoop {
     /// Takes in what other cores have sent; true if they have sent anything.
@@ -43,14 +45,22 @@ impl CoreLoop {
 
     /// Submits commands of other cores until there is no room; true if any was submitted.
     pub(super) fn drain_backlog(&mut self, now: Instant) -> bool {
-        let (core, out) = (&mut self.core, &mut self.out);
-        self.backlog.drain(|request| {
-            match core.submit(now, request.group, &request.command, request.level, request.token) {
+        let (core, out, view) = (&mut self.core, &mut self.out, &self.view);
+        self.backlog.drain(|RemoteRequest { group, token, work }| match work {
+            RemoteWork::Command(command, level) => match core.submit(now, group, &command, level, token) {
                 Err(Refusal::TooLarge) => {
-                    out.reply(request.token, Reply::Error(CommandError::TooLarge), None);
+                    out.reply(token, Reply::Error(CommandError::TooLarge), None);
                     Ok(())
                 }
                 result => result,
+            },
+            RemoteWork::Batch(bytes, session) => {
+                // The core that it came to found it sound.
+                match receive_batch(core, view, group, bytes, session) {
+                    Ok((frame, _)) => core.submit_batch(now, group, frame, token.connection),
+                    Err(BatchRefusal::Busy) => Err(Refusal::Busy),
+                    Err(BatchRefusal::For(_)) => Ok(()),
+                }
             }
         })
     }

@@ -20,14 +20,14 @@ fn set(text: &str) -> Action {
     Action::Set(text.as_bytes().into())
 }
 
-fn settings(seed: u64, count: usize, free_for_all: bool) -> Settings {
+pub(super) fn settings(seed: u64, count: usize, free_for_all: bool) -> Settings {
     let mut settings = Settings::calm_of(ProtocolKind::Fast, seed, count);
     settings.tuning.free_for_all = free_for_all;
     settings
 }
 
 /// A world whose coordinator has let everybody propose.
-fn open(settings: Settings) -> Result<(Script, usize), String> {
+pub(super) fn open(settings: Settings) -> Result<(Script, usize), String> {
     let (mut world, coordinator) = begin(settings)?;
     ensure!(world.set(coordinator, "r0", "start"), "no write");
     world.run_for(300 * MILLISECOND);

@@ -2,11 +2,8 @@
 
 use std::rc::Rc;
 
-use panch_consensus::protocol::ProtocolKind;
-use panch_replica::batcher::Refusal;
-use panch_replica::client_batch::{Terms, check};
+use panch_replica::client_batch::{BatchRefusal, Terms};
 use panch_replica::core::ReplyTo;
-use panch_wire::frame::Frame;
 use panch_wire::routing::Routing;
 use panch_wire::time::Instant;
 
@@ -79,7 +76,6 @@ impl Life {
             shared.coverage.busy += 1;
             (proposal.home == node).then_some((whole, Outcome::Lost))
         };
-        let Some(frame) = self.receive_batch(&proposal.bytes) else { return busy(shared) };
         let routing = Routing::even(shared.settings.group_count());
         let terms = Terms {
             session: proposal.session,
@@ -88,20 +84,16 @@ impl Life {
             replica_count: shared.settings.replica_count,
             limits: &shared.settings.replica.batch,
         };
-        if let Err(error) = check(&frame, &terms, |command| routing.group_of_command(command)) {
-            return Some((whole, Outcome::Refused(error)));
-        }
-        debug_assert_eq!(terms.protocol, Some(ProtocolKind::Fast));
-        let connection = whole.connection;
-        match self.core.submit_batch(now, proposal.group, frame, connection, &mut self.deeds) {
+        let received =
+            self.core.receive_batch(&proposal.bytes, &terms, |command| routing.group_of_command(command));
+        let frame = match received {
+            Ok((frame, _)) => frame,
+            Err(BatchRefusal::For(error)) => return Some((whole, Outcome::Refused(error))),
+            Err(BatchRefusal::Busy) => return busy(shared),
+        };
+        match self.core.submit_batch(now, proposal.group, frame, whole.connection) {
             Ok(()) => None,
-            Err(Refusal::Busy | Refusal::TooLarge) => busy(shared),
+            Err(_) => busy(shared),
         }
-    }
-
-    fn receive_batch(&self, bytes: &[u8]) -> Option<Frame> {
-        let mut memory = self.pool.take(bytes.len())?;
-        memory[..bytes.len()].copy_from_slice(bytes);
-        Some(memory.receive(bytes.len()).expect("a client of the simulator seals sound frames"))
     }
 }
