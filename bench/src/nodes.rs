@@ -215,6 +215,7 @@ impl Writes {
             run: run_name(),
             warm_up: Duration::ZERO,
             repeat_after: None,
+            direct: None,
             duration: Duration::from_secs(3600),
             count: Some(self.requests),
             drain: Duration::from_secs(10),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -263,6 +264,13 @@ pub struct RunArgs {
     /// Before the run, give every key a value
     #[arg(long)]
     pub preload: bool,
+    /// With --sessions: every connection seals its own batches and proposes them to all targets, which are to be all nodes of a
+    /// cluster of Fast Paxos whose keys are not placed by prefix
+    #[arg(long)]
+    pub direct: bool,
+    /// With --direct: the most commands of a batch
+    #[arg(long, value_name = "N", default_value = "100")]
+    pub direct_batch: NonZeroUsize,
     /// The load.
     #[command(flatten)]
     pub load: LoadArgs,
@@ -277,17 +285,27 @@ pub enum ProtocolKind {
     Multi,
     /// Proposals straight to all acceptors.
     Fast,
+    /// The same, and the proposers are the clients.
+    FastDirect,
     /// No leader; only commands that conflict are ordered.
     Epaxos,
 }
 
 impl ProtocolKind {
+    /// What a row of a comparison is called.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::FastDirect => "fast-direct",
+            other => other.word(),
+        }
+    }
+
     /// The word for it in a config, and in INFO.
     pub fn word(self) -> &'static str {
         match self {
             Self::Basic => "basic",
             Self::Multi => "multi",
-            Self::Fast => "fast",
+            Self::Fast | Self::FastDirect => "fast",
             Self::Epaxos => "epaxos",
         }
     }

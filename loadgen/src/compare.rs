@@ -40,6 +40,8 @@ use phases::Phases;
 const PRELOAD_LIMIT: Duration = Duration::from_secs(10);
 /// How long the last answers may take.
 const DRAIN: Duration = Duration::from_secs(5);
+/// Clients that propose themselves ask again after so long.
+const REPEAT_AFTER: Duration = Duration::from_secs(2);
 /// An open loop drops what it could not send for so long.
 const DROP_AFTER: Duration = Duration::from_secs(10);
 /// How long nodes may take to execute what the others have.
@@ -174,8 +176,8 @@ fn entries(protocols: &[ProtocolKind]) -> Vec<Entry> {
     let label = |index: usize, protocol: ProtocolKind| {
         let count = |kinds: &[ProtocolKind]| kinds.iter().filter(|kind| **kind == protocol).count();
         match count(protocols) {
-            1 => protocol.word().to_owned(),
-            _ => format!("{} #{}", protocol.word(), count(&protocols[..=index])),
+            1 => protocol.label().to_owned(),
+            _ => format!("{} #{}", protocol.label(), count(&protocols[..=index])),
         }
     };
     let entry = |(index, protocol): (usize, &ProtocolKind)| Entry {
@@ -222,7 +224,14 @@ fn measure(
     let mut cluster = Cluster::start(&cluster_plan, START_PATIENCE, stop)?;
     let sources = cluster.sources();
     let targets = cluster.addresses().iter().map(|addresses| addresses.native).collect();
-    let plan = Plan { targets, run: run_name(), ..plan.clone() };
+    let is_direct = protocol == ProtocolKind::FastDirect;
+    let plan = Plan {
+        targets,
+        run: run_name(),
+        direct: is_direct.then_some(arguments.batch as usize),
+        repeat_after: is_direct.then_some(REPEAT_AFTER),
+        ..plan.clone()
+    };
     let before = scrape(&sources);
     runs(protocol, &before).map_err(DriveError::Mismatch)?;
     phases.end(&format!("serve after {}", seconds(begin.elapsed())));
@@ -406,6 +415,7 @@ fn plan(arguments: &CompareArgs, workload: Workload) -> Result<Plan, String> {
         connect_timeout: START_PATIENCE,
         spin: Duration::ZERO,
         repeat_after: None,
+        direct: None,
     })
 }
 

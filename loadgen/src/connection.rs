@@ -14,9 +14,10 @@ use std::str::FromStr;
 use panch_wire::client::{
     self, Answer as NativeAnswer, ClientFault, Hello, HelloReply, ReadLevel, RequestView,
 };
-use panch_wire::command::{Command, CommandError, CommandKind};
+use panch_wire::command::{Command, CommandError, CommandKind, SessionHeader};
 use panch_wire::time::Instant;
 
+use crate::direct::{Batches, PROPOSALS};
 use crate::resp::{self, RespFault, RespReply};
 use crate::session::Session;
 use crate::workload::{Operation, OperationKind, VALUE_SIZE_MAX};
@@ -119,6 +120,8 @@ pub struct Connection {
     read_level: ReadLevel,
     /// The longest request that will be made.
     request_size: usize,
+    /// Writes leave in batches that the client proposes itself.
+    batches: Option<Batches>,
 }
 
 enum Outstanding {
@@ -145,7 +148,15 @@ impl Connection {
                 sequence: 0,
             },
         };
-        Self { pipeline, outstanding, ready: false, partial: Vec::new(), read_level, request_size }
+        Self {
+            pipeline,
+            outstanding,
+            ready: false,
+            partial: Vec::new(),
+            read_level,
+            request_size,
+            batches: None,
+        }
     }
 
     /// As [`Connection::new`] of the native protocol, with the session `id`, which is not 0: every request is repeated under
@@ -155,14 +166,42 @@ impl Connection {
         Self { outstanding, ..Self::new(Protocol::Native, pipeline, read_level, request_size) }
     }
 
+    /// As [`Connection::with_session`], but writes leave in batches of so many commands at most, which the client proposes itself:
+    /// see [`Connection::write_batches`].
+    pub fn direct(
+        id: u64,
+        commands_max: usize,
+        pipeline: usize,
+        read_level: ReadLevel,
+        request_size: usize,
+    ) -> Self {
+        let batches = Some(Batches::new(id, commands_max));
+        Self { batches, ..Self::with_session(id, pipeline, read_level, request_size) }
+    }
+
+    /// Appends proposals of the writes asked for since the last time: for this server, which answers, and for all others.
+    pub fn write_batches(&mut self, out: &mut Vec<u8>) {
+        if let Some(batches) = &mut self.batches {
+            batches.write(out);
+        }
+    }
+
     /// There is a socket now: appends what has to be said first.
     pub fn open(&mut self, out: &mut Vec<u8>) {
         assert!(!self.ready && self.partial.is_empty(), "abandoned before reuse");
         match &self.outstanding {
             Outstanding::InOrder(_) => self.ready = true,
-            Outstanding::Numbered { .. } => Hello::new(0).write(out),
-            Outstanding::Session(session) => Hello::new(session.id()).write(out),
+            Outstanding::Numbered { .. } | Outstanding::Session(_) => self.greet(out),
         }
+    }
+
+    /// Appends the hello of the native protocol.
+    pub fn greet(&self, out: &mut Vec<u8>) {
+        let session = match &self.outstanding {
+            Outstanding::Session(session) => session.id(),
+            _ => 0,
+        };
+        Hello::new(session).write(out);
     }
 
     /// Appends what has to be said between the hello and the first request, once that is known.
@@ -252,7 +291,15 @@ impl Connection {
             }
             Outstanding::Session(session) => {
                 let (number, acked_below) = session.add(pending);
-                write_native(kind, number, acked_below, self.read_level, key, value, out);
+                match &mut self.batches {
+                    Some(batches) if kind != OperationKind::Get => {
+                        let header = SessionHeader { session: session.id(), number, acked_below };
+                        with_command(kind, key, value, |command| {
+                            batches.push(&Command { session: Some(header), ..command });
+                        });
+                    }
+                    _ => write_native(kind, number, acked_below, self.read_level, key, value, out),
+                }
             }
         }
     }
@@ -320,6 +367,12 @@ impl Connection {
             }
             Outstanding::Session(session) => {
                 while let Some((reply, size)) = client::parse_reply(&bytes[at..], REPLY_SIZE_MAX as u32)? {
+                    if session.is_open()
+                        && reply.number & PROPOSALS != 0
+                        && let NativeAnswer::Error(error) = reply.answer
+                    {
+                        return Err(ConnectionFault::Refused(error.text().to_owned()));
+                    }
                     if session.is_open() {
                         session.answer(&reply, |pending, answer| on_answer(pending, from_native(answer)))?;
                     } else {
@@ -342,6 +395,9 @@ impl Connection {
         }
         if reply.request_size_max < (client::REQUEST_HEADER_SIZE + self.request_size) as u32 {
             return Err(ConnectionFault::RequestTooLarge(reply.request_size_max));
+        }
+        if let Some(batches) = &mut self.batches {
+            batches.start(reply.node, reply.group_count);
         }
         match &mut self.outstanding {
             Outstanding::Session(session) => session.greeted(reply.group_count),
@@ -387,16 +443,23 @@ fn write_native(
     value: &[u8],
     out: &mut Vec<u8>,
 ) {
+    with_command(kind, key, value, |command| {
+        let operation = client::Operation::Command(command);
+        let request =
+            RequestView { number, acked_below, level, ask_stages: false, ask_commit: false, operation };
+        client::write_request(&request, out);
+    });
+}
+
+/// The command for an operation.
+fn with_command(kind: OperationKind, key: &[u8], value: &[u8], work: impl FnOnce(Command<'_>)) {
     let one = 1i64.to_le_bytes();
     let (kind, value) = match kind {
         OperationKind::Get => (CommandKind::Get, [].as_slice()),
         OperationKind::Set => (CommandKind::Set, value),
         OperationKind::Incr => (CommandKind::IncrBy, one.as_slice()),
     };
-    let command = Command { kind, flags: 0, session: None, key, value };
-    let operation = client::Operation::Command(command);
-    let request = RequestView { number, acked_below, level, ask_stages: false, ask_commit: false, operation };
-    client::write_request(&request, out);
+    work(Command { kind, flags: 0, session: None, key, value });
 }
 
 fn from_native(answer: NativeAnswer<'_>) -> Answer<'_> {

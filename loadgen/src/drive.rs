@@ -229,6 +229,9 @@ pub fn plan(arguments: &RunArgs) -> Result<Plan, String> {
     if load_arguments.sessions && arguments.protocol == Protocol::Resp {
         return Err("--sessions needs --protocol native: Redis' protocol has no sessions".to_owned());
     }
+    if arguments.direct && !load_arguments.sessions {
+        return Err("--direct needs --sessions: what nobody answers is asked again".to_owned());
+    }
     let is_local = targets.iter().any(|target| target.ip().is_loopback());
     Ok(Plan {
         protocol: arguments.protocol,
@@ -247,6 +250,7 @@ pub fn plan(arguments: &RunArgs) -> Result<Plan, String> {
         spin: load_arguments.spin.0,
         check: load_arguments.check,
         repeat_after: load_arguments.repeats(),
+        direct: arguments.direct.then_some(arguments.direct_batch.get()),
         targets,
     })
 }

@@ -63,6 +63,9 @@ pub struct Plan {
     /// Every connection opens a session: a request without an answer for so long, or whose outcome a node does not know, is
     /// repeated under its number at the next target. Native protocol only.
     pub repeat_after: Option<Duration>,
+    /// Every connection proposes its writes itself, in batches of so many commands at most, to all targets: those are all nodes of
+    /// groups of Fast Paxos. Needs sessions.
+    pub direct: Option<usize>,
 }
 
 /// What a run was.

@@ -30,12 +30,21 @@ use crate::record::{Interval, Recorder};
 use crate::schedule::{Load, Schedule};
 use crate::workload::{Generator, OperationKind};
 
+/// In a token's index: that of a helper.
+const HELPER: usize = 1 << 31;
 /// How long a lane waits before it connects again.
 const RECONNECT_DELAY: Duration = Duration::from_millis(50);
 /// How often progress is published, and the longest that a stop goes unnoticed.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 /// Requests after which the kernel gets what there is: a large fill must not delay its own first requests.
 const FILL_MAX: usize = 256;
+
+/// A socket on which a lane sends another node copies of its proposals; that node answers none of them.
+struct Helper {
+    target: usize,
+    state: State,
+    epoch: u32,
+}
 
 /// A connection with its socket.
 struct Lane {
@@ -69,6 +78,8 @@ pub(crate) struct Lanes<'a> {
     thread: usize,
     ring: Ring,
     lanes: Vec<Lane>,
+    /// For lanes that propose themselves: each lane's, one after the other, one for each target.
+    helpers: Vec<Helper>,
     /// Lanes with room, longest first.
     ready: VecDeque<u32>,
     /// Lanes with outgoing bytes.
@@ -103,12 +114,14 @@ impl<'a> Lanes<'a> {
         };
         let ring = Ring::new(&config, Doorbell::new()?)?;
         let lane = |number: usize| Lane {
-            connection: match plan.repeat_after {
-                Some(_) => {
-                    let id = session_id(plan.run, (number * plan.threads + thread) as u64);
-                    Connection::with_session(id, plan.pipeline, plan.workload.read_level, request_size)
+            connection: {
+                let (pipeline, level) = (plan.pipeline, plan.workload.read_level);
+                let id = session_id(plan.run, (number * plan.threads + thread) as u64);
+                match (plan.repeat_after, plan.direct) {
+                    (None, _) => Connection::new(plan.protocol, pipeline, level, request_size),
+                    (_, None) => Connection::with_session(id, pipeline, level, request_size),
+                    (_, Some(commands)) => Connection::direct(id, commands, pipeline, level, request_size),
                 }
-                None => Connection::new(plan.protocol, plan.pipeline, plan.workload.read_level, request_size),
             },
             since: Instant(0),
             target: (number * plan.threads + thread) % plan.targets.len(),
@@ -122,6 +135,10 @@ impl<'a> Lanes<'a> {
             thread,
             ring,
             lanes: (0..count).map(lane).collect(),
+            helpers: (0..if plan.direct.is_some() { count } else { 0 })
+                .flat_map(|_| 0..plan.targets.len())
+                .map(|target| Helper { target, state: State::Down { until: Instant(0) }, epoch: 0 })
+                .collect(),
             ready: VecDeque::with_capacity(count),
             dirty: Vec::with_capacity(count),
             list: SendList::new(),
@@ -145,7 +162,8 @@ impl<'a> Lanes<'a> {
             while let Some(event) = self.ring.next_event() {
                 self.on_event(event);
             }
-            if self.lanes.iter().all(|lane| lane.connection.is_ready()) {
+            let are_helped = self.helpers.iter().all(|helper| matches!(helper.state, State::Up(_)));
+            if are_helped && self.lanes.iter().all(|lane| lane.connection.is_ready()) {
                 return Ok(());
             }
             let now = clock::now();
@@ -153,9 +171,8 @@ impl<'a> Lanes<'a> {
                 return Err(EngineError::Interrupted);
             }
             if now >= deadline {
-                let waiting =
-                    self.lanes.iter().find(|lane| !lane.connection.is_ready()).expect("checked above");
-                let address = self.plan.targets[waiting.target];
+                let waiting = self.lanes.iter().find(|lane| !lane.connection.is_ready());
+                let address = self.plan.targets[waiting.map_or(0, |lane| lane.target)];
                 let (address, reason) =
                     self.last_fault.take().unwrap_or_else(|| (address, "no answer".to_owned()));
                 return Err(EngineError::Connect { address, reason });
@@ -391,6 +408,12 @@ impl<'a> Lanes<'a> {
     fn flush(&mut self) {
         for index in self.dirty.drain(..) {
             let lane = &mut self.lanes[index as usize];
+            if self.plan.direct.is_some() {
+                let count = self.plan.targets.len();
+                let first = index as usize * count;
+                let helpers = &self.helpers[first..first + count];
+                send_batches(lane, first, helpers, &mut self.ring, &mut self.list);
+            }
             if let State::Up(socket) = lane.state
                 && !lane.outgoing.is_empty()
             {
@@ -409,6 +432,10 @@ impl<'a> Lanes<'a> {
             _ => return,
         };
         let (index, epoch) = ((token.0 as u32) as usize, (token.0 >> 32) as u32);
+        if index & HELPER != 0 {
+            self.on_helper_event(index & !HELPER, epoch, event);
+            return;
+        }
         if self.lanes[index].epoch != epoch {
             return;
         }
@@ -422,6 +449,37 @@ impl<'a> Lanes<'a> {
             }
             Event::Connected { result: Err(error), .. } => self.on_broken(index, &error.to_string()),
             Event::Connected { result: Ok(()), .. } => self.on_connected(index),
+            _ => {}
+        }
+    }
+
+    /// A helper is of use as soon as it is connected; what it receives is the answer to its hello.
+    fn on_helper_event(&mut self, index: usize, epoch: u32, event: Event) {
+        let count = self.plan.targets.len();
+        let helper = &mut self.helpers[index];
+        if helper.epoch != epoch {
+            return;
+        }
+        match (event, helper.state) {
+            (Event::Connected { result: Ok(()), .. }, State::Connecting(socket)) => {
+                helper.state = State::Up(socket);
+                self.ring.receive(socket, token(index | HELPER, epoch));
+                let mut hello = self.ring.send_buffers().take();
+                self.lanes[index / count].connection.greet(&mut hello);
+                self.list.push_bytes(hello);
+                self.ring.send(socket, &mut self.list, token(index | HELPER, epoch));
+            }
+            (
+                Event::ReceiveEnded { .. }
+                | Event::Sent { result: Err(_), .. }
+                | Event::Connected { result: Err(_), .. },
+                State::Connecting(socket) | State::Up(socket),
+            ) => {
+                self.ring.close_socket(socket, Token(0));
+                helper.epoch = helper.epoch.wrapping_add(1);
+                helper.state = State::Down { until: clock::now() + RECONNECT_DELAY };
+                self.lanes_down = true;
+            }
             _ => {}
         }
     }
@@ -533,6 +591,37 @@ impl<'a> Lanes<'a> {
                 }
                 Err(error) => self.on_broken(index, &descriptor_hint(&error)),
             }
+        }
+        for (index, helper) in self.helpers.iter_mut().enumerate() {
+            let State::Down { until } = helper.state else { continue };
+            let address = self.plan.targets[helper.target];
+            match socket::stream_for(address) {
+                Ok(stream) if until <= now => {
+                    let socket = self.ring.add_socket(stream);
+                    helper.state = State::Connecting(socket);
+                    self.ring.connect(socket, address, token(index | HELPER, helper.epoch));
+                }
+                _ => self.lanes_down = true,
+            }
+        }
+    }
+}
+
+/// Sends what a lane proposes: its node gets it with the lane's other requests, all others a copy. `helpers` are the lane's own.
+fn send_batches(lane: &mut Lane, first: usize, helpers: &[Helper], ring: &mut Ring, list: &mut SendList) {
+    let before = lane.outgoing.len();
+    lane.connection.write_batches(&mut lane.outgoing);
+    if lane.outgoing.len() == before {
+        return;
+    }
+    for (index, helper) in (first..).zip(helpers) {
+        if let State::Up(socket) = helper.state
+            && helper.target != lane.target
+        {
+            let mut copy = ring.send_buffers().take();
+            copy.extend_from_slice(&lane.outgoing[before..]);
+            list.push_bytes(copy);
+            ring.send(socket, list, token(index | HELPER, helper.epoch));
         }
     }
 }

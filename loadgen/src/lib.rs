@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod compare;
 pub mod connection;
 pub mod control;
+mod direct;
 pub mod drive;
 pub mod engine;
 pub mod host;

@@ -65,6 +65,7 @@ pub fn run(arguments: &LocalArgs, stop: &AtomicBool) -> Result<(Heading, Vec<Col
         spin: load.spin.0,
         check: load.check,
         repeat_after: load.repeats(),
+        direct: None,
     };
     if arguments.mix.reads() {
         preload(&closed, PRELOAD_LIMIT, stop)?;

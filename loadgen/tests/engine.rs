@@ -51,6 +51,7 @@ fn counted(server: &Server, mix: &str, count: u64) -> Plan {
         spin: Duration::ZERO,
         check: true,
         repeat_after: None,
+        direct: None,
     }
 }
 

@@ -7,7 +7,7 @@ pub struct Probe {
     pub commands: u64,
     /// Reads taken here that do not go through the log.
     pub reads: u64,
-    /// Batches sealed here.
+    /// Batches sealed here, or by clients that have their home here.
     pub batches: u64,
     /// Batches proposed again because their fate was in doubt.
     pub reproposed: u64,

@@ -80,7 +80,7 @@ impl Figures {
         };
         let (is_basic, is_fast, is_epaxos) = (
             protocol == ProtocolKind::Basic,
-            protocol == ProtocolKind::Fast,
+            matches!(protocol, ProtocolKind::Fast | ProtocolKind::FastDirect),
             protocol == ProtocolKind::Epaxos,
         );
         Self {
@@ -90,7 +90,9 @@ impl Figures {
             commit: NodeQuantiles::of(window, "commit_us"),
             execution: NodeQuantiles::of(window, "execution_us"),
             fast_path: match protocol {
-                ProtocolKind::Fast => part("counter_fast_chosen", "counter_classic_chosen"),
+                ProtocolKind::Fast | ProtocolKind::FastDirect => {
+                    part("counter_fast_chosen", "counter_classic_chosen")
+                }
                 ProtocolKind::Epaxos => part("counter_fast_commits", "counter_slow_commits"),
                 ProtocolKind::Basic | ProtocolKind::Multi => None,
             },
@@ -122,7 +124,7 @@ pub fn seed_model(protocol: ProtocolKind, replicas: u8) -> (f64, f64) {
     match protocol {
         ProtocolKind::Basic => (2.0 * (1.0 + nodes), 2.0 * (1.0 + nodes)),
         ProtocolKind::Multi => (1.0 + nodes, 1.0 + nodes),
-        ProtocolKind::Fast => {
+        ProtocolKind::Fast | ProtocolKind::FastDirect => {
             let expected = nodes + MODEL_FAST_FAILURES * (1.0 + nodes);
             (expected, expected)
         }

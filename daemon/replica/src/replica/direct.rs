@@ -27,6 +27,7 @@ impl<P: Protocol> Replica<P> {
         self.flights.add(now, frame, connection)?;
         if is_home {
             self.probe.commands += command_count;
+            self.probe.batches += 1;
         }
         Ok(())
     }

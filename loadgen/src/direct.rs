@@ -1,0 +1,148 @@
+//! Batches that a client of Fast Paxos seals itself: what gathers for the next one, group by group, and the request that
+//! proposes it.
+
+use panch_wire::batch::{BatchWriter, Entry};
+use panch_wire::client::{self, Operation, ReadLevel, RequestView};
+use panch_wire::command::Command;
+use panch_wire::frame::{Frame, FramePool, PAGE_SIZE};
+use panch_wire::ids::{BatchId, GroupId, ReplicaId};
+use panch_wire::slots::group_of_key;
+
+/// Numbers of proposals are from here on: those of commands, and of what opens sessions, are others.
+pub(crate) const PROPOSALS: u64 = 1 << 63;
+
+/// Memory of one connection for batches being filled: they leave with the next flush.
+const POOL_SIZE: usize = 64 << 20;
+
+/// The batches of one connection that are being filled.
+pub(crate) struct Batches {
+    session: u64,
+    /// Commands at which a batch is complete.
+    commands_max: usize,
+    /// The node that answers, and how many groups there are; as the node said.
+    home: ReplicaId,
+    group_count: u16,
+    /// Batches so far.
+    number: u64,
+    pool: FramePool,
+    open: Vec<(GroupId, BatchWriter)>,
+    complete: Vec<(GroupId, Frame)>,
+    spare: Vec<Vec<Entry>>,
+}
+
+impl Batches {
+    pub(crate) fn new(session: u64, commands_max: usize) -> Self {
+        Self {
+            session,
+            commands_max,
+            home: ReplicaId(0),
+            group_count: 1,
+            number: 0,
+            pool: FramePool::new(POOL_SIZE),
+            open: Vec::new(),
+            complete: Vec::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// The node that answers from now on. What has gathered for another is asked in another way.
+    pub(crate) fn start(&mut self, home: ReplicaId, group_count: u16) {
+        (self.home, self.group_count) = (home, group_count.max(1));
+        self.open.clear();
+        self.complete.clear();
+    }
+
+    /// Adds a command of the session.
+    pub(crate) fn push(&mut self, command: &Command<'_>) {
+        let group = group_of_key(command.key, self.group_count);
+        let index = self.open.iter().position(|(of, _)| *of == group);
+        if let Some(index) = index {
+            let writer = &mut self.open[index].1;
+            if writer.push(command) {
+                if writer.command_count() >= self.commands_max {
+                    self.complete(index);
+                }
+                return;
+            }
+            self.complete(index);
+        }
+        let needed = panch_wire::batch::OVERHEAD + panch_wire::batch::size_of_command(command);
+        let likely = needed.saturating_mul(self.commands_max).clamp(PAGE_SIZE, needed.max(64 << 10));
+        let memory = self.pool.take(likely).expect("a connection has few batches at a time");
+        let mut writer = BatchWriter::new(memory, self.spare.pop().unwrap_or_default());
+        assert!(writer.push(command), "the memory was taken for it");
+        self.open.push((group, writer));
+        if self.commands_max <= 1 {
+            self.complete(self.open.len() - 1);
+        }
+    }
+
+    fn complete(&mut self, index: usize) {
+        let (group, writer) = self.open.swap_remove(index);
+        self.number += 1;
+        let (frame, entries) = writer.seal(BatchId::of_client(self.home, self.session, self.number));
+        self.spare.push(entries);
+        self.complete.push((group, frame));
+    }
+
+    /// Appends requests that propose what has gathered: the same bytes for every node.
+    pub(crate) fn write(&mut self, out: &mut Vec<u8>) {
+        while !self.open.is_empty() {
+            self.complete(0);
+        }
+        for (group, frame) in self.complete.drain(..) {
+            let request = RequestView {
+                number: PROPOSALS | frame.id().counter,
+                acked_below: 0,
+                level: ReadLevel::Log,
+                ask_stages: false,
+                ask_commit: false,
+                operation: Operation::Propose { group, frame: frame.bytes() },
+            };
+            client::write_request(&request, out);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use panch_wire::batch::BatchView;
+    use panch_wire::client::{Terms, parse_request};
+    use panch_wire::command::{CommandKind, SessionHeader};
+
+    #[test]
+    fn commands_gather_by_group_and_leave_in_batches_that_are_no_larger_than_asked() {
+        let mut batches = Batches::new(7, 3);
+        batches.start(ReplicaId(2), 4);
+        for number in 1..=20 {
+            let key = format!("key{number}");
+            let session = Some(SessionHeader { session: 7, number, acked_below: 1 });
+            let key = key.as_bytes();
+            batches.push(&Command { kind: CommandKind::Set, flags: 0, session, key, value: &[1; 3000] });
+        }
+        let mut out = Vec::new();
+        batches.write(&mut out);
+        let (mut at, mut numbers) = (0, Vec::new());
+        let terms = Terms { session: 7, request_size_max: 1 << 20 };
+        while let Some((request, size)) = parse_request(&out[at..], &terms).unwrap() {
+            let Operation::Propose { group, frame: bytes } = request.operation else { panic!("{request:?}") };
+            let mut memory = FramePool::new(1 << 20).take(bytes.len()).unwrap();
+            memory[..bytes.len()].copy_from_slice(bytes);
+            let frame = memory.receive(bytes.len()).unwrap();
+            assert_eq!((frame.id().proposer, frame.id().is_of_client()), (ReplicaId(2), true));
+            let view = BatchView::validate(&frame).unwrap();
+            assert!((1..=3).contains(&view.command_count()));
+            for command in view.commands() {
+                assert_eq!(group_of_key(command.key, 4), group);
+                numbers.push(command.session.unwrap().number);
+            }
+            at += size;
+        }
+        numbers.sort_unstable();
+        assert_eq!(numbers, (1..=20).collect::<Vec<_>>());
+        let length = out.len();
+        batches.write(&mut out);
+        assert_eq!(out.len(), length, "everything has left");
+    }
+}
