@@ -27,6 +27,8 @@
 //! number: choose that so that no command has it, the highest bit set, say. A sound one is answered by its home alone, with one
 //! reply for each command under the command's number in the session.
 //!
+//! The commands of one batch take effect in their order; batches in flight at once have no order among each other.
+//!
 //! Every command takes effect once, through the session, which is to be opened with an ordinary request before. So a client
 //! that hears nothing, or that the outcome is unknown, asks again under the same numbers: as another batch with another home,
 //! or command by command. A batch that one node refuses may have been chosen with the votes of others: after any error the

@@ -171,18 +171,22 @@ impl Fast {
         self.find_losers(slot, name);
     }
 
-    /// Where acceptors chose the slots: batches that were voted for in `slot` and in no slot besides that may still be theirs have
-    /// lost.
+    /// Where acceptors chose the slots: batches that were voted for in `slot`, or once somewhere else, and in no slot that may still
+    /// be theirs have lost.
     fn find_losers(&mut self, slot: Slot, name: ValueName) {
         let Some(chosen) = self.slots.get(slot) else { return };
+        let (now, patience) = (self.now, self.tuning.slow_after);
         for proposal in &mut self.proposer.proposals {
-            // A classic vote took the place of a fast one, but the batch that this acceptor voted for is still here.
-            let was_here = chosen.has_vote_for(proposal.name) || chosen.payload(proposal.name).is_some();
-            if proposal.fate != Fate::Sent || proposal.name == name || !was_here {
+            if proposal.fate != Fate::Sent || proposal.name == name {
                 continue;
             }
-            let mut others = self.slots.from(self.slots.commit()).filter(|(other, _)| *other != slot);
-            if !others.any(|(_, open)| open.chosen.is_none() && open.has_vote_for(proposal.name)) {
+            // Classic votes take the place of fast ones, but the batch that this acceptor voted for is still here. After a while a
+            // vote for it anywhere would be known.
+            let was_voted_for = chosen.has_vote_for(proposal.name)
+                || chosen.payload(proposal.name).is_some()
+                || now.since(proposal.sent) >= patience;
+            let mut open = self.slots.from(self.slots.commit()).filter(|(_, open)| open.chosen.is_none());
+            if was_voted_for && !open.any(|(_, open)| open.has_vote_for(proposal.name)) {
                 proposal.lose(&mut self.counters);
                 self.due.place = true;
             }

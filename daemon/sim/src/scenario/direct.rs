@@ -163,7 +163,8 @@ pub(super) fn two_clients_collide(seed: u64, count: usize) -> Result<(), String>
     for free_for_all in [false, true] {
         let (mut world, coordinator) = ready(seed, count, free_for_all)?;
         let home = others(count, coordinator)[0];
-        let (even, odd): (Vec<usize>, Vec<usize>) = (0..count).partition(|node| (node + home).is_multiple_of(2));
+        let (even, odd): (Vec<usize>, Vec<usize>) =
+            (0..count).partition(|node| (node + home).is_multiple_of(2));
         let [a, b] = SESSIONS;
         let mut calls = vec![world.call_batch(batch(home, even.clone(), a))];
         world.call_batch(batch(home, odd.clone(), b));
