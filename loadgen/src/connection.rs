@@ -122,6 +122,8 @@ pub struct Connection {
     request_size: usize,
     /// Writes leave in batches that the client proposes itself.
     batches: Option<Batches>,
+    /// Batches that waited may leave.
+    wants_flush: bool,
 }
 
 enum Outstanding {
@@ -156,6 +158,7 @@ impl Connection {
             read_level,
             request_size,
             batches: None,
+            wants_flush: false,
         }
     }
 
@@ -177,6 +180,11 @@ impl Connection {
     ) -> Self {
         let batches = Some(Batches::new(id, commands_max));
         Self { batches, ..Self::with_session(id, pipeline, read_level, request_size) }
+    }
+
+    /// Whether [`Connection::write_batches`] has something to write although nothing was asked for since; once.
+    pub fn take_wants_flush(&mut self) -> bool {
+        std::mem::take(&mut self.wants_flush)
     }
 
     /// Appends proposals of the writes asked for since the last time: for this server, which answers, and for all others.
@@ -375,6 +383,8 @@ impl Connection {
                     }
                     if session.is_open() {
                         session.answer(&reply, |pending, answer| on_answer(pending, from_native(answer)))?;
+                        self.wants_flush |=
+                            self.batches.as_mut().is_some_and(|batches| batches.answered(reply.number));
                     } else {
                         session.opened(&reply)?;
                         self.ready = session.is_open();

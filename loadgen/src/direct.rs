@@ -1,15 +1,25 @@
 //! Batches that a client of Fast Paxos seals itself: what gathers for the next one, group by group, and the request that
 //! proposes it.
 
-use panch_wire::batch::{BatchWriter, Entry};
+use std::collections::VecDeque;
+
+use panch_wire::batch::{BatchView, BatchWriter, Entry};
 use panch_wire::client::{self, Operation, ReadLevel, RequestView};
 use panch_wire::command::Command;
 use panch_wire::frame::{Frame, FramePool, PAGE_SIZE};
 use panch_wire::ids::{BatchId, GroupId, ReplicaId};
 use panch_wire::slots::group_of_key;
 
+use crate::session::WINDOW;
+
 /// Numbers of proposals are from here on: those of commands, and of what opens sessions, are others.
 pub(crate) const PROPOSALS: u64 = 1 << 63;
+
+/// Batches of one connection in flight: more would be in each other's way.
+const FLYING_MAX: usize = 4;
+
+/// Numbers of a session that may be outstanding are fewer.
+const PLACES: usize = 2 * WINDOW;
 
 /// Memory of one connection for batches being filled: they leave with the next flush.
 const POOL_SIZE: usize = 64 << 20;
@@ -26,7 +36,12 @@ pub(crate) struct Batches {
     number: u64,
     pool: FramePool,
     open: Vec<(GroupId, BatchWriter)>,
-    complete: Vec<(GroupId, Frame)>,
+    /// Sealed, and not sent while too many are in flight.
+    complete: VecDeque<(GroupId, Frame)>,
+    /// Batches in flight: their numbers, and how many commands have no answer.
+    flying: Vec<(u64, usize)>,
+    /// The batch of each command, by the command's number.
+    batch_of: Box<[u64; PLACES]>,
     spare: Vec<Vec<Entry>>,
 }
 
@@ -40,7 +55,9 @@ impl Batches {
             number: 0,
             pool: FramePool::new(POOL_SIZE),
             open: Vec::new(),
-            complete: Vec::new(),
+            complete: VecDeque::new(),
+            flying: Vec::new(),
+            batch_of: Box::new([0; PLACES]),
             spare: Vec::new(),
         }
     }
@@ -50,6 +67,18 @@ impl Batches {
         (self.home, self.group_count) = (home, group_count.max(1));
         self.open.clear();
         self.complete.clear();
+        self.flying.clear();
+    }
+
+    /// A command was answered; true if that made room for another batch that waits.
+    pub(crate) fn answered(&mut self, number: u64) -> bool {
+        let batch = self.batch_of[number as usize % PLACES];
+        let Some(index) = self.flying.iter().position(|(of, _)| *of == batch) else { return false };
+        self.flying[index].1 = self.flying[index].1.saturating_sub(1);
+        if self.flying[index].1 == 0 {
+            self.flying.swap_remove(index);
+        }
+        self.flying.len() < FLYING_MAX && !self.complete.is_empty()
     }
 
     /// Adds a command of the session.
@@ -82,15 +111,22 @@ impl Batches {
         self.number += 1;
         let (frame, entries) = writer.seal(BatchId::of_client(self.home, self.session, self.number));
         self.spare.push(entries);
-        self.complete.push((group, frame));
+        let view = BatchView::access(&frame).expect("it was sealed here");
+        for header in view.commands().filter_map(|command| command.session) {
+            self.batch_of[header.number as usize % PLACES] = self.number;
+        }
+        self.complete.push_back((group, frame));
     }
 
-    /// Appends requests that propose what has gathered: the same bytes for every node.
+    /// Appends requests that propose what has gathered, as far as there is room: the same bytes for every node.
     pub(crate) fn write(&mut self, out: &mut Vec<u8>) {
         while !self.open.is_empty() {
             self.complete(0);
         }
-        for (group, frame) in self.complete.drain(..) {
+        while self.flying.len() < FLYING_MAX
+            && let Some((group, frame)) = self.complete.pop_front()
+        {
+            self.flying.push((frame_number(&frame, self.session), frame.command_count() as usize));
             let request = RequestView {
                 number: PROPOSALS | frame.id().counter,
                 acked_below: 0,
@@ -102,6 +138,11 @@ impl Batches {
             client::write_request(&request, out);
         }
     }
+}
+
+/// The number that a batch was named after.
+fn frame_number(frame: &Frame, session: u64) -> u64 {
+    frame.id().counter.wrapping_sub(session.rotate_left(32))
 }
 
 #[cfg(test)]
@@ -133,11 +174,18 @@ mod tests {
             assert_eq!((frame.id().proposer, frame.id().is_of_client()), (ReplicaId(2), true));
             let view = BatchView::validate(&frame).unwrap();
             assert!((1..=3).contains(&view.command_count()));
+            assert!(batches.flying.len() <= FLYING_MAX);
+            let mut has_room = false;
             for command in view.commands() {
                 assert_eq!(group_of_key(command.key, 4), group);
-                numbers.push(command.session.unwrap().number);
+                let number = command.session.unwrap().number;
+                has_room |= batches.answered(number);
+                numbers.push(number);
             }
             at += size;
+            if has_room {
+                batches.write(&mut out);
+            }
         }
         numbers.sort_unstable();
         assert_eq!(numbers, (1..=20).collect::<Vec<_>>());

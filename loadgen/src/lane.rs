@@ -493,6 +493,9 @@ impl<'a> Lanes<'a> {
             .receive(bytes, |pending, answer| on_answer(recorder, check, &pending, answer, now));
         match result {
             Ok(()) => {
+                if lane.connection.take_wants_flush() && lane.outgoing.is_empty() {
+                    self.dirty.push(index as u32);
+                }
                 self.proceed(index, now);
                 self.list_if_room(index);
             }

@@ -8,7 +8,8 @@
 //! * An acceptor votes as it would if the home had proposed the batch and left the slot open.
 //! * The home has the batch among its own: what loses its slot, or sees the plan change, gets another place from there. Other
 //!   replicas owe it nothing beyond their votes; a slot with votes is finished by the coordinator, whatever becomes of the client.
-//! * Without a plan that lets acceptors place the home's batches only the home acts, and proposes as ever.
+//! * Without a plan that lets acceptors place the home's batches, or with too many slots open, only the home acts, and proposes as
+//!   ever.
 //! * A client's batch may be chosen again after the home has forgotten it. Its commands take effect through their session, once.
 
 use panch_wire::frame::Frame;
@@ -37,7 +38,9 @@ impl Fast {
         let home = frame.id().proposer;
         let name = ValueName::of(Some(&frame));
         let known = self.look_up(name);
-        let plan = self.plan.filter(|plan| plan.mode.is_placed_by_acceptors(home));
+        // With so much in flight the home sees to the order. Otherwise clients in a hurry would leave little but collisions.
+        let is_crowded = self.slots.last().0 - self.commit().0 >= self.in_flight_max();
+        let plan = self.plan.filter(|plan| plan.mode.is_placed_by_acceptors(home) && !is_crowded);
         if home == self.me() {
             let fate = match known {
                 Known::Chosen(slot) => Fate::Chosen(slot),

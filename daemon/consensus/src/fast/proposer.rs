@@ -48,6 +48,8 @@ struct Proposal {
     fate: Fate,
     attempt: u32,
     sent: Instant,
+    /// Somebody has voted for it there, where it may still be chosen: the place to propose it in if it has lost another.
+    hint: Option<Slot>,
 }
 
 impl Proposal {
@@ -123,7 +125,14 @@ impl Fast {
             return;
         }
         let attempt = u32::from(fate == Fate::Sent);
-        self.proposer.proposals.push_back(Proposal { frame, name, fate, attempt, sent: self.now });
+        self.proposer.proposals.push_back(Proposal {
+            frame,
+            name,
+            fate,
+            attempt,
+            sent: self.now,
+            hint: None,
+        });
         self.due.place = true;
     }
 
@@ -171,8 +180,8 @@ impl Fast {
         self.find_losers(slot, name);
     }
 
-    /// Where acceptors chose the slots: batches that were voted for in `slot`, or once somewhere else, and in no slot that may still
-    /// be theirs have lost.
+    /// Where acceptors chose the slots: batches that were voted for in `slot`, or once somewhere else, have lost. Those with votes
+    /// in another slot, too few by themselves, are proposed there.
     fn find_losers(&mut self, slot: Slot, name: ValueName) {
         let Some(chosen) = self.slots.get(slot) else { return };
         let (now, patience) = (self.now, self.tuning.slow_after);
@@ -182,12 +191,13 @@ impl Fast {
             }
             // Classic votes take the place of fast ones, but the batch that this acceptor voted for is still here. After a while a
             // vote for it anywhere would be known.
-            let was_voted_for = chosen.has_vote_for(proposal.name)
-                || chosen.payload(proposal.name).is_some()
-                || now.since(proposal.sent) >= patience;
+            let was_here = chosen.has_vote_for(proposal.name) || chosen.payload(proposal.name).is_some();
+            let is_late = now.since(proposal.sent) >= patience;
             let mut open = self.slots.from(self.slots.commit()).filter(|(_, open)| open.chosen.is_none());
-            if was_voted_for && !open.any(|(_, open)| open.has_vote_for(proposal.name)) {
+            let hint = open.find(|(_, open)| open.has_vote_for(proposal.name)).map(|(slot, _)| slot);
+            if was_here || is_late && hint.is_none() {
                 proposal.lose(&mut self.counters);
+                proposal.hint = hint;
                 self.due.place = true;
             }
         }
@@ -239,7 +249,11 @@ impl Fast {
 
     /// Proposes one batch; false if there is no room.
     fn place(&mut self, index: usize, plan: Plan, effects: &mut Effects<Self>) -> bool {
+        let commit = self.commit();
+        let hint = self.proposer.proposals[index].hint.take();
+        let hint = hint.filter(|slot| *slot > commit && covers(plan, *slot));
         let fate = match plan.mode {
+            _ if hint.is_some() => hint.map_or(Fate::Sent, Fate::Placed),
             Mode::FreeForAll => Fate::Sent,
             Mode::Stripes(_) if plan.mode.stripe(self.me()).is_some() => match self.take_own_slot(plan) {
                 Some(slot) => Fate::Placed(slot),
