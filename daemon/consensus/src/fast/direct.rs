@@ -13,11 +13,11 @@
 //! * A client's batch may be chosen again after the home has forgotten it. Its commands take effect through their session, once.
 
 use panch_wire::frame::Frame;
-use panch_wire::ids::Slot;
+use panch_wire::ids::{BatchId, Slot};
 
-use super::Fast;
 use super::proposer::Fate;
-use super::round::ValueName;
+use super::round::{ValueName, Vote};
+use super::{Fast, Role};
 use crate::protocol::Effects;
 
 /// So many of the latest values are looked at for a batch that comes late: it comes within a round trip or two of the others'.
@@ -52,6 +52,37 @@ impl Fast {
         }
         if let (Some(plan), Known::New) = (plan, known) {
             self.vote_in_free_slot(plan, &frame, effects);
+        }
+    }
+
+    /// As coordinator: a client's batch is chosen in `slot`. Where else it has votes, nobody will propose it any more.
+    pub(super) fn recover_strays(&mut self, slot: Slot, name: ValueName, effects: &mut Effects<Self>) {
+        if self.role != Role::Coordinator || !name.batch().is_some_and(BatchId::is_of_client) {
+            return;
+        }
+        while let Some(stray) = self.next_stray(slot, name) {
+            self.recover(stray, effects);
+        }
+    }
+
+    fn next_stray(&self, slot: Slot, name: ValueName) -> Option<Slot> {
+        let mut others = self.slots.from(self.commit()).filter(|(other, _)| *other != slot);
+        let stray = others.find(|(other, open)| open.has_vote_for(name) && self.may_give_up(*other));
+        stray.map(|(stray, _)| stray)
+    }
+
+    /// As coordinator: a vote for a client's batch that was chosen elsewhere is one that no others follow.
+    pub(super) fn look_for_stray(&mut self, slot: Slot, vote: Vote, effects: &mut Effects<Self>) {
+        let is_client = vote.name.batch().is_some_and(BatchId::is_of_client);
+        if is_client && self.role == Role::Coordinator && self.may_give_up(slot) {
+            let is_stray = match self.look_up(vote.name) {
+                Known::Chosen(other) => other != slot,
+                Known::Committed => true,
+                Known::New => false,
+            };
+            if is_stray {
+                self.recover(slot, effects);
+            }
         }
     }
 

@@ -67,6 +67,7 @@ impl Fast {
         }
         self.look_for_quorum(slot, vote, effects);
         self.look_for_collision(slot, effects);
+        self.look_for_stray(slot, vote, effects);
         self.continue_recovery(slot, effects);
     }
 
@@ -105,6 +106,7 @@ impl Fast {
         }
         self.raise_horizon(slot);
         self.settle_proposals(slot, name);
+        self.recover_strays(slot, name, effects);
         self.advance_commit(effects);
     }
 

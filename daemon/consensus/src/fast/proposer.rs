@@ -189,9 +189,8 @@ impl Fast {
             if proposal.fate != Fate::Sent || proposal.name == name {
                 continue;
             }
-            // Classic votes take the place of fast ones, but the batch that this acceptor voted for is still here. After a while a
-            // vote for it anywhere would be known.
-            let was_here = chosen.has_vote_for(proposal.name) || chosen.payload(proposal.name).is_some();
+            // After a while a vote for it anywhere would be known.
+            let was_here = chosen.has_vote_for(proposal.name) || chosen.voted_before.contains(&proposal.name);
             let is_late = now.since(proposal.sent) >= patience;
             let mut open = self.slots.from(self.slots.commit()).filter(|(_, open)| open.chosen.is_none());
             let hint = open.find(|(_, open)| open.has_vote_for(proposal.name)).map(|(slot, _)| slot);

@@ -12,6 +12,7 @@ use panch_wire::rule::{Rule, holds};
 use super::message::{Accept, Mode, SlotPrepare, SlotPromise};
 use super::picking::{Pick, pick};
 use super::round::{Round, ValueName, Vote};
+use super::slots::Open;
 use super::{Fast, Role, Timer};
 use crate::protocol::{Dest, Effects, Value};
 
@@ -63,8 +64,14 @@ impl Fast {
             && self.plan.is_some_and(|plan| plan.mode.is_fast() && slot >= plan.from_slot)
     }
 
+    /// Whether the fast round of `slot` is still on.
+    pub(super) fn may_give_up(&self, slot: Slot) -> bool {
+        let is_open = |open: &Open| !open.recovery.begun && open.chosen.is_none();
+        self.is_fast_here(slot) && self.slots.get(slot).is_some_and(is_open)
+    }
+
     /// Moves `slot` to the classic round.
-    fn recover(&mut self, slot: Slot, effects: &mut Effects<Self>) {
+    pub(super) fn recover(&mut self, slot: Slot, effects: &mut Effects<Self>) {
         let now = self.now;
         let Some(open) = self.slots.open(slot) else { return };
         open.recovery.begun = true;

@@ -33,6 +33,8 @@ pub(super) struct Open {
     pub(super) vote: Option<Vote>,
     /// As learner: the latest vote known of each replica, this one's once it is durable.
     pub(super) tally: [Option<Vote>; REPLICAS_MAX],
+    /// As learner: what replicas voted for whose latest vote is for something else.
+    pub(super) voted_before: Vec<ValueName>,
     /// As learner: what is chosen.
     pub(super) chosen: Option<ValueName>,
     /// The batches of the own vote and of others' that came by.
@@ -80,7 +82,9 @@ impl Open {
     fn clear(&mut self) {
         let mut payloads = std::mem::take(&mut self.payloads);
         payloads.clear();
-        *self = Self { payloads, ..Self::default() };
+        let mut voted_before = std::mem::take(&mut self.voted_before);
+        voted_before.clear();
+        *self = Self { payloads, voted_before, ..Self::default() };
     }
 }
 
@@ -268,7 +272,8 @@ impl Slots {
         if place.is_some_and(|old| old.round >= vote.round) {
             return false;
         }
-        *place = Some(vote);
+        let before = place.replace(vote).map(|old| old.name).filter(|name| *name != vote.name);
+        open.voted_before.extend(before);
         true
     }
 }

@@ -195,3 +195,22 @@ fn nobody_is_blamed_for_a_batch_that_its_client_may_not_have_sent_everywhere() {
         assert_eq!(solo.protocol.status().ballot == plan.term, is_client);
     }
 }
+
+#[test]
+fn votes_for_a_batch_that_was_chosen_elsewhere_hold_nobody_up() {
+    for vote_comes_first in [true, false] {
+        let (mut solo, plan) = Solo::coordinator(3, tuning());
+        let frame = client_batch(&solo, R1, 1);
+        let stray = votes(Round::fast(plan.term), 4, Some(&frame));
+        let decided = Decided { slot: Slot(1), commit: Slot(1) };
+        if vote_comes_first {
+            solo.hear(R1, stray, None);
+            assert_eq!(solo.protocol.counters().recoveries, 0);
+            solo.hear(R1, decided, Some(&frame));
+        } else {
+            solo.hear(R1, decided, Some(&frame));
+            solo.hear(R1, stray, None);
+        }
+        assert_eq!(solo.protocol.counters().recoveries, 1, "without waiting for a timer");
+    }
+}
