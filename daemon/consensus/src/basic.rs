@@ -50,6 +50,7 @@ use crate::protocol::{
     Counters, Dest, Effects, Event, Group, Order, Past, Place, Protocol, ProtocolKind, Random, Status, Tuning,
 };
 use crate::quorum::classic_quorum;
+use crate::rejoin::Horizon;
 use crate::timers::{TimerKind, Timers};
 use crate::window::Window;
 
@@ -59,6 +60,7 @@ pub mod message;
 mod placement;
 mod proposer;
 mod reads;
+mod rejoin;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -152,6 +154,8 @@ pub struct Basic {
     open: OpenSlots,
     /// The highest slot that anybody is known to have used: everything up to here will be needed.
     used: Slot,
+    /// An earlier life that is forgotten may have voted up to here.
+    floor: Slot,
     /// Chosen values below this cannot be read back from the own log.
     loadable_from: Slot,
     /// Batches that have no slot yet, in the order in which they were proposed.
@@ -188,9 +192,9 @@ impl Basic {
         self.open.commit()
     }
 
-    /// The highest slot in which something is accepted here, or known to be chosen.
+    /// The highest slot in which something is accepted here, known to be chosen, or may have been accepted and forgotten.
     fn last(&self) -> Slot {
-        self.window.last().max(self.commit())
+        self.window.last().max(self.commit()).max(self.floor)
     }
 
     /// A random time below `spread`.
@@ -310,6 +314,7 @@ impl Protocol for Basic {
             window: Window::new(executed, 0),
             open: OpenSlots::new(executed, span.clamp(SPAN_MIN, SPAN_MAX)),
             used: executed,
+            floor: Slot(0),
             // Below the snapshot the log may hold values that lost: the snapshot may have come from a peer.
             loadable_from: executed.next(),
             queue: VecDeque::new(),
@@ -331,12 +336,26 @@ impl Protocol for Basic {
         self.on_record(record, body, effects);
     }
 
+    fn horizon(&self) -> Horizon {
+        self.own_horizon()
+    }
+
+    fn forget(&mut self, peer: ReplicaId) {
+        self.forget_peer(peer);
+    }
+
+    fn rejoin(&mut self, horizon: &Horizon, _: &mut Effects<Self>) {
+        self.rejoin_at(horizon);
+    }
+
+    fn rejoined(&mut self, _: &mut Effects<Self>) {}
+
     fn start(&mut self, now: Instant, _: &mut Effects<Self>) {
         self.now = now;
         self.window.keep_tail(self.tuning.tail_size_max);
         // What was left open is finished like any hole.
         let last = self.open.last();
-        self.note_used(last);
+        self.note_used(last.max(self.floor));
         for slot in (self.commit().0 + 1..=last.0).map(Slot) {
             self.touch(slot);
         }

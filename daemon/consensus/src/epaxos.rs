@@ -3,7 +3,7 @@
 //! Reading guide: [`message`] and [`record`] (what is said and written down), `footprint` and `conflicts` (what a batch touches and depends on), `instance` (what is held
 //! of an instance), `leader` (the command leader), `accept` (the second phase), `acceptor`, `coordination` (the stages of what a replica does about an instance), `recovery`
 //! and `validate` (instances that nobody finishes), `catchup` and `collect` (commits and snapshots for others, what leaves memory),
-//! `reads` (quorum reads), `replay` (restarts), [`crate::order::graph`] (the order of execution).
+//! `reads` (quorum reads), `replay` (restarts), `rejoin` (coming back without a disk), [`crate::order::graph`] (the order of execution).
 //!
 //! ```text
 //!            learn            vote, ballot 0         accept                quorum of acceptances, or heard
@@ -35,6 +35,7 @@ use crate::protocol::{
     Counters, Effects, Event, Group, Order, Past, Place, Protocol, ProtocolKind, Random, Status, Tuning,
 };
 use crate::quorum::classic_quorum;
+use crate::rejoin::Horizon;
 
 mod accept;
 mod acceptor;
@@ -49,6 +50,7 @@ pub mod message;
 mod reads;
 pub mod record;
 mod recovery;
+mod rejoin;
 mod replay;
 #[cfg(test)]
 mod tests;
@@ -105,6 +107,10 @@ pub struct Epaxos {
     reserved_durable: u64,
     /// Numbers of the own row up to here may have been used before the last start.
     own_floor: u64,
+    /// An earlier life that is forgotten may have said something about numbers up to here, per row.
+    floor: Numbers,
+    /// No claim of this replica leaves.
+    mute: bool,
     /// Batches to be proposed.
     queue: VecDeque<Frame>,
     /// The counters of batches in the queue or in an instance that is not decided.
@@ -251,6 +257,8 @@ impl Protocol for Epaxos {
             reserved: 0,
             reserved_durable: 0,
             own_floor: 0,
+            floor: Numbers::default(),
+            mute: false,
             queue: VecDeque::new(),
             batches: BTreeSet::new(),
             in_flight: BTreeMap::new(),
@@ -284,6 +292,22 @@ impl Protocol for Epaxos {
 
     fn replay(&mut self, record: Record, body: Option<Frame>, effects: &mut Effects<Self>) {
         self.on_record(record, body, effects);
+    }
+
+    fn horizon(&self) -> Horizon {
+        self.own_horizon()
+    }
+
+    fn forget(&mut self, peer: ReplicaId) {
+        self.forget_peer(peer);
+    }
+
+    fn rejoin(&mut self, horizon: &Horizon, _: &mut Effects<Self>) {
+        self.rejoin_at(horizon);
+    }
+
+    fn rejoined(&mut self, effects: &mut Effects<Self>) {
+        self.speak(effects);
     }
 
     fn start(&mut self, now: Instant, effects: &mut Effects<Self>) {

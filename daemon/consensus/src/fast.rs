@@ -4,7 +4,7 @@
 //! down), `slots` (what is known of each open slot), `acceptor` (promises and votes), `learner` (counting, committing),
 //! `proposer` (stripes, skips, retries), `direct` (batches that clients propose themselves), `coordinator` (plans, fall-back to classic rounds and return), `fitness` (whom it relies on),
 //! `recovery` (single slots), `election` (pre-vote, phase 1 of a term), `catchup` (lagging replicas, missing batches), `reads` (quorum
-//! reads).
+//! reads), `rejoin` (coming back without a disk).
 //!
 //! ```text
 //!              election timer          quorum of pre-votes           quorum of promises
@@ -41,6 +41,7 @@ use crate::protocol::{
     Counters, Effects, Event, Group, Order, Past, Place, Protocol, ProtocolKind, Random, Status, Tuning,
 };
 use crate::quorum::{classic_quorum, fast_quorum};
+use crate::rejoin::Horizon;
 use crate::timers::{TimerKind, Timers};
 
 mod acceptor;
@@ -55,6 +56,7 @@ pub mod picking;
 mod proposer;
 mod reads;
 mod recovery;
+mod rejoin;
 pub mod round;
 mod slots;
 #[cfg(test)]
@@ -139,6 +141,8 @@ pub struct Fast {
     voted: Slot,
     /// The highest slot that any replica is known to have voted in.
     horizon: Slot,
+    /// An earlier life that is forgotten may have voted up to here.
+    floor: Slot,
     /// Free for all: no vote of the promised term lies at or above it.
     next_free: Slot,
     /// Votes that leave at the end of the turn.
@@ -301,6 +305,7 @@ impl Protocol for Fast {
             slots: Slots::new(executed, 0),
             voted: executed,
             horizon: executed,
+            floor: Slot(0),
             next_free: Slot(0),
             ballot_box: Vec::new(),
             // Below the snapshot the log may hold values that lost: the snapshot may have come from a peer.
@@ -318,6 +323,22 @@ impl Protocol for Fast {
 
     fn replay(&mut self, record: Record, body: Option<Frame>, effects: &mut Effects<Self>) {
         self.on_record(record, body, effects);
+    }
+
+    fn horizon(&self) -> Horizon {
+        self.own_horizon()
+    }
+
+    fn forget(&mut self, peer: ReplicaId) {
+        self.forget_peer(peer);
+    }
+
+    fn rejoin(&mut self, horizon: &Horizon, effects: &mut Effects<Self>) {
+        self.rejoin_at(horizon, effects);
+    }
+
+    fn rejoined(&mut self, _: &mut Effects<Self>) {
+        self.speak();
     }
 
     fn start(&mut self, now: Instant, effects: &mut Effects<Self>) {

@@ -10,7 +10,8 @@
 //!    are filled), `learner` (what is chosen, catching up), `reads` (quorum reads).
 //! 5. [`fast`]: Fast Paxos: proposers go straight to the acceptors; `picking` is the rule that keeps that safe.
 //! 6. [`epaxos`], [`order`]: dependencies between batches, and the order of execution that follows from them.
-//! 7. [`explore`]: every schedule of a small group, one after the other.
+//! 7. [`rejoin`]: a replica that has lost its disk comes back.
+//! 8. [`explore`]: every schedule of a small group, one after the other.
 //!
 //! No clock, no randomness of its own, no I/O: the same state, the same event and the same `now` give the same
 //! effects on every machine.
@@ -28,6 +29,7 @@ pub mod multi;
 pub mod order;
 pub mod protocol;
 pub mod quorum;
+pub mod rejoin;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod timers;

@@ -2,7 +2,8 @@
 //!
 //! Reading guide: [`message`] (what is said and written down), `election` (pre-vote, phase 1), `leader` (phase 2,
 //! commit, stepping down, transfer), `acceptor` (promises, acceptances, what a follower may commit), `catchup` (what
-//! each peer is sent next), `reads` (read index), `lease` (reads that the leader answers alone).
+//! each peer is sent next), `reads` (read index), `lease` (reads that the leader answers alone), `rejoin` (coming
+//! back without a disk).
 //!
 //! ```text
 //!              election timer          quorum of pre-votes           quorum of promises
@@ -34,6 +35,7 @@ use crate::protocol::{
     Tuning, Value,
 };
 use crate::quorum::classic_quorum;
+use crate::rejoin::Horizon;
 use crate::timers::{TimerKind, Timers};
 use crate::window::{Entry, Window};
 
@@ -44,6 +46,7 @@ mod leader;
 mod lease;
 pub mod message;
 mod reads;
+mod rejoin;
 #[cfg(test)]
 mod tests;
 
@@ -134,6 +137,8 @@ pub struct Multi {
     term: Term,
     reads: Reads,
     lease: Lease,
+    /// While mute: what must be executed first.
+    floor: Slot,
     /// Whether an earlier life may have granted a lease.
     restarted: bool,
     counters: Counters,
@@ -274,6 +279,7 @@ impl Multi {
             Message::ReadIndexReply(message) => self.on_read_index_reply(message, effects),
             Message::Forward(_) => self.on_forward(body, effects),
             Message::TransferLeader(message) => self.on_transfer_leader(from, message, effects),
+            Message::FillRequest(message) => self.on_fill_request(message, effects),
         }
     }
 }
@@ -314,6 +320,7 @@ impl Protocol for Multi {
             term: Term::default(),
             reads: Reads::new(past.incarnation),
             lease: Lease::new(),
+            floor: Slot(0),
             restarted: past.incarnation.0 > 1,
             counters: Counters::default(),
         }
@@ -321,6 +328,22 @@ impl Protocol for Multi {
 
     fn replay(&mut self, record: Record, body: Option<Frame>, effects: &mut Effects<Self>) {
         self.on_record(record, body, effects);
+    }
+
+    fn horizon(&self) -> Horizon {
+        self.own_horizon()
+    }
+
+    fn forget(&mut self, peer: ReplicaId) {
+        self.forget_peer(peer);
+    }
+
+    fn rejoin(&mut self, horizon: &Horizon, effects: &mut Effects<Self>) {
+        self.rejoin_at(horizon, effects);
+    }
+
+    fn rejoined(&mut self, _: &mut Effects<Self>) {
+        self.speak();
     }
 
     fn start(&mut self, now: Instant, effects: &mut Effects<Self>) {

@@ -24,6 +24,7 @@ use panch_wire::time::{Duration, Instant};
 
 use crate::ballot::Ballot;
 use crate::frontier::Frontier;
+use crate::rejoin::Horizon;
 
 /// The only source of randomness, seeded by the driver.
 pub type Random = rand_xoshiro::Xoshiro256PlusPlus;
@@ -566,6 +567,19 @@ pub trait Protocol: Sized {
 
     /// Takes in one record of the log, oldest first. May choose values; does nothing else.
     fn replay(&mut self, record: Self::Record, body: Option<Frame>, effects: &mut Effects<Self>);
+
+    /// The highest that this replica knows of anything, for a peer that has lost its disk.
+    fn horizon(&self) -> Horizon;
+
+    /// `peer` has lost its disk: what it said of itself does not hold any more. Votes that it gave were given.
+    fn forget(&mut self, peer: ReplicaId);
+
+    /// This replica has lost its disk, and `horizon` is the highest that all others know of. Between the replay and
+    /// [`Protocol::start`]; from then on its claims are dropped until [`Protocol::rejoined`]. See [`crate::rejoin`].
+    fn rejoin(&mut self, horizon: &Horizon, effects: &mut Effects<Self>);
+
+    /// Everything up to the horizon is executed and durable: claims leave from now on.
+    fn rejoined(&mut self, effects: &mut Effects<Self>);
 
     /// The log is replayed; life begins at `now`.
     fn start(&mut self, now: Instant, effects: &mut Effects<Self>);

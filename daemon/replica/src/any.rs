@@ -11,6 +11,7 @@ use panch_wire::ids::{GroupId, Incarnation};
 
 use crate::core::CoreConfig;
 use crate::machine::StateMachine;
+use crate::rejoin::Rejoin;
 use crate::replica::Replica;
 use crate::snapshot::Restored;
 use crate::transfer::SnapshotFile;
@@ -76,7 +77,8 @@ fn open<P: Protocol>(
     let covered = restored.covered.clone();
     let past = Past { executed: &covered, incarnation };
     let protocol = P::open(group, config.tuning, past, random);
-    let mut replica = Replica::new(group, config.replica, protocol, restored, incarnation);
+    let mut replica =
+        Replica::new(group, config.replica, protocol, restored, incarnation, Rejoin::new(config.rejoining));
     if let Some(file) = file {
         replica.snapshots.found(file, &covered);
     }

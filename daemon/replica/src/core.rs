@@ -21,6 +21,7 @@ use crate::batcher::Refusal;
 use crate::client_batch::{self, BatchRefusal, Sound, Terms};
 use crate::latency::Latencies;
 use crate::probe::Probe;
+use crate::rejoin::Membership;
 use crate::replica::{Level, PROTOCOL_RECORD, ReplicaConfig, Surroundings, takes_proposals};
 use crate::snapshot::Restored;
 use crate::transfer::SnapshotFile;
@@ -45,8 +46,10 @@ impl ReplyTo {
 pub enum MessageKind {
     /// Of the group's protocol.
     Protocol = 0,
-    /// A [`TransferMessage`].
+    /// A [`TransferMessage`](crate::transfer::TransferMessage).
     Transfer = 1,
+    /// A [`RejoinMessage`](crate::rejoin::RejoinMessage).
+    Rejoin = 2,
 }
 
 /// What a core wants done in the world. Calls come in order; none may call back into the core.
@@ -97,6 +100,8 @@ pub struct CoreConfig {
     pub replica: ReplicaConfig,
     /// Knobs of the protocol.
     pub tuning: Tuning,
+    /// The node has lost its disk: its replicas ask the others what they may have said.
+    pub rejoining: bool,
     /// Bytes of log segments at which the group that keeps the oldest one is made to take a snapshot.
     pub log_size_max: u64,
 }
@@ -123,6 +128,8 @@ pub struct GroupStatus {
     pub digest: u64,
     /// Keys in the group's table.
     pub keys: u64,
+    /// Whether the replica may claim something.
+    pub membership: Membership,
     /// Counters of the replica.
     pub probe: Probe,
     /// Counters of the protocol.
@@ -208,6 +215,11 @@ impl Core {
     /// Whether [`Core::start`] has taken effect.
     pub fn is_live(&self) -> bool {
         self.wal.is_some() && self.start_after.is_none()
+    }
+
+    /// Whether a replica of this core is still on its way back from the loss of its disk.
+    pub fn is_rejoining(&self) -> bool {
+        self.replicas.iter().any(|any| each!(any, replica => !replica.rejoin.is_member()))
     }
 
     /// This node's incarnation.

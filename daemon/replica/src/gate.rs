@@ -3,12 +3,13 @@
 //! Invariants:
 //! * A held message leaves only when the log is durable up to its [`Persist`] point, in the order in which it was held.
 //! * A replica's own vote waits here like everybody's: no path counts it early.
+//! * While the gate is mute, claims are dropped as if they were lost.
 
 use std::collections::VecDeque;
 
 use panch_consensus::protocol::{Outgoing, Persist};
 use panch_wal::Lsn;
-use panch_wire::rule;
+use panch_wire::rule::{self, Rule};
 
 /// Messages waiting for the log.
 #[derive(Debug)]
@@ -17,11 +18,12 @@ pub(crate) struct Gate<M> {
     /// Which point of this replica's log becomes durable with which commit group of the core's log.
     points: VecDeque<(Persist, Lsn)>,
     durable: Persist,
+    mute: bool,
 }
 
 impl<M> Gate<M> {
     pub(crate) fn new() -> Self {
-        Self { held: VecDeque::new(), points: VecDeque::new(), durable: Persist::default() }
+        Self { held: VecDeque::new(), points: VecDeque::new(), durable: Persist::default(), mute: false }
     }
 
     /// The record of `point` is part of commit group `lsn`.
@@ -42,9 +44,20 @@ impl<M> Gate<M> {
         }
     }
 
+    /// Up to where this replica's log is durable.
+    pub(crate) fn durable(&self) -> Persist {
+        self.durable
+    }
+
+    /// While mute, no claim leaves: this replica may have forgotten what would contradict it.
+    pub(crate) fn set_mute(&mut self, mute: bool) {
+        self.mute = mute;
+    }
+
     /// Gives the message back if it may leave now, otherwise holds it.
     pub(crate) fn admit(&mut self, message: Outgoing<M>) -> Option<Outgoing<M>> {
         match message.after {
+            Some(_) if self.mute && rule::holds(Rule::RejoinMute) => None,
             Some((after, rule)) if after > self.durable && rule::holds(rule) => {
                 self.held.push_back((after, message));
                 None

@@ -17,6 +17,7 @@ mod log_index;
 pub mod machine;
 pub mod probe;
 mod reads;
+pub mod rejoin;
 pub mod replica;
 pub mod sessions;
 pub mod snapshot;

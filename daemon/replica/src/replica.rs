@@ -26,6 +26,7 @@ use crate::log_index::{Found, LogIndex};
 use crate::machine::{Admission, MachineLimits, StateMachine};
 use crate::probe::Probe;
 use crate::reads::{Reads, Round};
+use crate::rejoin::{Rejoin, RejoinMessage};
 use crate::snapshot::Restored;
 use crate::snapshots::Snapshots;
 use crate::transfer::TransferMessage;
@@ -75,13 +76,14 @@ pub struct Replica<P: Protocol> {
     pub(crate) group: Group,
     config: ReplicaConfig,
     pub(crate) protocol: P,
-    effects: Effects<P>,
-    gate: Gate<P::Message>,
-    batcher: Batcher,
+    pub(crate) effects: Effects<P>,
+    pub(crate) gate: Gate<P::Message>,
+    pub(crate) rejoin: Rejoin,
+    pub(crate) batcher: Batcher,
     /// Batches that clients sealed and wait for here.
     flights: Flights,
     /// Those that want a quorum and those content with a lease: neither waits for the other.
-    reads: [Reads; 2],
+    pub(crate) reads: [Reads; 2],
     pub(crate) machine: StateMachine,
     pub(crate) snapshots: Snapshots,
     pub(crate) log: LogIndex,
@@ -90,7 +92,7 @@ pub struct Replica<P: Protocol> {
     pub(crate) stamp: u64,
     /// Known to be chosen when the log was written.
     logged_commit: Slot,
-    incarnation: Incarnation,
+    pub(crate) incarnation: Incarnation,
     repropose_at: Option<Instant>,
     /// When batches below this counter are proposed again: a later one was decided before them.
     overtaken: Option<(Instant, u64)>,
@@ -130,6 +132,7 @@ impl<P: Protocol> Replica<P> {
         protocol: P,
         restored: Restored,
         incarnation: Incarnation,
+        rejoin: Rejoin,
     ) -> Self {
         let Restored { covered: executed, stamp, machine, .. } = restored;
         Self {
@@ -138,6 +141,7 @@ impl<P: Protocol> Replica<P> {
             protocol,
             effects: Effects::default(),
             gate: Gate::new(),
+            rejoin,
             batcher: Batcher::new(config.batch, group.me, incarnation),
             flights: Flights::new(&config.batch, group.me),
             reads: [Reads::new(false), Reads::new(true)],
@@ -196,6 +200,9 @@ impl<P: Protocol> Replica<P> {
     pub(crate) fn start<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
         self.session_mark_at = around.now;
         self.raise_floor(around.wal);
+        if self.rejoin.is_asking() {
+            return;
+        }
         self.protocol.start(around.now, &mut self.effects);
         self.settle(around);
     }
@@ -245,7 +252,11 @@ impl<P: Protocol> Replica<P> {
         if from.index() >= self.group.replica_count {
             return None;
         }
-        if kind == MessageKind::Protocol as u8 {
+        if kind == MessageKind::Rejoin as u8 {
+            self.on_rejoin(from, RejoinMessage::decode_fixed(bytes)?, around);
+        } else if self.rejoin.is_asking() {
+            return Some(());
+        } else if kind == MessageKind::Protocol as u8 {
             let message = P::Message::decode_fixed(bytes)?;
             self.step(Event::Deliver { from, message, body }, around);
         } else if kind == MessageKind::Transfer as u8 {
@@ -259,6 +270,9 @@ impl<P: Protocol> Replica<P> {
 
     /// Carries out one event and everything that follows from it.
     pub(crate) fn step<O: Outbox>(&mut self, event: Event<P>, around: &mut Surroundings<'_, O>) {
+        if self.rejoin.is_asking() {
+            return;
+        }
         self.protocol.step(around.now, event, &mut self.effects);
         self.settle(around);
     }
@@ -275,6 +289,13 @@ impl<P: Protocol> Replica<P> {
     /// The end of a turn: batches leave, reads ask, deadlines fall.
     pub(crate) fn end_turn<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
         let now = around.now;
+        self.advance_rejoin(around);
+        if !self.rejoin.is_member() {
+            self.refuse_commands(around.out);
+        }
+        if self.rejoin.is_asking() {
+            return;
+        }
         if self.repropose_at.is_some_and(|at| at <= now) {
             self.repropose_at = None;
             self.reproposed = now;
@@ -290,9 +311,12 @@ impl<P: Protocol> Replica<P> {
                 self.answer(tokens, CommandError::LogFull, around.out);
             }
         }
-        self.expire_sessions(around);
-        self.propose_arrived(around);
-        if takes_proposals(around.wal) {
+        let is_member = self.rejoin.is_member();
+        if is_member {
+            self.expire_sessions(around);
+            self.propose_arrived(around);
+        }
+        if is_member && takes_proposals(around.wal) {
             while let Some(frame) = self.batcher.seal_next(now) {
                 let frame = frame.clone();
                 self.probe.batches += 1;
@@ -322,6 +346,9 @@ impl<P: Protocol> Replica<P> {
     ///
     /// While the log takes no proposals, batches are not waited for: the log's own events end that.
     pub(crate) fn deadline(&self, takes_proposals: bool) -> Option<Instant> {
+        if let Some(at) = self.rejoin.deadline() {
+            return Some(at);
+        }
         let [quorum, lease] = &self.reads;
         let overdue = [self.batcher.oldest(), self.flights.oldest(), quorum.oldest(), lease.oldest()];
         let overdue = overdue.into_iter().flatten().map(|since| since + self.config.request_timeout);
@@ -358,6 +385,7 @@ impl<P: Protocol> Replica<P> {
             frontier: self.executed.digest(),
             digest: self.machine.digest(),
             keys: self.machine.key_count() as u64,
+            membership: self.membership(),
             probe: self.probe,
             counters: self.protocol.counters(),
         }
@@ -371,7 +399,7 @@ impl<P: Protocol> Replica<P> {
     }
 
     /// Carries out the effects that the protocol has left.
-    fn settle<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
+    pub(crate) fn settle<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
         loop {
             self.append_records(around.wal);
             let mut progressed = false;
@@ -672,7 +700,7 @@ impl<P: Protocol> Replica<P> {
         }
     }
 
-    fn fail_round(&mut self, level: usize, round: Round, out: &mut impl Outbox) {
+    pub(crate) fn fail_round(&mut self, level: usize, round: Round, out: &mut impl Outbox) {
         for (_, token) in round.commands() {
             out.reply(token, Reply::Error(CommandError::Unavailable), None);
         }
@@ -680,7 +708,7 @@ impl<P: Protocol> Replica<P> {
         self.reads[level].recycle(round);
     }
 
-    fn answer(&mut self, tokens: Vec<ReplyTo>, error: CommandError, out: &mut impl Outbox) {
+    pub(crate) fn answer(&mut self, tokens: Vec<ReplyTo>, error: CommandError, out: &mut impl Outbox) {
         self.probe.timeouts += tokens.len() as u64;
         for token in &tokens {
             out.reply(*token, Reply::Error(error), None);

@@ -107,6 +107,10 @@ coverage! {
     rotten_pages: true,
     /// Logs refused because of such damage.
     refused_logs: true,
+    /// Disks lost.
+    wipes: true,
+    /// Nodes that lost their disk and became members again.
+    rejoins: true,
     /// Records replayed at boots.
     replayed_records: true,
     /// Boots that waited until what they read was on stable storage.

@@ -24,8 +24,10 @@ use content::{Content, Written};
 /// What a file is called.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Name {
-    /// The node's incarnation.
+    /// The node's incarnation, and whether it is on its way back.
     Identity,
+    /// The incarnations of others.
+    Peers,
     /// A log segment, by its sequence.
     Segment(u64),
     /// A complete snapshot.
@@ -259,6 +261,18 @@ impl<T> Disk<T> {
                 CrashKind::Kill => file.lose_process(&mut self.random, &in_flight),
             }
         }
+        self.jobs.clear();
+        self.stalled_until = 0;
+        self.fail_next = false;
+    }
+
+    /// Everything is lost.
+    pub fn wipe(&mut self) {
+        self.files.clear();
+        self.names.clear();
+        self.stable_names.clear();
+        self.changes_from += self.changes.len();
+        self.changes.clear();
         self.jobs.clear();
         self.stalled_until = 0;
         self.fail_next = false;

@@ -231,6 +231,13 @@ impl Invariants {
         self.note("durability", kept);
     }
 
+    /// A node has lost its disk: what it had claimed, it may have forgotten.
+    pub fn on_wipe(&mut self, node: usize) {
+        self.on_crash(node);
+        self.ledger.forget(node);
+        self.claims.forget(node);
+    }
+
     /// A node's process is gone.
     pub fn on_crash(&mut self, node: usize) {
         self.ballots.on_crash(node);

@@ -24,6 +24,8 @@ pub enum Concern {
     Protocol(usize),
     /// Which protocols, and the settings that only some of them have.
     Knobs,
+    /// Whether nodes lose their disks.
+    Wipes,
 }
 
 /// One stream.
@@ -38,6 +40,7 @@ impl Stream {
             Concern::Faults => 2,
             Concern::Network => 3,
             Concern::Knobs => 4,
+            Concern::Wipes => 5,
             Concern::Client(index) => 0x100 + index as u64,
             Concern::Disk(index) => 0x200 + index as u64,
             Concern::Turns(index) => 0x300 + index as u64,

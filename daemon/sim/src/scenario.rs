@@ -1,7 +1,8 @@
 //! Nasty schedules, scripted: each ends in a violation, or in an error of its own, if the rule it is about is removed.
 //!
 //! The names `T-C*` and `T-M*` are those of the protocol reference (nasty scenarios); `T-X*` and, about leases, `T-L*`,
-//! `T-FX*` and, about clients' own batches, `T-FD*` are the simulator's own, for rules that need a schedule and have none there.
+//! about lost disks `T-R*` and `T-ER*`, about clients' own batches `T-FD*`, and `T-FX*` are the simulator's own, for rules that need
+//! a schedule and have none there.
 //!
 //! | not yet | needs |
 //! |---|---|
@@ -16,6 +17,7 @@ mod fast;
 mod lease;
 mod log;
 mod read;
+mod rejoin;
 mod sessions;
 mod storage;
 
@@ -104,6 +106,12 @@ scenarios! {
     "T-X8" "power fails everywhere at once, again and again" Run(storage::blackouts);
     "T-X9" "a large snapshot is read and sent in any order" Run(log::snapshot_read_in_any_order);
     "T-X13" "a batch on its way to the leader is lost, the next one arrives" Run(log::lost_forward);
+    "T-R1" "a disk is lost, and the only one that can tell what it held does not answer" Run(rejoin::one_does_not_answer);
+    "T-R2" "a disk is lost, and the only one that has what it held is cut off" Run(rejoin::cut_off_after_the_answers);
+    "T-R3" "a disk is lost with the promise that deposed a leader, who has not noticed" Run(rejoin::deposed_leader_proposes);
+    "T-R4" "a disk is lost, and the power fails when its node is a member again" Run(rejoin::power_fails_at_the_end);
+    "T-R5" "every disk is lost, one after the other" Run(rejoin::one_after_the_other);
+    "T-R6" "a read that only a node without its disk can answer" Run(rejoin::read_through_the_mute);
     "T-L1" "a leader with a lease is cut off" Run(lease::cut_off);
     "T-L2" "a follower whose own lease is shorter grants, restarts and votes for another" Run(lease::short_granter);
     "T-L3" "the only follower that grants stands for election" Run(lease::granter_stands);
@@ -165,6 +173,7 @@ scenarios! {
     "T-E20" "a recovery that waited uses the dependencies reported to it" Checked("epaxos-5-t-e20", 6_000);
     "T-E21" "a seal beside conflicting instances" Needs("epochs");
     "T-E22" "a read races with a fast commit whose news are late" Sized(SIZES, epaxos::read_and_late_news);
+    "T-ER1" "a disk is lost, and its node votes before it knows what it had voted for" Run(rejoin::vote_before_it_knows);
     "T-E23" "a leader forgets its own instance, which one peer saw" Sized(SIZES, epaxos::forgotten_instance);
 }
 

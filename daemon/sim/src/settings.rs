@@ -44,6 +44,8 @@ pub struct FaultWeights {
     pub rot: u64,
     /// A leader is cut off while its clock crawls, so that it does not notice that it was deposed.
     pub depose: u64,
+    /// A node loses its disk and comes back as one that has.
+    pub wipe: u64,
 }
 
 /// Settings of the clients.
@@ -300,6 +302,9 @@ impl Settings {
             settings.clients.direct = *knobs.pick(&[0, 300_000, 1_000_000]);
             settings.clients.direct_faults = *knobs.pick(&[0, 10_000, 150_000]);
         }
+        // Of a stream of its own: what else a seed gives does not depend on it.
+        let wipes = &mut Stream::new(seed, Concern::Wipes);
+        settings.faults.wipe = if wipes.chance(250_000) { wipes.range(1, 10) } else { 0 };
         settings.replica.batch = BatchLimits {
             commands_max: random.range(1, 6) as usize,
             size_max: random.range(1, 4) as usize * PAGE_SIZE,
@@ -382,6 +387,7 @@ fn weights(random: &mut Stream) -> FaultWeights {
         clock: weight(250_000),
         rot: weight(150_000),
         depose: weight(250_000),
+        wipe: 0,
     }
 }
 

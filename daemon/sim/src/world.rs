@@ -9,6 +9,7 @@ mod faults;
 mod log_watch;
 mod node;
 mod outbox;
+mod rejoin;
 mod script;
 mod turn;
 
@@ -19,6 +20,7 @@ use panch_consensus::frontier::Frontier;
 use panch_consensus::protocol::{Order, ProtocolKind};
 use panch_consensus::{basic, epaxos, fast, multi};
 use panch_replica::core::CoreConfig;
+use panch_replica::rejoin::RejoinMessage;
 use panch_replica::transfer::TransferMessage;
 use panch_wire::ids::{GroupId, ReplicaId};
 
@@ -48,6 +50,8 @@ pub struct Letter {
     pub said: Option<Said>,
     /// Or what is said about a snapshot.
     pub transfer: Option<TransferMessage>,
+    /// Or about a node on its way back.
+    pub rejoin: Option<RejoinMessage>,
 }
 
 impl Letter {
@@ -97,6 +101,7 @@ pub(crate) enum Event {
     Outcome { client: usize, attempt: u64, number: u64, outcome: Outcome },
     Timer { client: usize, ticket: u64 },
     Restart { node: usize },
+    Inquire { node: usize },
     Crash { node: usize, kind: CrashKind },
     Fault,
     Undo(Undo),
@@ -139,13 +144,14 @@ impl Shared {
         self.settings.protocols.get(group.index()).copied()
     }
 
-    pub(crate) fn core_config(&self, me: ReplicaId) -> CoreConfig {
+    pub(crate) fn core_config(&self, me: ReplicaId, rejoining: bool) -> CoreConfig {
         CoreConfig {
             me,
             replica_count: self.settings.replica_count,
             groups: self.groups().zip(self.settings.protocols.iter().copied()).collect(),
             replica: self.settings.replica,
             tuning: self.settings.tuning,
+            rejoining,
             log_size_max: self.settings.log_size_max,
         }
     }
@@ -309,6 +315,7 @@ impl World {
                 self.grant(wishes);
             }
             Event::Restart { node } => self.nodes[node].start(shared),
+            Event::Inquire { node } => self.inquire(node),
             Event::Crash { node, kind } => self.strike_down(node, kind),
             Event::Fault => self.strike(),
             Event::Undo(undo) => self.undo(undo),
@@ -446,11 +453,11 @@ impl World {
         self.check()
     }
 
-    /// Whether every node that did not refuse to start lives.
+    /// Whether every node that did not refuse to start lives, and none is on its way back.
     fn are_up(&self) -> bool {
         self.nodes.iter().all(|node| match &node.state {
             State::Refused => true,
-            State::Up(life) => life.core.is_live(),
+            State::Up(life) => life.core.is_live() && !node.memory.is_returning(),
             _ => false,
         })
     }
@@ -475,6 +482,7 @@ impl World {
         for node in &self.nodes {
             let state = match &node.state {
                 State::Down => "down".to_string(),
+                State::Inquiring { answered, .. } => format!("asks for its incarnation, {answered:?} answered"),
                 State::Booting => "booting".to_string(),
                 State::Refused => "refused to start".to_string(),
                 State::Up(life) => {
@@ -485,8 +493,9 @@ impl World {
                         .map(|status| {
                             let protocol = status.protocol;
                             format!(
-                                "group {}: executed {} committed {} last {} {:?} leader {:?}{}",
+                                "group {}: {:?} executed {} committed {} last {} {:?} leader {:?}{}",
                                 status.group.0,
+                                status.membership,
                                 status.executed.0,
                                 protocol.committed.0,
                                 protocol.last.0,

@@ -68,6 +68,18 @@ rules! {
     /// The log below the snapshot is recycled only once the snapshot is durable (D9).
     RecycleAfterSnapshot = "recycle-after-snapshot",
 
+    // Coming back without a disk.
+    /// All other replicas are asked what the forgotten life may have said, not a quorum of them.
+    RejoinAsksEverybody = "rejoin-asks-everybody",
+    /// No claim leaves before everything that the forgotten life may have voted for is executed.
+    RejoinMute = "rejoin-mute",
+    /// No ballot below one that the forgotten life may have promised is obeyed.
+    RejoinKeepsBallot = "rejoin-keeps-ballot",
+    /// A node calls itself a member again only once what it executed to get there is durable.
+    RejoinDurable = "rejoin-durable",
+    /// EPaxos: everything depends on all that the forgotten life may have voted for.
+    EpaxosRejoinFloor = "epaxos-rejoin-floor",
+
     // Multi-Paxos leases.
     /// A lease is counted from the time its heartbeat was sent, not from the time the grant arrived (T-M8).
     LeaseSendTime = "lease-send-time",

@@ -3,6 +3,7 @@
 //! Invariants:
 //! * What is known to be chosen, or was truncated, is said to be so; it is never answered as free, whatever the ballot.
 //! * A ballot below the slot's promise is refused. Accepting in a ballot promises it.
+//! * A slot in which a forgotten life may have promised or accepted gets neither, ever.
 //! * Each promise and acceptance is a record of its own, and every answer waits for the last record before it.
 
 use panch_wire::frame::Frame;
@@ -39,6 +40,9 @@ impl Basic {
             return;
         }
         self.note_used(slot);
+        if self.is_below_floor(slot) {
+            return;
+        }
         let commit = self.commit();
         let Some(open) = self.open.reach(slot) else { return };
         let promised = open.promised;
@@ -117,6 +121,9 @@ impl Basic {
         if told.is_some_and(|chosen| ballot >= chosen) {
             // Whatever is proposed in or above the ballot that was chosen is the chosen value.
             self.learn(slot, Some(ballot), Some(value.clone()), effects);
+            return;
+        }
+        if self.is_below_floor(slot) {
             return;
         }
         if ballot < promised && holds(Rule::BasicRefuseLower) {

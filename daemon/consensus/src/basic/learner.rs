@@ -45,6 +45,13 @@ pub(super) struct Learning {
 }
 
 impl Learning {
+    /// What `peer` knew it has forgotten.
+    pub(super) fn forget(&mut self, peer: ReplicaId) {
+        if let Some(progress) = self.progress.get_mut(peer.index()) {
+            *progress = Slot(0);
+        }
+    }
+
     /// The connection was lost: nothing can be learned there for now.
     pub(super) fn on_suspect(&mut self, peer: ReplicaId) {
         if let Some(heard) = self.heard.get_mut(peer.index()) {

@@ -2,6 +2,7 @@
 //!
 //! Invariants:
 //! * No vote leaves before the record behind it is durable; every vote and its batch are written down in one record.
+//! * An instance about which a forgotten life may have said something gets no word but its commit.
 //! * A ballot below the one joined is refused, and a committed instance never changes.
 //! * A commit whose batch is missing is not taken in; the batch is asked for.
 
@@ -78,6 +79,10 @@ impl Epaxos {
         if ReplicaId(position.row) != from || self.answer_committed(from, position, effects) {
             return;
         }
+        if self.is_below_floor(position) {
+            self.learn_below_floor(position, stamp, body.as_ref());
+            return;
+        }
         let instance = self.instance(position);
         let (ballot, phase) = (instance.ballot, instance.phase);
         if ballot > Ballot::default() && holds(Rule::EpaxosRefuseLowerBallot) {
@@ -120,6 +125,10 @@ impl Epaxos {
         let Accept { position, ballot, stamp, deps, noop } = message;
         let is_owners = ballot > Ballot::default() || ReplicaId(position.row) == from;
         if !is_owners || self.answer_committed(from, position, effects) {
+            return;
+        }
+        if self.is_below_floor(position) {
+            self.learn_below_floor(position, stamp, body.as_ref().filter(|_| !noop));
             return;
         }
         let joined = self.instance(position).ballot;

@@ -43,6 +43,13 @@ pub(super) struct Fetching {
     upto: u64,
 }
 
+impl Member {
+    /// It has lost its disk: nothing is executed there.
+    pub(super) fn forget(&mut self) {
+        (self.executed, self.known) = (Numbers::default(), Numbers::default());
+    }
+}
+
 impl Epaxos {
     pub(super) fn is_suspected(&self, id: ReplicaId) -> bool {
         let member = &self.members[id.index()];
@@ -64,7 +71,7 @@ impl Epaxos {
     }
 
     /// What is executed here, but for instances whose outcome is still asked for: others keep these until then.
-    fn frontier_numbers(&self) -> Numbers {
+    pub(super) fn frontier_numbers(&self) -> Numbers {
         let mut numbers: Numbers = std::array::from_fn(|row| self.graph.executed().upto(row as u8));
         if let Some(doubtful) = self.doubtful.keys().next() {
             let own = &mut numbers[self.group.me.index()];
@@ -175,6 +182,8 @@ impl Epaxos {
     pub(super) fn on_fetch(&mut self, from: ReplicaId, message: Fetch, effects: &mut Effects<Self>) {
         let window = self.tuning.catchup_window.max(1) as u64;
         let upto = message.upto.min(message.from + window - 1);
+        // Whoever asks has heard of it. One that has lost its disk may be the only one that still knows, and cannot finish it.
+        self.announce(Position { row: message.row, number: upto });
         for number in message.from..=upto {
             let position = Position { row: message.row, number };
             if self.has_left_memory(position) && !message.memory_only {
@@ -300,6 +309,12 @@ impl Epaxos {
             }
         }
         self.graph.install(&executed);
+        // What was committed as a no-op while nothing was executed: the graph had it ready, and has let go of it.
+        for (position, instance) in &self.instances {
+            if instance.is_committed() && instance.noop && !executed.contains(*position) {
+                self.graph.on_committed_noop(*position);
+            }
+        }
         // What is covered and was not known to be committed: its value is in the snapshot only.
         self.instances.retain(|position, instance| !covered.contains(*position) || instance.is_committed());
         self.coordinations.retain(|position, _| !covered.contains(*position));

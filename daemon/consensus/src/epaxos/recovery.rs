@@ -42,7 +42,7 @@ impl Epaxos {
                 if self.now.since(since) >= self.tuning.heartbeat_interval * 2 {
                     missing = Some((missing.map_or(number, |(from, _)| from), number));
                 }
-                if self.coordinations.contains_key(&position) || !self.is_overdue(position, since) {
+                if self.mute || self.coordinations.contains_key(&position) || !self.is_overdue(position, since) {
                     continue;
                 }
                 let is_old = self.is_mine(position) && number <= self.own_floor;
@@ -109,6 +109,9 @@ impl Epaxos {
         let Recover { position, ballot } = message;
         self.announce(position);
         if self.answer_committed(from, position, effects) {
+            return;
+        }
+        if self.is_below_floor(position) {
             return;
         }
         let joined = self.instance(position).ballot;

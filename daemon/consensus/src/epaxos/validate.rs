@@ -100,7 +100,7 @@ impl Epaxos {
         effects: &mut Effects<Self>,
     ) {
         let Validate { position, ballot, stamp, deps } = message;
-        if self.answer_committed(from, position, effects) {
+        if self.answer_committed(from, position, effects) || self.is_below_floor(position) {
             return;
         }
         let joined = self.instance(position).ballot;

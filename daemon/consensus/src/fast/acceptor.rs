@@ -4,6 +4,7 @@
 //! * A term below the promise is refused before anything else is looked at.
 //! * A slot may be promised to the classic round of a term by itself; it gets no fast vote in that term afterwards (T-F11).
 //! * One vote per slot and round: asked again, the acceptor repeats the vote it gave (PF1).
+//! * A slot in which a forgotten life may have voted gets neither a vote nor a promise, ever.
 //! * A fast vote needs the plan of the promised term, and lies at or above the plan's first slot.
 //! * The votes of a turn leave together, after the last of their records.
 //! * A vote is withheld while there is no memory for its batch; the first open slot always gets its vote.
@@ -206,7 +207,7 @@ impl Fast {
         if plan.mode == Mode::FreeForAll {
             slot = slot.max(self.next_free);
         }
-        slot = first_in_stripe(slot, step, remainder);
+        slot = first_in_stripe(slot.max(self.floor.next()), step, remainder);
         while let Some(open) = self.slots.get(slot)
             && (open.promised > fast || open.vote.is_some_and(|vote| vote.round >= fast))
         {
@@ -253,6 +254,9 @@ impl Fast {
         // Also if the vote goes elsewhere: it may turn out to be chosen here.
         self.keep(slot, body);
         self.continue_recovery(slot, effects);
+        if self.is_below_floor(slot) {
+            return true;
+        }
         let has_room = self.has_room(slot, body);
         let Some(open) = self.slots.open(slot) else { return false };
         // The coordinator counts on no further fast votes here. [T-F11]
@@ -283,6 +287,9 @@ impl Fast {
             self.tell_decided(from, slot, effects);
             return;
         }
+        if self.is_below_floor(slot) {
+            return;
+        }
         let round = Round::classic(term);
         let commit = self.commit();
         let Some(open) = self.slots.open(slot) else { return };
@@ -310,6 +317,10 @@ impl Fast {
         }
         if slot <= self.commit() {
             self.tell_decided(from, slot, effects);
+            return;
+        }
+        if self.is_below_floor(slot) {
+            self.keep(slot, body.as_ref());
             return;
         }
         let round = Round::classic(term);

@@ -39,6 +39,15 @@ pub(super) struct Catchup {
     snapshotting: ReplicaSet,
 }
 
+impl Catchup {
+    /// `replica` does not know any more what it said to know.
+    pub(super) fn forget(&mut self, replica: ReplicaId) {
+        if self.informant == replica {
+            (self.known, self.informed, self.asked_to) = (Slot(0), Instant::default(), Slot(0));
+        }
+    }
+}
+
 impl Fast {
     /// `from` knows everything up to `commit` to be chosen.
     pub(super) fn hear_commit(&mut self, from: ReplicaId, commit: Slot) {

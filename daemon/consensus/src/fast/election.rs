@@ -55,6 +55,19 @@ impl Candidacy {
         self.renewed
     }
 
+    /// The last slot that any promise reported a vote in.
+    pub(super) fn reported(&self) -> Slot {
+        self.reports.keys().next_back().copied().unwrap_or_default()
+    }
+
+    /// What `replica` promised counts no more, complete or not.
+    pub(super) fn forget(&mut self, replica: ReplicaId) {
+        self.promises[replica.index()] = None;
+        self.received[replica.index()] = 0;
+        self.complete.remove(replica);
+        self.reports.values_mut().for_each(|report| report.votes[replica.index()] = None);
+    }
+
     /// The candidacy is for a better plan than one in `mode`.
     pub(super) fn renew(&mut self, mode: Mode) {
         self.renewed = Some(mode);

@@ -152,6 +152,7 @@ impl Multi {
             self.follow_commit(message.commit, effects);
             // An acknowledgement may have been lost.
             self.due.ack |= message.acked < self.accepted_upto;
+            self.ask_to_fill(effects);
         }
         if obeyed || message.ballot < self.promised {
             let reply = HeartbeatReply {

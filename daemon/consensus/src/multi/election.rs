@@ -74,6 +74,19 @@ impl Candidacy {
         self.reports.clear();
     }
 
+    /// The last slot that any promise reported.
+    pub(super) fn reported(&self) -> Slot {
+        Slot((self.from_slot.0 + self.reports.len() as u64).saturating_sub(1))
+    }
+
+    /// What `replica` promised counts no more, complete or not.
+    pub(super) fn forget(&mut self, replica: ReplicaId) {
+        self.promises[replica.index()] = None;
+        self.received[replica.index()] = 0;
+        self.complete.remove(replica);
+        self.reports.iter_mut().for_each(|report| report.from.remove(replica));
+    }
+
     /// What `replica` knew to be chosen when it promised.
     pub(super) fn commit_of(&self, replica: ReplicaId) -> Option<Slot> {
         self.promises[replica.index()].map(|promise| promise.commit)

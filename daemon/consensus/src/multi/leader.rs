@@ -49,6 +49,13 @@ pub(super) struct Term {
     transfer_after: Instant,
 }
 
+impl Term {
+    /// The acknowledgements of `peer` count no more: it has lost its disk.
+    pub(super) fn forget(&mut self, peer: ReplicaId) {
+        self.matched[peer.index()] = Slot(0);
+    }
+}
+
 impl Multi {
     /// The most slots a leader leaves unchosen. Proposers bound themselves; this bounds what they do wrong.
     pub(super) fn unchosen_max(&self) -> u64 {

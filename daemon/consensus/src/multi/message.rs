@@ -189,6 +189,15 @@ pub struct TransferLeader {
     pub released: Release,
 }
 
+/// A replica that has lost its disk waits for everything up to a slot to be decided: the leader proposes no-ops up to there.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FillRequest {
+    /// The leader's ballot.
+    pub ballot: Ballot,
+    /// Inclusive.
+    pub upto: Slot,
+}
+
 // Never reorder: the position is the wire format.
 messages! { Multi:
     PreVote: Hint,
@@ -208,6 +217,7 @@ messages! { Multi:
     ReadIndexReply: Hint,
     Forward: Hint,
     TransferLeader: Hint,
+    FillRequest: Hint,
 }
 
 impl Message {
@@ -228,6 +238,7 @@ impl Message {
             Message::HeartbeatReply(m) => ([m.ballot, m.ballot], [m.sent, m.received]),
             Message::ReadIndexReply(m) => ([Ballot::default(); 2], [m.slot.unwrap_or_default(); 2]),
             Message::TransferLeader(m) => ([m.released.ballot; 2], [Slot(0); 2]),
+            Message::FillRequest(m) => ([m.ballot; 2], [m.upto; 2]),
             Message::ReadIndexRequest(_) | Message::Forward(_) => return true,
         };
         ballots.into_iter().all(is_plausible_ballot) && slots.into_iter().all(is_plausible_slot)

@@ -13,7 +13,8 @@ use super::ledger::Ledger;
 /// # Errors
 /// If no round has a quorum for the value.
 pub fn check(ledger: &Ledger, group: GroupId, position: Position, held: Held) -> Result<(), String> {
-    if ledger.chosen(group, position).is_some_and(|vote| vote.held == held) {
+    let chosen = ledger.chosen(group, position).is_some_and(|vote| vote.held == held);
+    if chosen || ledger.was_chosen(group, position, held) {
         return Ok(());
     }
     let votes = |node| ledger.page(group, node).votes.get(&position).map_or(&[][..], Vec::as_slice);

@@ -13,6 +13,11 @@ use crate::inspect::{Claim, Round};
 pub struct Claims(BTreeMap<(GroupId, usize), (Option<Round>, Slot)>);
 
 impl Claims {
+    /// A node has lost its disk: what it acknowledges from now on is checked from the beginning.
+    pub fn forget(&mut self, node: usize) {
+        self.0.retain(|(_, of), _| *of != node);
+    }
+
     /// A node sends a message.
     ///
     /// # Errors

@@ -4,8 +4,11 @@
 //! An acceptor votes once in a round, for ever, whatever crashes lie between [Fast Paxos §2.2; protocols §4.4, PF1, T-F3].
 //! A ballot has one value [Paxos Made Simple §2.2, P2c; T-B5].
 //! At most one value is chosen at a position, by whatever rounds [Paxos Made Simple §2.1].
+//!
+//! A node that loses its disk begins a new page. Votes on its earlier ones may have been counted by others, so they may still
+//! have helped to choose what is executed; nobody has to remember them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use panch_consensus::ballot::Ballot;
 use panch_consensus::quorum::classic_quorum;
@@ -96,6 +99,8 @@ pub fn quorum(round: Round, count: usize) -> usize {
 pub struct Ledger {
     node_count: usize,
     pages: BTreeMap<(GroupId, usize), Page>,
+    /// Those of disks that were lost.
+    lost: Vec<(GroupId, usize, Page)>,
     chosen: BTreeMap<(GroupId, Position), Vote>,
     empty: Page,
 }
@@ -103,7 +108,7 @@ pub struct Ledger {
 impl Ledger {
     /// Nothing is written yet.
     pub fn new(node_count: usize) -> Self {
-        Self { node_count, pages: BTreeMap::new(), chosen: BTreeMap::new(), empty: Page::default() }
+        Self { node_count, pages: BTreeMap::new(), lost: Vec::new(), chosen: BTreeMap::new(), empty: Page::default() }
     }
 
     /// How many nodes there are.
@@ -119,6 +124,25 @@ impl Ledger {
     /// The vote with which a quorum chose at the position, the first time one did.
     pub fn chosen(&self, group: GroupId, position: Position) -> Option<Vote> {
         self.chosen.get(&(group, position)).copied()
+    }
+
+    /// A node has lost its disk.
+    pub fn forget(&mut self, node: usize) {
+        let pages = self.pages.extract_if(.., |(_, of), _| *of == node);
+        self.lost.extend(pages.map(|((group, node), page)| (group, node, page)));
+    }
+
+    /// Whether a quorum has voted for this in one round, votes on lost disks included.
+    pub fn was_chosen(&self, group: GroupId, position: Position, held: Held) -> bool {
+        let lost = self.lost.iter().filter(|(of, ..)| *of == group);
+        let here = (0..self.node_count).map(|node| (node, self.page(group, node)));
+        let pages: Vec<_> = here.chain(lost.map(|(_, node, page)| (*node, page))).collect();
+        let votes = || pages.iter().filter_map(|(_, page)| page.votes.get(&position)).flatten();
+        votes().filter(|vote| vote.held == held).any(|vote| {
+            let voters = pages.iter().filter(|(_, page)| page.vote(position, vote.round) == Some(*vote));
+            let voters: BTreeSet<usize> = voters.map(|(node, _)| *node).collect();
+            voters.len() >= quorum(vote.round, self.node_count)
+        })
     }
 
     /// A record became stable.

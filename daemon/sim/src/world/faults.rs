@@ -37,6 +37,7 @@ enum Fault {
     Clock,
     Rot,
     Depose,
+    Wipe,
 }
 
 pub(super) struct Faults {
@@ -63,6 +64,7 @@ impl Faults {
             clock,
             rot,
             depose,
+            wipe,
         } = settings.faults;
         let kinds = [
             (Fault::Kill, kill),
@@ -79,6 +81,7 @@ impl Faults {
             (Fault::Clock, clock),
             (Fault::Rot, rot),
             (Fault::Depose, depose),
+            (Fault::Wipe, wipe),
         ];
         Self {
             random: Stream::new(settings.seed, Concern::Faults),
@@ -218,10 +221,24 @@ impl World {
                 let blocked = from.chain(others.filter(|_| deaf).map(|other| (other, leader))).collect();
                 self.block_for(blocked, duration);
             }
+            Fault::Wipe => {
+                // A damaged log is a reason to give up a disk.
+                let refused = |node: &Node| matches!(node.state, State::Refused);
+                let refused = self.nodes.iter().position(refused);
+                let node = refused.filter(|_| self.faults.random.chance(700_000)).unwrap_or(node);
+                if self.are_others_whole(node) && !self.nodes[node].memory.is_returning() {
+                    let kind = *self.faults.random.pick(&[CrashKind::Kill, CrashKind::Power]);
+                    self.nodes[node].wipe(&mut self.shared, kind);
+                    let absence = self.faults.random.skewed(1, 600) * MILLISECOND;
+                    self.shared.queue.push_in(absence, Event::Restart { node });
+                }
+            }
             Fault::Rot => {
                 // A quorum stays whole: it must be able to go on when the damaged nodes refuse to start.
                 let rotten = self.nodes.iter().filter(|node| node.rotten).count();
-                if rotten < (self.nodes.len() - 1) / 2 {
+                // And nobody needs to hear from all the others.
+                let calm = !self.nodes.iter().any(|node| node.memory.is_returning());
+                if rotten < (self.nodes.len() - 1) / 2 && calm {
                     self.strike_down(node, CrashKind::Power);
                     self.nodes[node].rot(&mut self.shared);
                 }

@@ -4,17 +4,18 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use panch_consensus::protocol::Random;
-use panch_replica::core::{Core, GroupStatus, next_incarnation};
+use panch_replica::core::{Core, GroupStatus};
 use panch_replica::snapshot::{Restored, SnapshotReader};
 use panch_replica::transfer::SnapshotFile;
 use panch_wal::{End, Location, Lsn, SegmentFile, SegmentReader, SegmentSequence, Sync, Wal, Write};
 use panch_wire::frame::{FramePool, PAGE_SIZE};
-use panch_wire::ids::{GroupId, Incarnation, Position, ReplicaId, Slot};
+use panch_wire::ids::{GroupId, Incarnation, Position, ReplicaId, ReplicaSet, Slot};
 use panch_wire::peer::{PacketReader, PacketWriter};
 
 use super::clock::Clock;
 use super::log_watch::{self, Watched};
 use super::outbox::{Deed, Deeds};
+use super::rejoin::{Incarnations, Memory};
 use super::{Event, Shared};
 use crate::client::{Outcome, Proposal, Request};
 use crate::disk::{CrashKind, Disk, FileId, Job, JobId, Name, Progress, Step};
@@ -41,7 +42,11 @@ pub(crate) enum Input {
 
 /// What a disk job was for.
 pub(crate) enum Tag {
-    Identity(Incarnation),
+    Identity(Incarnation, bool),
+    /// A node on its way back is a member again.
+    Promotion,
+    /// What was heard of other nodes.
+    Peers(Incarnations),
     Log(LogWrite),
     Sync(Sync),
     Segment(SegmentSequence),
@@ -86,6 +91,11 @@ pub(crate) struct Extent {
 
 pub(crate) enum State {
     Down,
+    /// It has lost its disk and asks the others for its incarnation.
+    Inquiring {
+        answered: ReplicaSet,
+        highest: Incarnation,
+    },
     /// Its new incarnation is being written.
     Booting,
     Up(Box<Life>),
@@ -105,6 +115,8 @@ pub(crate) struct Life {
     pub(crate) committed: Vec<(GroupId, Commitment)>,
     /// Packets that wait for frame memory, each with its reader and how far that has come.
     pub(crate) waiting: VecDeque<(Packet, PacketReader, usize)>,
+    /// Nodes that speak in incarnations that are not on the disk.
+    pub(crate) strangers: Vec<(usize, Incarnation)>,
     /// Snapshot files that are being written.
     pub(crate) making: Vec<(GroupId, Slot, FileId)>,
     pub(crate) writers: Vec<PacketWriter>,
@@ -127,6 +139,8 @@ pub(crate) struct Node {
     pub(crate) asking: BTreeSet<(usize, u64)>,
     /// Counts processes.
     pub(crate) life: u64,
+    /// What it knows of its own way back, and of the lives of others.
+    pub(crate) memory: Memory,
     /// Its log was damaged.
     pub(crate) rotten: bool,
     /// It will end in the middle of its next log write.
@@ -159,6 +173,7 @@ impl Node {
             slowness: 0,
             asking: BTreeSet::new(),
             life: 0,
+            memory: Memory::default(),
             rotten: false,
             doomed: None,
             in_flight: VecDeque::new(),
@@ -219,14 +234,16 @@ impl Node {
         match self.disk.advance(shared.queue.now(), job) {
             Progress::Gone => {}
             Progress::Until(at) => shared.queue.push(at, Event::Disk { node: self.index, job }),
-            Progress::Ended(Tag::Identity(incarnation), succeeded) => {
+            Progress::Ended(Tag::Identity(incarnation, rejoining), succeeded) => {
                 if succeeded {
-                    self.boot(shared, incarnation);
+                    self.boot(shared, incarnation, rejoining);
                 } else {
                     self.state = State::Down;
                     shared.queue.push_in(10 * MILLISECOND, Event::Restart { node: self.index });
                 }
             }
+            Progress::Ended(Tag::Promotion, succeeded) => self.on_promotion(shared, succeeded),
+            Progress::Ended(Tag::Peers(heard), succeeded) => self.on_peers(shared, heard, succeeded),
             Progress::Ended(Tag::Nothing, _) => {}
             Progress::Ended(mut tag, succeeded) => {
                 if let Tag::Log(log) = &mut tag
@@ -267,30 +284,13 @@ impl Node {
 
     // Life and death.
 
-    /// Starts the process: first its new incarnation becomes durable.
-    pub(crate) fn start(&mut self, shared: &mut Shared) {
-        if !matches!(self.state, State::Down) {
-            return;
-        }
-        self.life += 1;
-        self.state = State::Booting;
-        let mut bytes = [0; 4];
-        if let Some(file) = self.disk.open(Name::Identity) {
-            self.disk.read(file, 0, &mut bytes);
-        }
-        let incarnation = next_incarnation(Incarnation(u32::from_le_bytes(bytes)));
-        let file = self.disk.create(0);
-        let bytes = incarnation.0.to_le_bytes();
-        let written = self.disk.write(file, 0, [&bytes[..]].into_iter());
-        let steps = [Step::WriteStable(written), Step::Link(file, Name::Identity), Step::SyncDirectory];
-        self.submit(shared, Tag::Identity(incarnation), steps);
-    }
-
     /// The incarnation is durable: reads the newest snapshots and the log, and begins to live.
-    fn boot(&mut self, shared: &mut Shared, incarnation: Incarnation) {
+    fn boot(&mut self, shared: &mut Shared, incarnation: Incarnation, rejoining: bool) {
+        self.memory.rejoining = rejoining;
+        self.recall_peers();
         shared.trace(|| format!("node {} boots, incarnation {}", self.index, incarnation.0));
         let pool = FramePool::new(shared.settings.pool_size);
-        let config = shared.core_config(self.id());
+        let config = shared.core_config(self.id(), rejoining);
         let mut restored = Vec::new();
         for (group, _) in &config.groups {
             match self.newest_snapshot(*group, &config.replica.machine) {
@@ -351,6 +351,9 @@ impl Node {
         };
         shared.coverage.torn_tails += u64::from(recovered.end == End::Torn);
         shared.coverage.replayed_records += recovered.record_count;
+        for (peer, known) in (0..).map(ReplicaId).zip(self.memory.known) {
+            core.admits(peer, known, Incarnation(0));
+        }
         let last = recovered.last;
         let now = self.clock.at(shared.queue.now());
         core.start(now, Wal::resume(shared.settings.wal.clone(), recovered), last, &mut deeds);
@@ -364,6 +367,7 @@ impl Node {
             replayed,
             committed,
             waiting: VecDeque::new(),
+            strangers: Vec::new(),
             making: Vec::new(),
             writers,
         };
@@ -392,7 +396,7 @@ impl Node {
                     newest.push((group, slot));
                     older
                 }
-                Name::Identity | Name::Segment(_) => false,
+                Name::Identity | Name::Peers | Name::Segment(_) => false,
             };
             if useless {
                 self.submit(shared, Tag::Nothing, [Step::Unlink(name)]);
@@ -456,6 +460,12 @@ impl Node {
                 shared.queue.push_in(delay, Event::Disconnected { node: peer, peer: self.index });
             }
         }
+    }
+
+    /// Nothing is known of a log any more.
+    pub(crate) fn forget_log(&mut self) {
+        self.extents.clear();
+        self.attested = Lsn::default();
     }
 
     /// Damages a page that later writes know to be durable; false if there is none.

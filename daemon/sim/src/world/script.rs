@@ -159,6 +159,16 @@ impl World {
         });
     }
 
+    /// A node loses its disk, whatever it does; it is started again by [`World::restart`], as one that has lost its disk.
+    pub fn wipe(&mut self, node: usize) {
+        self.nodes[node].wipe(&mut self.shared, CrashKind::Power);
+    }
+
+    /// Whether a node is on its way back from the loss of its disk.
+    pub fn is_returning(&self, node: usize) -> bool {
+        self.nodes[node].memory.is_returning()
+    }
+
     /// A node's process stands still.
     pub fn pause(&mut self, node: usize, time: Time) {
         self.nodes[node].busy_until = self.now() + time;

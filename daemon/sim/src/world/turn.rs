@@ -7,6 +7,7 @@ use std::rc::Rc;
 use panch_consensus::epaxos::component_bound;
 use panch_replica::batcher::Refusal;
 use panch_replica::core::{MessageKind, ReplyTo};
+use panch_replica::rejoin::RejoinMessage;
 use panch_replica::transfer::TransferMessage;
 use panch_wal::Location;
 use panch_wire::batch::BatchView;
@@ -76,6 +77,9 @@ impl Node {
                 }
                 Input::Disk(tag, succeeded) => life.take_disk(shared, now, &self.disk, tag, succeeded)?,
                 Input::Connected(peer, incarnation) => {
+                    if life.is_stranger(peer, incarnation) {
+                        continue;
+                    }
                     let peer = ReplicaId(peer as u8);
                     let known = life.core.admits(peer, incarnation, Incarnation(0));
                     shared.coverage.stale_packets += u64::from(!known);
@@ -106,6 +110,8 @@ impl Node {
         }
         let State::Up(life) = &mut self.state else { return Ok(()) };
         life.core.end_turn(now, &mut life.deeds);
+        self.note_strangers(shared);
+        self.consider_promotion(shared);
         self.write_log(shared, now);
         self.observe(shared);
         self.carry_out(shared);
@@ -395,6 +401,9 @@ fn judge(shared: &mut Shared, from: usize, sent: &Sent) -> Verdict {
         transfer: (sent.kind == MessageKind::Transfer)
             .then(|| TransferMessage::decode_fixed(&sent.message))
             .flatten(),
+        rejoin: (sent.kind == MessageKind::Rejoin)
+            .then(|| RejoinMessage::decode_fixed(&sent.message))
+            .flatten(),
     };
     let verdict = shared.filter.as_mut().map_or(Verdict::Pass, |filter| filter(&letter));
     shared.trace(|| {
@@ -402,13 +411,23 @@ fn judge(shared: &mut Shared, from: usize, sent: &Sent) -> Verdict {
         let fate = if let Verdict::Pass = verdict { String::new() } else { format!(" {verdict:?}") };
         match (&letter.said, &letter.transfer) {
             (Some(message), _) => format!("node {from} -> {}: {message:?}{body}{fate}", letter.to),
-            (_, transfer) => format!("node {from} -> {}: {transfer:?}{fate}", letter.to),
+            (_, Some(transfer)) => format!("node {from} -> {}: {transfer:?}{fate}", letter.to),
+            _ => format!("node {from} -> {}: {:?}{fate}", letter.to, letter.rejoin),
         }
     });
     verdict
 }
 
 impl Life {
+    /// Whether the node speaks in an incarnation that is not on the disk here yet. If so, it is noted down.
+    fn is_stranger(&mut self, from: usize, incarnation: Incarnation) -> bool {
+        let is_new = incarnation > self.core.peer_incarnation(ReplicaId(from as u8));
+        if is_new {
+            self.strangers.push((from, incarnation));
+        }
+        is_new
+    }
+
     fn take_packet(
         &mut self,
         shared: &mut Shared,
@@ -428,6 +447,9 @@ impl Life {
             match reader.next(&mut input, &self.pool) {
                 Ok(Next::Message(incoming)) => {
                     let Incarnations { sender, receiver } = incoming.incarnations;
+                    if self.is_stranger(packet.from, sender) {
+                        return;
+                    }
                     let admitted = self.core.admits(from, sender, receiver);
                     self.deeds.peers[from.index()] = self.core.peer_incarnation(from);
                     if !admitted {
@@ -501,7 +523,7 @@ impl Life {
                 shared.coverage.failed_loads += u64::from(frame.is_none());
                 core.loaded(now, group, position, location, frame, deeds);
             }
-            Tag::Identity(_) | Tag::Nothing => {}
+            Tag::Identity(..) | Tag::Promotion | Tag::Peers(_) | Tag::Nothing => {}
         }
         Ok(())
     }

@@ -1,0 +1,224 @@
+//! A node loses its disk and comes back: what it may have said must not be contradicted.
+//!
+//! In all of them the lost disk held the one other vote for something, and what could go wrong without its rule is that
+//! the node helps somebody who has not heard of it.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use panch_consensus::multi::message::Message;
+use panch_consensus::protocol::ProtocolKind;
+use panch_replica::rejoin::Membership;
+use panch_replica::replica::Level;
+use panch_wire::ids::GroupId;
+
+use super::{Script, begin, broken, end, ensure, others, steady};
+use crate::client::Outcome;
+use crate::disk::{CrashKind, Latency};
+use crate::linear::register::{Action, Answer};
+use crate::queue::{MICROSECOND, MILLISECOND, SECOND};
+use crate::settings::Settings;
+use crate::world::{Letter, Verdict};
+
+fn set(text: &str) -> Action {
+    Action::Set(text.as_bytes().into())
+}
+
+/// Drops everything that protocols say to or from a node, and with `all` what is said about coming back, too.
+fn cut_off(world: &mut Script, node: usize, all: bool) {
+    world.set_filter(Box::new(move |letter: &Letter| {
+        let concerned = letter.from == node || letter.to == node;
+        if concerned && (all || letter.rejoin.is_none()) { Verdict::Drop } else { Verdict::Pass }
+    }));
+}
+
+fn membership(world: &Script, node: usize) -> Option<Membership> {
+    world.status_of(node, GroupId(0)).map(|status| status.membership)
+}
+
+/// A write that only the leader and one follower have, whose disk is lost then: the world, the leader, that follower, and
+/// the third.
+fn half_known(seed: u64) -> Result<(Script, usize, usize, usize), String> {
+    let (mut world, leader) = begin(Settings::calm(seed, 3))?;
+    ensure!(world.set(leader, "r0", "before"), "no first write");
+    world.run_for(200 * MILLISECOND);
+    let leader = world.leader().unwrap_or(leader);
+    let [lost, third] = others(3, leader)[..] else { unreachable!("three nodes") };
+    cut_off(&mut world, third, true);
+    ensure!(world.set(leader, "r0", "kept"), "no write with two of three");
+    world.run_for(20 * MILLISECOND);
+    world.wipe(lost);
+    Ok((world, leader, lost, third))
+}
+
+/// T-R1. Only the leader can tell what the lost disk held, and does not answer.
+pub(super) fn one_does_not_answer(seed: u64) -> Result<(), String> {
+    let (mut world, leader, lost, third) = half_known(seed)?;
+    cut_off(&mut world, leader, true);
+    world.restart(lost);
+    world.run_for(2 * SECOND);
+    world.check().map_err(broken)?;
+    ensure!(world.is_returning(lost), "a member again without an answer of node {leader}");
+    ensure!(!world.set_soon(third, "r1", "new"), "decided by a node that has lost its disk");
+    end(world)
+}
+
+/// T-R2. All have told what the lost disk held, and then the only other one that has it is cut off.
+pub(super) fn cut_off_after_the_answers(seed: u64) -> Result<(), String> {
+    let (mut world, leader, lost, third) = half_known(seed)?;
+    cut_off(&mut world, leader, false);
+    world.restart(lost);
+    world.run_for(2 * SECOND);
+    world.check().map_err(broken)?;
+    ensure!(membership(&world, lost) == Some(Membership::Mute), "not mute: {}", world.describe());
+    ensure!(!world.set_soon(third, "r1", "new"), "decided by a node that has lost its disk");
+    end(world)
+}
+
+/// T-R3. A deposed leader that has not noticed proposes to the node, which deposed it in its earlier life.
+pub(super) fn deposed_leader_proposes(seed: u64) -> Result<(), String> {
+    let mut settings = Settings::calm(seed, 3);
+    // All that the new leader has to give is its snapshot.
+    settings.replica.snapshot_log_size = 1;
+    settings.tuning.tail_size_max = 0;
+    let (mut world, first) = begin(settings)?;
+    ensure!(world.set(first, "r0", "before"), "no first write");
+    world.run_for(200 * MILLISECOND);
+    let old = world.leader().unwrap_or(first);
+    let [lost, new] = others(3, old)[..] else { unreachable!("three nodes") };
+    cut_off(&mut world, old, true);
+    world.set_clock_rate(old, 5_000);
+    ensure!(world.set_soon(new, "r0", "kept"), "no new leader: {}", world.describe());
+    world.run_for(500 * MILLISECOND);
+    world.wipe(lost);
+    // The old leader answers, and is not heard otherwise. The new one gives its snapshot and nothing to accept.
+    world.set_filter(Box::new(move |letter: &Letter| {
+        let from_old = letter.from == old || letter.to == old;
+        let accept = matches!(letter.multi(), Some(Message::Accept(_)));
+        if accept || from_old && letter.rejoin.is_none() { Verdict::Drop } else { Verdict::Pass }
+    }));
+    world.restart(lost);
+    let back = world.run_until(5 * SECOND, |world| world.is_up(lost) && !world.is_returning(lost));
+    ensure!(back, "the node does not come back: {}", world.describe());
+    cut_off(&mut world, new, true);
+    world.bounce(lost, CrashKind::Kill);
+    let call = world.call(old, "r0", set("lost"), Level::Log);
+    world.run_for(500 * MILLISECOND);
+    world.check().map_err(broken)?;
+    ensure!(world.outcome(call) != Some(&Outcome::Answer(Answer::Done)), "the deposed leader decided");
+    end(world)
+}
+
+/// T-R4. The power fails in the moment in which the node is a member again.
+pub(super) fn power_fails_at_the_end(seed: u64) -> Result<(), String> {
+    let (mut world, leader, lost, third) = half_known(seed)?;
+    let last = world.status(leader).executed;
+    cut_off(&mut world, third, false);
+    world.set_disk(lost, Latency { low: 10 * MICROSECOND, high: 30 * MILLISECOND, sync: 0, read: 0 });
+    for _ in 0..12 {
+        world.restart(lost);
+        let back = world.run_until(5 * SECOND, |world| world.is_up(lost) && !world.is_returning(lost));
+        ensure!(back, "the node does not come back: {}", world.describe());
+        world.crash(lost, CrashKind::Power);
+        // The third and the node alone, as if the leader had gone.
+        cut_off(&mut world, leader, false);
+        world.restart(lost);
+        world.run_for(SECOND);
+        world.check().map_err(broken)?;
+        let status = world.status(lost);
+        ensure!(status.protocol.last >= last, "a member that has forgotten what it came back for: {status:?}");
+        world.wipe(lost);
+        cut_off(&mut world, third, false);
+        ensure!(world.wait_for_leader().is_some() || !world.is_up(lost), "no leader");
+    }
+    world.restart(lost);
+    end(world)
+}
+
+/// T-R5. In every protocol a node comes back after each other has lost its disk, also when it crashes on the way; then
+/// everything is there with any other node missing.
+pub(super) fn one_after_the_other(seed: u64) -> Result<(), String> {
+    for kind in ProtocolKind::ALL {
+        let mut world = steady(Settings::calm_of(*kind, seed, 3))?;
+        for node in 0..3 {
+            let (text, writer) = (format!("v{node}"), (node + 1) % 3);
+            ensure!(world.set_soon(writer, "r0", &text), "{kind:?}: no write: {}", world.describe());
+            world.wipe(node);
+            ensure!(world.set_soon(writer, "r1", &text), "{kind:?}: no write with two of three");
+            world.restart(node);
+            world.run_for(2 * MILLISECOND + seed * MILLISECOND);
+            let crash = if seed % 2 == 0 { CrashKind::Power } else { CrashKind::Kill };
+            world.crash(node, crash);
+            world.restart(node);
+            let back = world.run_until(20 * SECOND, |world| world.is_up(node) && !world.is_returning(node));
+            world.check().map_err(broken)?;
+            ensure!(back, "{kind:?}: node {node} does not come back: {}", world.describe());
+            world.crash(writer, CrashKind::Kill);
+            ensure!(world.set_soon(node, "r2", &text), "{kind:?}: no write with the node: {}", world.describe());
+            let read = world.get(node, "r0", Level::Log);
+            let value = Answer::Value(Some(text.as_bytes().into()));
+            ensure!(read == Some(Outcome::Answer(value)), "{kind:?}: read {read:?}");
+            world.restart(writer);
+            world.run_for(SECOND);
+        }
+        end(world)?;
+    }
+    Ok(())
+}
+
+/// T-R6. A read at the third, which only the node can answer: what its lost disk had voted for must be seen.
+pub(super) fn read_through_the_mute(seed: u64) -> Result<(), String> {
+    for kind in [ProtocolKind::Basic, ProtocolKind::Fast, ProtocolKind::Epaxos] {
+        let mut world = steady(Settings::calm_of(kind, seed, 3))?;
+        // In EPaxos the other half of the fast pair is the next node.
+        let (first, lost, third) = (0, 1, 2);
+        cut_off(&mut world, third, true);
+        ensure!(world.set_soon(first, "r0", "kept"), "{kind:?}: no write with two: {}", world.describe());
+        world.wipe(lost);
+        cut_off(&mut world, first, false);
+        world.restart(lost);
+        let mute = world.run_until(5 * SECOND, |world| membership(world, lost) == Some(Membership::Mute));
+        ensure!(mute, "{kind:?}: not mute: {}", world.describe());
+        let call = world.call(third, "r0", Action::Get, Level::Quorum);
+        world.run_for(SECOND);
+        world.check().map_err(broken)?;
+        let answer = world.outcome(call);
+        ensure!(!matches!(answer, Some(Outcome::Answer(_))), "{kind:?}: the read sees {answer:?}");
+        end(world)?;
+    }
+    Ok(())
+}
+
+/// T-ER1. The node votes for a batch while it does not know of an earlier one that interferes, which its lost disk had
+/// helped to commit; the vote leaves when it knows.
+pub(super) fn vote_before_it_knows(seed: u64) -> Result<(), String> {
+    let mut world = steady(Settings::calm_of(ProtocolKind::Epaxos, seed, 3))?;
+    let (first, lost, third) = (0, 1, 2);
+    // The third hears of nothing that the first does.
+    let apart = move |letter: &Letter| {
+        let pair = [letter.from, letter.to];
+        pair.contains(&first) && pair.contains(&third) && letter.rejoin.is_none()
+    };
+    world.set_filter(Box::new(move |letter| if apart(letter) { Verdict::Drop } else { Verdict::Pass }));
+    ensure!(world.set_soon(first, "r0", "earlier"), "no write with two: {}", world.describe());
+    world.wipe(lost);
+    let silent = Rc::new(Cell::new(true));
+    let is_silent = Rc::clone(&silent);
+    world.set_filter(Box::new(move |letter: &Letter| {
+        let hidden = is_silent.get() && letter.from == first && letter.rejoin.is_none();
+        // Commits of the first reach nobody but the node, and that late.
+        if apart(letter) || hidden { Verdict::Drop } else { Verdict::Pass }
+    }));
+    world.restart(lost);
+    let mute = world.run_until(5 * SECOND, |world| membership(world, lost) == Some(Membership::Mute));
+    ensure!(mute, "not mute: {}", world.describe());
+    world.call(third, "r0", set("later"), Level::Log);
+    world.run_for(100 * MILLISECOND);
+    silent.set(false);
+    let back = world.run_until(20 * SECOND, |world| !world.is_returning(lost));
+    world.check().map_err(broken)?;
+    ensure!(back, "the node does not come back: {}", world.describe());
+    world.run_for(500 * MILLISECOND);
+    world.check().map_err(broken)?;
+    end(world)
+}

@@ -1,0 +1,198 @@
+//! A node that lost its disk comes back, and what nodes remember of each other for that.
+//!
+//! The operator says that a node was a member and has lost its disk. It asks every other node for the highest incarnation
+//! that it remembers of it, takes the next one, writes down that it is on its way back, and starts. When its core is
+//! through, it writes down that it is a member again. What another node is heard to be is believed once it is durable.
+
+use panch_wire::ids::{Incarnation, REPLICAS_MAX, ReplicaId, ReplicaSet};
+
+use super::node::{Node, State, Tag};
+use super::{Event, Shared, World};
+use crate::disk::{CrashKind, Name, Step};
+use crate::queue::MILLISECOND;
+use panch_replica::core::next_incarnation;
+
+/// One incarnation per node.
+pub(crate) type Incarnations = [Incarnation; REPLICAS_MAX];
+
+/// What a node knows of its own way back, and of the lives of others.
+#[derive(Default)]
+pub(crate) struct Memory {
+    /// The operator says that the disk was lost.
+    pub(crate) lost: bool,
+    /// The identity file says so.
+    pub(crate) rejoining: bool,
+    /// It is being written that the node is a member again.
+    promoting: bool,
+    /// The incarnations of others that are on the disk.
+    pub(crate) known: Incarnations,
+    /// The highest heard of.
+    heard: Incarnations,
+    /// They are being written.
+    writing: bool,
+}
+
+impl Memory {
+    /// Whether the node is on its way back.
+    pub(crate) fn is_returning(&self) -> bool {
+        self.lost || self.rejoining
+    }
+}
+
+impl Node {
+    /// Starts the process: first its new incarnation becomes durable.
+    pub(crate) fn start(&mut self, shared: &mut Shared) {
+        if !matches!(self.state, State::Down) {
+            return;
+        }
+        self.life += 1;
+        let mut bytes = [0; 5];
+        if let Some(file) = self.disk.open(Name::Identity) {
+            self.disk.read(file, 0, &mut bytes);
+        }
+        let stored = Incarnation(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+        self.memory.rejoining = bytes[4] != 0;
+        self.memory.promoting = false;
+        if stored == Incarnation(0) && self.memory.lost {
+            shared.trace(|| format!("node {} asks for its incarnation", self.index));
+            self.state = State::Inquiring { answered: ReplicaSet::default(), highest: Incarnation(0) };
+            shared.queue.push_in(MILLISECOND, Event::Inquire { node: self.index });
+            return;
+        }
+        self.begin(shared, next_incarnation(stored));
+    }
+
+    /// Writes down the incarnation to come, and whether the node is on its way back.
+    fn begin(&mut self, shared: &mut Shared, incarnation: Incarnation) {
+        self.state = State::Booting;
+        let rejoining = self.memory.is_returning();
+        self.write_identity(shared, incarnation, rejoining, Tag::Identity(incarnation, rejoining));
+    }
+
+    fn write_identity(&mut self, shared: &mut Shared, incarnation: Incarnation, rejoining: bool, tag: Tag) {
+        let file = self.disk.create(0);
+        let mut bytes = incarnation.0.to_le_bytes().to_vec();
+        bytes.push(u8::from(rejoining));
+        let written = self.disk.write(file, 0, [&bytes[..]].into_iter());
+        let steps = [Step::WriteStable(written), Step::Link(file, Name::Identity), Step::SyncDirectory];
+        self.submit(shared, tag, steps);
+    }
+
+    /// At the end of a turn: a node whose replicas are all through is a member again.
+    pub(crate) fn consider_promotion(&mut self, shared: &mut Shared) {
+        let Some(life) = self.life() else { return };
+        let incarnation = life.core.incarnation();
+        let is_through = life.live && !life.core.is_rejoining();
+        if is_through && self.memory.is_returning() && !self.memory.promoting {
+            self.memory.promoting = true;
+            self.write_identity(shared, incarnation, false, Tag::Promotion);
+        }
+    }
+
+    /// It is written that the node is a member again; or that failed, and is tried again.
+    pub(crate) fn on_promotion(&mut self, shared: &mut Shared, succeeded: bool) {
+        self.memory.promoting = false;
+        if succeeded {
+            shared.trace(|| format!("node {} is a member again", self.index));
+            shared.coverage.rejoins += 1;
+            self.memory.lost = false;
+            self.memory.rejoining = false;
+        }
+        let now = shared.queue.now();
+        self.wake(shared, now);
+    }
+
+    /// What the disk says of other nodes.
+    pub(crate) fn recall_peers(&mut self) {
+        let mut bytes = [0; 4 * REPLICAS_MAX];
+        if let Some(file) = self.disk.open(Name::Peers) {
+            self.disk.read(file, 0, &mut bytes);
+        }
+        let number = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        self.memory.known = std::array::from_fn(|peer| Incarnation(number(4 * peer)));
+        self.memory.heard = self.memory.known;
+        self.memory.writing = false;
+    }
+
+    /// Other nodes were heard in incarnations that are not on the disk: nothing of these lives is taken in before they are.
+    pub(crate) fn note_strangers(&mut self, shared: &mut Shared) {
+        let State::Up(life) = &mut self.state else { return };
+        for (peer, incarnation) in life.strangers.drain(..) {
+            let heard = &mut self.memory.heard[peer];
+            *heard = incarnation.max(*heard);
+        }
+        if self.memory.writing || self.memory.heard == self.memory.known {
+            return;
+        }
+        self.memory.writing = true;
+        let heard = self.memory.heard;
+        let bytes: Vec<u8> = heard.iter().flat_map(|incarnation| incarnation.0.to_le_bytes()).collect();
+        let file = self.disk.create(0);
+        let written = self.disk.write(file, 0, [&bytes[..]].into_iter());
+        let steps = [Step::WriteStable(written), Step::Link(file, Name::Peers), Step::SyncDirectory];
+        self.submit(shared, Tag::Peers(heard), steps);
+    }
+
+    /// They are on the disk, or that failed and is tried again.
+    pub(crate) fn on_peers(&mut self, shared: &mut Shared, heard: Incarnations, succeeded: bool) {
+        self.memory.writing = false;
+        if succeeded {
+            self.memory.known = heard;
+            if let State::Up(life) = &mut self.state {
+                for (peer, incarnation) in (0..).map(ReplicaId).zip(heard) {
+                    if incarnation > life.core.peer_incarnation(peer) {
+                        life.core.admits(peer, incarnation, Incarnation(0));
+                        life.deeds.peers[peer.index()] = life.core.peer_incarnation(peer);
+                    }
+                }
+            }
+        }
+        let now = shared.queue.now();
+        self.wake(shared, now);
+    }
+
+    /// The disk is lost with everything on it; the operator knows.
+    pub(crate) fn wipe(&mut self, shared: &mut Shared, kind: CrashKind) {
+        self.crash(shared, kind);
+        shared.trace(|| format!("node {} loses its disk", self.index));
+        shared.coverage.wipes += 1;
+        self.state = State::Down;
+        self.rotten = false;
+        self.forget_log();
+        self.disk.wipe();
+        self.memory = Memory { lost: true, ..Memory::default() };
+        shared.invariants.on_wipe(self.index);
+    }
+}
+
+impl World {
+    /// A node on its way back asks those that it reaches, and goes on when all have answered.
+    pub(super) fn inquire(&mut self, node: usize) {
+        let network = &self.shared.network;
+        let reaches = |peer: usize| !network.is_blocked(node, peer) && !network.is_blocked(peer, node);
+        let answers = self.nodes.iter().filter(|peer| peer.index != node && peer.is_up());
+        let answers: Vec<_> = answers
+            .filter(|peer| reaches(peer.index))
+            .map(|peer| (peer.id(), peer.memory.known[node]))
+            .collect();
+        let count = self.nodes.len();
+        let State::Inquiring { answered, highest } = &mut self.nodes[node].state else { return };
+        for (peer, known) in answers {
+            answered.insert(peer);
+            *highest = known.max(*highest);
+        }
+        let (is_complete, highest) = (answered.count() + 1 == count, *highest);
+        if is_complete {
+            self.nodes[node].begin(&mut self.shared, Incarnation(highest.0 + 1));
+        } else {
+            self.shared.queue.push_in(10 * MILLISECOND, Event::Inquire { node });
+        }
+    }
+
+    /// Whether all other nodes can be counted on to answer one that has lost its disk.
+    pub(super) fn are_others_whole(&self, node: usize) -> bool {
+        self.nodes.iter().filter(|other| other.index != node).all(|other| {
+            !other.rotten && !other.memory.is_returning() && !matches!(other.state, State::Refused)
+        })
+    }
+}
