@@ -83,6 +83,13 @@ pub struct RunArgs {
     /// The node's configuration.
     #[command(flatten)]
     pub config: ConfigArgs,
+    /// This node was a member and has lost its disk: with an empty data directory, come back
+    ///
+    /// The node asks all other nodes what it may have voted for, catches up with that, and votes again only then; until
+    /// then it answers commands with an error. All other nodes must be up. One start with this flag is enough: a node that is stopped on
+    /// its way goes on when it is started without it.
+    #[arg(long)]
+    pub rejoin: bool,
 }
 
 /// `panchd dev`.

@@ -2,14 +2,15 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::mpsc;
 
 use panch_consensus::protocol::Tuning;
 use panch_replica::batcher::BatchLimits;
 use panch_replica::machine::MachineLimits;
 use panch_replica::replica::ReplicaConfig;
-use panch_runtime::options::{Idle, Member, NodeOptions};
+use panch_runtime::options::{Idle, Loss, Member, NodeOptions};
 use panch_runtime::placement::allowed_cpus;
-use panch_runtime::{Node, NodeFault};
+use panch_runtime::{Node, NodeFault, StopHandle};
 use panch_wal::Durability;
 use panch_wire::client::ReadLevel;
 use panch_wire::command::KEY_SIZE_MAX;
@@ -37,13 +38,21 @@ const COMMAND_OVERHEAD: usize = KEY_SIZE_MAX + 64;
 /// The most of the tail per group, in bytes.
 const TAIL_SIZE_MAX: usize = 8 << 20;
 
+/// A start that is asked to stop ends by itself within this time, or is ended.
+const STOP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// `panchd run`.
 pub fn run(arguments: &RunArgs) -> u8 {
     let loaded = match arguments.config.load() {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    serve(&[loaded.config], |config| {
+    let loss = match loaded.config.node.durability {
+        _ if arguments.rejoin => Loss::OfDisk,
+        config::Durability::Memory => Loss::OfMemory,
+        _ => Loss::None,
+    };
+    serve(&[loaded.config], loss, |config| {
         let node = &config[0].node;
         print(&format!(
             "panchd: node {} serves Redis clients on {}, native clients on {}, peers on {}; data in {}; durability {}\n",
@@ -68,34 +77,18 @@ pub fn dev(arguments: &DevArgs) -> u8 {
         }
     };
     let configs: Vec<Config> = loaded.into_iter().map(|loaded| loaded.config).collect();
-    serve(&configs, |configs| print(&connect_text(configs, Path::new(&plan.folder))))
+    // All nodes of the folder have ended together: none could tell another what it has forgotten.
+    serve(&configs, Loss::None, |configs| print(&connect_text(configs, Path::new(&plan.folder))))
 }
 
 /// Starts a node for each configuration in this process and waits for their end.
-fn serve(configs: &[Config], announce: impl FnOnce(&[Config])) -> u8 {
+fn serve(configs: &[Config], loss: Loss, announce: impl FnOnce(&[Config])) -> u8 {
     if let Err(error) = host::raise_open_files() {
         eprintln!("panchd: cannot raise the open files limit: {error}");
     }
     // Core threads must never be interrupted: they inherit this mask, the signal thread takes its own back.
     host::block_stop_signals();
-    let mut nodes = Vec::new();
-    for config in configs {
-        let options = match node_options(config) {
-            Ok(options) => options,
-            Err(message) => {
-                eprintln!("panchd: {message}");
-                return exit::CONFIG;
-            }
-        };
-        match Node::start(options) {
-            Ok(node) => nodes.push(node),
-            Err(fault) => {
-                eprintln!("panchd: node {} cannot start: {fault}", config.node.id);
-                return exit_code(&fault);
-            }
-        }
-    }
-    let handles: Vec<_> = nodes.iter().map(Node::stop_handle).collect();
+    let (started, starting) = mpsc::channel::<Vec<StopHandle>>();
     let signals = std::thread::Builder::new().name("panch-signals".into()).spawn(move || {
         let signals = Signals::new([SIGTERM, SIGINT]);
         // Not before they are handled: one may be waiting already, and would end the process as it is.
@@ -112,6 +105,10 @@ fn serve(configs: &[Config], announce: impl FnOnce(&[Config])) -> u8 {
                 // Asked twice: do not wait for anything.
                 std::process::exit(i32::from(exit::IO));
             }
+            let Ok(handles) = starting.recv_timeout(STOP_PATIENCE) else {
+                // A node that waits for others before it starts has nothing to lose yet.
+                std::process::exit(0);
+            };
             for handle in &handles {
                 handle.stop();
             }
@@ -121,6 +118,26 @@ fn serve(configs: &[Config], announce: impl FnOnce(&[Config])) -> u8 {
         eprintln!("panchd: cannot start the signal thread: {error}");
         return exit::IO;
     }
+    let mut nodes = Vec::new();
+    for config in configs {
+        let options = match node_options(config, loss) {
+            Ok(options) => options,
+            Err(message) => {
+                eprintln!("panchd: {message}");
+                return exit::CONFIG;
+            }
+        };
+        match Node::start(options) {
+            Ok(node) => nodes.push(node),
+            Err(fault) => {
+                eprintln!("panchd: node {} cannot start: {fault}", config.node.id);
+                return exit_code(&fault);
+            }
+        }
+    }
+    let stop: Vec<_> = nodes.iter().map(Node::stop_handle).collect();
+    // The thread may have ended for want of signals.
+    let _ = started.send(stop);
     announce(configs);
     let mut code = 0;
     for (node, config) in nodes.into_iter().zip(configs) {
@@ -144,7 +161,7 @@ fn exit_code(fault: &NodeFault) -> u8 {
 }
 
 /// What the runtime is told about a configured node.
-fn node_options(config: &Config) -> Result<NodeOptions, String> {
+fn node_options(config: &Config, loss: Loss) -> Result<NodeOptions, String> {
     let (cluster, node) = (&config.cluster, &config.node);
     let resolve = |address: &config::Address| {
         address.resolve().map_err(|error: io::Error| format!("cannot resolve {address}: {error}"))
@@ -172,6 +189,7 @@ fn node_options(config: &Config) -> Result<NodeOptions, String> {
         routing: cluster.routing(),
         cpus: cpus.into_iter().map(|cpu| pinned.then_some(cpu)).collect(),
         data_dir: node.data_dir.clone(),
+        loss,
         peer_listen: node.peer_listen,
         resp_listen: node.resp_listen,
         native_listen: node.native_listen,

@@ -343,27 +343,6 @@ fn a_torn_tail_is_cut_and_everything_acknowledged_is_there() {
 }
 
 #[test]
-fn a_node_that_keeps_nothing_on_disk_may_not_come_back() {
-    let mut cluster = Cluster::start(Settings {
-        node: "log_segment_size = \"4MiB\"\nsnapshot_log_size = \"8MiB\"\ndurability = \"memory\"\n".into(),
-        ..Settings::default()
-    });
-    set(&cluster, "key", b"value");
-    assert_eq!(cluster.info(1).text("durability"), "memory");
-    let gone = cluster.follower();
-    cluster.kill(gone);
-    assert_refused(
-        &mut cluster,
-        gone,
-        CONFIG,
-        &["has forgotten its votes", "Empty the data directories of all nodes"],
-    );
-    // The others go on.
-    let other = cluster.ids().find(|id| *id != gone).expect("three nodes");
-    cmd("SET").arg("key").arg("2").query::<()>(&mut cluster.connect(other)).expect("two are a majority");
-}
-
-#[test]
 fn a_command_line_that_makes_no_sense_ends_with_its_own_code() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let path = folder.path().join("stderr");

@@ -8,6 +8,7 @@ mod clients;
 mod log;
 mod mesh;
 mod peers;
+mod rejoin;
 mod stop;
 
 use std::collections::VecDeque;
@@ -30,6 +31,7 @@ use panch_wire::time::{Duration, Instant};
 use crate::clients::connection::ConnectionKey;
 use crate::complaints::Complaints;
 use crate::counters::CoreCounters;
+use crate::identity::{DataDir, IdentityFault};
 use crate::inbound::InboundStreams;
 use crate::log_io::LogIo;
 use crate::options::NodeOptions;
@@ -61,6 +63,9 @@ pub enum CoreFault {
     /// The ring failed.
     #[error("io_uring: {0}")]
     Ring(io::Error),
+    /// It could not be written down that the node is a member again.
+    #[error(transparent)]
+    Identity(#[from] IdentityFault),
     /// Something else of the operating system.
     #[error("{what}: {error}")]
     Io {
@@ -81,6 +86,10 @@ pub(crate) struct CoreLoop {
     pub(crate) out: Outputs,
     pub(crate) log: LogIo,
     pub(crate) hello: Hello,
+    /// The node's data directory.
+    pub(crate) data: Arc<DataDir>,
+    /// Whether this core is still on the node's way back from the loss of its disk, and when it last said so.
+    returning: Option<Instant>,
     /// Set by whichever core fails first, so that all stop.
     pub(crate) failed: Arc<AtomicBool>,
     inbound: InboundStreams,
@@ -115,9 +124,11 @@ impl CoreLoop {
         out: Outputs,
         log: LogIo,
         hello: Hello,
+        data: Arc<DataDir>,
         failed: Arc<AtomicBool>,
     ) -> Self {
         let cores = view.cores();
+        let returning = view.rejoining.then(clock::now);
         Self {
             view,
             ring,
@@ -127,6 +138,8 @@ impl CoreLoop {
             out,
             log,
             hello,
+            data,
+            returning,
             failed,
             inbound: InboundStreams::default(),
             forwarding: (0..cores).map(|_| Forwarding::default()).collect(),
@@ -180,6 +193,7 @@ impl CoreLoop {
             self.core.end_turn(now, &mut self.out);
         }
         let used_for_requests = self.pool.used();
+        self.consider_return(now)?;
         self.write_log(now);
         self.start_loads(now);
         self.send_parcels();

@@ -1,22 +1,33 @@
 //! Who a data directory belongs to, and how often its node has started.
 //!
+//! Whether the node is on its way back from the loss of its disk is in it, too: a crash must not make a member of it.
+//!
 //! One small file, replaced atomically: written beside, synced, renamed, directory synced. The incarnation in it is
 //! durable before the node sends anything (protocols D5).
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use panch_consensus::protocol::ProtocolKind;
 use panch_replica::core::next_incarnation;
 use panch_wire::ids::{Incarnation, ReplicaId};
 
+use crate::memory::PeerMemory;
+
 const FILE: &str = "identity";
 const LOCK: &str = "lock";
 /// The layout of the identity file.
-const FORMAT: u64 = 2;
-/// What the file started with in the layout before, which had no number.
-const EARLIER: &str = "cluster ";
+const FORMAT: u64 = 3;
+/// What the file started with in the layouts before, of which the first had no number.
+const EARLIER: [&str; 2] = ["cluster ", "format 2\n"];
+/// How many of its files a data directory may have and still be called empty.
+const OWN_FILES: [&str; 1] = [LOCK];
+
+/// States of a node, as the file spells them.
+const MEMBER: &str = "member";
+const REJOINING: &str = "rejoining";
 
 /// What a data directory says of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,6 +46,20 @@ pub(crate) struct Identity {
     pub(crate) incarnation: Incarnation,
     /// What the core logs are named: drawn once, when the directory was made.
     pub(crate) log: u64,
+    /// The node has lost its disk, or its log, and is not a member again yet.
+    pub(crate) rejoining: bool,
+}
+
+/// What a node is told about the loss of its disk.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Loss {
+    /// It has lost nothing; a log in memory is no reason to come back.
+    #[default]
+    None,
+    /// Its log is in memory only: if it has run before, it has lost that.
+    OfMemory,
+    /// The operator says that the disk was lost.
+    OfDisk,
 }
 
 /// Why a data directory cannot be used.
@@ -51,8 +76,11 @@ pub enum IdentityFault {
     /// Another process uses the directory.
     #[error("data directory {} is in use by another panchd: stop it, or give this node a directory of its own", .0.display())]
     Locked(PathBuf),
-    /// The identity file is damaged.
-    #[error("{} is damaged (line {line}): restore it from a backup, or empty the data directory and let the node rejoin under a new node id", path.display())]
+    /// A node comes back with a directory that is not empty.
+    #[error("data directory {} is not empty: --rejoin is for a node that has lost it. Start the node without --rejoin, or empty the directory if what is in it cannot be used any more", .0.display())]
+    NotEmpty(PathBuf),
+    /// A file that is replaced as a whole is damaged.
+    #[error("{} is damaged (line {line}): restore it from a backup, or empty the data directory and start the node with --rejoin", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -121,14 +149,19 @@ fn and_more(count: usize) -> String {
 pub(crate) struct DataDir {
     pub(crate) path: PathBuf,
     pub(crate) identity: Identity,
+    /// What is remembered of other nodes.
+    pub(crate) peers: PeerMemory,
+    /// Cores that are not through with their way back.
+    rejoining_cores: AtomicUsize,
     /// Held for the life of the process: the kernel releases it however the process ends.
     _lock: File,
 }
 
 impl DataDir {
     /// Opens or creates the directory for the node described by `wanted` (its incarnation and log name are ignored) and
-    /// begins the next incarnation.
-    pub(crate) fn open(path: &Path, wanted: &Identity) -> Result<Self, IdentityFault> {
+    /// begins the next incarnation. A node that has lost its disk and knows no incarnation gets none: see
+    /// [`DataDir::begin`].
+    pub(crate) fn open(path: &Path, wanted: &Identity, loss: Loss) -> Result<Self, IdentityFault> {
         let at = |path: &Path| {
             let path = path.to_path_buf();
             move |error| IdentityFault::Io { path, error }
@@ -148,18 +181,62 @@ impl DataDir {
         }
         let file = path.join(FILE);
         let mut identity = match fs::read_to_string(&file) {
-            Ok(text) if text.starts_with(EARLIER) => return Err(IdentityFault::Earlier(path.to_path_buf())),
+            Ok(text) if EARLIER.iter().any(|earlier| text.starts_with(earlier)) => return Err(IdentityFault::Earlier(path.to_path_buf())),
             Ok(text) => parse(&text).map_err(|line| IdentityFault::Damaged { path: file.clone(), line })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Identity { incarnation: Incarnation(0), log: fresh_name(wanted), ..wanted.clone() }
+                if loss == Loss::OfDisk && !is_empty(path).map_err(at(path))? {
+                    return Err(IdentityFault::NotEmpty(path.to_path_buf()));
+                }
+                let rejoining = loss == Loss::OfDisk;
+                Identity { incarnation: Incarnation(0), log: fresh_name(wanted), rejoining, ..wanted.clone() }
             }
             Err(error) => return Err(at(&file)(error)),
         };
         check(path, &identity, wanted)?;
-        identity.incarnation = next_incarnation(identity.incarnation);
-        write(path, &file, &identity).map_err(at(&file))?;
-        Ok(Self { path: path.to_path_buf(), identity, _lock: lock })
+        let has_run = identity.incarnation > Incarnation(0);
+        if loss == Loss::OfDisk && !identity.rejoining {
+            return Err(IdentityFault::NotEmpty(path.to_path_buf()));
+        }
+        identity.rejoining |= loss == Loss::OfMemory && has_run;
+        if has_run || !identity.rejoining {
+            identity.incarnation = next_incarnation(identity.incarnation);
+        }
+        replace(path, FILE, &render(&identity)).map_err(at(&file))?;
+        let peers = PeerMemory::open(path)?;
+        let rejoining_cores = AtomicUsize::new(if identity.rejoining { identity.cores } else { 0 });
+        Ok(Self { path: path.to_path_buf(), identity, peers, rejoining_cores, _lock: lock })
     }
+
+    /// The others have said what they remember of this node, which has lost its disk: its next incarnation begins.
+    pub(crate) fn begin(&mut self, last: Incarnation) -> Result<(), IdentityFault> {
+        self.identity.incarnation = Incarnation(last.0 + 1);
+        self.write(&self.identity)
+    }
+
+    /// A core is through with its way back; true if it was the last, and it is written that the node is a member again.
+    pub(crate) fn core_is_through(&self) -> Result<bool, IdentityFault> {
+        if self.rejoining_cores.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return Ok(false);
+        }
+        self.write(&Identity { rejoining: false, ..self.identity.clone() })?;
+        Ok(true)
+    }
+
+    fn write(&self, identity: &Identity) -> Result<(), IdentityFault> {
+        replace(&self.path, FILE, &render(identity))
+            .map_err(|error| IdentityFault::Io { path: self.path.join(FILE), error })
+    }
+}
+
+/// Whether nothing is in the directory but what this process has put there.
+fn is_empty(path: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        if !OWN_FILES.iter().any(|own| name == *own) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// A name for the logs of a new directory: no two directories may share it, so that a segment that strays into another
@@ -214,7 +291,7 @@ fn check(path: &Path, found: &Identity, wanted: &Identity) -> Result<(), Identit
 fn render(identity: &Identity) -> String {
     let protocols: Vec<&str> = identity.protocols.iter().map(|kind| kind.name()).collect();
     let body = format!(
-        "format {FORMAT}\ncluster {:#018x}\nnode {}\ncores {}\nprotocols {}\nrouting {}\nincarnation {}\nlog {:#018x}\n",
+        "format {FORMAT}\ncluster {:#018x}\nnode {}\ncores {}\nprotocols {}\nrouting {}\nincarnation {}\nlog {:#018x}\nstate {}\n",
         identity.cluster,
         u64::from(identity.node.0) + 1,
         identity.cores,
@@ -222,6 +299,7 @@ fn render(identity: &Identity) -> String {
         identity.routing,
         identity.incarnation.0,
         identity.log,
+        if identity.rejoining { REJOINING } else { MEMBER },
     );
     let sum = panch_wire::checksum::checksum(body.as_bytes());
     format!("{body}checksum {sum:#018x}\n")
@@ -245,6 +323,11 @@ fn parse(text: &str) -> Result<Identity, usize> {
         return Err(1);
     }
     let node = u8::try_from(number(2, "node")?).ok().and_then(|node| node.checked_sub(1)).ok_or(3usize)?;
+    let rejoining = match line(8, "state")? {
+        REJOINING => true,
+        MEMBER => false,
+        _ => return Err(9),
+    };
     let protocols: Option<Vec<_>> = line(4, "protocols")?.split(',').map(ProtocolKind::from_name).collect();
     let identity = Identity {
         cluster: number(1, "cluster")?,
@@ -254,18 +337,21 @@ fn parse(text: &str) -> Result<Identity, usize> {
         routing: line(5, "routing")?.to_owned(),
         incarnation: Incarnation(u32::try_from(number(6, "incarnation")?).map_err(|_| 7usize)?),
         log: number(7, "log")?,
+        rejoining,
     };
-    number(8, "checksum")?;
+    number(9, "checksum")?;
     if render(&identity) != text {
-        return Err(9);
+        return Err(10);
     }
     Ok(identity)
 }
 
-fn write(directory: &Path, file: &Path, identity: &Identity) -> io::Result<()> {
+/// Replaces a small file of the directory as a whole, durably.
+pub(crate) fn replace(directory: &Path, name: &str, text: &str) -> io::Result<()> {
+    let file = directory.join(name);
     let beside = file.with_extension("new");
     let mut handle = File::create(&beside)?;
-    handle.write_all(render(identity).as_bytes())?;
+    handle.write_all(text.as_bytes())?;
     handle.sync_all()?;
     fs::rename(&beside, file)?;
     File::open(directory)?.sync_all()
@@ -289,14 +375,49 @@ mod tests {
             routing: "* 0-2; \"user:\" 3".to_owned(),
             incarnation: Incarnation(0),
             log: 0,
+            rejoining: false,
+        }
+    }
+
+    fn open(dir: &Path, wanted: &Identity) -> Result<DataDir, IdentityFault> {
+        DataDir::open(dir, wanted, Loss::None)
+    }
+
+    #[test]
+    fn a_lost_disk_has_no_incarnation_until_the_others_say_the_last_and_comes_back_without_being_told_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut data = DataDir::open(dir.path(), &wanted(), Loss::OfDisk).unwrap();
+        assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(0), true));
+        drop(data);
+        data = open(dir.path(), &wanted()).unwrap();
+        assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(0), true));
+        data.begin(Incarnation(6)).unwrap();
+        drop(data);
+        let data = DataDir::open(dir.path(), &wanted(), Loss::OfDisk).unwrap();
+        assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(8), true));
+        assert!(!data.core_is_through().unwrap() && data.core_is_through().unwrap());
+        drop(data);
+        assert!(matches!(DataDir::open(dir.path(), &wanted(), Loss::OfDisk), Err(IdentityFault::NotEmpty(_))));
+        let data = open(dir.path(), &wanted()).unwrap();
+        assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(9), false));
+    }
+
+    #[test]
+    fn only_an_empty_directory_is_a_lost_one_and_only_a_log_in_memory_is_lost_in_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("core-0"), "").unwrap();
+        assert!(matches!(DataDir::open(dir.path(), &wanted(), Loss::OfDisk), Err(IdentityFault::NotEmpty(_))));
+        for (incarnation, rejoining) in [(1, false), (2, true), (3, true)] {
+            let identity = DataDir::open(dir.path(), &wanted(), Loss::OfMemory).unwrap().identity;
+            assert_eq!((identity.incarnation.0, identity.rejoining), (incarnation, rejoining));
         }
     }
 
     #[test]
     fn every_start_is_a_new_incarnation_of_the_same_directory() {
         let dir = tempfile::tempdir().unwrap();
-        let first = DataDir::open(dir.path(), &wanted()).unwrap().identity;
-        let second = DataDir::open(dir.path(), &wanted()).unwrap().identity;
+        let first = open(dir.path(), &wanted()).unwrap().identity;
+        let second = open(dir.path(), &wanted()).unwrap().identity;
         assert_eq!(first.incarnation, Incarnation(1));
         assert_eq!(second.incarnation, Incarnation(2));
         assert_eq!(first.log, second.log);
@@ -305,17 +426,18 @@ mod tests {
     #[test]
     fn a_directory_is_held_by_one_process_part_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
-        let _held = DataDir::open(dir.path(), &wanted()).unwrap();
-        assert!(matches!(DataDir::open(dir.path(), &wanted()), Err(IdentityFault::Locked(_))));
+        let _held = open(dir.path(), &wanted()).unwrap();
+        assert!(matches!(open(dir.path(), &wanted()), Err(IdentityFault::Locked(_))));
     }
 
     #[test]
     fn a_directory_of_other_protocols_is_refused_and_the_text_says_which_group_and_what_to_do() {
         use ProtocolKind::{Epaxos, Fast, Multi};
         let dir = tempfile::tempdir().unwrap();
-        drop(DataDir::open(dir.path(), &wanted()).unwrap());
+        drop(open(dir.path(), &wanted()).unwrap());
+        let open_with = |wanted: &Identity| open(dir.path(), wanted);
         let open = |protocols: [ProtocolKind; 4]| {
-            DataDir::open(dir.path(), &Identity { protocols: protocols.into(), ..wanted() }).map(drop)
+            open_with(&Identity { protocols: protocols.into(), ..wanted() }).map(drop)
         };
         let text = open([Multi, Fast, Fast, Epaxos]).unwrap_err().to_string();
         for part in
@@ -331,9 +453,9 @@ mod tests {
     #[test]
     fn a_directory_whose_keys_live_elsewhere_is_refused_and_the_text_shows_where() {
         let dir = tempfile::tempdir().unwrap();
-        drop(DataDir::open(dir.path(), &wanted()).unwrap());
+        drop(open(dir.path(), &wanted()).unwrap());
         let other = Identity { routing: "* 0-3".to_owned(), ..wanted() };
-        let text = DataDir::open(dir.path(), &other).map(drop).unwrap_err().to_string();
+        let text = open(dir.path(), &other).map(drop).unwrap_err().to_string();
         assert!(
             text.contains(r#"they were "* 0-2; "user:" 3" and the configuration says "* 0-3""#),
             "{text}"
@@ -344,14 +466,14 @@ mod tests {
     fn a_directory_of_the_layout_before_is_told_from_a_damaged_one() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(FILE), "cluster 0x0000000000000007\nnode 2\ncores 2\n").unwrap();
-        assert!(matches!(DataDir::open(dir.path(), &wanted()).map(drop), Err(IdentityFault::Earlier(_))));
+        assert!(matches!(open(dir.path(), &wanted()).map(drop), Err(IdentityFault::Earlier(_))));
     }
 
     #[test]
     fn foreign_changed_and_damaged_directories_are_refused_with_the_reason() {
         let dir = tempfile::tempdir().unwrap();
-        drop(DataDir::open(dir.path(), &wanted()).unwrap());
-        let open = |wanted: Identity| DataDir::open(dir.path(), &wanted).map(drop);
+        drop(open(dir.path(), &wanted()).unwrap());
+        let open = |wanted: Identity| DataDir::open(dir.path(), &wanted, Loss::None).map(drop);
         assert!(matches!(
             open(Identity { cluster: 8, ..wanted() }),
             Err(IdentityFault::Foreign { what: "cluster", .. })

@@ -17,10 +17,12 @@ use std::os::fd::OwnedFd;
 
 use panch_ring::ring::SocketId;
 use panch_wire::ids::{Incarnation, ReplicaId};
-use panch_wire::peer::{Hello, HelloReply, PacketReader, RefusalCode};
+use panch_wire::peer::{Hello, HelloReply, PacketReader, Purpose, RefusalCode};
 use panch_wire::time::{Duration, Instant};
 
+use crate::complaints::say;
 use crate::log_io::Places;
+use crate::memory::{Judgement, PeerMemory};
 use crate::peers::OPEN_TIMEOUT;
 
 /// The most streams that have not said who they are, or were refused.
@@ -137,6 +139,8 @@ pub(crate) enum Greeting {
     Incomplete,
     /// Accept: packets follow.
     Accepted(Hello),
+    /// A question that was answered; nothing follows.
+    Answered,
     /// The answer was written; close once it is read.
     Refused(ReplicaId, RefusalCode),
     /// These bytes are no hello, or more than one.
@@ -145,21 +149,21 @@ pub(crate) enum Greeting {
 
 /// Writes the answer that accepts a hello.
 pub(crate) fn accept(ours: &Hello, out: &mut Vec<u8>) {
-    answer(ours, None, out);
+    answer(ours, None, Incarnation(0), out);
 }
 
-fn answer(ours: &Hello, refusal: Option<RefusalCode>, out: &mut Vec<u8>) {
+fn answer(ours: &Hello, refusal: Option<RefusalCode>, known: Incarnation, out: &mut Vec<u8>) {
     let text = refusal.map_or("", RefusalCode::text);
     let (version, incarnation, core_count) = (ours.version, ours.incarnation, ours.core_count);
-    HelloReply { version, refusal, incarnation, core_count, text }.write(out);
+    HelloReply { version, refusal, incarnation, core_count, known, text }.write(out);
 }
 
-/// Judges the hello in `bytes` and writes the answer to `out`. `latest` is the highest incarnation known of a node.
+/// Judges the hello in `bytes` and writes the answer to `out`. `peers` is what is remembered of other nodes.
 pub(crate) fn greet(
     bytes: &[u8],
     ours: &Hello,
     node_count: u8,
-    latest: impl Fn(ReplicaId) -> Incarnation,
+    peers: &PeerMemory,
     out: &mut Vec<u8>,
 ) -> Greeting {
     let hello = match Hello::parse(bytes) {
@@ -168,16 +172,25 @@ pub(crate) fn greet(
         Err(_) => return Greeting::Fault,
     };
     let mut refusal = hello.refusal(ours, node_count);
-    if refusal.is_none() && hello.incarnation < latest(hello.node) {
-        // Its directory was lost or replaced by an older copy: it has forgotten votes.
-        refusal = Some(RefusalCode::Incarnation);
-    }
     if refusal.is_none() && bytes.len() > Hello::SIZE {
         // It has to wait for the answer: until then a stream may change its core, and what comes could get lost.
         return Greeting::Fault;
     }
-    answer(ours, refusal, out);
+    let asks = hello.purpose == Purpose::Inquiry;
+    if refusal.is_none() && !asks {
+        refusal = match peers.judge(&hello) {
+            Ok(Judgement::Familiar) => None,
+            // Its directory was lost or replaced by an older copy: it has forgotten votes.
+            Ok(Judgement::Forgetful) => Some(RefusalCode::Incarnation),
+            Err(error) => {
+                say(format_args!("cannot write down who says hello: {error}"));
+                Some(RefusalCode::NotReady)
+            }
+        };
+    }
+    answer(ours, refusal, peers.incarnation(hello.node), out);
     match refusal {
+        None if asks => Greeting::Answered,
         None => Greeting::Accepted(hello),
         Some(code) => Greeting::Refused(hello.node, code),
     }
@@ -260,7 +273,7 @@ mod tests {
         let (mut bytes, mut out) = (Vec::new(), Vec::new());
         Hello { node: ReplicaId(2), ..ours }.write(&mut bytes);
         bytes.push(0);
-        assert!(matches!(greet(&bytes, &ours, 3, |_| Incarnation(0), &mut out), Greeting::Fault));
+        assert!(matches!(greet(&bytes, &ours, 3, &PeerMemory::empty(), &mut out), Greeting::Fault));
         assert!(out.is_empty());
     }
 
@@ -268,10 +281,17 @@ mod tests {
     fn earlier_incarnations_of_a_node_are_refused() {
         let ours = Hello { incarnation: Incarnation(1), ..Hello::new(1) };
         let theirs = Hello { node: ReplicaId(2), incarnation: Incarnation(4), ..ours };
-        let (mut bytes, mut out) = (Vec::new(), Vec::new());
-        theirs.write(&mut bytes);
-        let mut judge = |latest| greet(&bytes, &ours, 3, |_| Incarnation(latest), &mut out);
-        assert!(matches!(judge(4), Greeting::Accepted(hello) if hello == theirs));
-        assert!(matches!(judge(5), Greeting::Refused(ReplicaId(2), RefusalCode::Incarnation)));
+        let peers = PeerMemory::empty();
+        let judge = |hello: Hello| {
+            let (mut bytes, mut out) = (Vec::new(), Vec::new());
+            hello.write(&mut bytes);
+            let greeting = greet(&bytes, &ours, 3, &peers, &mut out);
+            (greeting, HelloReply::parse(&out).unwrap().unwrap().0.known)
+        };
+        assert!(matches!(judge(theirs).0, Greeting::Accepted(hello) if hello == theirs));
+        let earlier = Hello { incarnation: Incarnation(3), ..theirs };
+        assert!(matches!(judge(earlier).0, Greeting::Refused(ReplicaId(2), RefusalCode::Incarnation)));
+        let question = Hello { incarnation: Incarnation(0), purpose: Purpose::Inquiry, ..theirs };
+        assert!(matches!(judge(question), (Greeting::Answered, Incarnation(4))));
     }
 }

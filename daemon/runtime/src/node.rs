@@ -15,15 +15,16 @@ use panch_ring::mesh::{self, MeshPort};
 use panch_ring::ring::{Ring, RingConfig, RingError};
 use panch_wal::{Durability, RecoverError, SegmentReader, Wal, recover};
 use panch_wire::frame::FramePool;
-use panch_wire::ids::Incarnation;
-use panch_wire::peer::Hello;
+use panch_wire::ids::{Incarnation, ReplicaId};
+use panch_wire::peer::{Hello, Purpose};
 use panch_wire::time::Instant;
 
 use crate::clients::overrun_size;
 use crate::clients::table::Clients;
 use crate::core::{CoreFault, CoreLoop, check_ports};
 use crate::counters::Reports;
-use crate::identity::{DataDir, Identity, IdentityFault};
+use crate::identity::{DataDir, Identity, IdentityFault, Loss};
+use crate::inquiry;
 use crate::log_io::LogIo;
 use crate::options::NodeOptions;
 use crate::outputs::Outputs;
@@ -75,7 +76,7 @@ pub enum NodeFault {
         fault: ReplayFault,
     },
     /// The log does not reach back to the snapshot.
-    #[error("{}: slot {slot} of group {group} was decided, but is neither in the newest usable snapshot nor in the log: it is lost here. Restore the directory from an exact copy, or empty this node's data directory and let it join again as a new member", path.display())]
+    #[error("{}: slot {slot} of group {group} was decided, but is neither in the newest usable snapshot nor in the log: it is lost here. Restore the directory from an exact copy, or empty this node's data directory and start it with --rejoin", path.display())]
     Hole {
         /// The core's directory.
         path: PathBuf,
@@ -85,16 +86,16 @@ pub enum NodeFault {
         slot: u64,
     },
     /// The log is not there although votes may be in it.
-    #[error("{}: the log of core {core} is gone but this node has run before: it may have voted and can no longer know how; restore the directory from an exact copy, or empty the whole data directory and let the node join again as a new member", path.display())]
+    #[error("{}: the log of core {core} is gone but this node has run before: it may have voted and can no longer know how; restore the directory from an exact copy, or empty the whole data directory and start the node with --rejoin", path.display())]
     LogMissing {
         /// The core's directory.
         path: PathBuf,
         /// The core.
         core: usize,
     },
-    /// A node without a durable log may not come back.
+    /// A node without a durable log may not come back by itself.
     #[error(
-        "this node runs with durability = \"memory\" and has run before: it has forgotten its votes and may not vote again under the same number. Empty the data directories of all nodes to start a new cluster, or use durability = \"sync\""
+        "this node has forgotten its votes, and there is no other process that could tell it what it voted for (durability = \"memory\", or --rejoin with one node). Empty the data directories of all nodes to start a new cluster, or use durability = \"sync\""
     )]
     Forgotten,
     /// The ring cannot be made.
@@ -155,12 +156,19 @@ impl Node {
             routing: options.routing.to_string(),
             incarnation: Incarnation(0),
             log: 0,
+            rejoining: false,
         };
-        let data = DataDir::open(&options.data_dir, &wanted)?;
-        let incarnation = data.identity.incarnation;
-        if options.log.durability == Durability::Memory && incarnation > Incarnation(1) {
+        let mut data = DataDir::open(&options.data_dir, &wanted, options.loss)?;
+        let forgotten = options.log.durability == Durability::Memory
+            && data.identity.incarnation > Incarnation(1)
+            && options.loss == Loss::None;
+        if forgotten || data.identity.rejoining && options.members.len() == 1 {
             return Err(NodeFault::Forgotten);
         }
+        if data.identity.incarnation == Incarnation(0) {
+            data.begin(inquiry::last_incarnation(&options, data.identity.log))?;
+        }
+        let (incarnation, rejoining) = (data.identity.incarnation, data.identity.rejoining);
         if cores > 1 {
             check_ports(&options)?;
         }
@@ -179,6 +187,7 @@ impl Node {
                 options: Arc::clone(&options),
                 core,
                 incarnation,
+                rejoining,
                 started: clock::now(),
                 reports: Arc::clone(&reports),
             };
@@ -238,7 +247,7 @@ impl Node {
 fn run_core(
     view: NodeView,
     port: MeshPort<Parcel>,
-    data: &DataDir,
+    data: &Arc<DataDir>,
     failed: &Arc<AtomicBool>,
     ready: &crossbeam::channel::Sender<()>,
 ) -> Result<(), NodeFault> {
@@ -264,7 +273,7 @@ fn run_core(
 fn open_core(
     view: NodeView,
     port: MeshPort<Parcel>,
-    data: &DataDir,
+    data: &Arc<DataDir>,
     failed: &Arc<AtomicBool>,
 ) -> Result<CoreLoop, NodeFault> {
     let options = Arc::clone(&view.options);
@@ -280,6 +289,8 @@ fn open_core(
         core_count: view.cores() as u16,
         fingerprint: options.fingerprint,
         incarnation: view.incarnation,
+        directory: data.identity.log,
+        purpose: if view.rejoining { Purpose::Rejoin } else { Purpose::Stream },
         ..Hello::new(panch_wal::FORMAT_VERSION)
     };
     let storage = Storage::start(directory.clone(), options.log.segment_size, port.doorbell().clone())
@@ -312,6 +323,7 @@ fn open_core(
         groups: view.groups(),
         replica: options.replica,
         tuning: options.tuning,
+        rejoining: view.rejoining,
         log_size_max: options.replica.snapshot_log_size * LOG_SIZE_FACTOR + options.log.segment_size,
     };
     let seed = clock::now().0 ^ data.identity.log ^ u64::from(view.incarnation.0) << 32;
@@ -326,6 +338,9 @@ fn open_core(
             Some((file, restored))
         },
     );
+    for peer in (0..options.members.len() as u8).map(ReplicaId) {
+        core.admits(peer, data.peers.incarnation(peer), Incarnation(0));
+    }
     let mut log = LogIo::default();
     let identity = data.identity.log ^ view.core as u64;
     let now: Instant = clock::now();
@@ -352,5 +367,5 @@ fn open_core(
         let last = recovered.last;
         core.start(now, Wal::resume(options.log.clone(), recovered), last, &mut out);
     }
-    Ok(CoreLoop::new(view, ring, port, pool, core, out, log, hello, Arc::clone(failed)))
+    Ok(CoreLoop::new(view, ring, port, pool, core, out, log, hello, Arc::clone(data), Arc::clone(failed)))
 }

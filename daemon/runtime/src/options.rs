@@ -11,6 +11,8 @@ use panch_wire::ids::ReplicaId;
 use panch_wire::routing::Routing;
 use panch_wire::time::Duration;
 
+pub use crate::identity::Loss;
+
 /// Where a member of the cluster is reached.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Member {
@@ -53,6 +55,8 @@ pub struct NodeOptions {
     pub cpus: Vec<Option<usize>>,
     /// Where everything is kept.
     pub data_dir: PathBuf,
+    /// What was lost, and so has to be asked of the other nodes.
+    pub loss: Loss,
     /// Where to listen for nodes.
     pub peer_listen: SocketAddr,
     /// Where to listen for Redis clients.

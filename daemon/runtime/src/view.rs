@@ -16,6 +16,8 @@ pub(crate) struct NodeView {
     /// This core.
     pub(crate) core: usize,
     pub(crate) incarnation: Incarnation,
+    /// The node has lost its disk, or was in this state when it started.
+    pub(crate) rejoining: bool,
     pub(crate) started: Instant,
     pub(crate) reports: Arc<Reports>,
 }

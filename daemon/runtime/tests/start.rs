@@ -26,6 +26,7 @@ fn options(data_dir: &Path, cores: usize, durability: Durability) -> NodeOptions
         routing: Routing::even(2),
         cpus: vec![None; cores],
         data_dir: data_dir.into(),
+        loss: Default::default(),
         peer_listen: any,
         resp_listen: any,
         native_listen: any,

@@ -26,8 +26,6 @@ use content::{Content, Written};
 pub enum Name {
     /// The node's incarnation, and whether it is on its way back.
     Identity,
-    /// The incarnations of others.
-    Peers,
     /// A log segment, by its sequence.
     Segment(u64),
     /// A complete snapshot.

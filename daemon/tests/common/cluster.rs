@@ -174,6 +174,25 @@ impl Cluster {
         self.spawn_with(id, &["run", "--config", config.to_str().expect("a path of ASCII")]);
     }
 
+    /// Starts a node that has lost its disk, without waiting.
+    pub fn spawn_to_rejoin(&mut self, id: usize) {
+        let config = self.config_path(id);
+        self.spawn_with(id, &["run", "--rejoin", "--config", config.to_str().expect("a path of ASCII")]);
+    }
+
+    /// A node that is not running loses its data directory.
+    pub fn lose_disk(&mut self, id: usize) {
+        assert!(self.nodes[id - 1].child.is_none(), "node {id} runs");
+        fs::remove_dir_all(self.data_dir(id)).expect("a data directory is removed");
+    }
+
+    /// Waits until a node that has lost its disk is a member again.
+    pub fn wait_member(&self, id: usize) {
+        eventually("the node is a member again", START_PATIENCE, || {
+            self.errors(id).contains("is a member again").then_some(())
+        });
+    }
+
     fn spawn_with(&mut self, id: usize, arguments: &[&str]) {
         assert!(self.nodes[id - 1].child.is_none(), "node {id} runs already");
         let path = self.error_path(id);
@@ -222,8 +241,17 @@ impl Cluster {
 
     /// Starts a node and waits until it answers PING.
     pub fn start_node(&mut self, id: usize) {
+        self.start_with(id, Self::spawn);
+    }
+
+    /// As [`Cluster::start_node`], for one that has lost its disk.
+    pub fn start_to_rejoin(&mut self, id: usize) {
+        self.start_with(id, Self::spawn_to_rejoin);
+    }
+
+    fn start_with(&mut self, id: usize, spawn: fn(&mut Self, usize)) {
         for _ in 0..50 {
-            self.spawn(id);
+            spawn(self, id);
             if self.try_wait_serving(id) {
                 return;
             }

@@ -26,12 +26,12 @@ mod hello;
 mod reader;
 mod writer;
 
-pub use hello::{Hello, HelloReply, RefusalCode};
+pub use hello::{Hello, HelloReply, Purpose, RefusalCode};
 pub use reader::{Incoming, Next, PacketReader};
 pub use writer::PacketWriter;
 
 /// Version of this protocol.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Bytes of a packet before its messages.
 pub const PACKET_HEADER_SIZE: usize = 32;
 /// Bytes of a message before its own.

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use panch_replica::core::GroupStatus;
+use panch_replica::rejoin::Membership;
 use panch_replica::latency::Latencies;
 use panch_wal::Durability;
 use panch_wire::ids::ReplicaId;
@@ -180,6 +181,7 @@ pub(crate) fn info(
         ("node_id", (u64::from(view.node().0) + 1).to_string()),
         ("cluster_id", format!("{:016x}", view.options.cluster)),
         ("incarnation", view.incarnation.0.to_string()),
+        ("rejoining", u8::from(!statuses.iter().all(|it| it.membership == Membership::Member)).to_string()),
         ("protocol", groups::protocols(view)),
         ("durability", durability(view.options.log.durability).into()),
         ("cores", view.cores().to_string()),

@@ -6,6 +6,7 @@
 use panch_consensus::ballot::Ballot;
 use panch_consensus::protocol::{Counters, ProtocolKind};
 use panch_replica::core::GroupStatus;
+use panch_replica::rejoin::Membership;
 use panch_wal::Durability;
 use panch_wire::ids::{GroupId, ReplicaId};
 
@@ -19,7 +20,8 @@ pub(crate) fn has_leader(kind: ProtocolKind) -> bool {
 
 /// Whether this node knows where commands of the group are decided.
 pub(crate) fn is_ready(status: &GroupStatus) -> bool {
-    !has_leader(status.kind) || status.protocol.leader.is_some()
+    let has_leader = !has_leader(status.kind) || status.protocol.leader.is_some();
+    has_leader && status.membership == Membership::Member
 }
 
 /// The node that a group's keys should be sent to: its leader as known here, its home otherwise. A wish, no more: every
@@ -39,6 +41,9 @@ pub(crate) fn protocols(view: &NodeView) -> String {
 
 /// What the replica is in its group, in the words of its protocol.
 fn role(status: &GroupStatus) -> &'static str {
+    if status.membership != Membership::Member {
+        return "rejoining";
+    }
     match (status.kind, status.protocol.leading) {
         (ProtocolKind::Multi, true) => "leader",
         (ProtocolKind::Fast, true) => "coordinator",
@@ -130,6 +135,7 @@ mod tests {
             frontier: 0,
             digest: 5,
             keys: 2,
+            membership: Membership::Member,
             probe: Probe::default(),
             counters,
         }

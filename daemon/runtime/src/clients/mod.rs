@@ -208,6 +208,7 @@ mod tests {
             routing: Routing::even(1),
             cpus: vec![None],
             data_dir: "unused".into(),
+            loss: Default::default(),
             peer_listen: member(1),
             resp_listen: member(2),
             native_listen: member(3),
@@ -231,6 +232,7 @@ mod tests {
             options: options.into(),
             core: 0,
             incarnation: Incarnation(1),
+            rejoining: false,
             started: Instant(0),
             reports: Reports::new(1).into(),
         }
@@ -245,6 +247,7 @@ mod tests {
             groups: view.groups(),
             replica: view.options.replica,
             tuning: view.options.tuning,
+            rejoining: false,
             log_size_max: 1 << 20,
         };
         let pool = FramePool::new(view.options.frame_pool_size);

@@ -73,8 +73,7 @@ impl CoreLoop {
         let (socket, address) = (inbound.socket, inbound.address);
         let mut answer = self.ring.send_buffers().take();
         let members = self.view.options.members.len() as u8;
-        let core = &self.core;
-        match inbound::greet(early, &self.hello, members, |id| core.peer_incarnation(id), &mut answer) {
+        match inbound::greet(early, &self.hello, members, &self.data.peers, &mut answer) {
             Greeting::Incomplete => self.ring.send_buffers().give(answer),
             Greeting::Accepted(hello) => {
                 let owner = usize::from(hello.core_index) % self.view.cores();
@@ -84,6 +83,12 @@ impl CoreLoop {
                 } else {
                     self.begin_stream(place, hello, answer);
                 }
+            }
+            Greeting::Answered => {
+                // As one that was refused: it reads the answer and closes.
+                inbound.state = InboundState::Refused;
+                self.answer(socket, answer, place);
+                self.ring.finish_sending(socket);
             }
             Greeting::Refused(node, code) => {
                 inbound.state = InboundState::Refused;

@@ -37,16 +37,15 @@ fn membership(world: &Script, node: usize) -> Option<Membership> {
 }
 
 /// A write that only the leader and one follower have, whose disk is lost then: the world, the leader, that follower, and
-/// the third.
+/// the third, which knows nothing at all.
 fn half_known(seed: u64) -> Result<(Script, usize, usize, usize), String> {
-    let (mut world, leader) = begin(Settings::calm(seed, 3))?;
-    ensure!(world.set(leader, "r0", "before"), "no first write");
-    world.run_for(200 * MILLISECOND);
-    let leader = world.leader().unwrap_or(leader);
-    let [lost, third] = others(3, leader)[..] else { unreachable!("three nodes") };
+    let mut world = Script::new(Settings::calm(seed, 3), false);
+    let third = 2;
     cut_off(&mut world, third, true);
-    ensure!(world.set(leader, "r0", "kept"), "no write with two of three");
-    world.run_for(20 * MILLISECOND);
+    ensure!(world.set_soon(0, "r0", "kept"), "no write with two of three: {}", world.describe());
+    world.run_for(200 * MILLISECOND);
+    let leader = world.leader().ok_or("no leader")?;
+    let lost = 1 - leader;
     world.wipe(lost);
     Ok((world, leader, lost, third))
 }
@@ -79,17 +78,22 @@ pub(super) fn cut_off_after_the_answers(seed: u64) -> Result<(), String> {
 pub(super) fn deposed_leader_proposes(seed: u64) -> Result<(), String> {
     let mut settings = Settings::calm(seed, 3);
     // All that the new leader has to give is its snapshot.
-    settings.replica.snapshot_log_size = 1;
+    settings.log_size_max = 0;
     settings.tuning.tail_size_max = 0;
     let (mut world, first) = begin(settings)?;
     ensure!(world.set(first, "r0", "before"), "no first write");
     world.run_for(200 * MILLISECOND);
     let old = world.leader().unwrap_or(first);
-    let [lost, new] = others(3, old)[..] else { unreachable!("three nodes") };
+    let rest = others(3, old);
     cut_off(&mut world, old, true);
     world.set_clock_rate(old, 5_000);
-    ensure!(world.set_soon(new, "r0", "kept"), "no new leader: {}", world.describe());
-    world.run_for(500 * MILLISECOND);
+    ensure!(world.set_soon(rest[0], "r0", "kept"), "no new leader: {}", world.describe());
+    world.run_for(3 * SECOND);
+    let leads = |node: &usize| world.status(*node).protocol.leading;
+    let new = *rest.iter().find(|node| leads(node)).ok_or("nobody leads")?;
+    let lost = 3 - old - new;
+    // It must stay leader while nobody answers.
+    world.set_clock_rate(new, 20_000);
     world.wipe(lost);
     // The old leader answers, and is not heard otherwise. The new one gives its snapshot and nothing to accept.
     world.set_filter(Box::new(move |letter: &Letter| {
@@ -102,6 +106,7 @@ pub(super) fn deposed_leader_proposes(seed: u64) -> Result<(), String> {
     ensure!(back, "the node does not come back: {}", world.describe());
     cut_off(&mut world, new, true);
     world.bounce(lost, CrashKind::Kill);
+    world.set_clock_rate(old, 1_000_000);
     let call = world.call(old, "r0", set("lost"), Level::Log);
     world.run_for(500 * MILLISECOND);
     world.check().map_err(broken)?;
@@ -113,23 +118,20 @@ pub(super) fn deposed_leader_proposes(seed: u64) -> Result<(), String> {
 pub(super) fn power_fails_at_the_end(seed: u64) -> Result<(), String> {
     let (mut world, leader, lost, third) = half_known(seed)?;
     let last = world.status(leader).executed;
-    cut_off(&mut world, third, false);
+    // It must stay leader while nobody answers.
+    world.set_clock_rate(leader, 20_000);
     world.set_disk(lost, Latency { low: 10 * MICROSECOND, high: 30 * MILLISECOND, sync: 0, read: 0 });
     for _ in 0..12 {
+        cut_off(&mut world, third, false);
         world.restart(lost);
-        let back = world.run_until(5 * SECOND, |world| world.is_up(lost) && !world.is_returning(lost));
-        ensure!(back, "the node does not come back: {}", world.describe());
-        world.crash(lost, CrashKind::Power);
-        // The third and the node alone, as if the leader had gone.
-        cut_off(&mut world, leader, false);
-        world.restart(lost);
-        world.run_for(SECOND);
+        let back = world.run_until(20 * SECOND, |world| world.is_up(lost) && !world.is_returning(lost));
         world.check().map_err(broken)?;
+        ensure!(back, "the node does not come back: {}", world.describe());
+        world.set_filter(Box::new(|_| Verdict::Drop));
+        world.bounce(lost, CrashKind::Power);
         let status = world.status(lost);
         ensure!(status.protocol.last >= last, "a member that has forgotten what it came back for: {status:?}");
         world.wipe(lost);
-        cut_off(&mut world, third, false);
-        ensure!(world.wait_for_leader().is_some() || !world.is_up(lost), "no leader");
     }
     world.restart(lost);
     end(world)

@@ -15,7 +15,7 @@ use panch_wire::peer::{PacketReader, PacketWriter};
 use super::clock::Clock;
 use super::log_watch::{self, Watched};
 use super::outbox::{Deed, Deeds};
-use super::rejoin::{Incarnations, Memory};
+use super::rejoin::Memory;
 use super::{Event, Shared};
 use crate::client::{Outcome, Proposal, Request};
 use crate::disk::{CrashKind, Disk, FileId, Job, JobId, Name, Progress, Step};
@@ -45,8 +45,6 @@ pub(crate) enum Tag {
     Identity(Incarnation, bool),
     /// A node on its way back is a member again.
     Promotion,
-    /// What was heard of other nodes.
-    Peers(Incarnations),
     Log(LogWrite),
     Sync(Sync),
     Segment(SegmentSequence),
@@ -115,8 +113,6 @@ pub(crate) struct Life {
     pub(crate) committed: Vec<(GroupId, Commitment)>,
     /// Packets that wait for frame memory, each with its reader and how far that has come.
     pub(crate) waiting: VecDeque<(Packet, PacketReader, usize)>,
-    /// Nodes that speak in incarnations that are not on the disk.
-    pub(crate) strangers: Vec<(usize, Incarnation)>,
     /// Snapshot files that are being written.
     pub(crate) making: Vec<(GroupId, Slot, FileId)>,
     pub(crate) writers: Vec<PacketWriter>,
@@ -243,7 +239,6 @@ impl Node {
                 }
             }
             Progress::Ended(Tag::Promotion, succeeded) => self.on_promotion(shared, succeeded),
-            Progress::Ended(Tag::Peers(heard), succeeded) => self.on_peers(shared, heard, succeeded),
             Progress::Ended(Tag::Nothing, _) => {}
             Progress::Ended(mut tag, succeeded) => {
                 if let Tag::Log(log) = &mut tag
@@ -287,7 +282,6 @@ impl Node {
     /// The incarnation is durable: reads the newest snapshots and the log, and begins to live.
     fn boot(&mut self, shared: &mut Shared, incarnation: Incarnation, rejoining: bool) {
         self.memory.rejoining = rejoining;
-        self.recall_peers();
         shared.trace(|| format!("node {} boots, incarnation {}", self.index, incarnation.0));
         let pool = FramePool::new(shared.settings.pool_size);
         let config = shared.core_config(self.id(), rejoining);
@@ -367,7 +361,6 @@ impl Node {
             replayed,
             committed,
             waiting: VecDeque::new(),
-            strangers: Vec::new(),
             making: Vec::new(),
             writers,
         };
@@ -396,7 +389,7 @@ impl Node {
                     newest.push((group, slot));
                     older
                 }
-                Name::Identity | Name::Peers | Name::Segment(_) => false,
+                Name::Identity | Name::Segment(_) => false,
             };
             if useless {
                 self.submit(shared, Tag::Nothing, [Step::Unlink(name)]);

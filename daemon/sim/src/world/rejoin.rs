@@ -2,7 +2,7 @@
 //!
 //! The operator says that a node was a member and has lost its disk. It asks every other node for the highest incarnation
 //! that it remembers of it, takes the next one, writes down that it is on its way back, and starts. When its core is
-//! through, it writes down that it is a member again. What another node is heard to be is believed once it is durable.
+//! through, it writes down that it is a member again.
 
 use panch_wire::ids::{Incarnation, REPLICAS_MAX, ReplicaId, ReplicaSet};
 
@@ -11,9 +11,6 @@ use super::{Event, Shared, World};
 use crate::disk::{CrashKind, Name, Step};
 use crate::queue::MILLISECOND;
 use panch_replica::core::next_incarnation;
-
-/// One incarnation per node.
-pub(crate) type Incarnations = [Incarnation; REPLICAS_MAX];
 
 /// What a node knows of its own way back, and of the lives of others.
 #[derive(Default)]
@@ -25,11 +22,7 @@ pub(crate) struct Memory {
     /// It is being written that the node is a member again.
     promoting: bool,
     /// The incarnations of others that are on the disk.
-    pub(crate) known: Incarnations,
-    /// The highest heard of.
-    heard: Incarnations,
-    /// They are being written.
-    writing: bool,
+    pub(crate) known: [Incarnation; REPLICAS_MAX],
 }
 
 impl Memory {
@@ -102,53 +95,13 @@ impl Node {
         self.wake(shared, now);
     }
 
-    /// What the disk says of other nodes.
-    pub(crate) fn recall_peers(&mut self) {
-        let mut bytes = [0; 4 * REPLICAS_MAX];
-        if let Some(file) = self.disk.open(Name::Peers) {
-            self.disk.read(file, 0, &mut bytes);
+    /// What the node has taken in of others it remembers whatever happens: a hello is accepted only once its incarnation is
+    /// on the disk, and nothing else goes on meanwhile.
+    pub(crate) fn remember_peers(&mut self) {
+        let State::Up(life) = &self.state else { return };
+        for (peer, known) in (0..).map(ReplicaId).zip(&mut self.memory.known) {
+            *known = life.core.peer_incarnation(peer).max(*known);
         }
-        let number = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        self.memory.known = std::array::from_fn(|peer| Incarnation(number(4 * peer)));
-        self.memory.heard = self.memory.known;
-        self.memory.writing = false;
-    }
-
-    /// Other nodes were heard in incarnations that are not on the disk: nothing of these lives is taken in before they are.
-    pub(crate) fn note_strangers(&mut self, shared: &mut Shared) {
-        let State::Up(life) = &mut self.state else { return };
-        for (peer, incarnation) in life.strangers.drain(..) {
-            let heard = &mut self.memory.heard[peer];
-            *heard = incarnation.max(*heard);
-        }
-        if self.memory.writing || self.memory.heard == self.memory.known {
-            return;
-        }
-        self.memory.writing = true;
-        let heard = self.memory.heard;
-        let bytes: Vec<u8> = heard.iter().flat_map(|incarnation| incarnation.0.to_le_bytes()).collect();
-        let file = self.disk.create(0);
-        let written = self.disk.write(file, 0, [&bytes[..]].into_iter());
-        let steps = [Step::WriteStable(written), Step::Link(file, Name::Peers), Step::SyncDirectory];
-        self.submit(shared, Tag::Peers(heard), steps);
-    }
-
-    /// They are on the disk, or that failed and is tried again.
-    pub(crate) fn on_peers(&mut self, shared: &mut Shared, heard: Incarnations, succeeded: bool) {
-        self.memory.writing = false;
-        if succeeded {
-            self.memory.known = heard;
-            if let State::Up(life) = &mut self.state {
-                for (peer, incarnation) in (0..).map(ReplicaId).zip(heard) {
-                    if incarnation > life.core.peer_incarnation(peer) {
-                        life.core.admits(peer, incarnation, Incarnation(0));
-                        life.deeds.peers[peer.index()] = life.core.peer_incarnation(peer);
-                    }
-                }
-            }
-        }
-        let now = shared.queue.now();
-        self.wake(shared, now);
     }
 
     /// The disk is lost with everything on it; the operator knows.

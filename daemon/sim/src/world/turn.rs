@@ -77,9 +77,6 @@ impl Node {
                 }
                 Input::Disk(tag, succeeded) => life.take_disk(shared, now, &self.disk, tag, succeeded)?,
                 Input::Connected(peer, incarnation) => {
-                    if life.is_stranger(peer, incarnation) {
-                        continue;
-                    }
                     let peer = ReplicaId(peer as u8);
                     let known = life.core.admits(peer, incarnation, Incarnation(0));
                     shared.coverage.stale_packets += u64::from(!known);
@@ -110,7 +107,7 @@ impl Node {
         }
         let State::Up(life) = &mut self.state else { return Ok(()) };
         life.core.end_turn(now, &mut life.deeds);
-        self.note_strangers(shared);
+        self.remember_peers();
         self.consider_promotion(shared);
         self.write_log(shared, now);
         self.observe(shared);
@@ -419,15 +416,6 @@ fn judge(shared: &mut Shared, from: usize, sent: &Sent) -> Verdict {
 }
 
 impl Life {
-    /// Whether the node speaks in an incarnation that is not on the disk here yet. If so, it is noted down.
-    fn is_stranger(&mut self, from: usize, incarnation: Incarnation) -> bool {
-        let is_new = incarnation > self.core.peer_incarnation(ReplicaId(from as u8));
-        if is_new {
-            self.strangers.push((from, incarnation));
-        }
-        is_new
-    }
-
     fn take_packet(
         &mut self,
         shared: &mut Shared,
@@ -447,9 +435,6 @@ impl Life {
             match reader.next(&mut input, &self.pool) {
                 Ok(Next::Message(incoming)) => {
                     let Incarnations { sender, receiver } = incoming.incarnations;
-                    if self.is_stranger(packet.from, sender) {
-                        return;
-                    }
                     let admitted = self.core.admits(from, sender, receiver);
                     self.deeds.peers[from.index()] = self.core.peer_incarnation(from);
                     if !admitted {
@@ -523,7 +508,7 @@ impl Life {
                 shared.coverage.failed_loads += u64::from(frame.is_none());
                 core.loaded(now, group, position, location, frame, deeds);
             }
-            Tag::Identity(..) | Tag::Promotion | Tag::Peers(_) | Tag::Nothing => {}
+            Tag::Identity(..) | Tag::Promotion | Tag::Nothing => {}
         }
         Ok(())
     }

@@ -13,7 +13,8 @@ const REPLY_MAGIC: &[u8; 4] = b"PNPR";
 ///
 /// ```text
 /// 0 "PNPH"  4 peer version u16  6 frame version u16  8 log version u16  10 core u16  12 core count u16  14 node u8
-/// 15 zero  16 cluster u64  24 fingerprint u64  32 incarnation u32  36 zero[20]  56 checksum u64 of the rest
+/// 15 purpose u8  16 cluster u64  24 fingerprint u64  32 incarnation u32  36 directory u64  44 zero[12]
+/// 56 checksum u64 of the rest
 /// ```
 /// The first six bytes never change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +37,29 @@ pub struct Hello {
     pub fingerprint: u64,
     /// The sender's incarnation.
     pub incarnation: Incarnation,
+    /// Names the sender's data directory: drawn when it was made, so that an emptied one is told from the one before.
+    pub directory: u64,
+    /// What the sender wants.
+    pub purpose: Purpose,
+}
+
+/// What a node that says hello wants.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(u8)]
+pub enum Purpose {
+    /// To send packets.
+    #[default]
+    Stream = 0,
+    /// To send packets, as a node that has lost its disk and is on its way back: its directory may be another than before.
+    Rejoin = 1,
+    /// To learn its last incarnation, which it has forgotten: nothing follows. Its incarnation is 0.
+    Inquiry = 2,
+}
+
+impl Purpose {
+    fn from_code(code: u8) -> Option<Self> {
+        [Self::Stream, Self::Rejoin, Self::Inquiry].into_iter().find(|purpose| *purpose as u8 == code)
+    }
 }
 
 impl Hello {
@@ -49,11 +73,12 @@ impl Hello {
         for field in [self.version, self.frame_version, self.log_version, self.core_index, self.core_count] {
             out.extend_from_slice(&field.to_le_bytes());
         }
-        out.extend_from_slice(&[self.node.0, 0]);
+        out.extend_from_slice(&[self.node.0, self.purpose as u8]);
         out.extend_from_slice(&self.cluster.to_le_bytes());
         out.extend_from_slice(&self.fingerprint.to_le_bytes());
         out.extend_from_slice(&self.incarnation.0.to_le_bytes());
-        out.extend_from_slice(&[0; 20]);
+        out.extend_from_slice(&self.directory.to_le_bytes());
+        out.extend_from_slice(&[0; 12]);
         let sum = checksum(&out[start..]);
         out.extend_from_slice(&sum.to_le_bytes());
         debug_assert_eq!(out.len() - start, Self::SIZE);
@@ -75,6 +100,9 @@ impl Hello {
         if checksum(&bytes[..56]) != u64_at(bytes, 56) {
             return Err(PeerFault::Corrupt("checksum of the hello"));
         }
+        let Some(purpose) = Purpose::from_code(bytes[15]) else {
+            return Err(PeerFault::Misbehaved("purpose of the hello"));
+        };
         Ok(Some(Self {
             version: VERSION,
             frame_version: u16_at(bytes, 6),
@@ -85,6 +113,8 @@ impl Hello {
             cluster: u64_at(bytes, 16),
             fingerprint: u64_at(bytes, 24),
             incarnation: Incarnation(u32_at(bytes, 32)),
+            directory: u64_at(bytes, 36),
+            purpose,
         }))
     }
 
@@ -104,7 +134,9 @@ impl Hello {
             Some(RefusalCode::Fingerprint)
         } else if self.node == ours.node || self.node.0 >= node_count {
             Some(RefusalCode::Node)
-        } else if self.core_index >= self.core_count || self.incarnation.0 == 0 {
+        } else if self.core_index >= self.core_count
+            || (self.incarnation.0 == 0) != (self.purpose == Purpose::Inquiry)
+        {
             Some(RefusalCode::Malformed)
         } else {
             None
@@ -123,6 +155,8 @@ impl Hello {
             core_count: 1,
             fingerprint: 0,
             incarnation: Incarnation(0),
+            directory: 0,
+            purpose: Purpose::Stream,
         }
     }
 }
@@ -167,8 +201,8 @@ refusals! {
     Fingerprint = 5, "the cluster configuration differs: compare [cluster] in `panchd check --print` of both nodes";
     /// Not a member, or the receiver's own number.
     Node = 6, "not a node of the cluster";
-    /// A later incarnation of the same node has already spoken.
-    Incarnation = 7, "an earlier incarnation of the node";
+    /// A later incarnation of the same node has already spoken, or one with another data directory.
+    Incarnation = 7, "the data directory is not the one that this node ran with before, so votes may be forgotten: if its disk was lost, empty the data directory and start it with --rejoin";
     /// The fields contradict each other.
     Malformed = 8, "malformed hello";
     /// The node is starting or stopping.
@@ -179,7 +213,7 @@ refusals! {
 ///
 /// ```text
 /// 0 "PNPR"  4 peer version u16  6 refusal u16 (0 = accepted)  8 incarnation u32  12 text length u16  14 core count u16
-/// 16 checksum u64 of the rest  24 text
+/// 16 checksum u64 of the rest  24 known u32  28 zero[4]  32 text
 /// ```
 /// The first six bytes never change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -192,13 +226,15 @@ pub struct HelloReply<'a> {
     pub incarnation: Incarnation,
     /// How many cores the answering node has.
     pub core_count: u16,
+    /// The highest incarnation of the asking node that the answering one remembers; 0 if none.
+    pub known: Incarnation,
     /// For people, when refused.
     pub text: &'a str,
 }
 
 impl<'a> HelloReply<'a> {
     /// Bytes of an answer before its text.
-    pub const SIZE: usize = 24;
+    pub const SIZE: usize = 32;
     /// The longest text, in bytes.
     pub const TEXT_SIZE_MAX: usize = 512;
 
@@ -213,6 +249,8 @@ impl<'a> HelloReply<'a> {
         out.extend_from_slice(&(text.len() as u16).to_le_bytes());
         out.extend_from_slice(&self.core_count.to_le_bytes());
         out.extend_from_slice(&[0; 8]);
+        out.extend_from_slice(&self.known.0.to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(text.as_bytes());
         // The field itself counts as zero.
         let sum = checksum(&out[start..]);
@@ -250,6 +288,7 @@ impl<'a> HelloReply<'a> {
             refusal: RefusalCode::from_code(u16_at(bytes, 6)),
             incarnation: Incarnation(u32_at(bytes, 8)),
             core_count: u16_at(bytes, 14),
+            known: Incarnation(u32_at(bytes, 24)),
             text: str::from_utf8(&bytes[Self::SIZE..])
                 .map_err(|_| PeerFault::Misbehaved("text of the hello's answer"))?,
         };

@@ -95,6 +95,8 @@ fn hellos_come_back_and_strangers_are_refused() {
         core_count: 2,
         fingerprint: 13,
         incarnation: Incarnation(4),
+        directory: 0xd1,
+        purpose: Purpose::Rejoin,
         ..Hello::new(5)
     };
     let theirs = Hello { node: ReplicaId(2), ..ours };
@@ -120,6 +122,8 @@ fn hellos_come_back_and_strangers_are_refused() {
         (Hello { node: ReplicaId(3), ..theirs }, RefusalCode::Node),
         (ours, RefusalCode::Node),
         (Hello { core_index: 2, ..theirs }, RefusalCode::Malformed),
+        (Hello { incarnation: Incarnation(0), ..theirs }, RefusalCode::Malformed),
+        (Hello { purpose: Purpose::Inquiry, ..theirs }, RefusalCode::Malformed),
     ] {
         assert_eq!(stranger.refusal(&ours, 3), Some(code));
         assert_eq!(RefusalCode::from_code(code.code()), Some(code));
@@ -129,8 +133,8 @@ fn hellos_come_back_and_strangers_are_refused() {
 #[test]
 fn answers_to_a_hello_come_back() {
     for (refusal, text) in [(None, ""), (Some(RefusalCode::Cluster), "cluster 3, not 4")] {
-        let reply =
-            HelloReply { version: VERSION, refusal, incarnation: Incarnation(9), core_count: 4, text };
+        let (incarnation, known) = (Incarnation(9), Incarnation(7));
+        let reply = HelloReply { version: VERSION, refusal, incarnation, core_count: 4, known, text };
         let mut out = Vec::new();
         reply.write(&mut out);
         assert_eq!(HelloReply::parse(&out), Ok(Some((reply, out.len()))));
@@ -142,7 +146,7 @@ fn answers_to_a_hello_come_back() {
         }
     }
     assert!(matches!(Hello::parse(b"HTTP"), Err(PeerFault::Incompatible(_))));
-    assert!(matches!(Hello::parse(b"PNPH\x02\0"), Err(PeerFault::Incompatible(_))));
+    assert!(matches!(Hello::parse(b"PNPH\x03\0"), Err(PeerFault::Incompatible(_))));
 }
 
 #[test]

@@ -1,0 +1,47 @@
+//! The end of a node's way back from the loss of its disk, and what the operator hears meanwhile.
+
+use panch_replica::rejoin::Membership;
+use panch_wire::time::{Duration, Instant};
+
+use super::{CoreFault, CoreLoop};
+use crate::complaints::say;
+
+/// How often the operator hears what is waited for.
+const SAY_EVERY: Duration = Duration::from_secs(5);
+
+impl CoreLoop {
+    /// Whether all groups of this core are through; the last core writes down that the node is a member again.
+    pub(super) fn consider_return(&mut self, now: Instant) -> Result<(), CoreFault> {
+        let Some(said) = &mut self.returning else { return Ok(()) };
+        let node = u64::from(self.view.node().0) + 1;
+        if self.core.is_live() && !self.core.is_rejoining() {
+            self.returning = None;
+            if self.data.core_is_through()? {
+                say(format_args!("node {node} is a member again"));
+            }
+        } else if now.since(*said) >= SAY_EVERY {
+            *said = now;
+            for status in self.core.status() {
+                let group = status.group.0;
+                match status.membership {
+                    Membership::Member => {}
+                    Membership::Asking(missing) => {
+                        let missing: Vec<String> = missing.iter().map(|id| (id.0 + 1).to_string()).collect();
+                        say(format_args!(
+                            "node {node} is on its way back: group {group} waits for node {} to say what was decided; a node that is on its \
+                             way back, too, cannot",
+                            missing.join(" and node ")
+                        ));
+                    }
+                    Membership::Mute => {
+                        let (executed, last) = (status.executed.0, status.protocol.last.0);
+                        say(format_args!(
+                            "node {node} is on its way back: group {group} has executed {executed} of {last} and does not vote yet"
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

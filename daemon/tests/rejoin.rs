@@ -1,0 +1,123 @@
+//! Nodes that lose their disk, or a log that was in memory only: they are refused until they say so, and then come back with
+//! everything that was acknowledged.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Cluster, Load, LoadOptions, Settings, eventually};
+use redis::cmd;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn settings(protocol: &str) -> Settings {
+    Settings { cluster: format!("protocol = \"{protocol}\"\n"), groups: 2, cores: 2, ..Settings::default() }
+}
+
+/// A node that lost its data directory is refused; with `--rejoin` it comes back; then another is killed for good.
+fn comes_back(protocol: &str) {
+    let mut cluster = Cluster::start(settings(protocol));
+    let load = Load::start(&cluster, LoadOptions { threads: 3, ..LoadOptions::default() });
+    load.wait_for_writes(100);
+    let (lost, other) = (3, 1);
+    cluster.kill(lost);
+    cluster.lose_disk(lost);
+    load.wait_for_writes(50);
+
+    cluster.start_node(lost);
+    eventually("the others refuse a node that has forgotten its votes", PATIENCE, || {
+        cluster.errors(lost).contains("it refused this node").then_some(())
+    });
+    let text = cluster.errors(lost);
+    assert!(text.contains("start it with --rejoin"), "{text}");
+    load.wait_for_writes(50);
+    cluster.kill(lost);
+    // What it has made since is not what it lost.
+    cluster.spawn_to_rejoin(lost);
+    assert_eq!(cluster.wait_exit(lost, PATIENCE).code(), Some(78));
+    let text = cluster.errors(lost);
+    assert!(text.contains("is not empty"), "{text}");
+
+    cluster.lose_disk(lost);
+    cluster.spawn_to_rejoin(lost);
+    std::thread::sleep(Duration::from_millis(30));
+    cluster.kill(lost);
+    if cluster.data_dir(lost).join("identity").exists() {
+        // It knows.
+        cluster.start_node(lost);
+    } else {
+        cluster.lose_disk(lost);
+        cluster.start_to_rejoin(lost);
+    }
+    cluster.wait_member(lost);
+    assert_eq!(cluster.info(lost).text("rejoining"), "0");
+    load.wait_for_writes(100);
+    cluster.kill(other);
+    load.wait_for_writes(100);
+    cluster.start_node(other);
+    load.wait_for_writes(20);
+    let outcome = load.stop();
+    println!("{protocol}: {}", outcome.describe());
+    cluster.assert_all_serve();
+    outcome.check(&cluster);
+    cluster.assert_same_state();
+}
+
+#[test]
+fn basic_paxos_takes_back_a_node_that_lost_its_disk() {
+    comes_back("basic");
+}
+
+#[test]
+fn multi_paxos_takes_back_a_node_that_lost_its_disk() {
+    comes_back("multi");
+}
+
+#[test]
+fn fast_paxos_takes_back_a_node_that_lost_its_disk() {
+    comes_back("fast");
+}
+
+#[test]
+fn epaxos_takes_back_a_node_that_lost_its_disk() {
+    comes_back("epaxos");
+}
+
+#[test]
+fn a_node_whose_log_is_in_memory_comes_back_by_itself() {
+    let settings = settings("multi");
+    let node = format!("{}durability = \"memory\"\n", settings.node);
+    let mut cluster = Cluster::start(Settings { node, ..settings });
+    let load = Load::start(&cluster, LoadOptions { threads: 3, ..LoadOptions::default() });
+    for id in [1, 2, 3] {
+        load.wait_for_writes(50);
+        cluster.kill(id);
+        load.wait_for_writes(50);
+        cluster.start_node(id);
+        cluster.wait_member(id);
+    }
+    load.wait_for_writes(50);
+    let outcome = load.stop();
+    println!("logs in memory: {}", outcome.describe());
+    cluster.assert_all_serve();
+    outcome.check(&cluster);
+    cluster.assert_same_state();
+}
+
+#[test]
+fn a_node_that_waits_for_others_says_for_whom_and_can_be_stopped() {
+    let mut cluster = Cluster::start(settings("multi"));
+    let key = |cluster: &Cluster, id| cmd("SET").arg("key").arg("1").query::<()>(&mut cluster.connect(id));
+    key(&cluster, 1).expect("three nodes decide");
+    for id in [2, 3] {
+        cluster.kill(id);
+        cluster.lose_disk(id);
+        cluster.spawn_to_rejoin(id);
+    }
+    for (id, other) in [(2, 3), (3, 2)] {
+        let text = format!("waits for node {other} at");
+        eventually("it says for whom it waits", PATIENCE, || cluster.errors(id).contains(&text).then_some(()));
+    }
+    cluster.signal(2, libc::SIGTERM);
+    assert_eq!(cluster.wait_exit(2, PATIENCE).code(), Some(0));
+}
