@@ -116,7 +116,9 @@ fn a_node_that_waits_for_others_says_for_whom_and_can_be_stopped() {
     }
     for (id, other) in [(2, 3), (3, 2)] {
         let text = format!("waits for node {other} at");
-        eventually("it says for whom it waits", PATIENCE, || cluster.errors(id).contains(&text).then_some(()));
+        eventually("it says for whom it waits", PATIENCE, || {
+            cluster.errors(id).contains(&text).then_some(())
+        });
     }
     cluster.signal(2, libc::SIGTERM);
     assert_eq!(cluster.wait_exit(2, PATIENCE).code(), Some(0));

@@ -151,7 +151,8 @@ impl<P: Protocol> Replica<P> {
                 highest.merge(&horizon);
                 let (answered, highest) = (answered.count() + 1, *highest);
                 let everybody = self.group.replica_count;
-                let enough = if holds(Rule::RejoinAsksEverybody) { everybody } else { classic_quorum(everybody) };
+                let enough =
+                    if holds(Rule::RejoinAsksEverybody) { everybody } else { classic_quorum(everybody) };
                 if answered >= enough {
                     self.start_mute(highest, around);
                 }

@@ -181,7 +181,9 @@ impl DataDir {
         }
         let file = path.join(FILE);
         let mut identity = match fs::read_to_string(&file) {
-            Ok(text) if EARLIER.iter().any(|earlier| text.starts_with(earlier)) => return Err(IdentityFault::Earlier(path.to_path_buf())),
+            Ok(text) if EARLIER.iter().any(|earlier| text.starts_with(earlier)) => {
+                return Err(IdentityFault::Earlier(path.to_path_buf()));
+            }
             Ok(text) => parse(&text).map_err(|line| IdentityFault::Damaged { path: file.clone(), line })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if loss == Loss::OfDisk && !is_empty(path).map_err(at(path))? {
@@ -384,7 +386,8 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_disk_has_no_incarnation_until_the_others_say_the_last_and_comes_back_without_being_told_again() {
+    fn a_lost_disk_has_no_incarnation_until_the_others_say_the_last_and_comes_back_without_being_told_again()
+    {
         let dir = tempfile::tempdir().unwrap();
         let mut data = DataDir::open(dir.path(), &wanted(), Loss::OfDisk).unwrap();
         assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(0), true));
@@ -397,7 +400,10 @@ mod tests {
         assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(8), true));
         assert!(!data.core_is_through().unwrap() && data.core_is_through().unwrap());
         drop(data);
-        assert!(matches!(DataDir::open(dir.path(), &wanted(), Loss::OfDisk), Err(IdentityFault::NotEmpty(_))));
+        assert!(matches!(
+            DataDir::open(dir.path(), &wanted(), Loss::OfDisk),
+            Err(IdentityFault::NotEmpty(_))
+        ));
         let data = open(dir.path(), &wanted()).unwrap();
         assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(9), false));
     }
@@ -406,7 +412,10 @@ mod tests {
     fn only_an_empty_directory_is_a_lost_one_and_only_a_log_in_memory_is_lost_in_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("core-0"), "").unwrap();
-        assert!(matches!(DataDir::open(dir.path(), &wanted(), Loss::OfDisk), Err(IdentityFault::NotEmpty(_))));
+        assert!(matches!(
+            DataDir::open(dir.path(), &wanted(), Loss::OfDisk),
+            Err(IdentityFault::NotEmpty(_))
+        ));
         for (incarnation, rejoining) in [(1, false), (2, true), (3, true)] {
             let identity = DataDir::open(dir.path(), &wanted(), Loss::OfMemory).unwrap().identity;
             assert_eq!((identity.incarnation.0, identity.rejoining), (incarnation, rejoining));

@@ -149,11 +149,11 @@ pub(crate) enum Greeting {
 
 /// Writes the answer that accepts a hello.
 pub(crate) fn accept(ours: &Hello, out: &mut Vec<u8>) {
-    answer(ours, None, Incarnation(0), out);
+    answer(ours, None, Incarnation(0), "", out);
 }
 
-fn answer(ours: &Hello, refusal: Option<RefusalCode>, known: Incarnation, out: &mut Vec<u8>) {
-    let text = refusal.map_or("", RefusalCode::text);
+fn answer(ours: &Hello, refusal: Option<RefusalCode>, known: Incarnation, told: &str, out: &mut Vec<u8>) {
+    let text = refusal.map_or(told, |code| code.text());
     let (version, incarnation, core_count) = (ours.version, ours.incarnation, ours.core_count);
     HelloReply { version, refusal, incarnation, core_count, known, text }.write(out);
 }
@@ -188,7 +188,8 @@ pub(crate) fn greet(
             }
         };
     }
-    answer(ours, refusal, peers.incarnation(hello.node), out);
+    let told = if asks { peers.tell() } else { String::new() };
+    answer(ours, refusal, peers.incarnation(hello.node), &told, out);
     match refusal {
         None if asks => Greeting::Answered,
         None => Greeting::Accepted(hello),

@@ -1,4 +1,5 @@
-//! Before a node that has lost its disk can start: asking every other node for the last incarnation that it remembers of it.
+//! Before a node that has lost its disk can start: asking every other node for the last incarnation that it remembers of it,
+//! and for what it remembers of the others: one of them may have lost its disk, too, and not say so.
 //!
 //! Blocks the thread that starts the node; nothing of the node runs yet.
 
@@ -11,6 +12,7 @@ use panch_wire::ids::{Incarnation, ReplicaId};
 use panch_wire::peer::{Hello, HelloReply, Purpose, RefusalCode};
 
 use crate::complaints::say;
+use crate::memory::PeerMemory;
 use crate::options::NodeOptions;
 
 /// How long one node is waited for.
@@ -21,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
 /// The highest incarnation that any other node remembers of this one, once all have said theirs.
-pub(crate) fn last_incarnation(options: &NodeOptions, directory: u64) -> Incarnation {
+pub(crate) fn last_incarnation(options: &NodeOptions, directory: u64, peers: &PeerMemory) -> Incarnation {
     let hello = Hello {
         cluster: options.cluster,
         node: options.node,
@@ -37,7 +39,7 @@ pub(crate) fn last_incarnation(options: &NodeOptions, directory: u64) -> Incarna
     let mut said: Option<Instant> = None;
     while !missing.is_empty() {
         let mut reasons = Vec::new();
-        missing.retain(|(id, address)| match ask(*address, &hello) {
+        missing.retain(|(id, address)| match ask(*address, &hello, peers) {
             Ok(known) => {
                 highest = known.max(highest);
                 false
@@ -63,7 +65,7 @@ pub(crate) fn last_incarnation(options: &NodeOptions, directory: u64) -> Incarna
     highest
 }
 
-fn ask(address: SocketAddr, hello: &Hello) -> io::Result<Incarnation> {
+fn ask(address: SocketAddr, hello: &Hello, peers: &PeerMemory) -> io::Result<Incarnation> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -80,7 +82,10 @@ fn ask(address: SocketAddr, hello: &Hello) -> io::Result<Incarnation> {
         answer.extend_from_slice(&buffer[..count]);
         match HelloReply::parse(&answer).map_err(io::Error::other)? {
             None => {}
-            Some((HelloReply { refusal: None, known, .. }, _)) => return Ok(known),
+            Some((HelloReply { refusal: None, known, text, .. }, _)) => {
+                peers.learn(text, hello.node)?;
+                return Ok(known);
+            }
             Some((HelloReply { refusal: Some(code), text, .. }, _)) => {
                 return Err(io::Error::other(refusal_text(code, text).to_owned()));
             }

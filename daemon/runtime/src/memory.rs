@@ -73,6 +73,36 @@ impl PeerMemory {
         self.known().get(node.index()).map_or(Incarnation(0), |known| known.incarnation)
     }
 
+    /// Everything that is remembered, for a node that has forgotten it: one word per node.
+    pub(crate) fn tell(&self) -> String {
+        let known = self.known();
+        let all = (1..).zip(known.iter()).filter(|(_, known)| known.incarnation.0 > 0);
+        let words = all.map(|(node, known)| format!("{node}:{}:{:x}", known.incarnation.0, known.directory));
+        words.collect::<Vec<_>>().join(" ")
+    }
+
+    /// Takes over what another node remembers, but for what it says of `me`, where that is of a later incarnation. Durable when
+    /// it returns. A node that has lost its disk could be told anything by another one that does not say that it has.
+    ///
+    /// # Errors
+    /// If it is not what [`PeerMemory::tell`] says, or could not be written down.
+    pub(crate) fn learn(&self, told: &str, me: ReplicaId) -> io::Result<()> {
+        let mut all = self.known();
+        let mut after = *all;
+        for word in told.split_whitespace() {
+            let (node, known) = parse_word(word).ok_or(io::ErrorKind::InvalidData)?;
+            let place = after.get_mut(node.index()).ok_or(io::ErrorKind::InvalidData)?;
+            if node != me && known.incarnation > place.incarnation {
+                *place = known;
+            }
+        }
+        if let Some(directory) = self.directory.as_ref().filter(|_| after != *all) {
+            replace(directory, FILE, &render(&after))?;
+        }
+        *all = after;
+        Ok(())
+    }
+
     /// Looks at who says hello, and remembers it if it is familiar. Blocks for as long as a small file takes to be written, at
     /// the first hello of a life of another node.
     ///
@@ -103,10 +133,19 @@ impl PeerMemory {
 fn render(known: &[Known; REPLICAS_MAX]) -> String {
     let mut body = FORMAT.to_owned();
     for (node, known) in (1..).zip(known).filter(|(_, known)| known.incarnation.0 > 0) {
-        body += &format!("node {node} incarnation {} directory {:#018x}\n", known.incarnation.0, known.directory);
+        body +=
+            &format!("node {node} incarnation {} directory {:#018x}\n", known.incarnation.0, known.directory);
     }
     let sum = panch_wire::checksum::checksum(body.as_bytes());
     format!("{body}checksum {sum:#018x}\n")
+}
+
+/// One word of [`PeerMemory::tell`].
+fn parse_word(word: &str) -> Option<(ReplicaId, Known)> {
+    let [node, incarnation, directory] = word.split(':').collect::<Vec<_>>()[..] else { return None };
+    let node = ReplicaId(node.parse::<u8>().ok()?.checked_sub(1)?);
+    let incarnation = Incarnation(incarnation.parse().ok()?);
+    Some((node, Known { incarnation, directory: u64::from_str_radix(directory, 16).ok()? }))
 }
 
 /// Parses the file; the number of the first bad line as the error.
@@ -177,6 +216,23 @@ mod tests {
         let memory = PeerMemory::open(dir.path()).unwrap();
         assert_eq!(memory.incarnation(ReplicaId(2)), Incarnation(3));
         assert_eq!(memory.judge(&hello(4, 8, Purpose::Stream)).unwrap(), Judgement::Forgetful);
+    }
+
+    #[test]
+    fn what_others_remember_is_learned_where_it_is_newer_and_not_of_oneself() {
+        let (told, memory) = (PeerMemory::empty(), PeerMemory::empty());
+        told.judge(&hello(3, 7, Purpose::Stream)).unwrap();
+        told.judge(&Hello { node: ReplicaId(0), ..hello(9, 5, Purpose::Stream) }).unwrap();
+        memory.learn(&told.tell(), ReplicaId(0)).unwrap();
+        assert_eq!(memory.incarnation(ReplicaId(0)), Incarnation(0));
+        assert_eq!(memory.judge(&hello(1, 8, Purpose::Stream)).unwrap(), Judgement::Forgetful);
+        memory.judge(&hello(4, 7, Purpose::Stream)).unwrap();
+        memory.learn(&told.tell(), ReplicaId(0)).unwrap();
+        assert_eq!(memory.incarnation(ReplicaId(2)), Incarnation(4));
+        for foreign in ["3", "3:1", "0:1:2", "10:1:2", "3:x:2", "3:1:y", "3:1:2:4"] {
+            assert!(memory.learn(foreign, ReplicaId(0)).is_err(), "{foreign}");
+        }
+        assert!(9 * "9:4294967295:0123456789abcdef ".len() < panch_wire::peer::HelloReply::TEXT_SIZE_MAX);
     }
 
     #[test]

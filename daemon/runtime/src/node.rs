@@ -166,7 +166,7 @@ impl Node {
             return Err(NodeFault::Forgotten);
         }
         if data.identity.incarnation == Incarnation(0) {
-            data.begin(inquiry::last_incarnation(&options, data.identity.log))?;
+            data.begin(inquiry::last_incarnation(&options, data.identity.log, &data.peers))?;
         }
         let (incarnation, rejoining) = (data.identity.incarnation, data.identity.rejoining);
         if cores > 1 {

@@ -482,7 +482,9 @@ impl World {
         for node in &self.nodes {
             let state = match &node.state {
                 State::Down => "down".to_string(),
-                State::Inquiring { answered, .. } => format!("asks for its incarnation, {answered:?} answered"),
+                State::Inquiring { answered, .. } => {
+                    format!("asks for its incarnation, {answered:?} answered")
+                }
                 State::Booting => "booting".to_string(),
                 State::Refused => "refused to start".to_string(),
                 State::Up(life) => {

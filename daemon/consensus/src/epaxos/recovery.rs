@@ -42,7 +42,10 @@ impl Epaxos {
                 if self.now.since(since) >= self.tuning.heartbeat_interval * 2 {
                     missing = Some((missing.map_or(number, |(from, _)| from), number));
                 }
-                if self.mute || self.coordinations.contains_key(&position) || !self.is_overdue(position, since) {
+                if self.mute
+                    || self.coordinations.contains_key(&position)
+                    || !self.is_overdue(position, since)
+                {
                     continue;
                 }
                 let is_old = self.is_mine(position) && number <= self.own_floor;

@@ -108,7 +108,13 @@ pub struct Ledger {
 impl Ledger {
     /// Nothing is written yet.
     pub fn new(node_count: usize) -> Self {
-        Self { node_count, pages: BTreeMap::new(), lost: Vec::new(), chosen: BTreeMap::new(), empty: Page::default() }
+        Self {
+            node_count,
+            pages: BTreeMap::new(),
+            lost: Vec::new(),
+            chosen: BTreeMap::new(),
+            empty: Page::default(),
+        }
     }
 
     /// How many nodes there are.

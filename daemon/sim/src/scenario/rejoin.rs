@@ -78,7 +78,7 @@ pub(super) fn cut_off_after_the_answers(seed: u64) -> Result<(), String> {
 pub(super) fn deposed_leader_proposes(seed: u64) -> Result<(), String> {
     let mut settings = Settings::calm(seed, 3);
     // All that the new leader has to give is its snapshot.
-    settings.log_size_max = 0;
+    settings.replica.snapshot_log_size = 1;
     settings.tuning.tail_size_max = 0;
     let (mut world, first) = begin(settings)?;
     ensure!(world.set(first, "r0", "before"), "no first write");
@@ -88,10 +88,19 @@ pub(super) fn deposed_leader_proposes(seed: u64) -> Result<(), String> {
     cut_off(&mut world, old, true);
     world.set_clock_rate(old, 5_000);
     ensure!(world.set_soon(rest[0], "r0", "kept"), "no new leader: {}", world.describe());
-    world.run_for(3 * SECOND);
+    world.run_for(500 * MILLISECOND);
     let leads = |node: &usize| world.status(*node).protocol.leading;
     let new = *rest.iter().find(|node| leads(node)).ok_or("nobody leads")?;
     let lost = 3 - old - new;
+    for number in 0..40 {
+        if world.newest_snapshot(new) == Some(world.status(new).executed) {
+            break;
+        }
+        ensure!(world.set_soon(new, "r0", &format!("kept {number}")), "no write with two of three");
+        world.run_for((20 + 7 * number) * MILLISECOND);
+    }
+    let snapshot = world.newest_snapshot(new);
+    ensure!(snapshot == Some(world.status(new).executed), "no snapshot of everything: {snapshot:?}");
     // It must stay leader while nobody answers.
     world.set_clock_rate(new, 20_000);
     world.wipe(lost);
@@ -130,7 +139,10 @@ pub(super) fn power_fails_at_the_end(seed: u64) -> Result<(), String> {
         world.set_filter(Box::new(|_| Verdict::Drop));
         world.bounce(lost, CrashKind::Power);
         let status = world.status(lost);
-        ensure!(status.protocol.last >= last, "a member that has forgotten what it came back for: {status:?}");
+        ensure!(
+            status.protocol.last >= last,
+            "a member that has forgotten what it came back for: {status:?}"
+        );
         world.wipe(lost);
     }
     world.restart(lost);
@@ -156,7 +168,11 @@ pub(super) fn one_after_the_other(seed: u64) -> Result<(), String> {
             world.check().map_err(broken)?;
             ensure!(back, "{kind:?}: node {node} does not come back: {}", world.describe());
             world.crash(writer, CrashKind::Kill);
-            ensure!(world.set_soon(node, "r2", &text), "{kind:?}: no write with the node: {}", world.describe());
+            ensure!(
+                world.set_soon(node, "r2", &text),
+                "{kind:?}: no write with the node: {}",
+                world.describe()
+            );
             let read = world.get(node, "r0", Level::Log);
             let value = Answer::Value(Some(text.as_bytes().into()));
             ensure!(read == Some(Outcome::Answer(value)), "{kind:?}: read {read:?}");

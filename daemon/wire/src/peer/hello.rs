@@ -228,7 +228,7 @@ pub struct HelloReply<'a> {
     pub core_count: u16,
     /// The highest incarnation of the asking node that the answering one remembers; 0 if none.
     pub known: Incarnation,
-    /// For people, when refused.
+    /// For people, when refused. To an accepted [`Purpose::Inquiry`]: what the node remembers of others.
     pub text: &'a str,
 }
 
