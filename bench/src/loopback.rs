@@ -88,6 +88,7 @@ impl Node {
     fn new(me: usize, replica_count: usize, batch: BatchLimits) -> Self {
         let pool = FramePool::new(64 << 20);
         let config = CoreConfig {
+            rejoining: false,
             me: ReplicaId(me as u8),
             replica_count,
             groups: vec![(GroupId(0), ProtocolKind::Multi)],

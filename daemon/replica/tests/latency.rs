@@ -95,6 +95,7 @@ impl World {
         let mut world = Self { now: Instant(1), cores: Vec::new(), packets: VecDeque::new(), replies: 0 };
         for me in (0..NODE_COUNT).map(ReplicaId) {
             let config = CoreConfig {
+                rejoining: false,
                 me,
                 replica_count: NODE_COUNT.into(),
                 groups: vec![(GroupId(0), kind)],
