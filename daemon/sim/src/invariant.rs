@@ -236,6 +236,7 @@ impl Invariants {
         self.on_crash(node);
         self.ledger.forget(node);
         self.claims.forget(node);
+        self.visibility.forget(node);
     }
 
     /// A node's process is gone.

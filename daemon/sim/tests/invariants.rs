@@ -33,6 +33,7 @@ fn status(executed: u64, last: u64, round: u64, digest: u64) -> GroupStatus {
         executed: Slot(executed),
         digest,
         keys: 0,
+        membership: Default::default(),
         probe: Probe::default(),
         counters: Counters::default(),
     }
@@ -100,6 +101,31 @@ fn a_ballot_has_one_value() {
     whole(&invariants);
     vote(&mut invariants, 1, 1, 2, 8);
     broken(&invariants, "vote");
+}
+
+#[test]
+fn a_lost_disk_helps_to_explain_what_is_executed_and_to_claim_nothing() {
+    let mut invariants = Invariants::new(3);
+    vote(&mut invariants, 0, 1, 1, 7);
+    invariants.on_wipe(0);
+    vote(&mut invariants, 1, 1, 1, 7);
+    invariants.on_slot(1, GROUP, slot(1), decision(7));
+    whole(&invariants);
+    // It may vote again in the round it has forgotten, and what it has forgotten it must not claim.
+    vote(&mut invariants, 0, 2, 1, 7);
+    invariants.on_claim(0, GROUP, Claim::Voted(slot(2), classic(1), None));
+    whole(&invariants);
+    invariants.on_wipe(0);
+    invariants.on_claim(0, GROUP, Claim::Voted(slot(2), classic(1), None));
+    broken(&invariants, "claim");
+
+    // Two votes of one node are one.
+    let mut invariants = Invariants::new(3);
+    vote(&mut invariants, 0, 1, 1, 7);
+    invariants.on_wipe(0);
+    vote(&mut invariants, 0, 1, 1, 7);
+    invariants.on_slot(1, GROUP, slot(1), decision(7));
+    broken(&invariants, "chosen");
 }
 
 #[test]

@@ -32,6 +32,13 @@ impl Visibility {
         Self { node_count, ..Self::default() }
     }
 
+    /// A node has lost its disk: what it had executed, it has not.
+    pub fn forget(&mut self, node: usize) {
+        for (nodes, _) in self.executed.values_mut() {
+            nodes.remove(ReplicaId(node as u8));
+        }
+    }
+
     /// A vote for an instance was written somewhere.
     pub fn on_voted(&mut self, group: GroupId, position: Position) {
         self.clock += 1;
