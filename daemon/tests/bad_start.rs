@@ -150,7 +150,7 @@ fn the_ports_of_a_node_with_several_cores_are_its_own() {
             let listening = fs::read_dir(format!("/proc/{}/task", second.pid(1))).is_ok_and(|tasks| {
                 tasks.flatten().any(|task| {
                     fs::read_to_string(task.path().join("comm"))
-                        .is_ok_and(|name| name.trim() == "panch-signals")
+                        .is_ok_and(|name| name.trim() == "panch-core-1")
                 })
             });
             listening.then_some(None)
