@@ -4,10 +4,11 @@ use super::{acceptor_rules, leader_rules, lease_rules, leases, random, scenarios
 use crate::testing::mutants::mutants;
 
 mutants! {
-    // The log, snapshots and sessions are no part of the protocol.
+    // The log, snapshots and sessions are no part of the protocol, and a lost disk takes whole nodes (T-R1 to T-R4).
     rules "", elsewhere [
         RefuseDamagedLog, TornTailCut, SessionsInSnapshot, SessionDedupe, BatchInOrder, FailedWriteStops,
-        IncarnationDurable, PromiseRestated, RecycleAfterSnapshot,
+        IncarnationDurable, PromiseRestated, RecycleAfterSnapshot, RejoinAsksEverybody, RejoinMute,
+        RejoinKeepsBallot, RejoinDurable,
     ];
     random {
         random_schedules_notice_too: 400 of random::run, [
