@@ -21,8 +21,9 @@
 //! Hints are not dropped, so none may rest on a vote that is forgotten: answers to quorum reads name the horizon at least.
 //!
 //! A crash on the way begins everything again, in a yet higher incarnation and with the log so far: what it holds was never
-//! said, or is remembered. Two replicas that have lost their disks at the same time wait for each other for ever: nobody
-//! knows what the two have decided together.
+//! said, or is remembered. It takes three replicas and more: while one is mute the others must be a quorum. Two replicas
+//! that have lost their disks at the same time wait for each other for ever: nobody knows what the two have decided
+//! together.
 
 use panch_wire::ids::{Position, REPLICAS_MAX, Slot};
 use rkyv::{Archive, Deserialize, Serialize};

@@ -45,6 +45,9 @@ const PEER_QUEUE_SIZE_MIN: usize = 8 << 20;
 /// Log segments beyond this many times the snapshot interval make the group that holds the oldest one take a snapshot.
 const LOG_SIZE_FACTOR: u64 = 2;
 
+/// With fewer members no majority is left without one of them.
+const REJOIN_MEMBERS_MIN: usize = 3;
+
 /// Why a node cannot start, or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeFault {
@@ -95,7 +98,7 @@ pub enum NodeFault {
     },
     /// A node without a durable log may not come back by itself.
     #[error(
-        "this node has forgotten its votes, and there is no other process that could tell it what it voted for (durability = \"memory\", or --rejoin with one node). Empty the data directories of all nodes to start a new cluster, or use durability = \"sync\""
+        "this node has forgotten its votes (its log was in memory, or its disk is lost), and cannot come back: that takes a majority without it, so three nodes and more that do not run in one process. Empty the data directories of all nodes to start a new cluster, and use durability = \"sync\""
     )]
     Forgotten,
     /// The ring cannot be made.
@@ -158,11 +161,15 @@ impl Node {
             log: 0,
             rejoining: false,
         };
+        if options.loss == Loss::OfDisk && options.members.len() < REJOIN_MEMBERS_MIN {
+            return Err(NodeFault::Forgotten);
+        }
         let mut data = DataDir::open(&options.data_dir, &wanted, options.loss)?;
         let forgotten = options.log.durability == Durability::Memory
             && data.identity.incarnation > Incarnation(1)
             && options.loss == Loss::None;
-        if forgotten || data.identity.rejoining && options.members.len() == 1 {
+        // While it does not vote, the others must be able to decide what it waits for.
+        if forgotten || data.identity.rejoining && options.members.len() < REJOIN_MEMBERS_MIN {
             return Err(NodeFault::Forgotten);
         }
         if data.identity.incarnation == Incarnation(0) {

@@ -189,6 +189,7 @@ impl Coverage {
         let concerns = |name: &str| {
             (mix != Mix::One(ProtocolKind::Epaxos) || !OF_LOGS.contains(&name))
                 && (mix.kinds().contains(&ProtocolKind::Fast) || !OF_FAST.contains(&name))
+                && (replica_count > 2 || !OF_LOST_DISKS.contains(&name))
         };
         let world = self
             .world()
@@ -209,6 +210,9 @@ const OF_LOGS: &[&str] = &["duplicates", "held", "loads"];
 
 /// Counts that only a world with Fast Paxos can have.
 const OF_FAST: &[&str] = &["direct", "direct_retries"];
+
+/// Counts that two replicas cannot have: without one of them there is no majority.
+const OF_LOST_DISKS: &[&str] = &["wipes", "rejoins"];
 
 /// The counters that a long sweep of a protocol must have: its branches, the rare ones included.
 fn expected(kind: ProtocolKind, mix: Mix, replica_count: usize) -> Vec<&'static str> {

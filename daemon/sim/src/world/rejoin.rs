@@ -142,10 +142,12 @@ impl World {
         }
     }
 
-    /// Whether all other nodes can be counted on to answer one that has lost its disk.
+    /// Whether all other nodes can be counted on to answer one that has lost its disk, and to decide without it.
     pub(super) fn are_others_whole(&self, node: usize) -> bool {
-        self.nodes.iter().filter(|other| other.index != node).all(|other| {
-            !other.rotten && !other.memory.is_returning() && !matches!(other.state, State::Refused)
-        })
+        let mut others = self.nodes.iter().filter(|other| other.index != node);
+        self.nodes.len() > 2
+            && others.all(|other| {
+                !other.rotten && !other.memory.is_returning() && !matches!(other.state, State::Refused)
+            })
     }
 }
