@@ -309,12 +309,6 @@ impl Epaxos {
             }
         }
         self.graph.install(&executed);
-        // What was committed as a no-op while nothing was executed: the graph had it ready, and has let go of it.
-        for (position, instance) in &self.instances {
-            if instance.is_committed() && instance.noop && !executed.contains(*position) {
-                self.graph.on_committed_noop(*position);
-            }
-        }
         // What is covered and was not known to be committed: its value is in the snapshot only.
         self.instances.retain(|position, instance| !covered.contains(*position) || instance.is_committed());
         self.coordinations.retain(|position, _| !covered.contains(*position));
