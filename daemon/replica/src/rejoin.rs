@@ -212,6 +212,7 @@ impl<P: Protocol> Replica<P> {
                 self.fail_round(level, round, out);
             }
         }
+        self.refuse_flights(out);
     }
 
     fn send_rejoin(&mut self, to: ReplicaId, message: RejoinMessage, out: &mut impl Outbox) {

@@ -588,25 +588,40 @@ impl<P: Protocol> Replica<P> {
         out: &mut impl Outbox,
     ) {
         let batch = if self.is_mine(frame) { self.batcher.finish(frame.id()) } else { None };
+        let mut tokens = batch.iter().flat_map(|batch| &batch.tokens).copied();
+        self.apply_commands(commit, frame, |_| tokens.next(), out);
+        if let Some(batch) = batch {
+            self.note_executed(now.since(batch.since), frame, latencies);
+            self.batcher.recycle(batch.tokens);
+        }
+    }
+
+    /// Applies the commands of a batch and answers each to whom `owed` says.
+    fn apply_commands(
+        &mut self,
+        commit: &Commit,
+        frame: &Frame,
+        mut owed: impl FnMut(&Command<'_>) -> Option<ReplyTo>,
+        out: &mut impl Outbox,
+    ) {
         let view = BatchView::access(frame).expect("frames are validated where they arrive");
-        let mut tokens = batch.iter().flat_map(|batch| &batch.tokens);
         let mut ahead = view.commands();
         for (index, command) in view.commands().enumerate() {
             if index % Kv::FORESEEN_MAX == 0 {
                 self.machine.kv().foresee(&mut ahead);
             }
             let reply = self.machine.apply(commit.stamp, &command, &mut self.reply);
-            if let Some(token) = tokens.next() {
-                out.reply(*token, reply, Some(commit));
+            if let Some(to) = owed(&command) {
+                out.reply(to, reply, Some(commit));
             }
         }
         self.probe.applied += view.command_count() as u64;
-        if let Some(batch) = batch {
-            let latency = now.since(batch.since);
-            self.probe.execution_us += latency.as_micros() as u64;
-            latencies.executed(latency, view.command_count() as u32);
-            self.batcher.recycle(batch.tokens);
-        }
+    }
+
+    /// A batch that somebody waited for here is executed.
+    fn note_executed(&mut self, latency: Duration, frame: &Frame, latencies: &mut Latencies) {
+        self.probe.execution_us += latency.as_micros() as u64;
+        latencies.executed(latency, frame.command_count());
     }
 
     fn serve_reads(&mut self, out: &mut impl Outbox) {

@@ -3,7 +3,7 @@
 use panch_consensus::protocol::{Event, Protocol};
 use panch_wire::batch::BatchView;
 use panch_wire::client::Commit;
-use panch_wire::command::{CommandError, Reply};
+use panch_wire::command::{Command, CommandError, Reply};
 use panch_wire::frame::Frame;
 use panch_wire::time::Instant;
 
@@ -42,6 +42,15 @@ impl<P: Protocol> Replica<P> {
         }
     }
 
+    /// Nothing that came in is proposed here. What others make of it is not known.
+    pub(crate) fn refuse_flights(&mut self, out: &mut impl Outbox) {
+        while let Some(earlier) = self.flights.next_superseded() {
+            self.answer_unknown(&earlier, out);
+        }
+        while self.flights.next_arrived().is_some() {}
+        self.answer_overdue_flights(Instant(u64::MAX), out);
+    }
+
     /// Executes a decided batch of a client. It may be decided several times, and commands of it in other batches: the session
     /// says of each command whether it was executed, and what it answered.
     pub(super) fn apply_client_batch(
@@ -54,20 +63,14 @@ impl<P: Protocol> Replica<P> {
     ) {
         let is_home = frame.id().proposer == self.group.me;
         let flight = if is_home { self.flights.finish(frame) } else { None };
-        let view = BatchView::access(frame).expect("frames are validated where they arrive");
-        for command in view.commands() {
-            let reply = self.machine.apply(commit.stamp, &command, &mut self.reply);
-            if let (Some(flight), Some(header)) = (&flight, command.session) {
-                let to = ReplyTo { connection: flight.connection, request: header.number };
-                out.reply(to, reply, Some(commit));
-            }
-        }
-        self.probe.applied += view.command_count() as u64;
+        let connection = flight.as_ref().map(|flight| flight.connection);
+        let owed = |command: &Command<'_>| {
+            Some(ReplyTo { connection: connection?, request: command.session?.number })
+        };
+        self.apply_commands(commit, frame, owed, out);
         if let Some(flight) = flight {
-            let latency = now.since(flight.since);
             self.probe.direct += 1;
-            self.probe.execution_us += latency.as_micros() as u64;
-            latencies.executed(latency, frame.command_count());
+            self.note_executed(now.since(flight.since), frame, latencies);
         }
     }
 
