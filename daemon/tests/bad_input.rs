@@ -46,6 +46,7 @@ fn hello_of(cluster: &Cluster, node: u8) -> Hello {
         core_index: 1,
         core_count: 2,
         incarnation: Incarnation(cluster.info(usize::from(node)).number("incarnation") as u32),
+        directory: cluster.directory_name(usize::from(node)),
         ..Hello::new(panch_wal::FORMAT_VERSION)
     }
 }

@@ -121,6 +121,13 @@ impl Cluster {
         self.folder().join(format!("node-{id}.toml"))
     }
 
+    /// The name that the node's data directory was given when it was made.
+    pub fn directory_name(&self, id: usize) -> u64 {
+        let text = fs::read_to_string(self.data_dir(id).join("identity")).expect("the identity is readable");
+        let name = text.lines().find_map(|line| line.strip_prefix("log 0x")).expect("it has a name");
+        u64::from_str_radix(name, 16).expect("a number")
+    }
+
     pub fn data_dir(&self, id: usize) -> PathBuf {
         self.folder().join(format!("node-{id}"))
     }
