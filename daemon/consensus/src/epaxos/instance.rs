@@ -164,13 +164,16 @@ impl Epaxos {
     }
 
     /// What a batch of this command leader depends on, and its stamp: everything in the index that interferes with the footprint
-    /// filled in last, and everything executed here. So acceptors never know of more only because they have forgotten which of it
-    /// interferes, and a validation finds nothing missing that everybody has executed.
+    /// filled in last. With four replicas and more, everything executed here too: acceptors then never know of more only because
+    /// they have forgotten which of it interferes, and a validation finds nothing missing that everybody has executed. With
+    /// three there is no need, and a replica that lags need not know all of that before it may execute the batch.
     pub(super) fn own_attributes(&self) -> Attributes {
         let Attributes { dependencies: mut deps, stamp } = self.conflicts.attributes(&self.footprint);
         deps.merge(&self.collected);
-        for row in 0..self.group.replica_count as u8 {
-            deps.raise(row, self.graph.executed().upto(row));
+        if !self.has_fixed_pair() {
+            for row in 0..self.group.replica_count as u8 {
+                deps.raise(row, self.graph.executed().upto(row));
+            }
         }
         Attributes { dependencies: deps, stamp }
     }
