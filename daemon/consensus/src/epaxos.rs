@@ -132,6 +132,8 @@ pub struct Epaxos {
     /// Executed instances in the order of their execution; some may have left memory.
     tail: VecDeque<Position>,
     tail_size: usize,
+    /// Memory of the batches that are known and not executed, in bytes.
+    held_size: usize,
     /// Per row, everything up to here is executed by all replicas that were heard lately: nobody is expected to ask for it.
     released: Dependencies,
     /// Batches being read back from the log, and for whom.
@@ -204,6 +206,15 @@ impl Epaxos {
             return;
         }
         self.on_heard(from);
+        if let Some(position) = message.position()
+            && from != self.group.me
+            && message.brings_batch()
+            && !self.has_room(position, body.as_ref())
+        {
+            // As if it were lost: it is fetched when its turn comes.
+            self.announce(position);
+            return;
+        }
         match message {
             Message::PreAccept(message) => self.on_pre_accept(from, message, body, effects),
             Message::Seen(message) => self.on_seen(message, body),
@@ -271,6 +282,7 @@ impl Protocol for Epaxos {
             collected: Dependencies::default(),
             tail: VecDeque::new(),
             tail_size: 0,
+            held_size: 0,
             released: Dependencies::default(),
             loading: Vec::new(),
             installing: false,

@@ -154,7 +154,11 @@ impl Epaxos {
             (executed >= from, !self.is_suspected(*id), (id.index() + turn) % count)
         };
         let Some(peer) = self.peers().max_by_key(rank) else { return };
-        let upto = upto.min(from + self.tuning.catchup_count(self.tail_size, self.tail.len()) - 1);
+        let mut upto = upto.min(from + self.tuning.catchup_count(self.tail_size, self.tail.len()) - 1);
+        if 2 * self.held_size > self.tuning.unchosen_size_max {
+            // There might be no memory for more.
+            upto = upto.min(self.soon(row).max(from));
+        }
         self.fetching[usize::from(row)] = Some(Fetching { from: peer, upto });
         effects.send(Dest::One(peer), Fetch { row, from, upto, memory_only: false }, None);
     }
@@ -325,6 +329,7 @@ impl Epaxos {
                 self.tail_size += instance.size();
             }
         }
+        self.measure_held();
     }
 
     /// A snapshot covers own instances that were not known to be decided. Whether their batches were executed or must be proposed again is only

@@ -12,12 +12,15 @@ use panch_wire::rule::{Rule, holds};
 use panch_wire::time::Instant;
 
 use super::footprint::Footprint;
+use super::leader::window;
 use super::message::{Message, Phase};
 use super::record::{CommitRecord, Record};
 use super::{Attributes, Dependencies, Epaxos};
 use crate::ballot::Ballot;
 use crate::protocol::{Effects, Value};
 
+/// Batches that are known and not executed may take so many times what a proposer may have undecided.
+const HELD_SHARE: usize = 2;
 /// Memory that an executed instance takes besides its frame, in bytes.
 const INSTANCE_SIZE: usize = 512;
 
@@ -131,6 +134,28 @@ impl Epaxos {
         *voted = position.number.max(*voted);
     }
 
+    /// Whether there is memory for a batch that another replica sent. Batches that are executed soon always find some: what is known
+    /// too early must not take what is needed to execute it. A replica that lags else fills up with what it cannot use yet, and
+    /// has no memory for what it lacks.
+    pub(super) fn has_room(&self, position: Position, body: Option<&Frame>) -> bool {
+        let size = self.held_size + body.map_or(0, Frame::footprint);
+        position.number <= self.soon(position.row)
+            || size <= HELD_SHARE * self.tuning.unchosen_size_max
+            || self.instances.get(&position).is_some_and(|instance| instance.frame.is_some())
+    }
+
+    /// Numbers of the row up to here are executed soon: a command leader has no more open.
+    pub(super) fn soon(&self, row: u8) -> u64 {
+        let open_max = window(self.group.replica_count, &self.tuning) as u64 + 1;
+        self.graph.executed().upto(row) + open_max
+    }
+
+    /// What is executed changed otherwise than one by one.
+    pub(super) fn measure_held(&mut self) {
+        let held = self.instances.values().filter(|instance| !instance.executed);
+        self.held_size = held.filter_map(|instance| instance.frame.as_ref()).map(Frame::footprint).sum();
+    }
+
     /// The batch of an instance becomes known.
     pub(super) fn learn(&mut self, position: Position, stamp: u64, frame: &Frame) {
         self.announce(position);
@@ -141,6 +166,8 @@ impl Epaxos {
         }
         instance.frame = Some(frame.clone());
         instance.stamp = stamp;
+        self.held_size += frame.footprint();
+        let instance = self.instance(position);
         instance.phase = instance.phase.max(Phase::Seen);
         self.fill_footprint(frame);
         self.index(position, stamp);
@@ -265,6 +292,7 @@ impl Epaxos {
         while let Some(position) = self.graph.next() {
             let instance = self.instances.get_mut(&position).expect("the graph holds only what is in memory");
             instance.executed = true;
+            self.held_size -= instance.frame.as_ref().map_or(0, Frame::footprint);
             let value = Value::from(instance.body().cloned());
             let stamp = if instance.noop { 0 } else { instance.stamp };
             self.tail.push_back(position);

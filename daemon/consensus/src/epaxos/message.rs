@@ -353,6 +353,16 @@ fn are_plausible_deps(position: Position, deps: &Dependencies) -> bool {
 }
 
 impl Message {
+    /// Whether the receiver needs the instance's batch to act on it.
+    pub(super) fn brings_batch(&self) -> bool {
+        match self {
+            Message::PreAccept(_) | Message::Seen(_) => true,
+            Message::Accept(message) => !message.noop,
+            Message::Commit(message) => !message.noop,
+            _ => false,
+        }
+    }
+
     /// The instance that the message is about.
     pub fn position(&self) -> Option<Position> {
         Some(match *self {

@@ -118,6 +118,7 @@ impl Epaxos {
         for instance in self.instances.values_mut() {
             instance.since = now;
         }
+        self.measure_held();
         let me = self.group.me.0;
         if holds(Rule::EpaxosNumberNeverReused) {
             self.own_floor = self.reserved;
