@@ -325,14 +325,20 @@ impl World {
     /// Two nodes try to connect; they try again for as long as both are up.
     fn connect(&mut self, a: usize, b: usize) {
         let shared = &mut self.shared;
-        if !self.nodes[a].is_up() || !self.nodes[b].is_up() || !shared.settings.network.streams {
+        if !self.nodes[a].is_up() || !self.nodes[b].is_up() {
             return;
         }
-        if shared.network.is_connected(a, b) {
-            return;
-        }
-        if !shared.network.connect(a, b) {
-            shared.queue.push_in(20 * MILLISECOND, Event::Connect { a, b });
+        if shared.settings.network.streams {
+            if shared.network.is_connected(a, b) {
+                return;
+            }
+            if !shared.network.connect(a, b) {
+                shared.queue.push_in(20 * MILLISECOND, Event::Connect { a, b });
+                return;
+            }
+        } else if !self.faults.is_over() {
+            // Without streams nobody says hello: who the others are shows in what they send. Once all is well everybody knows,
+            // because one that has lost its disk may have to ask somebody who has nothing to say.
             return;
         }
         for (node, peer) in [(a, b), (b, a)] {

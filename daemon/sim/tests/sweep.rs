@@ -42,6 +42,7 @@ const ONCE_FAILED: &[(Mix, usize, u64, &str)] = &[
         14606,
         "what was read back from the log came from a segment that had been written over meanwhile",
     ),
+    (MULTI, 3, 8898, "a node without its disk asked one that had restarted and had nothing to say"),
     (BASIC, 5, 295, "batches of later slots took the memory that the first open slot needed"),
     (EPAXOS, 5, 718, "a no-op that was committed while a snapshot was written down was never executed"),
     (

@@ -91,6 +91,11 @@ impl Faults {
         }
     }
 
+    /// Whether everything has healed.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
     fn pick(&mut self) -> Option<Fault> {
         let total = self.kinds.iter().map(|(_, weight)| weight).sum();
         let mut at = self.random.below(total);
