@@ -345,6 +345,8 @@ impl Protocol for Fast {
         self.now = now;
         self.slots.keep_tail(self.tuning.tail_size_max);
         self.count_own_votes();
+        // What the log calls chosen may rest on a vote that a lost disk has taken along: no promise may leave it out.
+        self.advance_commit(effects);
         if self.group.replica_count == 1 {
             self.stand(effects);
             return;

@@ -126,7 +126,9 @@ impl Fast {
                     break;
                 }
             };
-            if open.vote.is_none_or(|vote| vote.name != name) && holds(Rule::FastLearnedWrittenDown) {
+            // A vote of a life that was mute says nothing of what an earlier one may have decided with others.
+            let is_voted = open.vote.is_some_and(|vote| vote.name == name) && !self.is_below_floor(slot);
+            if !is_voted && holds(Rule::FastLearnedWrittenDown) {
                 // Records that follow say that this slot is chosen: the value must lie before them.
                 let record = LearnedRecord { slot, commit: self.commit() };
                 let _ = effects.persist(Record::Learned(record), value.body());

@@ -8,7 +8,8 @@
 //! Slots at or below the horizon: no vote and no promise of a slot is given there, ever: the learners that count
 //! votes in memory and the coordinator that rests on a vote as on a promise have the only one there will be. The slots are decided
 //! by the others: rule O4 takes a silent acceptor for one that may have voted for anything. A promise of a term reports
-//! no votes at or below the horizon, but leaves only when all of that is executed here, and says so with its commit index.
+//! no votes at or below the horizon, but leaves only when all of that is executed here, and says so with its commit index. After a
+//! restart, too: the log has a record of its own of each value down there, and all of them are chosen again before anything is said.
 //!
 //! Answers to reads name the horizon at least. So does the answer to a heartbeat, and the coordinator repairs the slots up
 //! to it. While mute the replica does not stand for election.
