@@ -247,6 +247,21 @@ pub(super) fn a_value_chosen_without_the_own_vote_is_written_down() {
     assert_eq!(solo.chosen(), [(1, Value::Batch(frames[1].clone()))]);
 }
 
+/// The vote behind it may have been lost with a disk: see `rejoin`.
+#[test]
+fn a_promise_after_a_restart_says_what_the_log_calls_chosen() {
+    let frame = Solo::new(3).frame(1);
+    let record = Record::Learned(LearnedRecord { slot: Slot(1), commit: Slot(0) });
+    let mut solo = Solo::restarted(3, Slot(0), &[(record, Some(frame.clone()))]);
+    assert_eq!(solo.chosen(), [(1, Value::Batch(frame))]);
+    solo.hear(R1, Prepare { term: term(2, 1), from_slot: Slot(1) }, None);
+    let commits = solo.sent().into_iter().filter_map(|(_, _, message)| match message {
+        Message::Promise(promise) => Some(promise.commit),
+        _ => None,
+    });
+    assert_eq!(commits.collect::<Vec<_>>(), [Slot(1)]);
+}
+
 #[test]
 pub(super) fn t_f6_a_repeated_proposal_gets_no_second_slot_while_its_first_is_open() {
     let mut solo = Solo::new(3);
