@@ -5,8 +5,9 @@
 
 use panch_consensus::protocol::{ProtocolKind, Tuning, random};
 use panch_replica::batcher::{BatchLimits, Refusal};
-use panch_replica::core::{Core, CoreConfig, MessageKind, Outbox, ReplyTo};
+use panch_replica::core::{Core, CoreConfig};
 use panch_replica::machine::MachineLimits;
+use panch_replica::outbox::{MessageKind, Outbox, ReplyTo};
 use panch_replica::replica::{Level, ReplicaConfig};
 use panch_replica::transfer::SnapshotFile;
 use panch_wal::{Config, Location, Lsn, Wal, Write};

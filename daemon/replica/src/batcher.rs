@@ -20,7 +20,7 @@ use panch_wire::frame::{FRAME_SIZE_MAX, Frame, FramePool};
 use panch_wire::ids::{BatchId, Incarnation, ReplicaId};
 use panch_wire::time::{Duration, Instant};
 
-use crate::core::ReplyTo;
+use crate::outbox::ReplyTo;
 
 /// Bounds of a batcher.
 #[derive(Clone, Copy, Debug)]

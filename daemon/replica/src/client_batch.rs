@@ -125,7 +125,7 @@ fn check(
 /// A batch whose home is here, until it is executed.
 pub(crate) struct Flight {
     pub(crate) frame: Frame,
-    /// The connection that waits for the answers: [`ReplyTo::connection`](crate::core::ReplyTo).
+    /// The connection that waits for the answers: [`ReplyTo::connection`](crate::outbox::ReplyTo).
     pub(crate) connection: u64,
     /// When it came.
     pub(crate) since: Instant,

@@ -4,10 +4,10 @@
 //! [`Core::end_turn`] once, then [`Core::next_write`] once: one log write and one packet per peer and turn, shared by
 //! all groups of the core.
 
-use panch_consensus::frontier::Frontier;
-use panch_consensus::protocol::{Counters, Event, Group, ProtocolKind, Random, Status, Tuning, Value};
 use std::io;
 
+use panch_consensus::frontier::Frontier;
+use panch_consensus::protocol::{Event, Group, ProtocolKind, Random, Tuning};
 use panch_wal::{Location, Lsn, Sync, Wal, Write, WriteFailed};
 use panch_wire::client::Commit;
 use panch_wire::command::{Command, Reply};
@@ -20,72 +20,11 @@ use crate::any::{AnyReplica, each};
 use crate::batcher::Refusal;
 use crate::client_batch::{self, BatchRefusal, Sound, Terms};
 use crate::latency::Latencies;
-use crate::probe::Probe;
-use crate::rejoin::Membership;
+use crate::outbox::{Outbox, ReplyTo};
 use crate::replica::{Level, PROTOCOL_RECORD, ReplicaConfig, Surroundings, takes_proposals};
 use crate::snapshot::Restored;
+use crate::status::GroupStatus;
 use crate::transfer::SnapshotFile;
-
-/// Whom a reply is for: the driver's own words, carried along and given back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct ReplyTo {
-    /// The connection.
-    pub connection: u64,
-    /// The request on it.
-    pub request: u64,
-}
-
-impl ReplyTo {
-    /// For commands that nobody waits for.
-    pub const NOBODY: ReplyTo = ReplyTo { connection: u64::MAX, request: u64::MAX };
-}
-
-/// What kind of message a packet carries, as the peer protocol numbers them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum MessageKind {
-    /// Of the group's protocol.
-    Protocol = 0,
-    /// A [`TransferMessage`](crate::transfer::TransferMessage).
-    Transfer = 1,
-    /// A [`RejoinMessage`](crate::rejoin::RejoinMessage).
-    Rejoin = 2,
-}
-
-/// What a core wants done in the world. Calls come in order; none may call back into the core.
-pub trait Outbox {
-    /// Sends `message` (with `body`) to a peer. May drop it: protocols expect loss.
-    fn send(
-        &mut self,
-        to: ReplicaId,
-        group: GroupId,
-        kind: MessageKind,
-        message: &[u8],
-        body: Option<&Frame>,
-    );
-    /// Answers a command. `commit` says which point of the group's history the answer belongs to, where there is one.
-    fn reply(&mut self, to: ReplyTo, reply: Reply<'_>, commit: Option<&Commit>);
-    /// Reads a frame back from the log; answered by [`Core::loaded`].
-    fn load(&mut self, group: GroupId, position: Position, location: Location);
-    /// Writes a chunk of the snapshot file of `slot`; `last` completes it: sync, rename, sync the directory. Each
-    /// chunk is answered by [`Core::snapshot_written`].
-    fn snapshot_write(&mut self, group: GroupId, slot: Slot, offset: u64, bytes: &[u8], last: bool);
-    /// Reads a chunk of a complete snapshot file for `peer`; answered by [`Core::snapshot_read`].
-    fn snapshot_read(
-        &mut self,
-        group: GroupId,
-        peer: ReplicaId,
-        file: SnapshotFile,
-        offset: u64,
-        length: usize,
-    );
-    /// Removes a snapshot file, complete or not.
-    fn snapshot_remove(&mut self, group: GroupId, slot: Slot);
-    /// A value was executed; for observers.
-    fn executed(&mut self, _group: GroupId, _position: Position, _value: &Value) {}
-    /// The state of a group was replaced by one in which exactly these positions are executed; for observers.
-    fn installed(&mut self, _group: GroupId, _covered: &Frontier) {}
-}
 
 /// What a core is made of.
 #[derive(Clone, Debug)]
@@ -109,31 +48,6 @@ pub struct CoreConfig {
 /// The incarnation for a node whose last one was `stored`: durable before [`Core::start`] (protocols D5).
 pub fn next_incarnation(stored: Incarnation) -> Incarnation {
     if rule::holds(Rule::IncarnationDurable) { Incarnation(stored.0 + 1) } else { stored }
-}
-
-/// For operators: one group on one node.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct GroupStatus {
-    /// The group.
-    pub group: GroupId,
-    /// Its protocol.
-    pub kind: ProtocolKind,
-    /// What the protocol says.
-    pub protocol: Status,
-    /// How many positions are executed; in a log the last slot.
-    pub executed: Slot,
-    /// Names the set of positions that are executed; in a log the last slot.
-    pub frontier: u64,
-    /// Digest of the state: equal on all replicas with the same `frontier`.
-    pub digest: u64,
-    /// Keys in the group's table.
-    pub keys: u64,
-    /// Whether the replica may claim something.
-    pub membership: Membership,
-    /// Counters of the replica.
-    pub probe: Probe,
-    /// Counters of the protocol.
-    pub counters: Counters,
 }
 
 /// One core's replicas and their common log.

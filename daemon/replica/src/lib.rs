@@ -2,7 +2,7 @@
 //!
 //! What happens to a command: [`core`] takes it in, [`batcher`] writes it into the batch that is being filled, the
 //! protocol (`panch-consensus`) decides the batch's slot, `gate` holds votes back until they are durable, [`machine`]
-//! executes it, and the reply leaves through [`core::Outbox`].
+//! executes it, and the reply leaves through [`outbox::Outbox`].
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
@@ -15,6 +15,7 @@ pub mod kv;
 pub mod latency;
 mod log_index;
 pub mod machine;
+pub mod outbox;
 pub mod probe;
 mod reads;
 pub mod rejoin;
@@ -22,4 +23,5 @@ pub mod replica;
 pub mod sessions;
 pub mod snapshot;
 mod snapshots;
+pub mod status;
 pub mod transfer;

@@ -10,7 +10,7 @@ use panch_wire::ids::Slot;
 use panch_wire::time::{Duration, Instant};
 
 use crate::batcher::Refusal;
-use crate::core::ReplyTo;
+use crate::outbox::ReplyTo;
 
 /// Bytes of keys that may wait in all rounds together.
 const SIZE_MAX: usize = 4 << 20;

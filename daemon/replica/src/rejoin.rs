@@ -21,7 +21,7 @@ use panch_wire::rule::{Rule, holds};
 use panch_wire::time::{Duration, Instant};
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::core::{MessageKind, Outbox};
+use crate::outbox::{MessageKind, Outbox};
 use crate::replica::{Replica, Surroundings};
 
 /// Who has not answered is asked again after this.

@@ -6,9 +6,8 @@
 //! * A batch in flight is answered when it is executed here, whoever leads: its proposer is this replica.
 
 use panch_consensus::frontier::Frontier;
-use panch_consensus::protocol::{Chosen, Dest, Effects, Event, Group, Order, Persist, Protocol, Value};
+use panch_consensus::protocol::{Dest, Effects, Event, Group, Order, Persist, Protocol, Value};
 use panch_wal::{BodyRef, Location, Lsn, RecordKind, Restatement, Wal};
-use panch_wire::batch::BatchView;
 use panch_wire::client::Commit;
 use panch_wire::command::{Command, CommandError, CommandKind, Reply};
 use panch_wire::frame::{Frame, FramePool};
@@ -18,30 +17,25 @@ use panch_wire::time::{Duration, Instant};
 
 use crate::batcher::{BatchLimits, Batcher, Refusal};
 use crate::client_batch::Flights;
-use crate::core::{GroupStatus, MessageKind, Outbox, ReplyTo};
 use crate::gate::Gate;
-use crate::kv::Kv;
 use crate::latency::Latencies;
 use crate::log_index::{Found, LogIndex};
-use crate::machine::{Admission, MachineLimits, StateMachine};
+use crate::machine::{MachineLimits, StateMachine};
+use crate::outbox::{MessageKind, Outbox, ReplyTo};
 use crate::probe::Probe;
-use crate::reads::{Reads, Round};
+use crate::reads::Reads;
 use crate::rejoin::{Rejoin, RejoinMessage};
 use crate::snapshot::Restored;
 use crate::snapshots::Snapshots;
+use crate::status::GroupStatus;
 use crate::transfer::TransferMessage;
 
 mod direct;
+mod execution;
+mod overdue;
 
 /// The log holds one kind of record: the protocol's.
 pub(crate) const PROTOCOL_RECORD: RecordKind = RecordKind(1);
-/// Doubtful proposals are repeated at most this often.
-const REPROPOSE_EVERY: Duration = Duration::from_millis(5);
-/// A proposal that has not been executed for this long is doubtful.
-const DOUBT_AFTER: Duration = Duration::from_millis(1000);
-/// So is one that has not been executed for this long after a later one was decided: somebody had no room for it.
-const OVERTAKEN_AFTER: Duration = Duration::from_millis(20);
-
 /// The time after which a session expires is measured in this many steps.
 const SESSION_MARKS: usize = 8;
 
@@ -352,7 +346,6 @@ impl<P: Protocol> Replica<P> {
         let [quorum, lease] = &self.reads;
         let overdue = [self.batcher.oldest(), self.flights.oldest(), quorum.oldest(), lease.oldest()];
         let overdue = overdue.into_iter().flatten().map(|since| since + self.config.request_timeout);
-        let doubt = self.oldest_proposal().map(|since| self.reproposed.max(since) + DOUBT_AFTER);
         [
             self.protocol.deadline(),
             self.batcher.deadline().filter(|_| takes_proposals),
@@ -361,18 +354,12 @@ impl<P: Protocol> Replica<P> {
             self.snapshots.deadline(),
             self.repropose_at,
             self.overtaken.map(|(at, _)| at),
-            doubt,
+            self.doubtful_at(),
         ]
         .into_iter()
         .flatten()
         .chain(overdue)
         .min()
-    }
-
-    /// Since when the oldest batch in flight is.
-    fn oldest_proposal(&self) -> Option<Instant> {
-        let own = self.batcher.outstanding().next().map(|batch| batch.since);
-        [own, self.flights.oldest()].into_iter().flatten().min()
     }
 
     /// For operators.
@@ -515,133 +502,6 @@ impl<P: Protocol> Replica<P> {
         }
     }
 
-    fn execute_chosen(&mut self, now: Instant, latencies: &mut Latencies, out: &mut impl Outbox) {
-        let mut chosen = std::mem::take(&mut self.effects.chosen);
-        for Chosen { position, stamp, value } in chosen.drain(..) {
-            if !self.executed.insert(position) {
-                continue; // replayed below the snapshot
-            }
-            if P::ORDER == Order::Log {
-                assert_eq!(position.slot(), self.executed(), "slots are chosen in order");
-            }
-            self.stamp = self.stamp.max(stamp);
-            if let Value::Batch(frame) = &value {
-                self.execute_batch(now, &Commit { position, stamp }, frame, latencies, out);
-            }
-            self.probe.slots += 1;
-            out.executed(self.group.id, position, &value);
-        }
-        self.effects.chosen = chosen;
-        self.serve_reads(out);
-    }
-
-    /// Executes a decided batch, and in a log those of the same proposer that waited for it.
-    fn execute_batch(
-        &mut self,
-        now: Instant,
-        commit: &Commit,
-        frame: &Frame,
-        latencies: &mut Latencies,
-        out: &mut impl Outbox,
-    ) {
-        if frame.id().is_of_client() {
-            self.apply_client_batch(now, commit, frame, latencies, out);
-            return;
-        }
-        if P::ORDER == Order::Graph {
-            // The protocol decides a batch at one position only.
-            self.apply_batch(now, commit, frame, latencies, out);
-            return;
-        }
-        match self.machine.admit(frame) {
-            Admission::Apply => self.apply_batch(now, commit, frame, latencies, out),
-            Admission::Hold => {
-                self.probe.held += 1;
-                if self.is_mine(frame) {
-                    let (at, below) = self.overtaken.unwrap_or((now + OVERTAKEN_AFTER, 0));
-                    self.overtaken = Some((at, below.max(frame.id().counter)));
-                }
-            }
-            Admission::Duplicate => self.probe.duplicates += 1,
-            Admission::Gap => {
-                self.probe.voided += 1;
-                if self.is_mine(frame) {
-                    self.doubt(now);
-                }
-            }
-        }
-        while let Some(frame) = self.machine.next_held(frame.id().proposer) {
-            self.apply_batch(now, commit, &frame, latencies, out);
-        }
-    }
-
-    fn is_mine(&self, frame: &Frame) -> bool {
-        frame.id().is_of(self.group.me, self.incarnation)
-    }
-
-    fn apply_batch(
-        &mut self,
-        now: Instant,
-        commit: &Commit,
-        frame: &Frame,
-        latencies: &mut Latencies,
-        out: &mut impl Outbox,
-    ) {
-        let batch = if self.is_mine(frame) { self.batcher.finish(frame.id()) } else { None };
-        let mut tokens = batch.iter().flat_map(|batch| &batch.tokens).copied();
-        self.apply_commands(commit, frame, |_| tokens.next(), out);
-        if let Some(batch) = batch {
-            self.note_executed(now.since(batch.since), frame, latencies);
-            self.batcher.recycle(batch.tokens);
-        }
-    }
-
-    /// Applies the commands of a batch and answers each to whom `owed` says.
-    fn apply_commands(
-        &mut self,
-        commit: &Commit,
-        frame: &Frame,
-        mut owed: impl FnMut(&Command<'_>) -> Option<ReplyTo>,
-        out: &mut impl Outbox,
-    ) {
-        let view = BatchView::access(frame).expect("frames are validated where they arrive");
-        let mut ahead = view.commands();
-        for (index, command) in view.commands().enumerate() {
-            if index % Kv::FORESEEN_MAX == 0 {
-                self.machine.kv().foresee(&mut ahead);
-            }
-            let reply = self.machine.apply(commit.stamp, &command, &mut self.reply);
-            if let Some(to) = owed(&command) {
-                out.reply(to, reply, Some(commit));
-            }
-        }
-        self.probe.applied += view.command_count() as u64;
-    }
-
-    /// A batch that somebody waited for here is executed.
-    fn note_executed(&mut self, latency: Duration, frame: &Frame, latencies: &mut Latencies) {
-        self.probe.execution_us += latency.as_micros() as u64;
-        latencies.executed(latency, frame.command_count());
-    }
-
-    fn serve_reads(&mut self, out: &mut impl Outbox) {
-        let seen = self.seen();
-        for reads in &mut self.reads {
-            while let Some(round) = reads.next_servable(self.executed.count()) {
-                let mut ahead = round.commands().map(|(command, _)| command);
-                for (index, (command, token)) in round.commands().enumerate() {
-                    if index % Kv::FORESEEN_MAX == 0 {
-                        self.machine.kv().foresee(&mut ahead);
-                    }
-                    let reply = self.machine.read(&command, &mut self.reply);
-                    out.reply(token, reply, seen.as_ref());
-                }
-                drop(ahead);
-                reads.recycle(round);
-            }
-        }
-    }
-
     fn start_loads<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
         let mut loads = std::mem::take(&mut self.effects.loads);
         for position in loads.drain(..) {
@@ -677,60 +537,6 @@ impl<P: Protocol> Replica<P> {
         self.step(Event::Loaded(position, value), around);
     }
 
-    fn doubt(&mut self, now: Instant) {
-        let at = now.max(self.reproposed + REPROPOSE_EVERY);
-        self.repropose_at = Some(self.repropose_at.map_or(at, |earlier| earlier.min(at)));
-    }
-
-    /// Proposes again what is in flight with a counter below `counter`.
-    fn repropose_below<O: Outbox>(&mut self, counter: u64, around: &mut Surroundings<'_, O>) {
-        let frames = self.batcher.outstanding().map(|batch| &batch.frame);
-        let mut frames: Vec<Frame> = frames.filter(|frame| frame.id().counter < counter).cloned().collect();
-        self.probe.reproposed += frames.len() as u64;
-        for frame in frames.drain(..) {
-            self.step(Event::Propose(frame), around);
-        }
-    }
-
-    fn answer_overdue<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
-        let now = around.now;
-        if self.oldest_proposal().is_some_and(|since| now.since(since.max(self.reproposed)) >= DOUBT_AFTER) {
-            self.doubt(now);
-        }
-        if now.0 < self.config.request_timeout.as_nanos() as u64 {
-            return;
-        }
-        let limit = now - self.config.request_timeout;
-        while let Some(tokens) = self.batcher.overdue_waiting(limit) {
-            self.answer(tokens, CommandError::Unavailable, around.out);
-        }
-        while let Some(tokens) = self.batcher.overdue_outstanding(limit) {
-            self.answer(tokens, CommandError::Unknown, around.out);
-        }
-        self.answer_overdue_flights(limit, around.out);
-        for level in 0..self.reads.len() {
-            while let Some(round) = self.reads[level].next_overdue(limit) {
-                self.fail_round(level, round, around.out);
-            }
-        }
-    }
-
-    pub(crate) fn fail_round(&mut self, level: usize, round: Round, out: &mut impl Outbox) {
-        for (_, token) in round.commands() {
-            out.reply(token, Reply::Error(CommandError::Unavailable), None);
-        }
-        self.probe.timeouts += 1;
-        self.reads[level].recycle(round);
-    }
-
-    pub(crate) fn answer(&mut self, tokens: Vec<ReplyTo>, error: CommandError, out: &mut impl Outbox) {
-        self.probe.timeouts += tokens.len() as u64;
-        for token in &tokens {
-            out.reply(*token, Reply::Error(error), None);
-        }
-        self.batcher.recycle(tokens);
-    }
-
     /// As leader: proposes to close sessions that were not used for the configured time. All replicas close the same ones,
     /// because the command says up to which slot, not since when.
     fn expire_sessions<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
@@ -750,24 +556,5 @@ impl<P: Protocol> Replica<P> {
             Command { kind: CommandKind::ExpireSessions, flags: 0, session: None, key: b"", value: &value };
         // Refused for want of room: the next mark is soon enough.
         let _ = self.batcher.push(now, around.pool, &command, ReplyTo::NOBODY);
-    }
-
-    /// The state was replaced by that of a snapshot.
-    pub(crate) fn installed<O: Outbox>(&mut self, restored: Restored, around: &mut Surroundings<'_, O>) {
-        let covered = restored.covered;
-        self.machine = restored.machine;
-        self.stamp = restored.stamp;
-        self.executed = covered.clone();
-        around.out.installed(self.group.id, &covered);
-        if P::ORDER == Order::Log {
-            let next = self.machine.next_counter(self.group.me, self.incarnation);
-            while let Some(batch) = self.batcher.finish_below(next) {
-                // Applied, but by others: the replies are not known here.
-                self.answer(batch.tokens, CommandError::Unknown, around.out);
-            }
-        }
-        self.step(Event::Installed(covered), around);
-        self.serve_reads(around.out);
-        self.doubt(around.now);
     }
 }

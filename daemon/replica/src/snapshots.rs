@@ -11,7 +11,7 @@ use panch_wire::record::Fixed;
 use panch_wire::rule::{self, Rule};
 use panch_wire::time::{Duration, Instant};
 
-use crate::core::{MessageKind, Outbox};
+use crate::outbox::{MessageKind, Outbox};
 use crate::replica::{Replica, Surroundings};
 use crate::snapshot::{Restored, SnapshotReader};
 use crate::transfer::{Ack, CHUNK_SIZE, Chunk, Making, Receiving, Sendings, SnapshotFile, TransferMessage};

@@ -6,8 +6,9 @@ use std::collections::VecDeque;
 
 use panch_consensus::protocol::{ProtocolKind, Tuning, random};
 use panch_replica::batcher::BatchLimits;
-use panch_replica::core::{Core, CoreConfig, MessageKind, Outbox, ReplyTo};
+use panch_replica::core::{Core, CoreConfig};
 use panch_replica::machine::MachineLimits;
+use panch_replica::outbox::{MessageKind, Outbox, ReplyTo};
 use panch_replica::replica::{Level, ReplicaConfig};
 use panch_replica::transfer::SnapshotFile;
 use panch_wal::{Config, Durability, Location, Lsn, Wal};

@@ -2,8 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard};
 
-use panch_replica::core::GroupStatus;
 use panch_replica::latency::Latencies;
+use panch_replica::status::GroupStatus;
 
 /// Counters of one core since its node started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

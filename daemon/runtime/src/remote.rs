@@ -8,7 +8,7 @@
 use std::os::fd::OwnedFd;
 
 use panch_replica::batcher::Refusal;
-use panch_replica::core::ReplyTo;
+use panch_replica::outbox::ReplyTo;
 use panch_replica::replica::Level;
 use panch_wire::client::{self, Answer, Commit, Operation, ReadLevel, ReplyView, RequestView, Terms};
 use panch_wire::command::{Command, Reply};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use panch_consensus::protocol::{Counters, ProtocolKind};
-use panch_replica::core::GroupStatus;
+use panch_replica::status::GroupStatus;
 
 use crate::settings::Mix;
 

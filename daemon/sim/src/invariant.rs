@@ -21,7 +21,7 @@ use std::fmt;
 
 use panch_consensus::frontier::Frontier;
 use panch_consensus::protocol::{Order, ProtocolKind, Value};
-use panch_replica::core::GroupStatus;
+use panch_replica::status::GroupStatus;
 use panch_wire::ids::{BatchId, GroupId, Position};
 
 use crate::inspect::{Claim, Commitment, Fact};

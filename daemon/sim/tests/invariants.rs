@@ -2,8 +2,8 @@
 
 use panch_consensus::ballot::Ballot;
 use panch_consensus::protocol::{Counters, Status};
-use panch_replica::core::GroupStatus;
 use panch_replica::probe::Probe;
+use panch_replica::status::GroupStatus;
 use panch_sim::inspect::{Attributes, Claim, Commitment, Fact, Round, Scope};
 use panch_sim::invariant::access::Access;
 use panch_sim::invariant::exactly_once::ExactlyOnce;

@@ -10,8 +10,8 @@ use panch_wire::time::Instant;
 use super::{Replica, Surroundings};
 use crate::batcher::Refusal;
 use crate::client_batch::Flight;
-use crate::core::{Outbox, ReplyTo};
 use crate::latency::Latencies;
+use crate::outbox::{Outbox, ReplyTo};
 
 impl<P: Protocol> Replica<P> {
     /// Takes in a batch that was checked. At its home `connection` is owed an answer for each of its commands; nobody else

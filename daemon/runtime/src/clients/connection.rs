@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use panch_replica::core::ReplyTo;
+use panch_replica::outbox::ReplyTo;
 use panch_ring::ring::SocketId;
 use panch_wire::client::{self, Commit, ReplyView, Terms};
 use panch_wire::command::Reply;

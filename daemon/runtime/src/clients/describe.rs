@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use panch_replica::core::GroupStatus;
 use panch_replica::latency::Latencies;
 use panch_replica::rejoin::Membership;
+use panch_replica::status::GroupStatus;
 use panch_wal::Durability;
 use panch_wire::ids::ReplicaId;
 use panch_wire::resp::{self, Arguments, ClusterRequest, matches_glob};

@@ -5,8 +5,8 @@
 
 use panch_consensus::ballot::Ballot;
 use panch_consensus::protocol::{Counters, ProtocolKind};
-use panch_replica::core::GroupStatus;
 use panch_replica::rejoin::Membership;
+use panch_replica::status::GroupStatus;
 use panch_wal::Durability;
 use panch_wire::ids::{GroupId, ReplicaId};
 

@@ -11,7 +11,8 @@ pub(crate) mod table;
 
 use panch_replica::batcher::Refusal;
 use panch_replica::client_batch::{BatchRefusal, Sound, Terms};
-use panch_replica::core::{Core, ReplyTo};
+use panch_replica::core::Core;
+use panch_replica::outbox::ReplyTo;
 use panch_replica::replica::Level;
 use panch_wire::client::{Commit, ReadLevel};
 use panch_wire::command::{Command, Reply};

@@ -1,7 +1,7 @@
 //! A RESP connection's input: commands for the groups, and what the node answers itself.
 
 use panch_replica::batcher::Refusal;
-use panch_replica::core::ReplyTo;
+use panch_replica::outbox::ReplyTo;
 use panch_replica::replica::Level;
 use panch_wire::client::{Commit, ReadLevel};
 use panch_wire::command::{Command, CommandError, Reply};

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use panch_replica::core::ReplyTo;
+use panch_replica::outbox::ReplyTo;
 use panch_ring::event::Token;
 use panch_ring::parts::SendList;
 use panch_ring::ring::{Ring, SocketId};

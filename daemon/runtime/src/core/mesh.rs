@@ -2,7 +2,7 @@
 
 use panch_replica::batcher::Refusal;
 use panch_replica::client_batch::BatchRefusal;
-use panch_replica::core::Outbox;
+use panch_replica::outbox::Outbox;
 use panch_ring::clock;
 use panch_wire::command::{CommandError, Reply};
 use panch_wire::time::Instant;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use panch_consensus::ballot::Ballot;
-use panch_replica::core::GroupStatus;
+use panch_replica::status::GroupStatus;
 use panch_wire::ids::GroupId;
 
 use crate::inspect::{Fact, Scope};

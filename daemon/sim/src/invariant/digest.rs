@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use panch_replica::core::GroupStatus;
+use panch_replica::status::GroupStatus;
 use panch_wire::ids::GroupId;
 
 /// The state after each set of positions, as its first observer had it. A set goes by the digest of its frontier, in a log

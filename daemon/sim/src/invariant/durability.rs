@@ -2,7 +2,7 @@
 //! it), nor an executed position by the cluster, even after all nodes lost power [protocols D1, D3, D9, DUR].
 
 use panch_consensus::frontier::Frontier;
-use panch_replica::core::GroupStatus;
+use panch_replica::status::GroupStatus;
 use panch_wire::ids::GroupId;
 
 use super::agreement::Agreement;

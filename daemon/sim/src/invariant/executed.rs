@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use panch_consensus::frontier::Frontier;
 use panch_consensus::protocol::Order;
-use panch_replica::core::GroupStatus;
+use panch_replica::status::GroupStatus;
 use panch_wire::ids::{GroupId, Position, Slot};
 
 use super::order_of;

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use panch_replica::client_batch::{BatchRefusal, Terms};
-use panch_replica::core::ReplyTo;
+use panch_replica::outbox::ReplyTo;
 use panch_wire::routing::Routing;
 use panch_wire::time::Instant;
 

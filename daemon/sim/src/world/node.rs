@@ -4,8 +4,9 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use panch_consensus::protocol::Random;
-use panch_replica::core::{Core, GroupStatus};
+use panch_replica::core::Core;
 use panch_replica::snapshot::{Restored, SnapshotReader};
+use panch_replica::status::GroupStatus;
 use panch_replica::transfer::SnapshotFile;
 use panch_wal::{End, Location, Lsn, SegmentFile, SegmentReader, SegmentSequence, Sync, Wal, Write};
 use panch_wire::frame::{FramePool, PAGE_SIZE};

@@ -2,7 +2,7 @@
 
 use panch_consensus::frontier::Frontier;
 use panch_consensus::protocol::Value;
-use panch_replica::core::{MessageKind, Outbox, ReplyTo};
+use panch_replica::outbox::{MessageKind, Outbox, ReplyTo};
 use panch_replica::transfer::SnapshotFile;
 use panch_wal::Location;
 use panch_wire::client::Commit;

@@ -1,7 +1,7 @@
 //! What a scenario can do to the world.
 
-use panch_replica::core::GroupStatus;
 use panch_replica::replica::Level;
+use panch_replica::status::GroupStatus;
 use panch_wire::ids::{GroupId, Slot};
 
 use super::faults::Undo;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use panch_consensus::epaxos::component_bound;
 use panch_replica::batcher::Refusal;
-use panch_replica::core::{MessageKind, ReplyTo};
+use panch_replica::outbox::{MessageKind, ReplyTo};
 use panch_replica::rejoin::RejoinMessage;
 use panch_replica::transfer::TransferMessage;
 use panch_wal::Location;

@@ -1,0 +1,166 @@
+//! What is decided takes effect: batches are applied in the protocol's order and answered, reads are served behind them.
+
+use panch_consensus::protocol::{Chosen, Event, Order, Protocol, Value};
+use panch_wire::batch::BatchView;
+use panch_wire::client::Commit;
+use panch_wire::command::{Command, CommandError};
+use panch_wire::frame::Frame;
+use panch_wire::time::{Duration, Instant};
+
+use super::{Replica, Surroundings};
+use crate::kv::Kv;
+use crate::latency::Latencies;
+use crate::machine::Admission;
+use crate::outbox::{Outbox, ReplyTo};
+use crate::snapshot::Restored;
+
+/// A batch that has not been executed for this long after a later one was decided is proposed again: somebody had no room for it.
+const OVERTAKEN_AFTER: Duration = Duration::from_millis(20);
+
+impl<P: Protocol> Replica<P> {
+    pub(super) fn execute_chosen(&mut self, now: Instant, latencies: &mut Latencies, out: &mut impl Outbox) {
+        let mut chosen = std::mem::take(&mut self.effects.chosen);
+        for Chosen { position, stamp, value } in chosen.drain(..) {
+            if !self.executed.insert(position) {
+                continue; // replayed below the snapshot
+            }
+            if P::ORDER == Order::Log {
+                assert_eq!(position.slot(), self.executed(), "slots are chosen in order");
+            }
+            self.stamp = self.stamp.max(stamp);
+            if let Value::Batch(frame) = &value {
+                self.execute_batch(now, &Commit { position, stamp }, frame, latencies, out);
+            }
+            self.probe.slots += 1;
+            out.executed(self.group.id, position, &value);
+        }
+        self.effects.chosen = chosen;
+        self.serve_reads(out);
+    }
+
+    /// Executes a decided batch, and in a log those of the same proposer that waited for it.
+    fn execute_batch(
+        &mut self,
+        now: Instant,
+        commit: &Commit,
+        frame: &Frame,
+        latencies: &mut Latencies,
+        out: &mut impl Outbox,
+    ) {
+        if frame.id().is_of_client() {
+            self.apply_client_batch(now, commit, frame, latencies, out);
+            return;
+        }
+        if P::ORDER == Order::Graph {
+            // The protocol decides a batch at one position only.
+            self.apply_batch(now, commit, frame, latencies, out);
+            return;
+        }
+        match self.machine.admit(frame) {
+            Admission::Apply => self.apply_batch(now, commit, frame, latencies, out),
+            Admission::Hold => {
+                self.probe.held += 1;
+                if self.is_mine(frame) {
+                    let (at, below) = self.overtaken.unwrap_or((now + OVERTAKEN_AFTER, 0));
+                    self.overtaken = Some((at, below.max(frame.id().counter)));
+                }
+            }
+            Admission::Duplicate => self.probe.duplicates += 1,
+            Admission::Gap => {
+                self.probe.voided += 1;
+                if self.is_mine(frame) {
+                    self.doubt(now);
+                }
+            }
+        }
+        while let Some(frame) = self.machine.next_held(frame.id().proposer) {
+            self.apply_batch(now, commit, &frame, latencies, out);
+        }
+    }
+
+    pub(super) fn is_mine(&self, frame: &Frame) -> bool {
+        frame.id().is_of(self.group.me, self.incarnation)
+    }
+
+    fn apply_batch(
+        &mut self,
+        now: Instant,
+        commit: &Commit,
+        frame: &Frame,
+        latencies: &mut Latencies,
+        out: &mut impl Outbox,
+    ) {
+        let batch = if self.is_mine(frame) { self.batcher.finish(frame.id()) } else { None };
+        let mut tokens = batch.iter().flat_map(|batch| &batch.tokens).copied();
+        self.apply_commands(commit, frame, |_| tokens.next(), out);
+        if let Some(batch) = batch {
+            self.note_executed(now.since(batch.since), frame, latencies);
+            self.batcher.recycle(batch.tokens);
+        }
+    }
+
+    /// Applies the commands of a batch and answers each to whom `owed` says.
+    pub(super) fn apply_commands(
+        &mut self,
+        commit: &Commit,
+        frame: &Frame,
+        mut owed: impl FnMut(&Command<'_>) -> Option<ReplyTo>,
+        out: &mut impl Outbox,
+    ) {
+        let view = BatchView::access(frame).expect("frames are validated where they arrive");
+        let mut ahead = view.commands();
+        for (index, command) in view.commands().enumerate() {
+            if index % Kv::FORESEEN_MAX == 0 {
+                self.machine.kv().foresee(&mut ahead);
+            }
+            let reply = self.machine.apply(commit.stamp, &command, &mut self.reply);
+            if let Some(to) = owed(&command) {
+                out.reply(to, reply, Some(commit));
+            }
+        }
+        self.probe.applied += view.command_count() as u64;
+    }
+
+    /// A batch that somebody waited for here is executed.
+    pub(super) fn note_executed(&mut self, latency: Duration, frame: &Frame, latencies: &mut Latencies) {
+        self.probe.execution_us += latency.as_micros() as u64;
+        latencies.executed(latency, frame.command_count());
+    }
+
+    pub(super) fn serve_reads(&mut self, out: &mut impl Outbox) {
+        let seen = self.seen();
+        for reads in &mut self.reads {
+            while let Some(round) = reads.next_servable(self.executed.count()) {
+                let mut ahead = round.commands().map(|(command, _)| command);
+                for (index, (command, token)) in round.commands().enumerate() {
+                    if index % Kv::FORESEEN_MAX == 0 {
+                        self.machine.kv().foresee(&mut ahead);
+                    }
+                    let reply = self.machine.read(&command, &mut self.reply);
+                    out.reply(token, reply, seen.as_ref());
+                }
+                drop(ahead);
+                reads.recycle(round);
+            }
+        }
+    }
+
+    /// The state was replaced by that of a snapshot.
+    pub(crate) fn installed<O: Outbox>(&mut self, restored: Restored, around: &mut Surroundings<'_, O>) {
+        let covered = restored.covered;
+        self.machine = restored.machine;
+        self.stamp = restored.stamp;
+        self.executed = covered.clone();
+        around.out.installed(self.group.id, &covered);
+        if P::ORDER == Order::Log {
+            let next = self.machine.next_counter(self.group.me, self.incarnation);
+            while let Some(batch) = self.batcher.finish_below(next) {
+                // Applied, but by others: the replies are not known here.
+                self.answer(batch.tokens, CommandError::Unknown, around.out);
+            }
+        }
+        self.step(Event::Installed(covered), around);
+        self.serve_reads(around.out);
+        self.doubt(around.now);
+    }
+}

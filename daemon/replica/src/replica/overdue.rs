@@ -1,0 +1,83 @@
+//! Patience and its end: what has not been decided for long is proposed again, and who has waited too long is answered.
+
+use panch_consensus::protocol::{Event, Protocol};
+use panch_wire::command::{CommandError, Reply};
+use panch_wire::frame::Frame;
+use panch_wire::time::{Duration, Instant};
+
+use super::{Replica, Surroundings};
+use crate::outbox::{Outbox, ReplyTo};
+use crate::reads::Round;
+
+/// Doubtful proposals are repeated at most this often.
+const REPROPOSE_EVERY: Duration = Duration::from_millis(5);
+/// A proposal that has not been executed for this long is doubtful.
+const DOUBT_AFTER: Duration = Duration::from_millis(1000);
+
+impl<P: Protocol> Replica<P> {
+    /// Since when the oldest batch in flight is.
+    fn oldest_proposal(&self) -> Option<Instant> {
+        let own = self.batcher.outstanding().next().map(|batch| batch.since);
+        [own, self.flights.oldest()].into_iter().flatten().min()
+    }
+
+    /// When the oldest batch in flight becomes doubtful.
+    pub(super) fn doubtful_at(&self) -> Option<Instant> {
+        self.oldest_proposal().map(|since| self.reproposed.max(since) + DOUBT_AFTER)
+    }
+
+    /// What is in flight is proposed again, soon.
+    pub(super) fn doubt(&mut self, now: Instant) {
+        let at = now.max(self.reproposed + REPROPOSE_EVERY);
+        self.repropose_at = Some(self.repropose_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// Proposes again what is in flight with a counter below `counter`.
+    pub(super) fn repropose_below<O: Outbox>(&mut self, counter: u64, around: &mut Surroundings<'_, O>) {
+        let frames = self.batcher.outstanding().map(|batch| &batch.frame);
+        let mut frames: Vec<Frame> = frames.filter(|frame| frame.id().counter < counter).cloned().collect();
+        self.probe.reproposed += frames.len() as u64;
+        for frame in frames.drain(..) {
+            self.step(Event::Propose(frame), around);
+        }
+    }
+
+    pub(super) fn answer_overdue<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
+        let now = around.now;
+        if self.doubtful_at().is_some_and(|at| at <= now) {
+            self.doubt(now);
+        }
+        if now.0 < self.config.request_timeout.as_nanos() as u64 {
+            return;
+        }
+        let limit = now - self.config.request_timeout;
+        while let Some(tokens) = self.batcher.overdue_waiting(limit) {
+            self.answer(tokens, CommandError::Unavailable, around.out);
+        }
+        while let Some(tokens) = self.batcher.overdue_outstanding(limit) {
+            self.answer(tokens, CommandError::Unknown, around.out);
+        }
+        self.answer_overdue_flights(limit, around.out);
+        for level in 0..self.reads.len() {
+            while let Some(round) = self.reads[level].next_overdue(limit) {
+                self.fail_round(level, round, around.out);
+            }
+        }
+    }
+
+    pub(crate) fn fail_round(&mut self, level: usize, round: Round, out: &mut impl Outbox) {
+        for (_, token) in round.commands() {
+            out.reply(token, Reply::Error(CommandError::Unavailable), None);
+        }
+        self.probe.timeouts += 1;
+        self.reads[level].recycle(round);
+    }
+
+    pub(crate) fn answer(&mut self, tokens: Vec<ReplyTo>, error: CommandError, out: &mut impl Outbox) {
+        self.probe.timeouts += tokens.len() as u64;
+        for token in &tokens {
+            out.reply(*token, Reply::Error(error), None);
+        }
+        self.batcher.recycle(tokens);
+    }
+}
