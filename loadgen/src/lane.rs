@@ -1,4 +1,4 @@
-//! The loop of one thread: its connections, and when each is given a request.
+//! The loop of one thread over its connections, its lanes: `fill` gives them requests, `sockets` carries the bytes.
 //!
 //! Invariants:
 //! * A lane is in the queue `ready` whenever it has room; it may be there without room, and is then skipped.
@@ -7,37 +7,31 @@
 //!   flattered and the audit's order of events is true.
 
 use std::collections::VecDeque;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use panch_ring::clock;
 use panch_ring::doorbell::Doorbell;
-use panch_ring::event::{Event, Token};
 use panch_ring::parts::SendList;
 use panch_ring::ring::{Ring, RingConfig, SocketId};
-use panch_ring::socket;
 use panch_wire::time::{Duration, Instant};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use crate::check::Check;
-use crate::connection::{Answer, Connection, Pending};
+use crate::connection::Connection;
 use crate::engine::{EngineError, Plan, ThreadOutcome};
 use crate::host;
 use crate::record::{Interval, Recorder};
 use crate::schedule::{Load, Schedule};
-use crate::workload::{Generator, OperationKind};
+use crate::workload::Generator;
 
-/// In a token's index: that of a helper.
-const HELPER: usize = 1 << 31;
-/// How long a lane waits before it connects again.
-const RECONNECT_DELAY: Duration = Duration::from_millis(50);
+mod fill;
+mod sockets;
+
 /// How often progress is published, and the longest that a stop goes unnoticed.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
-/// Requests after which the kernel gets what there is: a large fill must not delay its own first requests.
-const FILL_MAX: usize = 256;
 
 /// A socket on which a lane sends another node copies of its proposals; that node answers none of them.
 struct Helper {
@@ -312,357 +306,6 @@ impl<'a> Lanes<'a> {
         }
         at
     }
-
-    /// Makes every request that is due.
-    fn fill(&mut self, now: Instant) -> Result<(), EngineError> {
-        if self.schedule.is_some() { self.fill_open(now) } else { self.fill_closed() }
-    }
-
-    fn fill_closed(&mut self) -> Result<(), EngineError> {
-        let mut made = 0;
-        while let Some(lane) = self.ready.pop_front() {
-            self.lanes[lane as usize].listed = false;
-            let now = clock::now();
-            for _ in 0..self.lanes[lane as usize].connection.room() {
-                if self.issued >= self.quota {
-                    return Ok(());
-                }
-                self.request(lane, now, now, false);
-                made += 1;
-            }
-            if made >= FILL_MAX {
-                made = 0;
-                self.flush();
-                self.ring.submit()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn fill_open(&mut self, mut now: Instant) -> Result<(), EngineError> {
-        let Some(mut schedule) = self.schedule.take() else { return Ok(()) };
-        if let Load::Open { drop_after, .. } = self.plan.load {
-            schedule.drop_before(now - drop_after);
-        }
-        let mut made = 0;
-        while self.issued < self.quota {
-            let Some(&lane) = self.ready.front() else {
-                self.blocked |= schedule.next_at().is_some_and(|at| at <= now);
-                break;
-            };
-            if self.lanes[lane as usize].connection.room() == 0 {
-                self.unlist_front();
-                continue;
-            }
-            if std::mem::take(&mut self.blocked) {
-                self.unblocked_at = now;
-            }
-            let Some(intended) = schedule.take_due(now) else { break };
-            self.request(lane, intended, clock::now(), intended < self.unblocked_at);
-            self.unlist_front();
-            self.list_if_room(lane as usize);
-            made += 1;
-            if made >= FILL_MAX {
-                made = 0;
-                self.flush();
-                self.ring.submit()?;
-                now = now.max(clock::now().min(self.recorder.window.end));
-            }
-        }
-        self.schedule = Some(schedule);
-        Ok(())
-    }
-
-    fn unlist_front(&mut self) {
-        if let Some(lane) = self.ready.pop_front() {
-            self.lanes[lane as usize].listed = false;
-        }
-    }
-
-    fn list_if_room(&mut self, index: usize) {
-        let lane = &mut self.lanes[index];
-        if !lane.listed && lane.connection.room() > 0 {
-            lane.listed = true;
-            self.ready.push_back(index as u32);
-        }
-    }
-
-    fn request(&mut self, index: u32, intended: Instant, now: Instant, queued: bool) {
-        let operation = self.generator.draw();
-        let (key, value) = self.generator.bytes(&operation);
-        let lane = &mut self.lanes[index as usize];
-        if lane.outgoing.is_empty() {
-            if lane.outgoing.capacity() == 0 {
-                lane.outgoing = self.ring.send_buffers().take();
-            }
-            self.dirty.push(index);
-        }
-        lane.connection.request(Pending { operation, intended, sent: now }, key, value, &mut lane.outgoing);
-        self.recorder.sent(intended, now, queued);
-        if intended >= self.recorder.window.start {
-            self.issued += 1;
-        }
-    }
-
-    /// Gives the ring what is to be sent; it leaves with the next submit.
-    fn flush(&mut self) {
-        for index in self.dirty.drain(..) {
-            let lane = &mut self.lanes[index as usize];
-            if self.plan.direct.is_some() {
-                let count = self.plan.targets.len();
-                let first = index as usize * count;
-                let helpers = &self.helpers[first..first + count];
-                send_batches(lane, first, helpers, &mut self.ring, &mut self.list);
-            }
-            if let State::Up(socket) = lane.state
-                && !lane.outgoing.is_empty()
-            {
-                self.list.push_bytes(std::mem::take(&mut lane.outgoing));
-                self.ring.send(socket, &mut self.list, token(index as usize, lane.epoch));
-            }
-        }
-    }
-
-    fn on_event(&mut self, event: Event) {
-        let token = match &event {
-            Event::Received { token, .. }
-            | Event::ReceiveEnded { token, .. }
-            | Event::Sent { token, .. }
-            | Event::Connected { token, .. } => *token,
-            _ => return,
-        };
-        let (index, epoch) = ((token.0 as u32) as usize, (token.0 >> 32) as u32);
-        if index & HELPER != 0 {
-            self.on_helper_event(index & !HELPER, epoch, event);
-            return;
-        }
-        if self.lanes[index].epoch != epoch {
-            return;
-        }
-        match event {
-            Event::Received { bytes, .. } => self.on_bytes(index, &bytes),
-            Event::ReceiveEnded { error: None, .. } => {
-                self.on_broken(index, "the server closed the connection")
-            }
-            Event::ReceiveEnded { error: Some(error), .. } | Event::Sent { result: Err(error), .. } => {
-                self.on_broken(index, &error.to_string());
-            }
-            Event::Connected { result: Err(error), .. } => self.on_broken(index, &error.to_string()),
-            Event::Connected { result: Ok(()), .. } => self.on_connected(index),
-            _ => {}
-        }
-    }
-
-    /// A helper is of use as soon as it is connected; what it receives is the answer to its hello.
-    fn on_helper_event(&mut self, index: usize, epoch: u32, event: Event) {
-        let count = self.plan.targets.len();
-        let helper = &mut self.helpers[index];
-        if helper.epoch != epoch {
-            return;
-        }
-        match (event, helper.state) {
-            (Event::Connected { result: Ok(()), .. }, State::Connecting(socket)) => {
-                helper.state = State::Up(socket);
-                self.ring.receive(socket, token(index | HELPER, epoch));
-                let mut hello = self.ring.send_buffers().take();
-                self.lanes[index / count].connection.greet(&mut hello);
-                self.list.push_bytes(hello);
-                self.ring.send(socket, &mut self.list, token(index | HELPER, epoch));
-            }
-            (
-                Event::ReceiveEnded { .. }
-                | Event::Sent { result: Err(_), .. }
-                | Event::Connected { result: Err(_), .. },
-                State::Connecting(socket) | State::Up(socket),
-            ) => {
-                self.ring.close_socket(socket, Token(0));
-                helper.epoch = helper.epoch.wrapping_add(1);
-                helper.state = State::Down { until: clock::now() + RECONNECT_DELAY };
-                self.lanes_down = true;
-            }
-            _ => {}
-        }
-    }
-
-    fn on_bytes(&mut self, index: usize, bytes: &[u8]) {
-        let now = clock::now();
-        let lane = &mut self.lanes[index];
-        let (recorder, check) = (&mut self.recorder, &mut self.check);
-        let result = lane
-            .connection
-            .receive(bytes, |pending, answer| on_answer(recorder, check, &pending, answer, now));
-        match result {
-            Ok(()) => {
-                if lane.connection.take_wants_flush() && lane.outgoing.is_empty() {
-                    self.dirty.push(index as u32);
-                }
-                self.proceed(index, now);
-                self.list_if_room(index);
-            }
-            Err(fault) => self.on_broken(index, &fault.to_string()),
-        }
-    }
-
-    fn on_connected(&mut self, index: usize) {
-        let lane = &mut self.lanes[index];
-        let State::Connecting(socket) = lane.state else { return };
-        lane.state = State::Up(socket);
-        self.ring.receive(socket, token(index, lane.epoch));
-        lane.outgoing.clear();
-        lane.connection.open(&mut lane.outgoing);
-        if !lane.outgoing.is_empty() {
-            self.dirty.push(index as u32);
-        }
-        self.list_if_room(index);
-    }
-
-    /// Says what a session says before its first request, and repeats what other sockets have left without an answer.
-    fn proceed(&mut self, index: usize, now: Instant) {
-        if self.plan.repeat_after.is_none() {
-            return;
-        }
-        let lane = &mut self.lanes[index];
-        let was_empty = lane.outgoing.is_empty();
-        lane.connection.proceed(&mut lane.outgoing);
-        while let Some((number, pending)) = lane.connection.next_repeat() {
-            let (key, value) = self.generator.bytes(&pending.operation);
-            lane.connection.repeat(number, now, key, value, &mut lane.outgoing);
-        }
-        if was_empty && !lane.outgoing.is_empty() {
-            self.dirty.push(index as u32);
-        }
-    }
-
-    /// Leaves the nodes that have not answered a request of a session for too long.
-    fn leave_silent(&mut self, now: Instant) {
-        let Some(patience) = self.plan.repeat_after else { return };
-        for index in 0..self.lanes.len() {
-            let lane = &self.lanes[index];
-            let since = match lane.state {
-                State::Down { .. } => None,
-                _ if !lane.connection.is_ready() => Some(lane.since),
-                _ => lane.connection.waits_since(),
-            };
-            if since.is_some_and(|since| since + patience <= now) {
-                self.on_broken(index, "no answer in time");
-            }
-        }
-    }
-
-    /// The socket is of no use any more: what was outstanding is lost, and the next target is tried after a while.
-    fn on_broken(&mut self, index: usize, reason: &str) {
-        let lane = &mut self.lanes[index];
-        if let State::Connecting(socket) | State::Up(socket) = lane.state {
-            self.ring.close_socket(socket, Token(0));
-        }
-        lane.epoch = lane.epoch.wrapping_add(1);
-        lane.state = State::Down { until: clock::now() + RECONNECT_DELAY };
-        lane.outgoing.clear();
-        self.lanes_down = true;
-        let (recorder, check) = (&mut self.recorder, &mut self.check);
-        recorder.disconnected(reason);
-        lane.connection.abandon(|pending| {
-            recorder.lost();
-            if let Some(check) = check {
-                check.unknown(&pending.operation);
-            }
-        });
-        self.last_fault = Some((self.plan.targets[lane.target], reason.to_owned()));
-        lane.target = (lane.target + 1) % self.plan.targets.len();
-    }
-
-    /// Connects what is down for long enough.
-    fn open_sockets(&mut self, now: Instant) {
-        if !self.lanes_down {
-            return;
-        }
-        self.lanes_down = false;
-        for index in 0..self.lanes.len() {
-            let State::Down { until } = self.lanes[index].state else { continue };
-            if until > now {
-                self.lanes_down = true;
-                continue;
-            }
-            let address = self.plan.targets[self.lanes[index].target];
-            match socket::stream_for(address) {
-                Ok(stream) => {
-                    let socket = self.ring.add_socket(stream);
-                    let lane = &mut self.lanes[index];
-                    lane.state = State::Connecting(socket);
-                    lane.since = now;
-                    self.ring.connect(socket, address, token(index, lane.epoch));
-                }
-                Err(error) => self.on_broken(index, &descriptor_hint(&error)),
-            }
-        }
-        for (index, helper) in self.helpers.iter_mut().enumerate() {
-            let State::Down { until } = helper.state else { continue };
-            let address = self.plan.targets[helper.target];
-            match socket::stream_for(address) {
-                Ok(stream) if until <= now => {
-                    let socket = self.ring.add_socket(stream);
-                    helper.state = State::Connecting(socket);
-                    self.ring.connect(socket, address, token(index | HELPER, helper.epoch));
-                }
-                _ => self.lanes_down = true,
-            }
-        }
-    }
-}
-
-/// Sends what a lane proposes: its node gets it with the lane's other requests, all others a copy. `helpers` are the lane's own.
-fn send_batches(lane: &mut Lane, first: usize, helpers: &[Helper], ring: &mut Ring, list: &mut SendList) {
-    let before = lane.outgoing.len();
-    lane.connection.write_batches(&mut lane.outgoing);
-    if lane.outgoing.len() == before {
-        return;
-    }
-    for (index, helper) in (first..).zip(helpers) {
-        if let State::Up(socket) = helper.state
-            && helper.target != lane.target
-        {
-            let mut copy = ring.send_buffers().take();
-            copy.extend_from_slice(&lane.outgoing[before..]);
-            list.push_bytes(copy);
-            ring.send(socket, list, token(index | HELPER, helper.epoch));
-        }
-    }
-}
-
-fn on_answer(
-    recorder: &mut Recorder,
-    check: &mut Option<Check>,
-    pending: &Pending,
-    answer: Answer<'_>,
-    now: Instant,
-) {
-    let kind = pending.operation.kind;
-    match answer {
-        Answer::Error { text, maybe_applied } => {
-            recorder.refused(text);
-            if let (true, Some(check)) = (maybe_applied, check) {
-                check.unknown(&pending.operation);
-            }
-            return;
-        }
-        Answer::Nil if kind == OperationKind::Get => recorder.missed(),
-        _ => {}
-    }
-    recorder.answered(pending, now);
-    if let Some(check) = check {
-        check.acknowledged(&pending.operation, pending.sent, now);
-    }
-}
-
-fn descriptor_hint(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE) => format!("{error}: raise the limit with `ulimit -n`"),
-        _ => error.to_string(),
-    }
-}
-
-fn token(index: usize, epoch: u32) -> Token {
-    Token(u64::from(epoch) << 32 | index as u64)
 }
 
 /// A session's name: not 0, and that of no other connection, of this run or another.

@@ -1,0 +1,105 @@
+//! When each connection is given a request.
+
+use panch_ring::clock;
+use panch_wire::time::Instant;
+
+use super::Lanes;
+use crate::connection::Pending;
+use crate::engine::EngineError;
+use crate::schedule::Load;
+
+/// Requests after which the kernel gets what there is: a large fill must not delay its own first requests.
+const FILL_MAX: usize = 256;
+
+impl Lanes<'_> {
+    /// Makes every request that is due.
+    pub(super) fn fill(&mut self, now: Instant) -> Result<(), EngineError> {
+        if self.schedule.is_some() { self.fill_open(now) } else { self.fill_closed() }
+    }
+
+    fn fill_closed(&mut self) -> Result<(), EngineError> {
+        let mut made = 0;
+        while let Some(lane) = self.ready.pop_front() {
+            self.lanes[lane as usize].listed = false;
+            let now = clock::now();
+            for _ in 0..self.lanes[lane as usize].connection.room() {
+                if self.issued >= self.quota {
+                    return Ok(());
+                }
+                self.request(lane, now, now, false);
+                made += 1;
+            }
+            if made >= FILL_MAX {
+                made = 0;
+                self.flush();
+                self.ring.submit()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fill_open(&mut self, mut now: Instant) -> Result<(), EngineError> {
+        let Some(mut schedule) = self.schedule.take() else { return Ok(()) };
+        if let Load::Open { drop_after, .. } = self.plan.load {
+            schedule.drop_before(now - drop_after);
+        }
+        let mut made = 0;
+        while self.issued < self.quota {
+            let Some(&lane) = self.ready.front() else {
+                self.blocked |= schedule.next_at().is_some_and(|at| at <= now);
+                break;
+            };
+            if self.lanes[lane as usize].connection.room() == 0 {
+                self.unlist_front();
+                continue;
+            }
+            if std::mem::take(&mut self.blocked) {
+                self.unblocked_at = now;
+            }
+            let Some(intended) = schedule.take_due(now) else { break };
+            self.request(lane, intended, clock::now(), intended < self.unblocked_at);
+            self.unlist_front();
+            self.list_if_room(lane as usize);
+            made += 1;
+            if made >= FILL_MAX {
+                made = 0;
+                self.flush();
+                self.ring.submit()?;
+                now = now.max(clock::now().min(self.recorder.window.end));
+            }
+        }
+        self.schedule = Some(schedule);
+        Ok(())
+    }
+
+    fn unlist_front(&mut self) {
+        if let Some(lane) = self.ready.pop_front() {
+            self.lanes[lane as usize].listed = false;
+        }
+    }
+
+    pub(super) fn list_if_room(&mut self, index: usize) {
+        let lane = &mut self.lanes[index];
+        if !lane.listed && lane.connection.room() > 0 {
+            lane.listed = true;
+            self.ready.push_back(index as u32);
+        }
+    }
+
+    fn request(&mut self, index: u32, intended: Instant, now: Instant, queued: bool) {
+        let operation = self.generator.draw();
+        let (key, value) = self.generator.bytes(&operation);
+        let lane = &mut self.lanes[index as usize];
+        if lane.outgoing.is_empty() {
+            if lane.outgoing.capacity() == 0 {
+                lane.outgoing = self.ring.send_buffers().take();
+            }
+            self.dirty.push(index);
+        }
+        lane.connection.request(Pending { operation, intended, sent: now }, key, value, &mut lane.outgoing);
+        self.recorder.sent(intended, now, queued);
+        if intended >= self.recorder.window.start {
+            self.issued += 1;
+        }
+    }
+}
