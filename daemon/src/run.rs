@@ -10,7 +10,7 @@ use panch_replica::machine::MachineLimits;
 use panch_replica::replica::ReplicaConfig;
 use panch_runtime::options::{Idle, Loss, Member, NodeOptions};
 use panch_runtime::placement::allowed_cpus;
-use panch_runtime::{Node, NodeFault, StopHandle};
+use panch_runtime::{CoreFault, Node, NodeFault, StopHandle};
 use panch_wal::Durability;
 use panch_wire::client::ReadLevel;
 use panch_wire::command::KEY_SIZE_MAX;
@@ -153,6 +153,8 @@ fn exit_code(fault: &NodeFault) -> u8 {
     match fault {
         NodeFault::Identity(_)
         | NodeFault::LogMissing { .. }
+        | NodeFault::LogOnDisk { .. }
+        | NodeFault::Core(CoreFault::Disowned { .. })
         | NodeFault::Forgotten
         | NodeFault::Hole { .. }
         | NodeFault::Replay { .. } => exit::CONFIG,

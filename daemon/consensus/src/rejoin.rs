@@ -55,6 +55,11 @@ impl Horizon {
         Slot(self.numbers[0])
     }
 
+    /// How many positions are at or below it.
+    pub fn count(&self) -> u64 {
+        self.numbers.iter().fold(0, |count, number| count.saturating_add(*number))
+    }
+
     /// Whether the position is not beyond it.
     pub fn contains(&self, position: Position) -> bool {
         self.numbers.get(usize::from(position.row)).is_some_and(|number| position.number <= *number)

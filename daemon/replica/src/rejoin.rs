@@ -60,8 +60,8 @@ pub enum Membership {
     Member,
     /// It has lost its disk and waits for these to say what it may have said.
     Asking(ReplicaSet),
-    /// It is catching up with that and claims nothing meanwhile.
-    Mute,
+    /// It is catching up with that, so many positions in all, and claims nothing meanwhile.
+    Mute(u64),
 }
 
 /// How far a replica is on its way back.
@@ -117,7 +117,7 @@ impl<P: Protocol> Replica<P> {
                 answered.iter().for_each(|id| missing.remove(id));
                 Membership::Asking(missing)
             }
-            Stage::Mute { .. } => Membership::Mute,
+            Stage::Mute { horizon, .. } => Membership::Mute(horizon.count()),
         }
     }
 

@@ -66,6 +66,14 @@ pub enum CoreFault {
     /// It could not be written down that the node is a member again.
     #[error(transparent)]
     Identity(#[from] IdentityFault),
+    /// Another node remembers this one with another data directory, or in a later incarnation.
+    #[error(
+        "node {by} says that this data directory is not the one that the node ran with before, or an older copy of it: votes may be forgotten. Start the node with the right directory; if that is lost, empty `data_dir` and start it with --rejoin"
+    )]
+    Disowned {
+        /// The number of the other node.
+        by: u64,
+    },
     /// Something else of the operating system.
     #[error("{what}: {error}")]
     Io {
@@ -186,7 +194,7 @@ impl CoreLoop {
         }
         busy |= self.retry_inbound(now);
         let used_for_inbound = self.pool.used();
-        self.maintain(now);
+        self.maintain(now)?;
         self.core.end_turn(now, &mut self.out);
         if self.has_waiting_requests() && self.retry_stalled(now) {
             busy = true;
@@ -265,7 +273,7 @@ impl CoreLoop {
                 Subject::PeerIn(place) => self.on_peer_bytes(now, place, &bytes),
                 Subject::PeerOut(peer) => {
                     let event = self.out.peers.received(now, ReplicaId(peer), &bytes, &mut self.ring);
-                    self.on_peer_event(now, event);
+                    self.on_peer_event(now, event)?;
                 }
                 _ => {}
             },
@@ -274,7 +282,7 @@ impl CoreLoop {
                 Subject::PeerIn(place) => self.close_inbound(place),
                 Subject::PeerOut(peer) => {
                     let event = self.out.peers.ended(now, ReplicaId(peer), &mut self.ring);
-                    self.on_peer_event(now, event);
+                    self.on_peer_event(now, event)?;
                 }
                 _ => {}
             },
@@ -283,14 +291,14 @@ impl CoreLoop {
                 Subject::PeerIn(place) if result.is_err() => self.close_inbound(place),
                 Subject::PeerOut(peer) => {
                     let event = self.out.peers.sent(now, ReplicaId(peer), result, &mut self.ring);
-                    self.on_peer_event(now, event);
+                    self.on_peer_event(now, event)?;
                 }
                 _ => {}
             },
             Event::Connected { token, result } => {
                 if let Subject::PeerOut(peer) = token::subject(token) {
                     let event = self.out.peers.connected(now, ReplicaId(peer), result, &mut self.ring);
-                    self.on_peer_event(now, event);
+                    self.on_peer_event(now, event)?;
                 }
             }
             Event::Written { token, result, parts } => {
@@ -348,11 +356,11 @@ impl CoreLoop {
     }
 
     /// What has to be done because time has passed.
-    fn maintain(&mut self, now: Instant) {
+    fn maintain(&mut self, now: Instant) -> Result<(), CoreFault> {
         let mut events = Vec::new();
         self.out.peers.maintain(now, &mut self.ring, |event| events.push(event));
         for event in events {
-            self.on_peer_event(now, Some(event));
+            self.on_peer_event(now, Some(event))?;
         }
         self.give_up_strangers(now);
         let ring = &mut self.ring;
@@ -363,6 +371,7 @@ impl CoreLoop {
             }
             !due
         });
+        Ok(())
     }
 }
 

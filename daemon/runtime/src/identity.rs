@@ -23,7 +23,8 @@ const FORMAT: u64 = 3;
 /// What the file started with in the layouts before, of which the first had no number.
 const EARLIER: [&str; 2] = ["cluster ", "format 2\n"];
 /// How many of its files a data directory may have and still be called empty.
-const OWN_FILES: [&str; 1] = [LOCK];
+/// A crash while the first identity was written leaves the second, a file system on a disk of its own has the third.
+const OWN_FILES: [&str; 3] = [LOCK, "identity.new", "lost+found"];
 
 /// States of a node, as the file spells them.
 const MEMBER: &str = "member";
@@ -79,6 +80,22 @@ pub enum IdentityFault {
     /// A node comes back with a directory that is not empty.
     #[error("data directory {} is not empty: --rejoin is for a node that has lost it. Start the node without --rejoin, or empty the directory if what is in it cannot be used any more", .0.display())]
     NotEmpty(PathBuf),
+    /// Others remember the node, but its directory knows nothing of an earlier life.
+    #[error("data directory {} is new, but node {by} remembers {life} starts of this node: what it has voted for may be forgotten. Start it with the directory that it ran with; if that is lost, start it with --rejoin", path.display())]
+    Remembered {
+        /// The directory.
+        path: PathBuf,
+        /// The number of the other node.
+        by: u64,
+        /// The incarnation that it remembers.
+        life: u32,
+    },
+    /// There is no next incarnation.
+    #[error(
+        "another node remembers incarnation {} of this node, the last that there is: its file `peers` is wrong, restore that node",
+        u32::MAX
+    )]
+    Exhausted,
     /// A file that is replaced as a whole is damaged.
     #[error("{} is damaged (line {line}): restore it from a backup, or empty the data directory and start the node with --rejoin", path.display())]
     Damaged {
@@ -159,8 +176,7 @@ pub(crate) struct DataDir {
 
 impl DataDir {
     /// Opens or creates the directory for the node described by `wanted` (its incarnation and log name are ignored) and
-    /// begins the next incarnation. A node that has lost its disk and knows no incarnation gets none: see
-    /// [`DataDir::begin`].
+    /// begins the next incarnation. A node that knows of no earlier one gets none: see [`DataDir::begin`].
     pub(crate) fn open(path: &Path, wanted: &Identity, loss: Loss) -> Result<Self, IdentityFault> {
         let at = |path: &Path| {
             let path = path.to_path_buf();
@@ -180,27 +196,25 @@ impl DataDir {
             Err(fs::TryLockError::Error(error)) => return Err(at(&lock_path)(error)),
         }
         let file = path.join(FILE);
-        let mut identity = match fs::read_to_string(&file) {
-            Ok(text) if EARLIER.iter().any(|earlier| text.starts_with(earlier)) => {
+        let mut identity = match read(&file)? {
+            Some(text) if EARLIER.iter().any(|earlier| text.starts_with(earlier)) => {
                 return Err(IdentityFault::Earlier(path.to_path_buf()));
             }
-            Ok(text) => parse(&text).map_err(|line| IdentityFault::Damaged { path: file.clone(), line })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Some(text) => parse(&text).map_err(|line| IdentityFault::Damaged { path: file.clone(), line })?,
+            None => {
                 if loss == Loss::OfDisk && !is_empty(path).map_err(at(path))? {
                     return Err(IdentityFault::NotEmpty(path.to_path_buf()));
                 }
-                let rejoining = loss == Loss::OfDisk;
-                Identity { incarnation: Incarnation(0), log: fresh_name(wanted), rejoining, ..wanted.clone() }
+                Identity { incarnation: Incarnation(0), log: fresh_name(wanted), ..wanted.clone() }
             }
-            Err(error) => return Err(at(&file)(error)),
         };
         check(path, &identity, wanted)?;
         let has_run = identity.incarnation > Incarnation(0);
-        if loss == Loss::OfDisk && !identity.rejoining {
+        if loss == Loss::OfDisk && has_run && !identity.rejoining {
             return Err(IdentityFault::NotEmpty(path.to_path_buf()));
         }
-        identity.rejoining |= loss == Loss::OfMemory && has_run;
-        if has_run || !identity.rejoining {
+        identity.rejoining |= loss == Loss::OfDisk || loss == Loss::OfMemory && has_run;
+        if has_run {
             identity.incarnation = next_incarnation(identity.incarnation);
         }
         replace(path, FILE, &render(&identity)).map_err(at(&file))?;
@@ -209,9 +223,10 @@ impl DataDir {
         Ok(Self { path: path.to_path_buf(), identity, peers, rejoining_cores, _lock: lock })
     }
 
-    /// The others have said what they remember of this node, which has lost its disk: its next incarnation begins.
+    /// The others have said what they remember of this node, which knows of no earlier life: its next incarnation begins.
     pub(crate) fn begin(&mut self, last: Incarnation) -> Result<(), IdentityFault> {
-        self.identity.incarnation = Incarnation(last.0 + 1);
+        let next = last.0.checked_add(1).ok_or(IdentityFault::Exhausted)?;
+        self.identity.incarnation = Incarnation(next);
         self.write(&self.identity)
     }
 
@@ -348,6 +363,18 @@ fn parse(text: &str) -> Result<Identity, usize> {
     Ok(identity)
 }
 
+/// A small file of the directory; `None` if there is none.
+pub(crate) fn read(file: &Path) -> Result<Option<String>, IdentityFault> {
+    match fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Err(IdentityFault::Damaged { path: file.to_path_buf(), line: 1 })
+        }
+        Err(error) => Err(IdentityFault::Io { path: file.to_path_buf(), error }),
+    }
+}
+
 /// Replaces a small file of the directory as a whole, durably.
 pub(crate) fn replace(directory: &Path, name: &str, text: &str) -> io::Result<()> {
     let file = directory.join(name);
@@ -416,8 +443,19 @@ mod tests {
             DataDir::open(dir.path(), &wanted(), Loss::OfDisk),
             Err(IdentityFault::NotEmpty(_))
         ));
+        fs::remove_file(dir.path().join("core-0")).unwrap();
+        // What a crash and a file system of its own leave is nothing.
+        fs::write(dir.path().join("identity.new"), "format").unwrap();
+        fs::create_dir(dir.path().join("lost+found")).unwrap();
+        assert!(DataDir::open(dir.path(), &wanted(), Loss::OfDisk).unwrap().identity.rejoining);
+
+        let dir = tempfile::tempdir().unwrap();
         for (incarnation, rejoining) in [(1, false), (2, true), (3, true)] {
-            let identity = DataDir::open(dir.path(), &wanted(), Loss::OfMemory).unwrap().identity;
+            let mut data = DataDir::open(dir.path(), &wanted(), Loss::OfMemory).unwrap();
+            if incarnation == 1 {
+                data.begin(Incarnation(0)).unwrap();
+            }
+            let identity = &data.identity;
             assert_eq!((identity.incarnation.0, identity.rejoining), (incarnation, rejoining));
         }
     }
@@ -425,11 +463,26 @@ mod tests {
     #[test]
     fn every_start_is_a_new_incarnation_of_the_same_directory() {
         let dir = tempfile::tempdir().unwrap();
-        let first = open(dir.path(), &wanted()).unwrap().identity;
+        // One that was told at once not to begin has not run.
+        for _ in 0..2 {
+            assert_eq!(open(dir.path(), &wanted()).unwrap().identity.incarnation, Incarnation(0));
+        }
+        let mut data = open(dir.path(), &wanted()).unwrap();
+        data.begin(Incarnation(0)).unwrap();
+        let first = data.identity.clone();
+        drop(data);
         let second = open(dir.path(), &wanted()).unwrap().identity;
-        assert_eq!(first.incarnation, Incarnation(1));
-        assert_eq!(second.incarnation, Incarnation(2));
+        assert_eq!((first.incarnation, second.incarnation), (Incarnation(1), Incarnation(2)));
         assert_eq!(first.log, second.log);
+    }
+
+    #[test]
+    fn a_directory_that_never_ran_may_turn_out_to_be_a_lost_one() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path(), &wanted()).unwrap());
+        let mut data = DataDir::open(dir.path(), &wanted(), Loss::OfDisk).unwrap();
+        assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(0), true));
+        assert!(matches!(data.begin(Incarnation(u32::MAX)), Err(IdentityFault::Exhausted)));
     }
 
     #[test]

@@ -180,7 +180,7 @@ pub(crate) fn greet(
     if refusal.is_none() && !asks {
         refusal = match peers.judge(&hello) {
             Ok(Judgement::Familiar) => None,
-            // Its directory was lost or replaced by an older copy: it has forgotten votes.
+            // Its directory was lost or replaced by a copy from before its last start: it has forgotten votes.
             Ok(Judgement::Forgetful) => Some(RefusalCode::Incarnation),
             Err(error) => {
                 say(format_args!("cannot write down who says hello: {error}"));

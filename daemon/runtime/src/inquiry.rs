@@ -1,5 +1,8 @@
-//! Before a node that has lost its disk can start: asking every other node for the last incarnation that it remembers of it,
-//! and for what it remembers of the others: one of them may have lost its disk, too, and not say so.
+//! Before a node with a new data directory says anything: asking the other nodes what they remember of it, and of each other: one of
+//! them may have lost its disk, and not say so.
+//!
+//! A node that has lost its disk waits until all have answered. One that knows of no loss asks each of them once: if one remembers it, its
+//! directory was lost, and those that have lost theirs too would not notice.
 //!
 //! Blocks the thread that starts the node; nothing of the node runs yet.
 
@@ -22,9 +25,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// How often the operator hears what is waited for.
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
-/// The highest incarnation that any other node remembers of this one, once all have said theirs.
-pub(crate) fn last_incarnation(options: &NodeOptions, directory: u64, peers: &PeerMemory) -> Incarnation {
-    let hello = Hello {
+fn question(options: &NodeOptions, directory: u64) -> Hello {
+    Hello {
         cluster: options.cluster,
         node: options.node,
         core_count: options.cpus.len() as u16,
@@ -32,9 +34,31 @@ pub(crate) fn last_incarnation(options: &NodeOptions, directory: u64, peers: &Pe
         directory,
         purpose: Purpose::Inquiry,
         ..Hello::new(panch_wal::FORMAT_VERSION)
-    };
+    }
+}
+
+fn others(options: &NodeOptions) -> Vec<(ReplicaId, SocketAddr)> {
     let others = (0..).map(ReplicaId).zip(&options.members).filter(|(id, _)| *id != options.node);
-    let mut missing: Vec<(ReplicaId, SocketAddr)> = others.map(|(id, member)| (id, member.peer)).collect();
+    others.map(|(id, member)| (id, member.peer)).collect()
+}
+
+/// The first other node that answers at once and remembers this one.
+pub(crate) fn remembered_by(
+    options: &NodeOptions,
+    directory: u64,
+    peers: &PeerMemory,
+) -> Option<(ReplicaId, Incarnation)> {
+    let hello = question(options, directory);
+    others(options).into_iter().find_map(|(id, address)| {
+        let known = ask(address, &hello, peers).ok()?;
+        (known > Incarnation(0)).then_some((id, known))
+    })
+}
+
+/// The highest incarnation that any other node remembers of this one, once all have said theirs.
+pub(crate) fn last_incarnation(options: &NodeOptions, directory: u64, peers: &PeerMemory) -> Incarnation {
+    let hello = question(options, directory);
+    let mut missing = others(options);
     let mut highest = Incarnation(0);
     let mut said: Option<Instant> = None;
     while !missing.is_empty() {

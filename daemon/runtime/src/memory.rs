@@ -2,14 +2,14 @@
 //! data directory that it ran with.
 //!
 //! A node whose disk was replaced by an empty one has forgotten its votes. It shows in its hello: the directory is another one,
-//! or an incarnation comes again. Such a node is refused, unless it says that it knows, and is on its way back.
+//! or an earlier incarnation comes again. Such a node is refused, unless it says that it knows, and is on its way back. A copy of a
+//! directory that was made since the node's last start cannot be told from the directory: it must be exact.
 //!
 //! Invariants:
 //! * A hello is accepted only once what it says is durable here. A node that was accepted once is not taken for another one
 //!   later, whoever restarted in between.
 //! * What is remembered never goes back to an earlier incarnation.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use panch_wire::ids::{Incarnation, REPLICAS_MAX, ReplicaId};
 use panch_wire::peer::{Hello, Purpose};
 
-use crate::identity::{IdentityFault, replace};
+use crate::identity::{IdentityFault, read, replace};
 
 const FILE: &str = "peers";
 const FORMAT: &str = "format 1\n";
@@ -50,10 +50,9 @@ impl PeerMemory {
     /// What the data directory holds.
     pub(crate) fn open(directory: &Path) -> Result<Self, IdentityFault> {
         let path = directory.join(FILE);
-        let known = match fs::read_to_string(&path) {
-            Ok(text) => parse(&text).map_err(|line| IdentityFault::Damaged { path, line })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Default::default(),
-            Err(error) => return Err(IdentityFault::Io { path, error }),
+        let known = match read(&path)? {
+            Some(text) => parse(&text).map_err(|line| IdentityFault::Damaged { path, line })?,
+            None => Default::default(),
         };
         Ok(Self { directory: Some(directory.to_path_buf()), known: Mutex::new(known) })
     }
@@ -170,6 +169,8 @@ fn parse(text: &str) -> Result<[Known; REPLICAS_MAX], usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn hello(incarnation: u32, directory: u64, purpose: Purpose) -> Hello {

@@ -96,6 +96,12 @@ pub enum NodeFault {
         /// The core.
         core: usize,
     },
+    /// A node whose log is to be in memory has one on its disk.
+    #[error("{}: holds the log of a time when durability was not \"memory\". A log in memory begins empty, so this one would be lost: restore the durability, or, if the log is to be given up, empty the whole data directory and start the node with --rejoin (three nodes and more)", path.display())]
+    LogOnDisk {
+        /// The core's directory.
+        path: PathBuf,
+    },
     /// A node without a durable log may not come back by itself.
     #[error(
         "this node has forgotten its votes (its log was in memory, or its disk is lost), and cannot come back: that takes a majority without it, so three nodes and more that do not run in one process. Empty the data directories of all nodes to start a new cluster, and use durability = \"sync\""
@@ -164,6 +170,9 @@ impl Node {
         if options.loss == Loss::OfDisk && options.members.len() < REJOIN_MEMBERS_MIN {
             return Err(NodeFault::Forgotten);
         }
+        if options.log.durability == Durability::Memory {
+            refuse_logs(&options)?;
+        }
         let mut data = DataDir::open(&options.data_dir, &wanted, options.loss)?;
         let forgotten = options.log.durability == Durability::Memory
             && data.identity.incarnation > Incarnation(1)
@@ -173,7 +182,7 @@ impl Node {
             return Err(NodeFault::Forgotten);
         }
         if data.identity.incarnation == Incarnation(0) {
-            data.begin(inquiry::last_incarnation(&options, data.identity.log, &data.peers))?;
+            data.begin(last_incarnation(&options, &data)?)?;
         }
         let (incarnation, rejoining) = (data.identity.incarnation, data.identity.rejoining);
         if cores > 1 {
@@ -248,6 +257,33 @@ impl Node {
             }
         }
         result
+    }
+}
+
+/// A log in memory begins empty. One on the disk would be given up, and would be out of date if it were used later.
+fn refuse_logs(options: &NodeOptions) -> Result<(), NodeFault> {
+    for core in 0..options.cpus.len() {
+        let path = options.data_dir.join(format!("core-{core}"));
+        match CoreDirectory::holds_log(&options.data_dir, core) {
+            Ok(false) => {}
+            Ok(true) => return Err(NodeFault::LogOnDisk { path }),
+            Err(error) => return Err(NodeFault::Directory { path, error }),
+        }
+    }
+    Ok(())
+}
+
+/// The last incarnation of a node whose directory knows of none.
+fn last_incarnation(options: &NodeOptions, data: &DataDir) -> Result<Incarnation, NodeFault> {
+    if data.identity.rejoining {
+        return Ok(inquiry::last_incarnation(options, data.identity.log, &data.peers));
+    }
+    match inquiry::remembered_by(options, data.identity.log, &data.peers) {
+        None => Ok(Incarnation(0)),
+        Some((by, Incarnation(life))) => {
+            let (path, by) = (data.path.clone(), u64::from(by.0) + 1);
+            Err(IdentityFault::Remembered { path, by, life }.into())
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use panch_ring::ring::{Ring, SocketId};
 use panch_ring::socket::{self, Liveness};
 use panch_wire::frame::Frame;
 use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
-use panch_wire::peer::{Hello, HelloReply, Incarnations, PacketWriter};
+use panch_wire::peer::{Hello, HelloReply, Incarnations, PacketWriter, RefusalCode};
 use panch_wire::time::{Duration, Instant};
 
 use crate::complaints::Complaints;
@@ -58,8 +58,8 @@ struct Outbound {
 /// What happened on the streams of this node to others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum PeerEvent {
-    /// Packets flow to this peer, which is in this incarnation.
-    Up(ReplicaId, Incarnation),
+    /// This peer remembers the node otherwise: what the node has said before may be forgotten.
+    Disowned(ReplicaId),
     /// The stream to this peer is lost or could not be opened.
     Down(ReplicaId),
 }
@@ -241,6 +241,9 @@ impl Peers {
         let socket = *socket;
         let complaint = match HelloReply::parse(answer) {
             Ok(None) => return None,
+            Ok(Some((HelloReply { refusal: Some(RefusalCode::Incarnation), .. }, _))) => {
+                return Some(PeerEvent::Disowned(id));
+            }
             Ok(Some((HelloReply { refusal: None, incarnation, .. }, _))) => {
                 peer.incarnation = incarnation;
                 None
@@ -260,7 +263,7 @@ impl Peers {
         peer.sending = false;
         peer.open = false;
         peer.writer.release();
-        Some(PeerEvent::Up(id, peer.incarnation))
+        None
     }
 
     /// A send on the stream to `id` has ended.

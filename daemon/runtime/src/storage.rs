@@ -292,6 +292,15 @@ impl CoreDirectory {
         Ok(Self { log: log.into(), snapshots: snapshots.into(), begun: begun.into() })
     }
 
+    /// Whether a log of the core is on the disk. Makes nothing.
+    pub(crate) fn holds_log(data_dir: &Path, core: usize) -> io::Result<bool> {
+        match fs::read_dir(data_dir.join(format!("core-{core}/log"))) {
+            Ok(mut entries) => Ok(entries.next().is_some()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether the core may have voted: it has had a log.
     pub(crate) fn has_begun(&self) -> io::Result<bool> {
         self.begun.try_exists()

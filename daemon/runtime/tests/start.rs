@@ -7,7 +7,7 @@ use panch_consensus::protocol::{ProtocolKind, Tuning};
 use panch_replica::batcher::BatchLimits;
 use panch_replica::machine::MachineLimits;
 use panch_replica::replica::ReplicaConfig;
-use panch_runtime::options::{Idle, Member, NodeOptions};
+use panch_runtime::options::{Idle, Loss, Member, NodeOptions};
 use panch_runtime::{Node, NodeFault};
 use panch_wal::{Config, Durability};
 use panch_wire::client::ReadLevel;
@@ -93,6 +93,17 @@ fn a_node_that_has_voted_without_a_log_does_not_start_with_an_empty_one() {
         run(options(dir.path(), 1, Durability::Sync)),
         Err(NodeFault::LogMissing { core: 0, .. })
     ));
+}
+
+#[test]
+fn a_log_on_the_disk_is_not_given_up_for_one_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    run(options(dir.path(), 1, Durability::Sync)).unwrap();
+    for loss in [Loss::None, Loss::OfMemory] {
+        let options = NodeOptions { loss, ..options(dir.path(), 1, Durability::Memory) };
+        assert!(matches!(run(options), Err(NodeFault::LogOnDisk { .. })));
+    }
+    run(options(dir.path(), 1, Durability::Sync)).unwrap();
 }
 
 #[test]

@@ -64,7 +64,8 @@ impl Multi {
 
     /// The leader lives: somebody must decide what this replica waits for.
     pub(super) fn ask_to_fill(&mut self, effects: &mut Effects<Self>) {
-        if self.floor > self.window.last()
+        // What was accepted in an earlier ballot only may never be decided.
+        if self.floor > self.accepted_upto
             && let Some(leader) = self.leader
         {
             effects.send(Dest::One(leader), FillRequest { ballot: self.promised, upto: self.floor }, None);

@@ -11,7 +11,7 @@ use panch_wire::ids::Incarnation;
 use panch_wire::peer::{Hello, Next, PacketReader};
 use panch_wire::time::Instant;
 
-use super::CoreLoop;
+use super::{CoreFault, CoreLoop};
 use crate::complaints::without_port;
 use crate::inbound::{self, BODY_PATIENCE, Greeting, Inbound, InboundState};
 use crate::peers::PeerEvent;
@@ -19,14 +19,13 @@ use crate::remote::{Parcel, PeerMessage};
 use crate::token;
 
 impl CoreLoop {
-    pub(super) fn on_peer_event(&mut self, now: Instant, event: Option<PeerEvent>) {
+    pub(super) fn on_peer_event(&mut self, now: Instant, event: Option<PeerEvent>) -> Result<(), CoreFault> {
         match event {
-            Some(PeerEvent::Up(id, incarnation)) => {
-                self.core.admits(id, incarnation, Incarnation(0));
-            }
+            Some(PeerEvent::Disowned(id)) => return Err(CoreFault::Disowned { by: u64::from(id.0) + 1 }),
             Some(PeerEvent::Down(id)) => self.core.suspect(now, id, &mut self.out),
             None => {}
         }
+        Ok(())
     }
 
     pub(super) fn on_peer_accepted(&mut self, now: Instant, stream: OwnedFd, address: Option<SocketAddr>) {

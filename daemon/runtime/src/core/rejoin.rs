@@ -29,14 +29,14 @@ impl CoreLoop {
                         let missing: Vec<String> = missing.iter().map(|id| (id.0 + 1).to_string()).collect();
                         say(format_args!(
                             "node {node} is on its way back: group {group} waits for node {} to say what was decided; a node that is on its \
-                             way back, too, cannot",
+                             way back, too, cannot (if all are, nothing is left: empty all data directories and start a new cluster)",
                             missing.join(" and node ")
                         ));
                     }
-                    Membership::Mute => {
-                        let (executed, last) = (status.executed.0, status.protocol.last.0);
+                    Membership::Mute(last) => {
+                        let executed = status.executed.0;
                         say(format_args!(
-                            "node {node} is on its way back: group {group} has executed {executed} of {last} and does not vote yet"
+                            "node {node} is on its way back: group {group} has executed {executed} positions, needs at least the first {last}, and does not vote yet"
                         ));
                     }
                 }

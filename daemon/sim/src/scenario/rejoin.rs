@@ -32,8 +32,8 @@ fn cut_off(world: &mut Script, node: usize, all: bool) {
     }));
 }
 
-fn membership(world: &Script, node: usize) -> Option<Membership> {
-    world.status_of(node, GroupId(0)).map(|status| status.membership)
+fn is_mute(world: &Script, node: usize) -> bool {
+    world.status_of(node, GroupId(0)).is_some_and(|status| matches!(status.membership, Membership::Mute(_)))
 }
 
 /// A write that only the leader and one follower have, whose disk is lost then: the world, the leader, that follower, and
@@ -69,7 +69,7 @@ pub(super) fn cut_off_after_the_answers(seed: u64) -> Result<(), String> {
     world.restart(lost);
     world.run_for(2 * SECOND);
     world.check().map_err(broken)?;
-    ensure!(membership(&world, lost) == Some(Membership::Mute), "not mute: {}", world.describe());
+    ensure!(is_mute(&world, lost), "not mute: {}", world.describe());
     ensure!(!world.set_soon(third, "r1", "new"), "decided by a node that has lost its disk");
     end(world)
 }
@@ -195,7 +195,7 @@ pub(super) fn read_through_the_mute(seed: u64) -> Result<(), String> {
         world.wipe(lost);
         cut_off(&mut world, first, false);
         world.restart(lost);
-        let mute = world.run_until(5 * SECOND, |world| membership(world, lost) == Some(Membership::Mute));
+        let mute = world.run_until(5 * SECOND, |world| is_mute(world, lost));
         ensure!(mute, "{kind:?}: not mute: {}", world.describe());
         let call = world.call(third, "r0", Action::Get, Level::Quorum);
         world.run_for(SECOND);
@@ -228,7 +228,7 @@ pub(super) fn vote_before_it_knows(seed: u64) -> Result<(), String> {
         if apart(letter) || hidden { Verdict::Drop } else { Verdict::Pass }
     }));
     world.restart(lost);
-    let mute = world.run_until(5 * SECOND, |world| membership(world, lost) == Some(Membership::Mute));
+    let mute = world.run_until(5 * SECOND, |world| is_mute(world, lost));
     ensure!(mute, "not mute: {}", world.describe());
     world.call(third, "r0", set("later"), Level::Log);
     world.run_for(100 * MILLISECOND);

@@ -6,6 +6,7 @@ use super::super::message::*;
 use super::solo::{ME, R1, R2, Solo, accepted, ballot, claim, hint, promised};
 use crate::ballot::Ballot;
 use crate::protocol::{Counters, Dest, Event, Protocol, Value};
+use crate::rejoin::Horizon;
 use crate::testing::TIMEOUT;
 
 #[test]
@@ -366,4 +367,24 @@ fn a_candidate_too_far_behind_gives_up_once_no_quorum_is_left() {
     solo.promise(R1, ballot_, 1, 0, 0);
     solo.promise(R2, ballot_, 1, 0, 0);
     assert_eq!(solo.protocol.counters().terms, 0);
+}
+
+#[test]
+fn on_its_way_back_it_asks_for_slots_that_it_has_only_in_a_dead_ballot() {
+    let mut solo = Solo::new(3);
+    let frame = solo.frame(1);
+    let (dead, new) = (ballot(1, 1), ballot(2, 2));
+    solo.protocol.rejoin(&Horizon::of_log(dead, Slot(3)), &mut solo.effects);
+    for slot in 1..=3 {
+        solo.accept(R1, dead, slot, 0, &frame);
+    }
+    solo.settle();
+    for slot in 1..=2 {
+        solo.accept(R2, new, slot, 2, &frame);
+    }
+    solo.settle();
+    let heartbeat =
+        Heartbeat { ballot: new, round: 7, commit: Slot(2), sent: Slot(2), acked: Slot(0), lease: 0 };
+    solo.deliver(R2, heartbeat, None);
+    assert!(solo.settle().contains(&hint(R2, FillRequest { ballot: new, upto: Slot(3) })));
 }
