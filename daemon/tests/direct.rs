@@ -11,7 +11,7 @@ use common::direct::{DirectClient, Link, REQUESTS, propose, seal};
 use common::session::{Answered, SessionClient};
 use common::{Cluster, Dice, Settings, eventually};
 use panch_wire::command::{Command, CommandError, CommandKind, SessionHeader};
-use panch_wire::ids::{BatchId, GroupId, Incarnation, ReplicaId};
+use panch_wire::ids::GroupId;
 
 const CLIENTS: u64 = 4;
 const COUNTERS: usize = 3;
@@ -123,17 +123,23 @@ fn what_is_no_sound_proposal_is_refused_and_the_node_lives_on() {
     let (fast, other) = (GroupId(0), GroupId(1));
     SessionClient::new(&cluster, 9).open_at(b"fast:a");
     let header = |session, number| Some(SessionHeader { session, number, acked_below: 1 });
-    let id = BatchId::of_client(ReplicaId(0), 9, 1);
     let good = incr(header(9, 1), b"fast:a");
-    let of = |commands: &[Command<'_>]| seal(id, commands);
+    let of = |commands: &[Command<'_>]| seal(0, 1, commands);
     let mut damaged = of(&[good]);
     let last = damaged.len() - 1;
     damaged[last] ^= 1;
-    let mut archive = of(&[good]);
-    // The checksum is right, the archive is not.
-    archive[128..].fill(0xff);
-    let sum = panch_wire::checksum::checksum(&archive[8..]);
-    archive[..8].copy_from_slice(&sum.to_le_bytes());
+    // The checksum is right, something else is not.
+    let change = |frame: Vec<u8>, change: &dyn Fn(&mut [u8])| {
+        let mut frame = frame;
+        change(&mut frame);
+        let sum = panch_wire::checksum::checksum(&frame[8..]);
+        frame[..8].copy_from_slice(&sum.to_le_bytes());
+        frame
+    };
+    let archive = change(of(&[good]), &|frame| frame[128..].fill(0xff));
+    let node = change(of(&[good]), &|frame| frame[24] = 1);
+    let name = change(of(&[good]), &|frame| frame[32] ^= 1);
+    let other_half = change(of(&[good]), &|frame| frame[40] ^= 1);
     let get = Command { kind: CommandKind::Get, value: b"", ..good };
     let close = Command { kind: CommandKind::CloseSession, value: b"", ..good };
     let expire = Command { kind: CommandKind::ExpireSessions, ..good };
@@ -151,8 +157,10 @@ fn what_is_no_sound_proposal_is_refused_and_the_node_lives_on() {
         ("the end of all sessions", fast, of(&[expire]), Malformed),
         ("no commands", fast, of(&[]), Malformed),
         ("too many commands", fast, of(&vec![good; 129]), Malformed),
-        ("a node's name", fast, seal(BatchId { incarnation: Incarnation(1), ..id }, &[good]), Malformed),
-        ("no home", fast, seal(BatchId { proposer: ReplicaId(3), ..id }, &[good]), Malformed),
+        ("a node's name", fast, node, Malformed),
+        ("not its name", fast, name, Malformed),
+        ("nor this", fast, other_half, Malformed),
+        ("no home", fast, seal(3, 1, &[good]), Malformed),
         ("too large", fast, of(&[large; 3]), TooLarge),
         ("a key of another group", fast, of(&[incr(header(9, 1), b"elsewhere")]), CrossSlot),
         ("another protocol", other, of(&[incr(header(9, 1), b"elsewhere")]), NoDirectProposals),

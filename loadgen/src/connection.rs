@@ -178,7 +178,7 @@ impl Connection {
         read_level: ReadLevel,
         request_size: usize,
     ) -> Self {
-        let batches = Some(Batches::new(id, commands_max));
+        let batches = Some(Batches::new(commands_max));
         Self { batches, ..Self::with_session(id, pipeline, read_level, request_size) }
     }
 

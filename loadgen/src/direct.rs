@@ -7,7 +7,7 @@ use panch_wire::batch::{BatchView, BatchWriter, Entry};
 use panch_wire::client::{self, Operation, ReadLevel, RequestView};
 use panch_wire::command::Command;
 use panch_wire::frame::{Frame, FramePool, PAGE_SIZE};
-use panch_wire::ids::{BatchId, GroupId, ReplicaId};
+use panch_wire::ids::{GroupId, ReplicaId};
 use panch_wire::slots::group_of_key;
 
 use crate::session::WINDOW;
@@ -26,7 +26,6 @@ const POOL_SIZE: usize = 64 << 20;
 
 /// The batches of one connection that are being filled.
 pub(crate) struct Batches {
-    session: u64,
     /// Commands at which a batch is complete.
     commands_max: usize,
     /// The node that answers, and how many groups there are; as the node said.
@@ -46,9 +45,8 @@ pub(crate) struct Batches {
 }
 
 impl Batches {
-    pub(crate) fn new(session: u64, commands_max: usize) -> Self {
+    pub(crate) fn new(commands_max: usize) -> Self {
         Self {
-            session,
             commands_max,
             home: ReplicaId(0),
             group_count: 1,
@@ -109,7 +107,7 @@ impl Batches {
     fn complete(&mut self, index: usize) {
         let (group, writer) = self.open.swap_remove(index);
         self.number += 1;
-        let (frame, entries) = writer.seal(BatchId::of_client(self.home, self.session, self.number));
+        let (frame, entries) = writer.seal_for_client(self.home, self.number);
         self.spare.push(entries);
         let view = BatchView::access(&frame).expect("it was sealed here");
         for header in view.commands().filter_map(|command| command.session) {
@@ -126,9 +124,9 @@ impl Batches {
         while self.flying.len() < FLYING_MAX
             && let Some((group, frame)) = self.complete.pop_front()
         {
-            self.flying.push((frame_number(&frame, self.session), frame.command_count() as usize));
+            self.flying.push((frame.client_number(), frame.command_count() as usize));
             let request = RequestView {
-                number: PROPOSALS | frame.id().counter,
+                number: PROPOSALS | frame.client_number(),
                 acked_below: 0,
                 level: ReadLevel::Log,
                 ask_stages: false,
@@ -140,11 +138,6 @@ impl Batches {
     }
 }
 
-/// The number that a batch was named after.
-fn frame_number(frame: &Frame, session: u64) -> u64 {
-    frame.id().counter.wrapping_sub(session.rotate_left(32))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,7 +147,7 @@ mod tests {
 
     #[test]
     fn commands_gather_by_group_and_leave_in_batches_that_are_no_larger_than_asked() {
-        let mut batches = Batches::new(7, 3);
+        let mut batches = Batches::new(3);
         batches.start(ReplicaId(2), 4);
         for number in 1..=20 {
             let key = format!("key{number}");

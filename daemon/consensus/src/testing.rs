@@ -61,7 +61,7 @@ pub(crate) fn batch_of(
     for command in commands {
         assert!(writer.push(command), "the commands of a test fit one page");
     }
-    writer.seal(id).0
+    if id.is_of_client() { writer.seal_for_client(id.proposer, counter).0 } else { writer.seal(id).0 }
 }
 
 /// A batch of one command that writes the key that all such batches write.

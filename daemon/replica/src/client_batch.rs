@@ -1,8 +1,8 @@
 //! Batches that clients seal themselves and send to every replica of a Fast Paxos group: what is checked before one goes
 //! anywhere, and whom to answer.
 //!
-//! A client is not trusted. What keeps its batch harmless is that each command is a write within the client's own session: it
-//! takes effect once, however often and under whatever name the batch is decided.
+//! A client is not trusted. What keeps its batch harmless: its name says which bytes it has, so that votes for it are for one value;
+//! and each command is a write within the client's own session, so that it takes effect once, however often the batch is decided.
 
 use std::collections::VecDeque;
 
@@ -100,6 +100,9 @@ fn check(
     if !(1..=COMMANDS_MAX).contains(&view.command_count()) {
         return Err(CommandError::Malformed);
     }
+    if holds(Rule::FastClientNamesChecked) && !frame.is_named_after_content() {
+        return Err(CommandError::Malformed);
+    }
     let mut value_size = 0;
     for command in view.commands() {
         use CommandKind::{CloseSession, ExpireSessions, OpenSession};
@@ -140,7 +143,7 @@ pub(crate) struct Flights {
     list: VecDeque<Flight>,
     /// To be given to the protocol when the turn ends.
     arrived: Vec<Frame>,
-    /// Ended because the same batch came again.
+    /// Ended because the same batch came again, or declined.
     superseded: Vec<Flight>,
     count_max: usize,
 }
@@ -171,10 +174,7 @@ impl Flights {
     /// Notes who waits for a batch. Whoever waited for the same one does so no longer.
     fn expect(&mut self, now: Instant, frame: &Frame, connection: u64) -> Result<(), Refusal> {
         let earlier = self.finish(frame);
-        let of_connection = self.list.iter().filter(|flight| flight.connection == connection).count();
-        // No connection takes more than a quarter of the room, or a batch more.
-        let is_full = self.list.len() >= self.count_max || of_connection > self.count_max / 4;
-        if is_full && earlier.is_none() {
+        if earlier.is_none() && !self.has_room(self.me, connection) {
             return Err(Refusal::Busy);
         }
         self.superseded.extend(earlier);
@@ -182,12 +182,26 @@ impl Flights {
         Ok(())
     }
 
+    /// Whether a batch with that home finds room. No connection takes more than a quarter of it, or a batch more.
+    pub(crate) fn has_room(&self, home: ReplicaId, connection: u64) -> bool {
+        let of_connection = || self.list.iter().filter(|flight| flight.connection == connection).count();
+        let has_place = || self.list.len() < self.count_max && of_connection() <= self.count_max / 4;
+        self.arrived.len() < self.count_max && (home != self.me || has_place())
+    }
+
+    /// Nothing is done about a batch here, and who waits for it hears so when the turn ends.
+    pub(crate) fn decline(&mut self, now: Instant, frame: Frame, connection: u64) {
+        if frame.id().proposer == self.me {
+            self.superseded.push(Flight { frame, connection, since: now, committed: false });
+        }
+    }
+
     /// What came in since the last time, in that order.
     pub(crate) fn next_arrived(&mut self) -> Option<Frame> {
         (!self.arrived.is_empty()).then(|| self.arrived.remove(0))
     }
 
-    /// A flight that ended because the same batch came again.
+    /// A flight that ended without an outcome that is known here.
     pub(crate) fn next_superseded(&mut self) -> Option<Flight> {
         self.superseded.pop()
     }
@@ -200,9 +214,9 @@ impl Flights {
         Some((flight.since, flight.frame.command_count()))
     }
 
-    /// Ends the flight of exactly that batch: a name may be that of several.
+    /// Ends the flight of exactly that batch.
     pub(crate) fn finish(&mut self, frame: &Frame) -> Option<Flight> {
-        let name = |frame: &Frame| (frame.checksum(), frame.id());
+        let name = |frame: &Frame| (frame.digest(), frame.id());
         let index = self.list.iter().position(|flight| name(&flight.frame) == name(frame))?;
         self.list.remove(index)
     }
@@ -228,7 +242,6 @@ mod tests {
     use panch_wire::batch::BatchWriter;
     use panch_wire::command::SessionHeader;
     use panch_wire::frame::FramePool;
-    use panch_wire::ids::Incarnation;
     use panch_wire::routing::Routing;
 
     const SESSION: u64 = 9;
@@ -238,15 +251,26 @@ mod tests {
         Command { kind: CommandKind::Set, flags: 0, session, key, value: b"value" }
     }
 
-    fn seal(id: BatchId, commands: &[Command<'_>]) -> Frame {
+    fn seal_for(home: u8, number: u64, commands: &[Command<'_>]) -> Frame {
         let pool = FramePool::new(1 << 22);
         let mut writer = BatchWriter::new(pool.take(1 << 21).unwrap(), Vec::new());
         assert!(commands.iter().all(|command| writer.push(command)));
-        writer.seal(id).0
+        writer.seal_for_client(ReplicaId(home), number).0
     }
 
-    fn id(number: u64) -> BatchId {
-        BatchId::of_client(ReplicaId(1), SESSION, number)
+    fn seal(number: u64, commands: &[Command<'_>]) -> Frame {
+        seal_for(1, number, commands)
+    }
+
+    /// The frame with other bytes in it and the checksum for them.
+    fn changed(frame: &Frame, change: impl FnOnce(&mut [u8])) -> Frame {
+        let length = frame.bytes().len();
+        let mut copy = FramePool::new(1 << 22).take(length).unwrap();
+        copy[..length].copy_from_slice(frame.bytes());
+        change(&mut copy[..length]);
+        let sum = panch_wire::checksum::checksum(&copy[8..length]);
+        copy[..8].copy_from_slice(&sum.to_le_bytes());
+        copy.receive(length).unwrap()
     }
 
     fn check_with(frame: &Frame, change: impl FnOnce(&mut Terms<'_>)) -> Result<Sound, CommandError> {
@@ -264,7 +288,7 @@ mod tests {
 
     #[test]
     fn writes_of_the_session_of_the_connection_in_the_named_group_are_sound() {
-        let frame = seal(id(1), &[set(b"key"), set(b"{key}2")]);
+        let frame = seal(1, &[set(b"key"), set(b"{key}2")]);
         let sound = Sound { home: ReplicaId(1), command_count: 2, value_size: 5 };
         assert_eq!(check_with(&frame, |_| ()), Ok(sound));
     }
@@ -272,17 +296,23 @@ mod tests {
     #[test]
     fn everything_else_is_refused() {
         use CommandError::{CrossSlot, Malformed, NoDirectProposals, TooLarge};
-        let sound = seal(id(1), &[set(b"key")]);
+        let sound = seal(1, &[set(b"key")]);
         assert_eq!(check_with(&sound, |terms| terms.session = 0), Err(Malformed), "a foreign session");
         assert_eq!(check_with(&sound, |terms| terms.group = GroupId(77)), Err(CrossSlot));
         for protocol in [None, Some(ProtocolKind::Multi), Some(ProtocolKind::Epaxos)] {
             assert_eq!(check_with(&sound, |terms| terms.protocol = protocol), Err(NoDirectProposals));
         }
         assert_eq!(check_with(&sound, |terms| terms.replica_count = 1), Err(Malformed), "its home is nobody");
-        let of = |id| check_with(&seal(id, &[set(b"key")]), |_| ());
-        assert_eq!(of(BatchId { incarnation: Incarnation(1), ..id(1) }), Err(Malformed), "a node's name");
-        assert_eq!(of(BatchId { counter: 0, ..id(1) }), Err(Malformed));
-        let with = |commands: &[Command<'_>]| check_with(&seal(id(1), commands), |_| ());
+        for (what, at) in
+            [("a node's name", 24), ("not its name", 32), ("nor this", 40), ("another number", 48)]
+        {
+            assert_eq!(
+                check_with(&changed(&sound, |bytes| bytes[at] ^= 1), |_| ()),
+                Err(Malformed),
+                "{what}"
+            );
+        }
+        let with = |commands: &[Command<'_>]| check_with(&seal(1, commands), |_| ());
         assert_eq!(with(&[]), Err(Malformed));
         assert_eq!(with(&vec![set(b"key"); COMMANDS_MAX + 1]), Err(Malformed));
         assert_eq!(with(&[set(b"key"), Command { session: None, ..set(b"key") }]), Err(Malformed));
@@ -307,7 +337,7 @@ mod tests {
         };
         let pool = FramePool::new(1 << 16);
         let group = |_: &Command<'_>| Some(GroupId(0));
-        let frame = seal(id(1), &[set(b"key")]);
+        let frame = seal(1, &[set(b"key")]);
         let received = receive(frame.bytes(), &pool, &terms, group).map(|(frame, _)| frame);
         assert_eq!(received, Ok(frame.clone()));
         for length in 0..frame.bytes().len() {
@@ -331,7 +361,7 @@ mod tests {
     fn the_table_is_bounded_and_no_connection_takes_it_all() {
         let limits = BatchLimits { queue_max: 8, ..BatchLimits::default() };
         let mut flights = Flights::new(&limits, ReplicaId(1));
-        let frame = |number| seal(id(number), &[set(b"key")]);
+        let frame = |number| seal(number, &[set(b"key")]);
         let mut add = |number, connection| {
             let added = flights.add(Instant(number), frame(number), connection).is_ok();
             assert_eq!(flights.next_arrived(), added.then(|| frame(number)));
@@ -345,11 +375,11 @@ mod tests {
         flights.add(Instant(50), frame(10), 99).unwrap();
         assert_eq!(flights.next_superseded().map(|flight| flight.connection), Some(10));
         // What has its home elsewhere takes no room but that of the turn.
-        let foreign = |number| seal(BatchId { proposer: ReplicaId(0), ..id(number) }, &[set(b"key")]);
+        let foreign = |number| seal_for(0, number, &[set(b"key")]);
         let taken = (0..20).filter(|number| flights.add(Instant(50), foreign(*number), 1).is_ok()).count();
         assert_eq!(taken, 7);
-        assert_eq!(flights.commit(id(10)), Some((Instant(50), 1)));
-        assert_eq!(flights.commit(id(10)), None);
+        assert_eq!(flights.commit(frame(10).id()), Some((Instant(50), 1)));
+        assert_eq!(flights.commit(frame(10).id()), None);
         assert!(flights.finish(&frame(10)).is_some() && flights.finish(&frame(10)).is_none());
         assert!(flights.overdue(Instant(0)).is_none());
         assert_eq!(flights.overdue(Instant(1)).map(|flight| flight.since), Some(Instant(0)));

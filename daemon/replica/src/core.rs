@@ -11,7 +11,7 @@ use panch_consensus::protocol::{Event, Group, ProtocolKind, Random, Tuning};
 use panch_wal::{Location, Lsn, Sync, Wal, Write, WriteFailed};
 use panch_wire::client::Commit;
 use panch_wire::command::{Command, Reply};
-use panch_wire::frame::{Frame, FramePool};
+use panch_wire::frame::{Frame, FramePool, home_of};
 use panch_wire::ids::{GroupId, Incarnation, Position, REPLICAS_MAX, ReplicaId, Slot};
 use panch_wire::rule::{self, Rule};
 use panch_wire::time::Instant;
@@ -173,8 +173,17 @@ impl Core {
         client_batch::receive(bytes, &self.pool, terms, group_of)
     }
 
+    /// Whether a batch with these bytes finds room, as far as its header tells: to be asked before they are made a frame. True, too, if
+    /// the bytes or the group are wrong, or the log is full: nobody has to wait for that.
+    pub fn has_room_for_batch(&self, group: GroupId, bytes: &[u8], connection: u64) -> bool {
+        let (Some(index), Some(home)) = (self.index_of(group), home_of(bytes)) else { return true };
+        let is_full = self.wal.as_ref().is_some_and(Wal::is_full);
+        is_full || each!(&self.replicas[index], replica => replica.has_room_for_batch(home, connection))
+    }
+
     /// Takes in a batch that [`Core::receive_batch`] found sound. At its home `connection` gets an answer for each command, under
-    /// the command's number in its session; nobody else answers.
+    /// the command's number in its session; nobody else answers. If there is no room for it, who cannot wait hears
+    /// [`CommandError::Unknown`](panch_wire::command::CommandError::Unknown), and so does everybody if the log is full.
     ///
     /// # Errors
     /// As [`Core::submit`].
@@ -184,12 +193,23 @@ impl Core {
         group: GroupId,
         frame: Frame,
         connection: u64,
+        can_wait: bool,
     ) -> Result<(), Refusal> {
         let Some(index) = self.index_of(group) else { return Err(Refusal::TooLarge) };
-        if !self.is_live() || !self.wal.as_ref().is_some_and(takes_proposals) {
+        let Some(wal) = self.wal.as_ref().filter(|_| self.start_after.is_none()) else {
             return Err(Refusal::Busy);
-        }
-        each!(&mut self.replicas[index], replica => replica.submit_batch(now, frame, connection))
+        };
+        let (takes_proposals, is_full) = (takes_proposals(wal), wal.is_full());
+        each!(&mut self.replicas[index], replica => {
+            if takes_proposals && replica.submit_batch(now, frame.clone(), connection).is_ok() {
+                return Ok(());
+            }
+            if can_wait && !is_full {
+                return Err(Refusal::Busy);
+            }
+            replica.decline_batch(now, frame, connection);
+            Ok(())
+        })
     }
 
     /// Answers a read with whatever this node has executed; `None` if the group is not here or the command is no read.

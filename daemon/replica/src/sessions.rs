@@ -26,7 +26,8 @@ use reply::RememberedReply;
 /// How many numbers of one session may be outstanding.
 pub const WINDOW: u64 = 128;
 
-/// A session that remembers more bytes of replies than this is refused further commands until it acknowledges some.
+/// A session that remembers more bytes of replies than this is refused further commands until it acknowledges some. The number of one
+/// that was refused is used up.
 pub const REPLY_BYTES_MAX: usize = 8 << 20;
 
 const DIGEST_SESSION: u64 = 2;
@@ -335,7 +336,10 @@ impl Sessions {
             return SessionAdmission::Executed(place);
         }
         if session.reply_bytes > REPLY_BYTES_MAX {
-            return SessionAdmission::Refuse(CommandError::SessionWindow);
+            // For good: a copy that is decided once there is room again must not take effect when its client was told otherwise.
+            let refusal = CommandError::SessionWindow;
+            self.remember(place, number, Reply::Error(refusal));
+            return SessionAdmission::Refuse(refusal);
         }
         SessionAdmission::Execute(place)
     }

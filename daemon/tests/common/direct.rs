@@ -12,7 +12,7 @@ use panch_wire::client::{
 };
 use panch_wire::command::{Command, CommandError, CommandKind, SessionHeader};
 use panch_wire::frame::FramePool;
-use panch_wire::ids::{BatchId, GroupId, ReplicaId};
+use panch_wire::ids::{GroupId, ReplicaId};
 
 use super::session::{Answered, SessionClient};
 use super::{Cluster, Dice};
@@ -26,11 +26,11 @@ pub const REQUESTS: u64 = 1 << 63;
 pub type Asked<'a> = (CommandKind, &'a str, &'a [u8]);
 
 /// A sealed batch of a client.
-pub fn seal(id: BatchId, commands: &[Command<'_>]) -> Vec<u8> {
+pub fn seal(home: usize, number: u64, commands: &[Command<'_>]) -> Vec<u8> {
     let pool = FramePool::new(8 << 20);
     let mut writer = BatchWriter::new(pool.take(4 << 20).expect("an empty pool"), Vec::new());
     assert!(commands.iter().all(|command| writer.push(command)), "batches of tests are small");
-    writer.seal(id).0.bytes().to_vec()
+    writer.seal_for_client(ReplicaId(home as u8), number).0.bytes().to_vec()
 }
 
 /// The request that proposes a frame.
@@ -156,9 +156,8 @@ impl DirectClient {
                 value,
             })
             .collect();
-        let id = BatchId::of_client(ReplicaId(home as u8), self.session, self.batch);
         let group = panch_wire::slots::group_of_key(asked[0].1.as_bytes(), self.group_count);
-        let request = propose(REQUESTS | self.batch, group, &seal(id, &commands));
+        let request = propose(REQUESTS | self.batch, group, &seal(home, self.batch, &commands));
         for (link, port) in self.links.iter_mut().zip(&self.ports) {
             if link.is_none() {
                 *link = Link::open(*port, self.session);

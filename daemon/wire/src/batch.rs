@@ -13,7 +13,7 @@ use rkyv::{Archive, Place, Serialize};
 
 use crate::command::{Command, CommandKind, SessionHeader, flags};
 use crate::frame::{Frame, FrameFault, FrameMut, HEADER_SIZE};
-use crate::ids::BatchId;
+use crate::ids::{BatchId, ReplicaId};
 
 /// One command of an archived batch. Its bytes lie at `at`: the session header if flagged, the key, the value.
 #[derive(Archive, Serialize, Clone, Copy, Debug)]
@@ -119,7 +119,19 @@ impl BatchWriter {
 
     /// Completes the archive and the header. Returns the frame and the entry storage for reuse.
     pub fn seal(mut self, id: BatchId) -> (Frame, Vec<Entry>) {
-        let command_count = self.entries.len() as u32;
+        let (length, command_count) = (self.complete(), self.entries.len() as u32);
+        (self.memory.seal(length, id, command_count), self.entries)
+    }
+
+    /// The same for a batch that a client proposes itself and wants answered by `home`. It is named after its content and
+    /// `number`, which the client gives to no other batch.
+    pub fn seal_for_client(mut self, home: ReplicaId, number: u64) -> (Frame, Vec<Entry>) {
+        let (length, command_count) = (self.complete(), self.entries.len() as u32);
+        (self.memory.seal_for_client(length, home, number, command_count), self.entries)
+    }
+
+    /// Writes what follows the bytes of the commands; the length of the frame.
+    fn complete(&mut self) -> usize {
         let length = self.length;
         let body = Unsealed { bytes_len: length, entries: &self.entries };
         let archive = &mut self.memory[HEADER_SIZE..];
@@ -127,9 +139,7 @@ impl BatchWriter {
         let mut serializer = Serializer::new(writer, SubAllocator::empty(), ());
         rkyv::api::serialize_using::<_, Failure>(&body, &mut serializer)
             .expect("push left room for the table and the root");
-        let end = serializer.writer.pos();
-        let frame = self.memory.seal(HEADER_SIZE + end, id, command_count);
-        (frame, self.entries)
+        HEADER_SIZE + serializer.writer.pos()
     }
 }
 
@@ -180,7 +190,8 @@ pub struct BatchView<'a> {
 }
 
 impl<'a> BatchView<'a> {
-    /// Validates the archive of `frame`: every command has a known kind, parts that fit the kind, and bytes in range.
+    /// Validates the archive of `frame`: every command has a known kind, parts that fit the kind, and bytes in range, which are
+    /// not also others': what a batch does is in proportion to its size.
     ///
     /// # Errors
     /// [`FrameFault::Archive`] if it is not a batch. Called on every frame from a peer or a disk, before it is used.
@@ -189,10 +200,11 @@ impl<'a> BatchView<'a> {
         if view.body.entries.len() != frame.command_count() as usize {
             return Err(FrameFault::Archive);
         }
+        let mut room = view.body.bytes.len();
         for entry in view.body.entries.iter() {
-            if !view.command(entry).is_some_and(|command| command.is_valid()) {
-                return Err(FrameFault::Archive);
-            }
+            let command = view.command(entry).filter(Command::is_valid).ok_or(FrameFault::Archive)?;
+            let size = size_of_command(&command) - size_of::<ArchivedEntry>();
+            room = room.checked_sub(size).ok_or(FrameFault::Archive)?;
         }
         Ok(view)
     }
@@ -243,7 +255,7 @@ impl<'a> BatchView<'a> {
 mod tests {
     use super::*;
     use crate::frame::FramePool;
-    use crate::ids::{Incarnation, ReplicaId};
+    use crate::ids::Incarnation;
     use proptest::prelude::*;
 
     const ID: BatchId = BatchId { proposer: ReplicaId(1), incarnation: Incarnation(2), counter: 3 };
@@ -294,6 +306,18 @@ mod tests {
                 let _ = view.commands().count();
             }
         }
+    }
+
+    #[test]
+    fn commands_that_share_bytes_are_no_batch() {
+        let pool = FramePool::new(1 << 20);
+        let mut writer = BatchWriter::new(pool.take(4096).unwrap(), Vec::new());
+        assert!(writer.push(&set(b"a", b"value", None)) && writer.push(&set(b"b", b"value", None)));
+        assert!(BatchView::validate(&writer.seal(ID).0).is_ok());
+        let mut writer = BatchWriter::new(pool.take(4096).unwrap(), Vec::new());
+        assert!(writer.push(&set(b"a", b"value", None)) && writer.push(&set(b"b", b"value", None)));
+        writer.entries[0].value_len += 1;
+        assert_eq!(BatchView::validate(&writer.seal(ID).0).err(), Some(FrameFault::Archive));
     }
 
     #[test]

@@ -19,9 +19,10 @@
 //! # Clients that propose themselves
 //!
 //! In a group of Fast Paxos a client may take the proposer's part and save one message delay. It writes a batch of its own
-//! ([`BatchWriter`](crate::batch::BatchWriter) makes the frame), names it with
-//! [`BatchId::of_client`](crate::ids::BatchId::of_client) after a replica of its choice, the batch's home, and sends the same
-//! bytes to every node in a `propose` request. Every node checks the batch completely: 1 to 128 commands, all of them writes
+//! ([`BatchWriter::seal_for_client`](crate::batch::BatchWriter::seal_for_client) makes the frame) with a replica of its choice for
+//! the batch's home, and sends the same bytes to every node in a `propose` request. The frame's name is a BLAKE3 hash of a number
+//! of the client's and the archive: the first two little-endian words of it lie at 32 (of 0, 1) and 40, the number at 48.
+//! Every node checks the batch completely: that name; 1 to 128 commands, which share no bytes, all of them writes
 //! of the session of the connection's hello and of keys in the named group; no opening, closing or expiry of sessions; a frame
 //! that is whole and no larger than a batch of the nodes may be. One that is refused gets one error reply under the request's
 //! number: choose that so that no command has it, the highest bit set, say. A sound one is answered by its home alone, with one

@@ -141,7 +141,23 @@ impl FrameMut {
 
     /// Writes the header over bytes whose archive is complete, and freezes.
     pub(crate) fn seal(mut self, length: usize, id: BatchId, command_count: u32) -> Frame {
-        Header { id, length: length as u32, command_count }.write(&mut self[..length]);
+        let header = Header { id, length: length as u32, command_count, client: ClientPart::default() };
+        header.write(&mut self[..length]);
+        self.freeze(length)
+    }
+
+    /// The same for a batch that a client seals, named after its content.
+    pub(crate) fn seal_for_client(
+        mut self,
+        length: usize,
+        home: ReplicaId,
+        number: u64,
+        command_count: u32,
+    ) -> Frame {
+        let (counter, digest) = client_name(number, &self[HEADER_SIZE..length]);
+        let id = BatchId { proposer: home, incarnation: Incarnation::CLIENT, counter };
+        let client = ClientPart { digest, number };
+        Header { id, length: length as u32, command_count, client }.write(&mut self[..length]);
         self.freeze(length)
     }
 
@@ -213,9 +229,28 @@ impl Frame {
         Header::parse(self.bytes()).command_count
     }
 
-    /// The checksum over header and archive: the batch's digest.
+    /// The checksum over header and archive.
     pub fn checksum(&self) -> u64 {
         u64_at(self.bytes(), 0)
+    }
+
+    /// What tells apart different batches of one name. With the name of a client's batch it is a cryptographic hash, since a client
+    /// could make two batches of any one checksum; a node is trusted, and its batches have names of their own anyway.
+    pub fn digest(&self) -> u64 {
+        let Header { id, client, .. } = Header::parse(self.bytes());
+        if id.is_of_client() { client.digest } else { self.checksum() }
+    }
+
+    /// The number that the client gave its batch; 0 for a node's.
+    pub fn client_number(&self) -> u64 {
+        Header::parse(self.bytes()).client.number
+    }
+
+    /// Whether name and digest are what the content of a client's batch says. Costs a hash of all bytes.
+    pub fn is_named_after_content(&self) -> bool {
+        let Header { id, client, .. } = Header::parse(self.bytes());
+        id.is_of_client()
+            && (id.counter, client.digest) == client_name(client.number, &self.bytes()[HEADER_SIZE..])
     }
 }
 
@@ -273,12 +308,35 @@ pub enum FrameFault {
     Archive,
 }
 
+/// The replica that the header of these bytes calls the batch's home, if they are long enough for one. They are not checked.
+pub fn home_of(bytes: &[u8]) -> Option<ReplicaId> {
+    (bytes.len() >= HEADER_SIZE).then(|| Header::parse(bytes).id.proposer)
+}
+
+/// The name of a client's batch within its home: 128 bits of BLAKE3 over the client's own number and the archive.
+fn client_name(number: u64, archive: &[u8]) -> (u64, u64) {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&number.to_le_bytes()).update(archive);
+    let hash = hasher.finalize();
+    (u64_at(hash.as_bytes(), 0).max(1), u64_at(hash.as_bytes(), 8))
+}
+
+/// What the header of a client's batch has beside that of others; there it is 0.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct ClientPart {
+    /// The second half of the name.
+    digest: u64,
+    /// Tells batches with the same commands apart.
+    number: u64,
+}
+
 /// The first [`HEADER_SIZE`] bytes. Little-endian; the checksum covers everything after itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Header {
     id: BatchId,
     length: u32,
     command_count: u32,
+    client: ClientPart,
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -299,6 +357,8 @@ impl Header {
         bytes[20..24].copy_from_slice(&self.command_count.to_le_bytes());
         bytes[24..28].copy_from_slice(&self.id.incarnation.0.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.id.counter.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.client.digest.to_le_bytes());
+        bytes[48..56].copy_from_slice(&self.client.number.to_le_bytes());
         let sum = checksum(&bytes[8..]);
         bytes[..8].copy_from_slice(&sum.to_le_bytes());
     }
@@ -312,6 +372,7 @@ impl Header {
             },
             length: u32_at(bytes, 16),
             command_count: u32_at(bytes, 20),
+            client: ClientPart { digest: u64_at(bytes, 40), number: u64_at(bytes, 48) },
         }
     }
 
@@ -370,6 +431,33 @@ mod tests {
         assert!(pool.take(1).is_none());
         drop(other);
         assert!(pool.take(1).is_some());
+    }
+
+    #[test]
+    fn a_clients_batch_is_named_after_its_number_and_all_its_bytes() {
+        let pool = FramePool::new(1 << 20);
+        let seal = |number, last: u8| {
+            let mut memory = pool.take(PAGE_SIZE).unwrap();
+            memory[HEADER_SIZE..HEADER_SIZE + 5].copy_from_slice(&[1, 2, 3, 4, last]);
+            memory.seal_for_client(HEADER_SIZE + 5, ReplicaId(2), number, 1)
+        };
+        let name = |frame: &Frame| (frame.id(), frame.digest());
+        let frame = seal(7, 5);
+        assert!(frame.is_named_after_content() && frame.id().is_of_client());
+        assert_eq!((frame.client_number(), frame.id().proposer), (7, ReplicaId(2)));
+        assert_eq!(name(&frame), name(&seal(7, 5)));
+        for other in [seal(8, 5), seal(7, 6)] {
+            assert!(other.id() != frame.id() && other.digest() != frame.digest());
+        }
+        for at in [32, 40, 48, HEADER_SIZE] {
+            let mut copy = pool.take(PAGE_SIZE).unwrap();
+            copy[..frame.bytes().len()].copy_from_slice(frame.bytes());
+            copy[at] ^= 1;
+            let sum = checksum(&copy[8..frame.bytes().len()]);
+            copy[..8].copy_from_slice(&sum.to_le_bytes());
+            assert!(!copy.receive(frame.bytes().len()).unwrap().is_named_after_content(), "byte {at}");
+        }
+        assert!(!pool.take(1).unwrap().seal(HEADER_SIZE, id(1), 0).is_named_after_content());
     }
 
     #[test]

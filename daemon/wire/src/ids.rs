@@ -93,26 +93,20 @@ impl Incarnation {
 }
 
 /// Names a batch independently of where it is decided. A node never uses a name again: `counter` restarts at 1 with each
-/// incarnation. A client may ([`BatchId::of_client`]); nothing rests on it: votes carry a checksum of the batch, and the
-/// commands of a client's batch take effect through its session.
+/// incarnation. A client's batch is named after its content, which every node checks: votes for a name are votes for these bytes
+/// ([`Frame::is_named_after_content`](crate::frame::Frame::is_named_after_content)). It may be decided again; its commands take effect
+/// through their session.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct BatchId {
     /// The replica that sealed the batch, or that the client which did wants its answers from: the batch's home.
     pub proposer: ReplicaId,
     /// The incarnation in which it did; [`Incarnation::CLIENT`] for a client's.
     pub incarnation: Incarnation,
-    /// From 1, without gaps within one incarnation; for a client's any number but 0.
+    /// From 1, without gaps within one incarnation; of a client's half of a hash, and not 0.
     pub counter: u64,
 }
 
 impl BatchId {
-    /// A name for the batch `number` that the client of `session` seals itself, to be answered by `home`.
-    pub fn of_client(home: ReplicaId, session: u64, number: u64) -> Self {
-        // Batches of one client differ for 2^64 numbers, those of different clients by chance.
-        let counter = session.rotate_left(32).wrapping_add(number).max(1);
-        Self { proposer: home, incarnation: Incarnation::CLIENT, counter }
-    }
-
     /// Whether a client sealed the batch.
     pub fn is_of_client(self) -> bool {
         self.incarnation == Incarnation::CLIENT

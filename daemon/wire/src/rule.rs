@@ -179,6 +179,8 @@ rules! {
     FastReadQuorum = "fast-read-quorum",
     /// A client's own batch holds nothing but commands of its session, so that whatever is decided twice takes effect once (T-FD3).
     FastDirectNeedsSession = "fast-direct-needs-session",
+    /// A client's batch is named after all its bytes by a hash that no client can aim: votes for the name are for these bytes (T-FD6).
+    FastClientNamesChecked = "fast-client-names-checked",
     // EPaxos.
     /// A batch depends on what conflicts with any of its keys, not only with the first that conflicts (T-E9).
     EpaxosAllKeys = "epaxos-all-keys",

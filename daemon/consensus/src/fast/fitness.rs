@@ -11,7 +11,7 @@
 use panch_wire::ids::{BatchId, REPLICAS_MAX, ReplicaId, Slot};
 use panch_wire::time::{Duration, Instant};
 
-use super::round::{Round, Vote};
+use super::round::Round;
 use super::{Fast, Role};
 use crate::protocol::Effects;
 use crate::quorum::reached_by_quorum;
@@ -28,6 +28,8 @@ pub(super) struct Peer {
     pub(super) steady_since: Instant,
     /// When any vote of it in the fast round of the term last arrived.
     pub(super) voted: Instant,
+    /// When anything last arrived that it had written down before: a vote in any round, or the promise of a slot.
+    claimed: Instant,
     /// Set while a slot had to be recovered for want of its vote or proposal and nothing came from it since.
     pub(super) missed: Option<Miss>,
     /// How long slots lately waited at most for a vote of it that came after all; fades.
@@ -41,6 +43,8 @@ pub(super) struct Miss {
     since: Instant,
     /// When it was noticed.
     noticed: Instant,
+    /// All that it missed was sent by clients, perhaps not to it: anything that it writes down shows that it is fit.
+    of_clients: bool,
 }
 
 impl Fast {
@@ -64,9 +68,17 @@ impl Fast {
         }
     }
 
+    /// The replica says something that it has written down: its disk works.
+    pub(super) fn note_claim(&mut self, from: ReplicaId) {
+        let peer = &mut self.term.peers[from.index()];
+        peer.claimed = self.now;
+        peer.missed.take_if(|missed| missed.of_clients);
+    }
+
     /// Votes of the replica arrived, late or not, in whatever slots. Those in classic rounds say nothing of whether proposals
     /// of others reach it.
     pub(super) fn note_votes(&mut self, from: ReplicaId, round: Round) {
+        self.note_claim(from);
         if self.role == Role::Coordinator && round == Round::fast(self.promised) {
             let now = self.now;
             let peer = &mut self.term.peers[from.index()];
@@ -117,16 +129,15 @@ impl Fast {
         let has_voted = |id: &ReplicaId| open.tally[id.index()].is_some_and(|vote| vote.round == round);
         let owner = self.plan.and_then(|plan| plan.mode.owner(slot));
         let any_voted = replicas.iter().any(|id| has_voted(&id));
-        // A client may never have sent its batch to those that did not vote.
-        let votes = || open.tally.iter().flatten().filter(|vote| vote.round == round);
-        let is_of_client = |vote: &Vote| vote.name.batch().is_some_and(BatchId::is_of_client);
-        if any_voted && votes().all(is_of_client) {
-            return;
-        }
+        // A client may never have sent its batch to those that did not vote. They are asked to promise the slot, and blamed only if they
+        // do not do that either.
+        let mut votes = open.tally.iter().flatten().filter(|vote| vote.round == round);
+        let of_clients = any_voted && votes.all(|vote| vote.name.batch().is_some_and(BatchId::is_of_client));
         for (peer, id) in self.term.peers.iter_mut().zip(replicas.iter()) {
             let to_blame = if any_voted { !has_voted(&id) } else { owner == Some(id) };
             if to_blame && peer.missed.is_none() {
-                peer.missed = Some(Miss { since: since.max(peer.voted), noticed: now });
+                let since = since.max(if of_clients { peer.claimed } else { peer.voted });
+                peer.missed = Some(Miss { since, noticed: now, of_clients });
             }
         }
     }

@@ -7,7 +7,8 @@
 //! * A batch gets a second slot only when its first is known to hold another value, or lies where a new term's first phase
 //!   found nothing (T-F6). Whatever happens, executing skips a batch that it has executed.
 //! * A slot is used once per incarnation and term by its proposer.
-//! * The list is bounded; what does not fit is proposed again by the batcher.
+//! * The list is bounded, by the batcher as far as own batches go; of others', what does not fit is proposed again by whoever
+//!   waits for it.
 
 use std::collections::VecDeque;
 
@@ -121,7 +122,9 @@ impl Fast {
         let name = ValueName::of(Some(&frame));
         // Not by the batch's own name: two clients may have given it to different batches.
         let known = self.proposals_mut().any(|proposal| proposal.name == name);
-        if known || self.proposer.proposals.len() as u64 >= self.in_flight_max() {
+        // Its own batches are few enough; those of clients and of others must not take their places.
+        let is_own = frame.id().proposer == self.me() && !frame.id().is_of_client();
+        if known || !is_own && self.proposer.proposals.len() as u64 >= self.in_flight_max() {
             return;
         }
         let attempt = u32::from(fate == Fate::Sent);

@@ -167,6 +167,7 @@ impl Fast {
             return;
         }
         self.note_contact(from);
+        self.note_claim(from);
         if !self.slots.admits(slot) {
             return;
         }

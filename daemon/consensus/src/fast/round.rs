@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! * A term belongs to one coordinator; its fast round is followed by its classic round, and by nothing between them.
-//! * Two values have one name only if they are the same bytes, as far as a checksum can tell.
+//! * Two values have one name only if they are the same bytes: a client cannot make others with the hash in its batch's name, and
+//!   a node gives no two of its batches one id.
 
 use panch_wire::frame::Frame;
 use panch_wire::ids::{BatchId, Incarnation, ReplicaId};
@@ -40,8 +41,8 @@ impl Round {
     Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug,
 )]
 pub struct ValueName {
-    /// Checksum of the batch.
-    checksum: u64,
+    /// [`Frame::digest`].
+    digest: u64,
     /// [`BatchId::counter`]; 0 only in the name of the no-op.
     counter: u64,
     /// [`BatchId::incarnation`].
@@ -52,15 +53,15 @@ pub struct ValueName {
 
 impl ValueName {
     /// The no-op.
-    pub const NOOP: Self = Self { checksum: 0, counter: 0, incarnation: 0, proposer: 0 };
+    pub const NOOP: Self = Self { digest: 0, counter: 0, incarnation: 0, proposer: 0 };
 
     /// The name of a batch, or of the no-op if there is none.
     pub fn of(body: Option<&Frame>) -> Self {
         let Some(frame) = body else { return Self::NOOP };
         let id = frame.id();
         // The same name for different bytes would let votes for different values add up. [D4]
-        let checksum = if holds(Rule::FastDigestCompared) { frame.checksum() } else { 1 };
-        Self { checksum, counter: id.counter, incarnation: id.incarnation.0, proposer: id.proposer.0 }
+        let digest = if holds(Rule::FastDigestCompared) { frame.digest() } else { 1 };
+        Self { digest, counter: id.counter, incarnation: id.incarnation.0, proposer: id.proposer.0 }
     }
 
     /// The name of a value.

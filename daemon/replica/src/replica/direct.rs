@@ -5,6 +5,7 @@ use panch_wire::batch::BatchView;
 use panch_wire::client::Commit;
 use panch_wire::command::{Command, CommandError, Reply};
 use panch_wire::frame::Frame;
+use panch_wire::ids::ReplicaId;
 use panch_wire::time::Instant;
 
 use super::{Replica, Surroundings};
@@ -30,6 +31,16 @@ impl<P: Protocol> Replica<P> {
             self.probe.batches += 1;
         }
         Ok(())
+    }
+
+    /// A batch for which there is no room: its client may ask again elsewhere.
+    pub(crate) fn decline_batch(&mut self, now: Instant, frame: Frame, connection: u64) {
+        self.flights.decline(now, frame, connection);
+    }
+
+    /// Whether a batch with that home finds room.
+    pub(crate) fn has_room_for_batch(&self, home: ReplicaId, connection: u64) -> bool {
+        self.flights.has_room(home, connection)
     }
 
     /// Gives the protocol what came in during this turn.

@@ -119,7 +119,10 @@ fn too_many_bytes_of_replies_must_be_acknowledged_first() {
         sessions.remember(place, number, Reply::Bytes(&long));
     }
     assert_eq!(run(&mut sessions, 3, header(7, 3, 1), 0), Outcome::Refused(CommandError::SessionWindow));
-    assert_eq!(run(&mut sessions, 3, header(7, 3, 2), 0), Outcome::Executed);
+    assert_eq!(run(&mut sessions, 3, header(7, 4, 2), 0), Outcome::Executed);
+    // A copy of what was refused does not take effect any more.
+    let SessionAdmission::Executed(place) = sessions.admit(Slot(4), header(7, 3, 1)) else { panic!() };
+    assert_eq!(sessions.remembered(place, 3), Reply::Error(CommandError::SessionWindow));
 }
 
 #[test]

@@ -117,10 +117,13 @@ impl Counter<'_> {
         session: u64,
         connection: u64,
     ) -> Result<Sound, BatchRefusal> {
+        if !self.core.has_room_for_batch(group, bytes, connection) {
+            return Err(BatchRefusal::Busy);
+        }
         let (frame, sound) = receive_batch(self.core, self.view, group, bytes, session)?;
         let core = self.view.core_of(group);
         let taken = if core == self.view.core {
-            self.core.submit_batch(self.now, group, frame, connection)
+            self.core.submit_batch(self.now, group, frame, connection, true)
         } else {
             self.forwarding[core].push_batch(group, bytes, session, connection)
         };

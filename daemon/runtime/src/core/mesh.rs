@@ -55,9 +55,9 @@ impl CoreLoop {
                 result => result,
             },
             RemoteWork::Batch(bytes, session) => {
-                // The core that it came to found it sound.
+                // The core that it came to found it sound. It does not wait for room of its own: requests of others are behind it.
                 match receive_batch(core, view, group, bytes, session) {
-                    Ok((frame, _)) => core.submit_batch(now, group, frame, token.connection),
+                    Ok((frame, _)) => core.submit_batch(now, group, frame, token.connection, false),
                     Err(BatchRefusal::Busy) => Err(Refusal::Busy),
                     Err(BatchRefusal::For(_)) => Ok(()),
                 }

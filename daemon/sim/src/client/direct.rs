@@ -4,8 +4,9 @@ use std::rc::Rc;
 
 use panch_replica::replica::Level;
 use panch_wire::batch::BatchWriter;
+use panch_wire::checksum::checksum;
 use panch_wire::frame::FramePool;
-use panch_wire::ids::{BatchId, GroupId, ReplicaId};
+use panch_wire::ids::{GroupId, ReplicaId};
 use panch_wire::slots::group_of_key;
 
 use super::{Clients, OwnedCommand, Part, Plan, Task, Wish};
@@ -42,8 +43,10 @@ pub struct ScriptedBatch {
     pub to: Vec<usize>,
     /// The session that the client greeted the nodes with.
     pub session: u64,
-    /// What the batch is named after: see [`BatchId::of_client`].
-    pub named: (u64, u64),
+    /// The number that tells batches of the same content apart.
+    pub number: u64,
+    /// Not its true name.
+    pub forged: Option<[u64; 2]>,
     /// What it holds.
     pub commands: Vec<(OwnedCommand, Option<Action>)>,
 }
@@ -53,22 +56,31 @@ const MORE_MAX: u64 = 5;
 /// Bytes of their values, at most: nodes refuse batches that are too large.
 const VALUES_SIZE_MAX: usize = 8 << 10;
 
-fn seal<'a>(id: BatchId, commands: impl Iterator<Item = &'a OwnedCommand>) -> Rc<[u8]> {
+fn seal<'a>(home: usize, number: u64, commands: impl Iterator<Item = &'a OwnedCommand>) -> Rc<[u8]> {
     let pool = FramePool::new(1 << 20);
     let memory = pool.take(1 << 18).expect("the pool is empty");
     let mut writer = BatchWriter::new(memory, Vec::new());
     for command in commands {
         assert!(writer.push(&command.borrow()), "batches of clients are small");
     }
-    writer.seal(id).0.bytes().into()
+    writer.seal_for_client(ReplicaId(home as u8), number).0.bytes().into()
+}
+
+/// Gives a batch another name; the checksum is that of the bytes.
+fn forge(bytes: &[u8], name: [u64; 2]) -> Rc<[u8]> {
+    let mut bytes = bytes.to_vec();
+    bytes[32..40].copy_from_slice(&name[0].to_le_bytes());
+    bytes[40..48].copy_from_slice(&name[1].to_le_bytes());
+    let sum = checksum(&bytes[8..]);
+    bytes[..8].copy_from_slice(&sum.to_le_bytes());
+    bytes.into()
 }
 
 impl Proposal {
     pub(super) fn of(task: &Task, client: usize, attempt: u64, home: usize, to: Vec<usize>) -> Self {
         let mut commands = task.open_parts().map(|part| &part.command);
         let session = commands.clone().find_map(|command| command.session).map_or(0, |it| it.session);
-        let id = BatchId::of_client(ReplicaId(home as u8), session, attempt);
-        let bytes = seal(id, &mut commands);
+        let bytes = seal(home, attempt, &mut commands);
         Self { client, attempt, home, to, group: task.group, session, bytes }
     }
 }
@@ -138,12 +150,12 @@ impl Clients {
             first_attempt: 1,
             direct: Some(batch.to.clone()),
         };
-        let id = BatchId::of_client(ReplicaId(batch.home as u8), batch.named.0, batch.named.1);
         client.attempt = 1;
         client.ticket = 1;
+        let bytes = seal(batch.home, batch.number, task.open_parts().map(|part| &part.command));
         let proposal = Proposal {
             session: batch.session,
-            bytes: seal(id, task.open_parts().map(|part| &part.command)),
+            bytes: batch.forged.map_or(Rc::clone(&bytes), |name| forge(&bytes, name)),
             ..Proposal::of(&task, index, 1, batch.home, batch.to)
         };
         client.task = Some(task);

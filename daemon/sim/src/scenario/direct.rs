@@ -32,7 +32,7 @@ fn increment(session: u64, number: u64) -> OwnedCommand {
 /// A batch of one increment, the first command of that session.
 fn batch(home: usize, to: impl Into<Vec<usize>>, session: u64) -> ScriptedBatch {
     let commands = vec![(increment(session, 1), None)];
-    ScriptedBatch { home, to: to.into(), session, named: (session, 1), commands }
+    ScriptedBatch { home, to: to.into(), session, number: 1, forged: None, commands }
 }
 
 fn number(outcome: Option<Outcome>) -> Option<i64> {
@@ -187,16 +187,18 @@ pub(super) fn two_clients_collide(seed: u64, count: usize) -> Result<(), String>
     Ok(())
 }
 
-/// T-FD6. Two clients give their batches one name: votes for one are no votes for the other.
+/// T-FD6. Two clients give their batches one name, which is not that of either: nobody votes for them.
 pub(super) fn one_name_for_two_batches(seed: u64, count: usize) -> Result<(), String> {
     let (mut world, coordinator) = ready(seed, count, true)?;
     let home = others(count, coordinator)[0];
     let (first, rest) = (vec![home], others(count, home));
-    let named = (1, 1);
-    world.call_batch(ScriptedBatch { named, ..batch(home, first, SESSIONS[0]) });
-    world.call_batch(ScriptedBatch { named, ..batch(home, rest, SESSIONS[1]) });
+    let forged = Some([7, 8]);
+    let call = world.call_batch(ScriptedBatch { forged, ..batch(home, first, SESSIONS[0]) });
+    world.call_batch(ScriptedBatch { forged, ..batch(home, rest, SESSIONS[1]) });
     world.run_for(200 * MILLISECOND);
     world.check().map_err(broken)?;
+    let outcome = world.outcome(call);
+    ensure!(outcome == Some(&Outcome::Refused(CommandError::Malformed)), "not refused: {outcome:?}");
     for session in SESSIONS {
         let call = world.call_command(coordinator, increment(session, 1), None, Level::Log);
         let outcome = world.wait(call, 2 * SECOND);

@@ -70,7 +70,7 @@ fn an_acceptor_places_it_in_the_stripe_of_its_home_or_in_the_next_free_slot() {
 }
 
 #[test]
-fn two_batches_that_have_one_name_are_two_values() {
+fn two_batches_of_one_number_are_two_values() {
     let (mut solo, _) = follower(false);
     let frames = [b"x".as_slice(), b"y"]
         .map(|key| crate::testing::batch_of(&solo.pool, ME.0, 0, 5, &[crate::testing::set(key)]));
@@ -78,6 +78,20 @@ fn two_batches_that_have_one_name_are_two_values() {
         arrive(&mut solo, frame);
         assert_eq!(voted(&mut solo)[0], (slot, name(frame)));
     }
+}
+
+#[test]
+fn however_many_batches_clients_have_in_flight_those_of_the_home_find_room() {
+    let (mut solo, _) = follower(false);
+    for number in 1..=solo.protocol.in_flight_max() {
+        let frame = client_batch(&solo, ME, number);
+        arrive(&mut solo, &frame);
+    }
+    proposals(&mut solo);
+    let own = batch(&solo.pool, ME.0, 1, 1);
+    solo.step(Event::Propose(own.clone()));
+    solo.end_turn();
+    assert!(proposals(&mut solo).iter().any(|(_, frame)| *frame == own));
 }
 
 #[test]
@@ -190,7 +204,11 @@ fn nobody_is_blamed_for_a_batch_that_its_client_may_not_have_sent_everywhere() {
                 solo.hear(peer, HeartbeatReply { term: plan.term, commit: Slot(0), last: Slot(1) }, None);
             }
             solo.pass(tuning().slow_after);
-            solo.settle();
+            for (to, message, _) in solo.told() {
+                if let (Dest::One(R2), Message::SlotPrepare(SlotPrepare { term, slot })) = (to, message) {
+                    solo.hear(R2, SlotPromise { term, slot, voted: None }, None);
+                }
+            }
         }
         assert_eq!(solo.protocol.status().ballot == plan.term, is_client);
     }

@@ -4,7 +4,7 @@ use super::{acceptor_rules, coordinator_rules, election_rules, picking, random, 
 use crate::testing::mutants::mutants;
 
 mutants! {
-    rules "fast-", elsewhere [FastDirectNeedsSession];
+    rules "fast-", elsewhere [FastDirectNeedsSession, FastClientNamesChecked];
     random {
         random_schedules_notice_too: 100 of random::run, [
             FastVotePerMember, FastVoteAfterDurable, FastExecuteWithPayload, FastLearnedWrittenDown,

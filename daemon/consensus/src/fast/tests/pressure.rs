@@ -6,7 +6,7 @@ use panch_wire::time::Duration;
 use super::super::message::*;
 use super::super::round::Round;
 use super::solo::{R1, R2, Solo, free_for_all, stripes, term, votes};
-use crate::protocol::{Protocol, Tuning};
+use crate::protocol::{Dest, Event, Protocol, Tuning};
 use crate::testing::{TIMEOUT, tuning};
 
 /// Open slots may hold two batches here, and the first one its own.
@@ -65,13 +65,15 @@ struct Loaded {
     solo: Solo,
     plan: Plan,
     slot: u64,
+    /// Replica 2 does what classic rounds want of it.
+    obeys: bool,
     prepared: bool,
 }
 
 impl Loaded {
     fn new() -> Self {
         let (solo, plan) = Solo::coordinator(3, Tuning { free_for_all: true, ..tuning() });
-        Self { solo, plan, slot: 0, prepared: false }
+        Self { solo, plan, slot: 0, obeys: false, prepared: false }
     }
 
     fn vote(&mut self, from: ReplicaId, slot: u64) {
@@ -91,6 +93,18 @@ impl Loaded {
         self.solo.pass(time);
         let told = self.solo.told();
         self.prepared |= told.iter().any(|(_, message, _)| matches!(message, Message::Prepare(_)));
+        for (to, message, body) in told {
+            let reaches = |id| matches!(to, Dest::All | Dest::Others) || to == Dest::One(id);
+            match message {
+                Message::SlotPrepare(SlotPrepare { term, slot }) if self.obeys && reaches(R2) => {
+                    self.solo.hear(R2, SlotPromise { term, slot, voted: None }, None);
+                }
+                Message::Accept(Accept { term, slot }) if self.obeys && reaches(R2) => {
+                    self.solo.hear(R2, votes(Round::classic(term), slot.0, body.as_ref()), None);
+                }
+                _ => {}
+            }
+        }
         for from in [R1, R2] {
             let reply = HeartbeatReply { term: self.plan.term, commit: Slot(0), last: Slot(0) };
             self.solo.hear(from, reply, None);
@@ -152,4 +166,23 @@ fn a_coordinator_that_was_held_up_itself_blames_nobody() {
         loaded.vote(R2, slot);
     }
     assert!(!loaded.prepared);
+}
+
+/// Clients alone propose, and one replica never votes. Whether the coordinator gives it up.
+fn is_given_up(obeys: bool) -> bool {
+    let mut loaded = Loaded { obeys, ..Loaded::new() };
+    for number in 1..=100 {
+        let frame = crate::testing::batch(&loaded.solo.pool, R1.0, 0, number);
+        loaded.solo.step(Event::ClientBatch(frame.clone()));
+        loaded.solo.hear(R1, votes(Round::fast(loaded.plan.term), number, Some(&frame)), None);
+        loaded.pass(Duration::from_millis(5));
+    }
+    assert!(loaded.solo.protocol.counters().recoveries > 0, "its votes are missing");
+    loaded.prepared
+}
+
+#[test]
+fn a_replica_that_clients_may_have_left_out_is_given_up_only_if_it_writes_nothing_down() {
+    assert!(is_given_up(false));
+    assert!(!is_given_up(true));
 }
