@@ -89,6 +89,10 @@ pub struct Epaxos {
     fast_quorum: usize,
     instances: BTreeMap<Position, Instance>,
     conflicts: Conflicts,
+    /// Four replicas and more: what has left memory before all replicas had executed it.
+    dropped: Conflicts,
+    /// Per row, everything that this replica has from a snapshot only lies at or below.
+    unseen: Dependencies,
     graph: Graph,
     /// The footprint of the batch looked at last. Its storage is reused.
     footprint: Footprint,
@@ -258,6 +262,8 @@ impl Protocol for Epaxos {
             fast_quorum: count - fast_failures(count),
             instances: BTreeMap::new(),
             conflicts: Conflicts::new(count),
+            dropped: Conflicts::new(count),
+            unseen: Dependencies::default(),
             graph: Graph::new(count, past.executed),
             footprint: Footprint::default(),
             footprint_of: None,

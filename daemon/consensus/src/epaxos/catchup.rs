@@ -389,6 +389,7 @@ impl Epaxos {
                 self.committed.insert(Position { row, number });
             }
             let highest = covered.highest(row);
+            self.unseen.raise(row, highest);
             self.announced[usize::from(row)] = self.announced[usize::from(row)].max(highest);
             self.voted[usize::from(row)] = self.voted[usize::from(row)].max(highest);
             if holds(Rule::EpaxosIndexRebuilt) {

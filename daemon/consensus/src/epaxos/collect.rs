@@ -8,15 +8,14 @@
 //! * An instance that is not executed here stays.
 //! * What this replica knows of an executed instance leaves the index of conflicts only once every replica has executed it durably: an
 //!   instance without that dependency could be executed first by a replica that has not. [T-E19]
-//! * A replica that is gone for long holds back the index, and nothing else. An instance that is open holds back what a validation of
-//!   it may ask about, and nothing else.
+//! * A replica that is gone for long holds back the index, and nothing else. What leaves memory meanwhile leaves its keys behind, for
+//!   validations.
 
 use panch_wire::ids::{Position, REPLICAS_MAX};
 use panch_wire::rule::{Rule, holds};
 
 use super::Epaxos;
 use super::footprint::Footprint;
-use super::message::Numbers;
 use crate::frontier::Frontier;
 
 /// A replica that was silent for so many times the patience of recoveries is not waited for: it will need a snapshot.
@@ -30,7 +29,6 @@ impl Epaxos {
         }
         let count = self.group.replica_count;
         let gone_after = GONE_AFTER * self.tuning.recover_always_after;
-        let wanted = self.wanted_by_validations();
         for row in 0..count as u8 {
             let executed_here = self.graph.executed().upto(row);
             let mut by_all = u64::MAX;
@@ -44,7 +42,7 @@ impl Epaxos {
                 }
             }
             let by_all = if holds(Rule::EpaxosCollectAfterAll) { by_all } else { by_any };
-            let by_heard = by_heard.max(by_all).min(executed_here).min(wanted[usize::from(row)]);
+            let by_heard = by_heard.max(by_all).min(executed_here);
             self.collected.raise(row, by_all.min(executed_here));
             let from = self.released.row(row) + 1;
             if by_heard < from {
@@ -55,7 +53,12 @@ impl Epaxos {
             while let Some((position, _)) = self.instances.range(range.clone()).next() {
                 let position = *position;
                 self.drop_frame(position);
-                self.instances.remove(&position);
+                if let Some(instance) = self.instances.remove(&position)
+                    && let Some(touched) = instance.touched
+                    && !self.collected.contains(position)
+                {
+                    self.dropped.insert(position, 0, &touched);
+                }
                 self.left_memory_at = self.executed_count();
             }
         }
@@ -66,27 +69,7 @@ impl Epaxos {
             self.tail.retain(|position| self.instances.contains_key(position));
         }
         self.conflicts.forget(&self.collected);
-    }
-
-    /// Per row, what lies above this number may be asked about by a validation: whether it interferes with an instance known here that
-    /// is not decided and that does not depend on it. Were it forgotten, nobody might be able to say, and the instance would stay open
-    /// until more replicas are back.
-    fn wanted_by_validations(&self) -> Numbers {
-        let mut wanted = [u64::MAX; REPLICAS_MAX];
-        if self.has_fixed_pair() {
-            return wanted;
-        }
-        for row in 0..self.group.replica_count as u8 {
-            let open =
-                Position { row, number: self.committed.upto(row) + 1 }..=Position { row, number: u64::MAX };
-            for (_, instance) in self.instances.range(open).filter(|(_, instance)| !instance.is_committed()) {
-                // Without its proposal these are all 0.
-                for (wanted, number) in wanted.iter_mut().zip(&instance.initial_deps.0) {
-                    *wanted = (*wanted).min(*number);
-                }
-            }
-        }
-        wanted
+        self.dropped.forget(&self.collected);
     }
 
     /// Drops the batches executed first while the tail is too long. Those that the log does not hold stay.

@@ -139,15 +139,20 @@ impl Epaxos {
     /// has no memory for what it lacks.
     pub(super) fn has_room(&self, position: Position, body: Option<&Frame>) -> bool {
         let size = self.held_size + body.map_or(0, Frame::footprint);
-        position.number <= self.soon(position.row)
-            || size <= HELD_SHARE * self.tuning.unchosen_size_max
+        size <= HELD_SHARE * self.tuning.unchosen_size_max
+            || position.number <= self.soon(position.row)
             || self.instances.get(&position).is_some_and(|instance| instance.frame.is_some())
     }
 
-    /// Numbers of the row up to here are executed soon: a command leader has no more open.
+    /// Numbers of the row up to here are executed soon: a command leader has no more open behind the first that is not executed. Or the
+    /// first of some row waits for them: executed in the meantime, a row may have run on beyond one that stayed open.
     pub(super) fn soon(&self, row: u8) -> u64 {
         let open_max = window(self.group.replica_count, &self.tuning) as u64 + 1;
-        self.graph.executed().upto(row) + open_max
+        let executed = self.graph.executed();
+        let first = |row| Position { row, number: executed.upto(row) + 1 };
+        let rows = 0..self.group.replica_count as u8;
+        let wanted = rows.filter_map(|other| self.graph.unknown_for(first(other))).filter(|it| it.row == row);
+        wanted.map(|it| it.number).fold(executed.upto(row) + open_max, u64::max)
     }
 
     /// What is executed changed otherwise than one by one.

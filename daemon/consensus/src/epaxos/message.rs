@@ -197,6 +197,19 @@ pub struct ValidateOk {
     pub conflicts: [Conflict; CONFLICT_COUNT_MAX],
 }
 
+impl ValidateOk {
+    /// Adds a conflicting instance, or notes that there is no room for it.
+    pub(super) fn push(&mut self, conflict: Conflict) {
+        match self.conflicts.get_mut(usize::from(self.conflict_count)) {
+            Some(place) => {
+                *place = conflict;
+                self.conflict_count += 1;
+            }
+            None => self.more = true,
+        }
+    }
+}
+
 /// Four replicas and more: a recovery cannot decide before another one does.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Waiting {

@@ -285,7 +285,8 @@ impl Epaxos {
                     );
                 }
             }
-            Stage::Validate(_) if attempts > ATTEMPTS_MAX => {
+            // What is waited for may wait, too.
+            Stage::Validate(_) | Stage::Waiting(_) if attempts > ATTEMPTS_MAX => {
                 self.coordinations.remove(&position);
                 self.start_recover(position, effects);
             }

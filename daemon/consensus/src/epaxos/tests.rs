@@ -10,6 +10,7 @@ mod mutants;
 mod random;
 mod scenarios;
 mod search;
+mod stuck;
 mod visible;
 
 use panch_wire::record::{FIXED_SIZE_MAX, Fixed};

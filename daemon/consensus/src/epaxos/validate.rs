@@ -6,7 +6,8 @@
 //!
 //! Invariants:
 //! * What is accepted in the end is the batch with the dependencies that the agreeing votes reported, whatever is known here. [T-E20]
-//! * A replica that no longer has an instance that might conflict says so instead of guessing.
+//! * An instance that has left memory is still known as a conflict, by its keys, unless all replicas had executed it: then it precedes whatever is
+//!   decided later. A replica that has it from a snapshot only says so instead of guessing.
 
 use panch_wire::frame::Frame;
 use panch_wire::ids::{Position, ReplicaId, ReplicaSet};
@@ -136,11 +137,16 @@ impl Epaxos {
             ballot,
             conflict_count: 0,
             more: false,
-            unsure: self.may_have_dropped_conflicts(position, deps),
+            unsure: self.may_miss_conflicts(position, deps),
             conflicts: [Conflict::default(); CONFLICT_COUNT_MAX],
         };
         let mut footprint = Footprint::default();
+        // Executed here, so committed. They do not depend on this one, or it would be decided here.
+        let dropped = self.dropped.dependencies(&self.footprint);
         for row in 0..self.group.replica_count as u8 {
+            if row != position.row && dropped.row(row) > deps.row(row) {
+                answer.push(Conflict::new(Position { row, number: dropped.row(row) }, true));
+            }
             let range = Position { row, number: deps.row(row) + 1 }..=Position { row, number: u64::MAX };
             for (other, instance) in self.instances.range(range).filter(|(other, _)| **other != position) {
                 let committed = instance.is_committed();
@@ -157,28 +163,20 @@ impl Epaxos {
                     (None, Some(touched)) => touched.interferes(&self.footprint),
                     (None, None) => false,
                 };
-                if !interferes {
-                    continue;
-                }
-                let count = usize::from(answer.conflict_count);
-                match answer.conflicts.get_mut(count) {
-                    Some(place) => {
-                        *place = Conflict::new(*other, committed);
-                        answer.conflict_count += 1;
-                    }
-                    None => answer.more = true,
+                if interferes {
+                    answer.push(Conflict::new(*other, committed));
                 }
             }
         }
         answer
     }
 
-    /// Whether an instance that has left memory could be missing from [`Epaxos::find_conflicts`].
-    fn may_have_dropped_conflicts(&self, position: Position, deps: &Dependencies) -> bool {
-        let known = self.conflicts.dependencies(&self.footprint);
+    /// Whether an instance that this replica has never seen could be missing from [`Epaxos::find_conflicts`]: a snapshot had it.
+    fn may_miss_conflicts(&self, position: Position, deps: &Dependencies) -> bool {
         (0..self.group.replica_count as u8).filter(|row| *row != position.row).any(|row| {
-            let upto = known.row(row).min(self.graph.executed().highest(row));
-            (deps.row(row) + 1..=upto).any(|number| self.batch_has_left_memory(Position { row, number }))
+            let settled = deps.row(row).max(self.collected.row(row));
+            let mut numbers = settled + 1..=self.unseen.row(row);
+            numbers.any(|number| self.batch_has_left_memory(Position { row, number }))
         })
     }
 
@@ -246,12 +244,20 @@ impl Epaxos {
             let known = &mut self.announced[usize::from(at.row)];
             *known = at.number.max(*known);
         }
+        let agreeing = recovery.agreeing.count() as u8;
         own.stage = Stage::Waiting(recovery);
         own.attempts = 0;
         self.counters.waits += 1;
         self.arm_retry(position);
         self.send_waiting(position, effects);
-        self.check_waiting_of(position, effects);
+        // Another recovery of this replica may wait for this one.
+        self.note_agreeing(position, agreeing);
+    }
+
+    fn note_agreeing(&mut self, position: Position, agreeing: u8) {
+        let instance = self.instance(position);
+        instance.agreeing_elsewhere = instance.agreeing_elsewhere.max(agreeing);
+        self.check_waiting = true;
     }
 
     fn send_waiting(&self, position: Position, effects: &mut Effects<Self>) {
@@ -265,7 +271,7 @@ impl Epaxos {
     /// Still waiting: others may not have heard of it.
     pub(super) fn retry_waiting(&mut self, position: Position, effects: &mut Effects<Self>) {
         self.send_waiting(position, effects);
-        self.check_waiting_of(position, effects);
+        self.check_waiting = true;
     }
 
     pub(super) fn on_waiting(&mut self, message: Waiting) {
@@ -274,12 +280,10 @@ impl Epaxos {
         if self.committed.contains(position) {
             return;
         }
-        let now = self.now;
-        let instance = self.instance(position);
-        instance.agreeing_elsewhere = instance.agreeing_elsewhere.max(agreeing);
+        self.note_agreeing(position, agreeing);
         // Somebody is at work.
-        instance.since = now;
-        self.check_waiting = true;
+        let now = self.now;
+        self.instance(position).since = now;
     }
 
     /// Something was decided: recoveries that wait may go on.

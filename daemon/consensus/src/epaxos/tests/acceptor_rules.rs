@@ -299,6 +299,44 @@ pub(super) fn conflicting_instances_are_reported_by_a_validation() {
 }
 
 #[test]
+fn a_conflict_that_has_left_memory_is_reported_unless_all_have_executed_it() {
+    for all in [true, false] {
+        let mut solo = ready(5);
+        let (beta, alpha) = (at(3, 1), at(4, 1));
+        let frame = solo.frame(1);
+        let commit = Commit { position: beta, stamp: 1, deps: deps([0; 5]), noop: false };
+        solo.deliver(ReplicaId(3), commit, Some(&frame));
+        let _ = solo.settle();
+        // The last one has not been heard of for long.
+        solo.now = solo.now + 20 * tuning().recover_always_after;
+        let mut numbers = [0; panch_wire::ids::REPLICAS_MAX];
+        numbers[3] = 1;
+        let progress = Progress { executed: numbers, known: numbers };
+        solo.deliver(
+            R4,
+            if all { progress } else { Progress { executed: Default::default(), ..progress } },
+            None,
+        );
+        solo.now = solo.now + 20 * tuning().recover_always_after;
+        for id in (0..4).map(ReplicaId) {
+            solo.deliver(id, progress, None);
+        }
+        assert!(!solo.protocol.instances.contains_key(&beta), "it has left memory");
+        solo.deliver(R1, Recover { position: alpha, ballot: ballot(1, 1) }, None);
+        let _ = solo.settle();
+        let other = solo.frame(2);
+        let validate = Validate { position: alpha, ballot: ballot(1, 1), stamp: 1, deps: deps([0; 5]) };
+        solo.deliver(R1, validate, Some(&other));
+        let sent = told(&mut solo);
+        let Some(Message::ValidateOk(answer)) = sent.first() else { panic!("{sent:?}") };
+        assert!(!answer.unsure);
+        let conflicts = &answer.conflicts[..usize::from(answer.conflict_count)];
+        let expected = super::super::message::Conflict::new(beta, true);
+        assert_eq!(conflicts, if all { vec![] } else { vec![expected] });
+    }
+}
+
+#[test]
 pub(super) fn a_recovery_accepts_the_dependencies_that_were_reported() {
     let mut solo = ready(5);
     let (gamma, position) = (at(3, 1), at(4, 1));

@@ -132,6 +132,18 @@ impl Graph {
         self.vertices[last as usize].next_waiting = added.first;
     }
 
+    /// If the instance waits for batches that are not known, the last of these.
+    pub fn unknown_for(&self, position: Position) -> Option<Position> {
+        let mut at = *self.places.get(&position)?;
+        loop {
+            match self.vertices[at as usize].obstacle? {
+                Obstacle::Unknown { row, upto } => return Some(Position { row, number: upto }),
+                Obstacle::Uncommitted(other) if self.vertices[other as usize].is_committed => at = other,
+                Obstacle::Uncommitted(_) => return None,
+            }
+        }
+    }
+
     /// What keeps the vertex from being executed, as far as is known; `None` if it is to be tried.
     pub(super) fn obstacle(&mut self, vertex: VertexId) -> Option<Obstacle> {
         let mut at = vertex;

@@ -1,0 +1,171 @@
+//! Schedules after which nothing may stand still, although some replicas stay down.
+
+use panch_wire::ids::Position;
+use panch_wire::time::Duration;
+
+use super::super::Epaxos;
+use super::super::message::Message;
+use super::at;
+use crate::protocol::Tuning;
+use crate::testing::cluster::{self, Verdict};
+use crate::testing::tuning;
+
+type Cluster = cluster::Cluster<Epaxos>;
+
+/// Five replicas with the settings of a daemon, except for these.
+fn five(tuning: Tuning) -> Cluster {
+    let mut cluster = Cluster::new(5, 0, 1, Tuning { tail_size_max: 8 << 20, ..tuning });
+    cluster.run_for(500);
+    cluster
+}
+
+/// The command leader of an instance dies with two votes of others, and whoever did not vote has by then dropped much of what it
+/// might conflict with.
+fn decided_after_drops(tuning: Tuning) -> bool {
+    let mut cluster = five(tuning);
+    cluster.filter = Some(Box::new(|from, to, message| match (from, to, message) {
+        (_, 0, Message::PreAcceptOk(ok)) if ok.position == at(0, 1) => Verdict::Drop,
+        (0, 3 | 4, Message::PreAccept(_)) => Verdict::Drop,
+        _ => Verdict::Pass,
+    }));
+    cluster.propose_keys(0, &[b"x"]).unwrap();
+    cluster.run_for(1);
+    for number in 0..40 {
+        while cluster.propose_keys(3, &[format!("z{number}").as_bytes()]).is_none() {
+            cluster.run_for(1);
+        }
+    }
+    cluster.run_for(10);
+    cluster.crash_hard(0);
+    cluster.filter = None;
+    let second = cluster.propose_keys(3, &[b"x"]).unwrap();
+    for id in 1..5 {
+        cluster.suspect(id, 0);
+    }
+    (0..60).any(|_| {
+        cluster.run_for(1000);
+        cluster.is_decided(second)
+    })
+}
+
+#[test]
+fn an_instance_of_a_dead_leader_is_decided_whatever_has_left_memory() {
+    for thrifty in [true, false] {
+        assert!(decided_after_drops(Tuning { thrifty, ..Tuning::default() }), "thrifty: {thrifty}");
+    }
+}
+
+/// One replica recovers two instances that wait for each other. What each reports is arranged so that nobody else is in a hurry.
+fn mutual_waits_end(slow_after: u64) -> bool {
+    let mut cluster = five(Tuning { slow_after: Duration::from_millis(slow_after), ..Tuning::default() });
+    let (alpha, beta) = (at(4, 1), at(3, 1));
+    // Replicas 0 and 1 vote for beta, replica 2 for alpha; the votes are lost.
+    let votes = |from: u8, to: u8, message: &Message| match (from, to, message) {
+        (3, 0 | 1, Message::PreAccept(_)) | (4, 2, Message::PreAccept(_)) => Verdict::Pass,
+        (_, _, Message::PreAccept(_) | Message::PreAcceptOk(_)) => Verdict::Drop,
+        _ => Verdict::Pass,
+    };
+    cluster.filter = Some(Box::new(votes));
+    cluster.propose(3).unwrap();
+    cluster.propose(4).unwrap();
+    cluster.run_till("votes", 10, |cluster| {
+        let voted = [(0, beta), (1, beta), (2, alpha)];
+        voted.iter().all(|(id, position)| cluster.protocol(*id).instances.contains_key(position))
+    });
+    // Only replica 2 recovers: alpha with 3 in its quorum, beta without.
+    cluster.filter = Some(Box::new(move |from, to, message| match message {
+        Message::Recover(_) if from != 2 => Verdict::Drop,
+        Message::RecoverOk(m) if m.position == alpha && from == 1 => Verdict::Drop,
+        Message::Recover(m) if m.position == beta && to == 3 => Verdict::Drop,
+        _ => votes(from, to, message),
+    }));
+    let waits = |cluster: &Cluster, position: Position| {
+        cluster.protocol(2).coordinations.get(&position).is_some_and(|own| own.is_waiting())
+    };
+    for (dead, position) in [(4, alpha), (3, beta)] {
+        cluster.crash_hard(dead);
+        cluster.suspect(2, dead);
+        cluster.run_till("its recovery waits or is over", 5_000, |cluster| {
+            waits(cluster, position) || cluster.decided(position).is_some()
+        });
+    }
+    cluster.filter = None;
+    for id in 0..3 {
+        cluster.suspect(id, 3);
+        cluster.suspect(id, 4);
+    }
+    (0..60_000).any(|_| {
+        cluster.run_for(1);
+        [alpha, beta].iter().all(|position| cluster.decided(*position).is_some())
+    })
+}
+
+#[test]
+fn two_recoveries_of_one_replica_do_not_wait_for_each_other_for_ever() {
+    for slow_after in [20, 50] {
+        assert!(mutual_waits_end(slow_after), "slow_after {slow_after} ms");
+    }
+}
+
+/// Two rows run on behind a first instance that stays open for a while and then depends on what came after. A replica that lags, full of what
+/// it cannot execute yet, needs more numbers of either row than a command leader has open.
+#[test]
+fn a_replica_that_lags_has_room_for_what_the_first_instance_depends_on() {
+    let mut cluster = Cluster::new(
+        3,
+        0,
+        1,
+        Tuning {
+            slow_after: Duration::from_millis(100),
+            catchup_window: 512,
+            recover_after: Duration::from_millis(300),
+            recover_always_after: Duration::from_millis(2000),
+            ..tuning()
+        },
+    );
+    cluster.run_for(200);
+    cluster.isolate(2);
+    for id in [0, 1] {
+        cluster.suspect(id, 2);
+    }
+    cluster.filter = Some(Box::new(|_, _, message| match message {
+        Message::PreAccept(m) if m.position.number == 1 => Verdict::Drop,
+        _ => Verdict::Pass,
+    }));
+    cluster.propose_keys(0, &[b"a"]).unwrap();
+    cluster.propose_keys(1, &[b"b"]).unwrap();
+    let (mut sent, last) = ([1u64; 2], 56);
+    while sent.iter().any(|sent| *sent < last) {
+        for id in 0..2u8 {
+            let number = sent[usize::from(id)] + 1;
+            let crossing: &[u8] = if id == 0 { b"b" } else { b"a" };
+            let own = format!("{id} {number}");
+            let key = if number == last { crossing } else { own.as_bytes() };
+            if number <= last && cluster.propose_keys(id, &[key]).is_some() {
+                sent[usize::from(id)] = number;
+            }
+        }
+        cluster.run_for(1);
+    }
+    cluster.filter = None;
+    cluster.run_for(200);
+    let go_on = |cluster: &mut Cluster, milliseconds: u64| {
+        for _ in 0..milliseconds {
+            for id in 0..2 {
+                let _ = cluster.propose_keys(id, &[b"h"]);
+            }
+            cluster.run_for(1);
+        }
+    };
+    go_on(&mut cluster, 200);
+    cluster.heal();
+    // It fills with what is said now, before it can ask for what it lacks.
+    cluster.filter = Some(Box::new(|_, _, message| match message {
+        Message::Fetch(_) => Verdict::Drop,
+        _ => Verdict::Pass,
+    }));
+    go_on(&mut cluster, 400);
+    cluster.filter = None;
+    go_on(&mut cluster, 100);
+    cluster.run_till("a level cluster", 60_000, |cluster| cluster.is_level());
+}
