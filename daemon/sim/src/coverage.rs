@@ -75,6 +75,8 @@ coverage! {
     power_failures: true,
     /// Power failures of all machines at once.
     blackouts: true,
+    /// Nodes that stayed away while the others had to serve.
+    absences: true,
     /// Nodes that stopped because a log write failed.
     failed_writes: true,
     /// Processes paused.

@@ -26,6 +26,8 @@ pub enum Concern {
     Knobs,
     /// Whether nodes lose their disks.
     Wipes,
+    /// Which nodes stay away at the end.
+    Absence,
 }
 
 /// One stream.
@@ -41,6 +43,7 @@ impl Stream {
             Concern::Network => 3,
             Concern::Knobs => 4,
             Concern::Wipes => 5,
+            Concern::Absence => 6,
             Concern::Client(index) => 0x100 + index as u64,
             Concern::Disk(index) => 0x200 + index as u64,
             Concern::Turns(index) => 0x300 + index as u64,

@@ -158,6 +158,8 @@ pub struct Settings {
     pub pool_size: usize,
     /// Whether all machines lose power once more at the end.
     pub final_blackout: bool,
+    /// Whether, before that, the rest must serve without as many nodes as can be missing.
+    pub final_absence: bool,
 }
 
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -244,6 +246,7 @@ impl Settings {
             log_size_max: 4 << 20,
             pool_size: 4 << 20,
             final_blackout: false,
+            final_absence: false,
         }
     }
 
@@ -302,6 +305,7 @@ impl Settings {
             settings.clients.direct = *knobs.pick(&[0, 300_000, 1_000_000]);
             settings.clients.direct_faults = *knobs.pick(&[0, 10_000, 150_000]);
         }
+        settings.final_absence = Stream::new(seed, Concern::Absence).chance(500_000);
         // Of a stream of its own: what else a seed gives does not depend on it.
         let wipes = &mut Stream::new(seed, Concern::Wipes);
         settings.faults.wipe = if wipes.chance(250_000) { wipes.range(1, 10) } else { 0 };

@@ -10,13 +10,13 @@ mod log_watch;
 mod node;
 mod outbox;
 mod rejoin;
+mod rest;
 mod script;
 mod turn;
 
 use std::fmt;
 use std::rc::Rc;
 
-use panch_consensus::frontier::Frontier;
 use panch_consensus::protocol::{Order, ProtocolKind};
 use panch_consensus::{basic, epaxos, fast, multi};
 use panch_replica::core::CoreConfig;
@@ -28,9 +28,9 @@ use crate::client::{Clients, Outcome, Proposal, Request, Wish};
 use crate::coverage::Coverage;
 use crate::disk::{CrashKind, JobId};
 use crate::inspect::Said;
-use crate::invariant::{Invariants, Violation, durability, linearizability, order_of};
+use crate::invariant::{Invariants, Violation, order_of};
 use crate::network::{Network, Packet};
-use crate::queue::{MICROSECOND, MILLISECOND, Queue, SECOND, Time};
+use crate::queue::{MICROSECOND, MILLISECOND, Queue, Time};
 use crate::random::{Concern, Stream};
 use crate::settings::Settings;
 use faults::{Faults, Undo};
@@ -182,8 +182,6 @@ impl fmt::Debug for World {
 
 /// More events than this in one run mean that it does not come to rest.
 const EVENTS_MAX: u64 = 4_000_000;
-/// How long a healed cluster may take until everybody agrees and every client is answered.
-const REST_WITHIN: Time = 60 * SECOND;
 
 impl World {
     /// A world in which every node is about to start.
@@ -370,116 +368,6 @@ impl World {
                 return false;
             }
         }
-    }
-
-    /// A whole run: trouble, then healing and rest, and the checks that can only be made at the end.
-    ///
-    /// # Errors
-    /// The first violation.
-    pub fn run(&mut self) -> Result<Coverage, Violation> {
-        self.plan_faults();
-        let trouble = self.shared.settings.trouble;
-        self.run_for(trouble);
-        self.finish()
-    }
-
-    /// Heals everything and requires that the cluster comes to rest: all clients answered, all nodes in the same state, a
-    /// new write on every node. Then checks the history.
-    ///
-    /// # Errors
-    /// The first violation.
-    pub fn finish(&mut self) -> Result<Coverage, Violation> {
-        self.clients.stop();
-        self.heal();
-        self.rest()?;
-        if self.shared.settings.final_blackout {
-            self.blackout();
-            self.heal();
-            self.rest()?;
-        }
-        let checked = linearizability::check(&self.clients.history);
-        match checked {
-            Ok(summary) => {
-                self.shared.coverage.checked += summary.operations as u64;
-                self.shared.coverage.undecided += summary.undecided as u64;
-            }
-            Err(text) => self.shared.invariants.note("linearizability", Err(text)),
-        }
-        self.check()?;
-        for node in &self.nodes {
-            for status in node.status() {
-                self.shared.coverage.add_status(&status);
-            }
-            let disk = node.disk.counters;
-            self.shared.coverage.lost_pages += disk.lost_pages;
-            self.shared.coverage.torn_pages += disk.torn_pages;
-            self.shared.coverage.rotten_pages += disk.rotten;
-        }
-        let network = self.shared.network.counters;
-        self.shared.coverage.lost_packets += network.lost;
-        self.shared.coverage.duplicated_packets += network.duplicated;
-        self.shared.coverage.corrupted_packets += network.corrupted;
-        Ok(self.shared.coverage.clone())
-    }
-
-    /// # Errors
-    /// The violation, if there is one.
-    pub fn check(&self) -> Result<(), Violation> {
-        self.violation().map_or(Ok(()), |violation| Err(violation.clone()))
-    }
-
-    fn rest(&mut self) -> Result<(), Violation> {
-        let deadline = self.now() + REST_WITHIN;
-        // First the old business, then one new write through every node.
-        let mut resting = false;
-        while self.now() < deadline && !resting && self.violation().is_none() {
-            self.run_for(20 * MILLISECOND);
-            resting = self.clients.are_idle() && self.are_up();
-        }
-        if resting {
-            self.probe();
-            resting = false;
-        }
-        while self.now() < deadline && !resting && self.violation().is_none() {
-            self.run_for(20 * MILLISECOND);
-            resting = self.clients.are_idle() && self.are_equal();
-        }
-        self.check()?;
-        if !resting {
-            let text = format!("the healed cluster does not come to rest: {}", self.describe());
-            self.shared.invariants.note("progress", Err(text));
-        }
-        for group in self.shared.groups() {
-            let agreement = &self.shared.invariants.agreement;
-            let kept = self
-                .executed(group)
-                .try_for_each(|executed| durability::check_end(agreement, group, executed));
-            self.shared.invariants.note("durability", kept);
-        }
-        self.check()
-    }
-
-    /// Whether every node that did not refuse to start lives, and none is on its way back.
-    fn are_up(&self) -> bool {
-        self.nodes.iter().all(|node| match &node.state {
-            State::Refused => true,
-            State::Up(life) => life.core.is_live() && !node.memory.is_returning(),
-            _ => false,
-        })
-    }
-
-    fn executed(&self, group: GroupId) -> impl Iterator<Item = &Frontier> {
-        self.nodes.iter().filter_map(Node::life).filter_map(move |life| life.core.executed(group))
-    }
-
-    fn are_equal(&self) -> bool {
-        let mut groups = self.shared.groups();
-        self.are_up()
-            && groups.all(|group| {
-                let mut executed = self.executed(group);
-                let first = executed.next();
-                executed.all(|other| Some(other) == first)
-            })
     }
 
     /// The whole cluster in a few lines.

@@ -140,6 +140,8 @@ pub(crate) struct Node {
     pub(crate) memory: Memory,
     /// Its log was damaged.
     pub(crate) rotten: bool,
+    /// It is kept down.
+    pub(crate) is_absent: bool,
     /// It will end in the middle of its next log write.
     pub(crate) doomed: Option<CrashKind>,
     /// Log writes under way and what the completed ones among them hold, oldest first.
@@ -172,6 +174,7 @@ impl Node {
             life: 0,
             memory: Memory::default(),
             rotten: false,
+            is_absent: false,
             doomed: None,
             in_flight: VecDeque::new(),
             extents: VecDeque::new(),

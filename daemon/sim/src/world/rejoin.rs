@@ -35,7 +35,7 @@ impl Memory {
 impl Node {
     /// Starts the process: first its new incarnation becomes durable.
     pub(crate) fn start(&mut self, shared: &mut Shared) {
-        if !matches!(self.state, State::Down) {
+        if !matches!(self.state, State::Down) || self.is_absent {
             return;
         }
         self.life += 1;

@@ -77,10 +77,10 @@ impl World {
         self.wait(call, 2 * SECOND)
     }
 
-    /// One new write through every node that did not refuse to start, sent until it is acknowledged.
+    /// One new write through every node that did not refuse to start and is not kept away, sent until it is acknowledged.
     pub(super) fn probe(&mut self) {
         for node in 0..self.nodes.len() {
-            if matches!(self.nodes[node].state, State::Refused) {
+            if matches!(self.nodes[node].state, State::Refused) || self.nodes[node].is_absent {
                 continue;
             }
             for (number, group) in self.shared.groups().enumerate() {
