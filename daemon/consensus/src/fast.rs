@@ -134,6 +134,8 @@ pub struct Fast {
     heard: Option<Instant>,
     /// The own log did not become durable in time: not fit to coordinate until it does.
     stalled: bool,
+    /// On its way back from the loss of its disk: no vote leaves.
+    mute: bool,
     /// How proposing works in the promised term, once known. Volatile: without it there are no fast votes.
     plan: Option<Plan>,
     slots: Slots,
@@ -300,6 +302,7 @@ impl Protocol for Fast {
             leader: None,
             heard: None,
             stalled: false,
+            mute: false,
             plan: None,
             // No tail while the log is replayed: what is chosen is executed and leaves memory.
             slots: Slots::new(executed, 0),

@@ -204,7 +204,12 @@ impl Fast {
             self.adopt_plan(plan, effects);
         }
         self.hear_commit(from, message.commit);
-        let reply = HeartbeatReply { term: self.promised, commit: self.commit(), last: self.horizon };
+        let reply = HeartbeatReply {
+            term: self.promised,
+            commit: self.commit(),
+            last: self.horizon,
+            votes: !self.mute,
+        };
         effects.send(Dest::One(from), reply, None);
     }
 
@@ -224,7 +229,9 @@ impl Fast {
             }
             return;
         }
-        self.note_contact(from);
+        if message.votes {
+            self.note_contact(from);
+        }
         self.hear_commit(from, message.commit);
         if self.slots.admits(message.last) {
             self.raise_horizon(message.last);

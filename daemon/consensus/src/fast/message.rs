@@ -162,6 +162,8 @@ pub struct HeartbeatReply {
     pub commit: Slot,
     /// The highest slot it knows a vote in.
     pub last: Slot,
+    /// Whether its votes leave: not while it is on its way back from the loss of its disk.
+    pub votes: bool,
 }
 
 /// A batch for the fast round, to all acceptors; it travels beside.

@@ -12,7 +12,7 @@
 //! restart, too: the log has a record of its own of each value down there, and all of them are chosen again before anything is said.
 //!
 //! Answers to reads name the horizon at least. So does the answer to a heartbeat, and the coordinator repairs the slots up
-//! to it. While mute the replica does not stand for election.
+//! to it, which also hears there that it cannot count on votes. While mute the replica does not stand for election.
 
 use panch_wire::ids::{ReplicaId, Slot};
 use panch_wire::rule::{Rule, holds};
@@ -43,7 +43,7 @@ impl Fast {
         self.floor = horizon.slot();
         self.voted = self.voted.max(self.floor);
         self.horizon = self.horizon.max(self.floor);
-        self.stalled = true;
+        (self.stalled, self.mute) = (true, true);
         if holds(Rule::RejoinKeepsBallot) && horizon.ballot > self.promised {
             self.promise(horizon.ballot);
         }
@@ -54,7 +54,7 @@ impl Fast {
 
     /// Claims leave from now on: this replica is as fit to coordinate as any.
     pub(super) fn speak(&mut self) {
-        self.stalled = false;
+        (self.stalled, self.mute) = (false, false);
     }
 
     /// Whether an earlier life of this replica may have voted in the slot, or promised it.

@@ -201,7 +201,11 @@ fn nobody_is_blamed_for_a_batch_that_its_client_may_not_have_sent_everywhere() {
         solo.hear(R1, votes(Round::fast(plan.term), 1, Some(&frame)), None);
         for _ in 0..8 {
             for peer in [R1, R2] {
-                solo.hear(peer, HeartbeatReply { term: plan.term, commit: Slot(0), last: Slot(1) }, None);
+                solo.hear(
+                    peer,
+                    HeartbeatReply { term: plan.term, commit: Slot(0), last: Slot(1), votes: true },
+                    None,
+                );
             }
             solo.pass(tuning().slow_after);
             for (to, message, _) in solo.told() {

@@ -83,7 +83,7 @@ fn opens_another_term(alive: ReplicaId, commit: u64, time: Duration) -> bool {
         if solo.told().iter().any(|(_, message, _)| prepares(message)) {
             return true;
         }
-        let reply = HeartbeatReply { term: mine, commit: Slot(commit), last: Slot(commit) };
+        let reply = HeartbeatReply { term: mine, commit: Slot(commit), last: Slot(commit), votes: true };
         solo.hear(alive, reply, None);
     }
     assert_eq!(solo.protocol.counters().step_downs, 0);
@@ -155,6 +155,6 @@ fn a_read_does_not_wait_for_a_vote_that_was_lost() {
     solo.sent();
     // The coordinator hears of the slot, and decides it.
     solo.hear(R1, Heartbeat { term: term(1, 1), commit: Slot(0), plan: None }, None);
-    let reply = HeartbeatReply { term: term(1, 1), commit: Slot(0), last: Slot(7) };
+    let reply = HeartbeatReply { term: term(1, 1), commit: Slot(0), last: Slot(7), votes: true };
     assert!(solo.sent().iter().any(|(_, _, message)| *message == Message::HeartbeatReply(reply)));
 }

@@ -106,7 +106,7 @@ impl Loaded {
             }
         }
         for from in [R1, R2] {
-            let reply = HeartbeatReply { term: self.plan.term, commit: Slot(0), last: Slot(0) };
+            let reply = HeartbeatReply { term: self.plan.term, commit: Slot(0), last: Slot(0), votes: true };
             self.solo.hear(from, reply, None);
         }
     }
@@ -185,4 +185,20 @@ fn is_given_up(obeys: bool) -> bool {
 fn a_replica_that_clients_may_have_left_out_is_given_up_only_if_it_writes_nothing_down() {
     assert!(is_given_up(false));
     assert!(!is_given_up(true));
+}
+
+#[test]
+fn a_replica_whose_votes_do_not_leave_counts_as_absent_however_well_it_answers() {
+    for votes in [true, false] {
+        let (mut solo, plan) = Solo::coordinator(3, tuning());
+        for _ in 0..20 {
+            for (peer, votes) in [(R1, true), (R2, votes)] {
+                let reply = HeartbeatReply { term: plan.term, commit: Slot(0), last: Slot(0), votes };
+                solo.hear(peer, reply, None);
+            }
+            solo.pass(tuning().heartbeat_interval);
+            solo.settle();
+        }
+        assert_eq!(solo.protocol.status().ballot == plan.term, votes);
+    }
 }
