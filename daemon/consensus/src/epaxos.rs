@@ -56,7 +56,7 @@ mod replay;
 mod tests;
 mod validate;
 
-pub use conflicts::{Attributes, Conflicts, Dependencies};
+pub use conflicts::{Conflicts, Dependencies};
 pub use footprint::Footprint;
 pub use leader::component_bound;
 
@@ -304,7 +304,7 @@ impl Protocol for Epaxos {
             due: Vec::new(),
             counters: Counters::default(),
         };
-        epaxos.take_in(past.executed);
+        epaxos.take_in(past.executed, past.stamp);
         epaxos
     }
 
@@ -341,7 +341,7 @@ impl Protocol for Epaxos {
             Event::Deliver { from, message, body } => self.on_message(from, message, body, effects),
             Event::Read { context, .. } => self.on_read(context, effects),
             Event::Loaded(position, value) => self.on_loaded(position, value, effects),
-            Event::Installed(covered) => self.on_installed(&covered, effects),
+            Event::Installed { covered, stamp } => self.on_installed(&covered, stamp, effects),
             Event::SnapshotSent(peer, _) => self.on_snapshot_sent(peer),
             Event::Deadline => self.on_deadline(effects),
             Event::Suspect(peer) => self.on_suspect(peer),

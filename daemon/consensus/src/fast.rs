@@ -372,7 +372,7 @@ impl Protocol for Fast {
             Event::Deliver { from, message, body } => self.on_message(from, message, body, effects),
             Event::Read { context, .. } => self.on_read(context, effects),
             Event::Loaded(position, value) => self.on_loaded(position.slot(), value, effects),
-            Event::Installed(covered) => self.on_installed(covered.slot(), effects),
+            Event::Installed { covered, .. } => self.on_installed(covered.slot(), effects),
             Event::SnapshotSent(peer, _) => self.on_snapshot_sent(peer),
             Event::Deadline => self.on_deadline(effects),
             Event::Suspect(peer) => self.on_suspect(peer, effects),

@@ -376,7 +376,7 @@ impl Protocol for Multi {
             Event::Deliver { from, message, body } => self.on_message(from, message, body, effects),
             Event::Read { context, lease } => self.on_read(context, lease, effects),
             Event::Loaded(position, value) => self.on_loaded(position.slot(), value, effects),
-            Event::Installed(covered) => self.on_installed(covered.slot(), effects),
+            Event::Installed { covered, .. } => self.on_installed(covered.slot(), effects),
             Event::SnapshotSent(peer, upto) => self.on_snapshot_sent(peer, upto, effects),
             Event::Deadline => self.on_deadline(effects),
             Event::Suspect(peer) => self.on_suspect(peer, effects),

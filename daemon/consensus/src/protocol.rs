@@ -238,7 +238,12 @@ pub enum Event<P: Protocol> {
     Loaded(Position, Option<Value>),
     /// A snapshot replaced the state and is durable: everything it covers is decided and executed, and will be after a
     /// restart; nothing else is executed.
-    Installed(Frontier),
+    Installed {
+        /// What it covers.
+        covered: Frontier,
+        /// The highest stamp among that.
+        stamp: u64,
+    },
     /// The peer has installed a snapshot that was made when so many positions were executed, or gave up (`None`).
     SnapshotSent(ReplicaId, Option<Slot>),
     /// [`Protocol::deadline`] has passed.
@@ -535,6 +540,8 @@ counters! {
 pub struct Past<'a> {
     /// What the state machine holds.
     pub executed: &'a Frontier,
+    /// The highest stamp among that.
+    pub stamp: u64,
     /// How often the node has started, this time included.
     pub incarnation: Incarnation,
 }

@@ -74,8 +74,8 @@ fn open<P: Protocol>(
         stamp: 0,
         machine: StateMachine::new(config.replica.machine),
     });
-    let covered = restored.covered.clone();
-    let past = Past { executed: &covered, incarnation };
+    let (covered, stamp) = (restored.covered.clone(), restored.stamp);
+    let past = Past { executed: &covered, stamp, incarnation };
     let protocol = P::open(group, config.tuning, past, random);
     let mut replica =
         Replica::new(group, config.replica, protocol, restored, incarnation, Rejoin::new(config.rejoining));

@@ -42,7 +42,7 @@ pub(crate) struct SessionRecord {
     pub(crate) id: u64,
     /// Numbers below were acknowledged by the client.
     pub(crate) base: u64,
-    /// Where the session was last used.
+    /// The highest stamp of its uses. In a graph what is executed later may have a lower one.
     pub(crate) last_slot: Slot,
     /// Whether the client closed it.
     pub(crate) closed: bool,
@@ -260,7 +260,7 @@ impl Sessions {
             if self.places[place.0 as usize].record.closed {
                 return Err(CommandError::UnknownSession);
             }
-            self.update(place, |record| record.last_slot = slot);
+            self.update(place, |record| record.last_slot = record.last_slot.max(slot));
             return Ok(());
         }
         if id == 0 {
@@ -280,7 +280,8 @@ impl Sessions {
             return;
         }
         self.update(place, |record| {
-            *record = SessionRecord { base: u64::MAX, last_slot: slot, closed: true, ..*record }
+            let last_slot = record.last_slot.max(slot);
+            *record = SessionRecord { base: u64::MAX, last_slot, closed: true, ..*record }
         });
         self.places[place.0 as usize].replies = Vec::new();
         self.open_count -= 1;
@@ -319,7 +320,7 @@ impl Sessions {
         };
         self.update(place, |record| {
             record.base = record.base.max(acked_below);
-            record.last_slot = slot;
+            record.last_slot = record.last_slot.max(slot);
         });
         let session = &self.places[place.0 as usize];
         let base = session.record.base;

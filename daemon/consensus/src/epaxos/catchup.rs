@@ -290,13 +290,13 @@ impl Epaxos {
 
     /// A snapshot replaced the state: exactly `covered` is executed. What was executed beyond it is executed again, in the
     /// order in which it was: what nobody depends on any more has no other.
-    pub(super) fn on_installed(&mut self, covered: &Frontier, effects: &mut Effects<Self>) {
+    pub(super) fn on_installed(&mut self, covered: &Frontier, stamp: u64, effects: &mut Effects<Self>) {
         self.installing = false;
         self.paused_until = None;
         self.covered = covered.clone();
         self.left_memory_at = self.left_memory_at.max(covered.count());
         self.doubt_covered(covered);
-        self.take_in(covered);
+        self.take_in(covered, stamp);
         let mut executed = covered.clone();
         let beyond = self.tail.iter().copied().filter(|position| !covered.contains(*position));
         for position in beyond.filter(|position| self.graph.executed().contains(*position)) {
@@ -381,8 +381,9 @@ impl Epaxos {
         }
     }
 
-    /// Everything in `covered` is decided and executed, but what it holds is not known here.
-    pub(super) fn take_in(&mut self, covered: &Frontier) {
+    /// Everything in `covered` is decided and executed, with stamps up to `stamp`, but what it holds is not known here.
+    pub(super) fn take_in(&mut self, covered: &Frontier, stamp: u64) {
+        self.conflicts.raise_stamp(stamp);
         for row in 0..self.group.replica_count as u8 {
             self.committed.extend_to(row, covered.upto(row));
             for number in covered.beyond(row) {

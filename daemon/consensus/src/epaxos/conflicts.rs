@@ -5,6 +5,7 @@
 //!   highest number per row over all keys of the batch.
 //! * Numbers only rise. An instance that turns out to be a no-op stays: more dependencies than needed are harmless.
 //! * Batches and barriers meet in the record `everything`: each batch counts as its reader, each barrier as its writer.
+//! * The stamp is a Lamport clock: above every stamp seen, whatever its batch touched, and not lost by a restart. Sessions expire by it.
 //! * A key that only such instances touched leaves the index soon: for each key that enters, several places are looked at. So
 //!   the index stays as small as the number of keys touched lately, and close to the processor.
 //! * After warm-up nothing is allocated while the number of keys in use stays the same.
@@ -19,7 +20,8 @@ use panch_wire::rule::{Rule, holds};
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::footprint::Footprint;
-use table::{BARRIER_STAMP, NUMBERS, Part, STAMP};
+use super::message::STAMP_END;
+use table::{NUMBERS, Part};
 
 /// Per row a number: everything up to it that interferes. The rows beyond the group's stay 0.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
@@ -59,20 +61,13 @@ const SWEEP_COUNT: usize = 512;
 /// Places looked at for each key that enters: enough that what can go has gone before the table must grow.
 const SWEEP_PER_KEY: usize = 3;
 
-/// What an instance says of itself when it is proposed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Attributes {
-    /// What it depends on.
-    pub dependencies: Dependencies,
-    /// A stamp above those of everything inserted that touched what it touches.
-    pub stamp: u64,
-}
-
 /// The index of conflicts of one replica.
 #[derive(Clone)]
 pub struct Conflicts {
     row_count: usize,
     parts: Vec<Part>,
+    /// The highest stamp seen.
+    stamp: u64,
     /// The record that every batch reads and every barrier writes.
     everything: Vec<u64>,
     /// Instances whose batch is not known.
@@ -94,6 +89,7 @@ impl fmt::Debug for Conflicts {
             records.filter(|record| record[0] != 0).map(|record| (record[0], &record[1..])).collect();
         f.debug_struct("Conflicts")
             .field("keys", &keys)
+            .field("stamp", &self.stamp)
             .field("everything", &self.everything)
             .field("unknown", &self.unknown)
             .field("floor", &self.floor)
@@ -111,6 +107,7 @@ impl Conflicts {
         Self {
             row_count: replica_count,
             parts,
+            stamp: 0,
             everything: vec![0; NUMBERS + 2 * replica_count],
             unknown: BTreeSet::new(),
             floor: Dependencies::default(),
@@ -154,17 +151,14 @@ impl Conflicts {
         rose
     }
 
-    /// What a batch with this footprint depends on, given what was inserted so far, and its stamp if it is new.
-    pub fn attributes(&self, footprint: &Footprint) -> Attributes {
+    /// What a batch with this footprint depends on, given what was inserted so far.
+    pub fn dependencies(&self, footprint: &Footprint) -> Dependencies {
         let (width, row_count) = (self.width(), self.row_count);
         let mut dependencies = self.floor;
         let rows = &mut dependencies.0[..row_count];
-        let is_barrier = footprint.is_barrier();
-        let mut stamp = self.everything[if is_barrier { STAMP } else { BARRIER_STAMP }];
-        Self::raise(rows, &self.everything, is_barrier);
+        Self::raise(rows, &self.everything, footprint.is_barrier());
         for (key, is_written) in footprint.touched() {
             let Some(record) = self.parts[Self::part(key)].get(key, width) else { continue };
-            stamp = stamp.max(record[STAMP]);
             let rose = Self::raise(rows, record, is_written);
             // A later key may have a higher number in a row that this one raised. [T-E9]
             if rose && !holds(Rule::EpaxosAllKeys) {
@@ -179,7 +173,18 @@ impl Conflicts {
                 *own = 0;
             }
         }
-        Attributes { dependencies, stamp: stamp + 1 }
+        dependencies
+    }
+
+    /// The stamp of the next batch proposed here: it tells what came later from what is long past on every key, so it does not
+    /// depend on what the batch touches.
+    pub fn next_stamp(&self) -> u64 {
+        self.stamp + 1
+    }
+
+    /// A stamp was seen. A hostile one must leave room for the next.
+    pub fn raise_stamp(&mut self, stamp: u64) {
+        self.stamp = stamp.min(STAMP_END - 2).max(self.stamp);
     }
 
     /// Nobody knows what these touch.
@@ -195,16 +200,6 @@ impl Conflicts {
         }
     }
 
-    /// The dependencies among [`Conflicts::attributes`].
-    pub fn dependencies(&self, footprint: &Footprint) -> Dependencies {
-        self.attributes(footprint).dependencies
-    }
-
-    /// The stamp among [`Conflicts::attributes`].
-    pub fn stamp(&self, footprint: &Footprint) -> u64 {
-        self.attributes(footprint).stamp
-    }
-
     /// The instance's batch has this footprint and stamp. May be told again.
     pub fn insert(&mut self, position: Position, stamp: u64, footprint: &Footprint) {
         let (row, row_count, width) = (usize::from(position.row), self.row_count, self.width());
@@ -212,20 +207,15 @@ impl Conflicts {
             return;
         }
         self.unknown.remove(&position);
-        // A hostile stamp must leave room for the next one.
-        let stamp = stamp.min(u64::MAX / 2);
+        self.raise_stamp(stamp);
         let note = |record: &mut [u64], is_written: bool| {
             let (written, touched) = record[NUMBERS..].split_at_mut(row_count);
             touched[row] = position.number.max(touched[row]);
             if is_written {
                 written[row] = position.number.max(written[row]);
             }
-            record[STAMP] = stamp.max(record[STAMP]);
         };
         note(&mut self.everything, footprint.is_barrier());
-        if footprint.is_barrier() {
-            self.everything[BARRIER_STAMP] = stamp.max(self.everything[BARRIER_STAMP]);
-        }
         let mut entered = 0;
         for (key, is_written) in footprint.touched() {
             let part = &mut self.parts[Self::part(key)];

@@ -15,7 +15,7 @@ use super::footprint::Footprint;
 use super::leader::window;
 use super::message::{Message, Phase};
 use super::record::{CommitRecord, Record};
-use super::{Attributes, Dependencies, Epaxos};
+use super::{Dependencies, Epaxos};
 use crate::ballot::Ballot;
 use crate::protocol::{Effects, Value};
 
@@ -195,19 +195,18 @@ impl Epaxos {
         }
     }
 
-    /// What a batch of this command leader depends on, and its stamp: everything in the index that interferes with the footprint
-    /// filled in last. With four replicas and more, everything executed here too: acceptors then never know of more only because
+    /// What a batch of this command leader depends on: everything in the index that interferes with the footprint filled in last. With four replicas and more, everything executed here too: acceptors then never know of more only because
     /// they have forgotten which of it interferes, and a validation finds nothing missing that everybody has executed. With
     /// three there is no need, and a replica that lags need not know all of that before it may execute the batch.
-    pub(super) fn own_attributes(&self) -> Attributes {
-        let Attributes { dependencies: mut deps, stamp } = self.conflicts.attributes(&self.footprint);
+    pub(super) fn own_dependencies(&self) -> Dependencies {
+        let mut deps = self.conflicts.dependencies(&self.footprint);
         deps.merge(&self.collected);
         if !self.has_fixed_pair() {
             for row in 0..self.group.replica_count as u8 {
                 deps.raise(row, self.graph.executed().upto(row));
             }
         }
-        Attributes { dependencies: deps, stamp }
+        deps
     }
 
     /// What an acceptor adds to the dependencies of the command leader, which alone knows its own row.

@@ -16,7 +16,7 @@ use panch_wire::time::Duration;
 use super::coordination::{Coordination, Stage};
 use super::message::{Phase, PreAccept, PreAcceptOk, Reserved, Seen};
 use super::record::{PreAcceptRecord, Record, ReserveRecord};
-use super::{Attributes, Dependencies, Epaxos};
+use super::{Dependencies, Epaxos};
 use crate::ballot::Ballot;
 use crate::protocol::{Dest, Effects, Tuning};
 
@@ -115,7 +115,7 @@ impl Epaxos {
         self.next += 1;
         self.reserve(effects);
         self.fill_footprint(&frame);
-        let Attributes { dependencies: deps, stamp } = self.own_attributes();
+        let (deps, stamp) = (self.own_dependencies(), self.conflicts.next_stamp());
         self.learn(position, stamp, &frame);
         self.note_vote(position);
         self.in_flight.insert(position.number, frame.id().counter);

@@ -12,11 +12,14 @@ use super::{Dependencies, Epaxos};
 use crate::ballot::Ballot;
 use crate::protocol::{Claim, Hint};
 
-/// Rounds, numbers and stamps from outside are below this, so that counting on from them never overflows.
+/// Rounds and numbers from outside are below this, so that counting on from them never overflows.
 pub(super) const NUMBER_MAX: u64 = 1 << 62;
 
 /// Numbers of instances are below this: a [`Conflict`] packs one with its row.
 pub(super) const INSTANCE_NUMBER_END: u64 = 1 << 55;
+
+/// Stamps are below this: each is one above that of another instance, so they do not outrun the numbers, and a snapshot can hold them.
+pub(super) const STAMP_END: u64 = INSTANCE_NUMBER_END;
 
 /// One number per row: in dependencies, "every instance of the row up to this number that interferes".
 pub type Numbers = [u64; REPLICAS_MAX];
@@ -409,14 +412,14 @@ impl Message {
         }
         match *self {
             Message::PreAccept(m) => {
-                are_plausible_deps(position, &m.deps) && m.stamp < NUMBER_MAX && row_exists(m.buddy)
+                are_plausible_deps(position, &m.deps) && m.stamp < STAMP_END && row_exists(m.buddy)
             }
-            Message::Seen(m) => m.stamp < NUMBER_MAX && row_exists(m.buddy),
+            Message::Seen(m) => m.stamp < STAMP_END && row_exists(m.buddy),
             Message::PreAcceptOk(m) => are_plausible_deps(position, &m.deps),
             Message::Accept(m) => {
-                is_plausible_ballot(m.ballot) && are_plausible_deps(position, &m.deps) && m.stamp < NUMBER_MAX
+                is_plausible_ballot(m.ballot) && are_plausible_deps(position, &m.deps) && m.stamp < STAMP_END
             }
-            Message::Commit(m) => are_plausible_deps(position, &m.deps) && m.stamp < NUMBER_MAX,
+            Message::Commit(m) => are_plausible_deps(position, &m.deps) && m.stamp < STAMP_END,
             Message::AcceptOk(AcceptOk { ballot, .. }) | Message::Nack(Nack { ballot, .. }) => {
                 is_plausible_ballot(ballot)
             }
@@ -426,10 +429,10 @@ impl Message {
                     && is_plausible_ballot(m.accepted)
                     && are_plausible_deps(position, &m.deps)
                     && are_plausible_deps(position, &m.initial_deps)
-                    && m.stamp < NUMBER_MAX
+                    && m.stamp < STAMP_END
             }
             Message::Validate(m) => {
-                is_plausible_ballot(m.ballot) && are_plausible_deps(position, &m.deps) && m.stamp < NUMBER_MAX
+                is_plausible_ballot(m.ballot) && are_plausible_deps(position, &m.deps) && m.stamp < STAMP_END
             }
             Message::ValidateOk(m) => {
                 let count = usize::from(m.conflict_count);

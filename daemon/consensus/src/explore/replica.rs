@@ -52,7 +52,7 @@ impl<P: Protocol + fmt::Debug> Replica<P> {
     ) -> (Self, Effects<P>) {
         let replica_count = setup.replica_count;
         let group = Group { id: GroupId(0), me: id, replica_count, home: setup.home };
-        let past = Past { executed: &Frontier::default(), incarnation: Incarnation(incarnation) };
+        let past = Past { executed: &Frontier::default(), stamp: 0, incarnation: Incarnation(incarnation) };
         let seed = setup.seed ^ u64::from(id.0) << 32 ^ u64::from(incarnation);
         let mut protocol = P::open(group, setup.tuning, past, random(seed));
         let mut effects = Effects::default();

@@ -50,10 +50,11 @@ impl Access {
     }
 }
 
-/// What one replica holds: which positions are executed and, per key, how many writes.
+/// What one replica holds: which positions are executed, their highest stamp and, per key, how many writes.
 #[derive(Clone, Default)]
 pub(crate) struct State {
     pub(crate) executed: Frontier,
+    pub(crate) stamp: u64,
     writes: BTreeMap<Key, usize>,
 }
 
@@ -78,6 +79,7 @@ impl Agreement {
             assert_eq!(position, state.executed.slot().next().into(), "values are chosen in slot order");
         }
         assert!(state.executed.insert(position), "replica {id} executes {position:?} twice");
+        state.stamp = state.stamp.max(chosen.stamp);
         let batch = chosen.value.body().map(Frame::id);
         let decided = *self.decided.entry(position).or_insert(batch);
         assert_eq!(batch, decided, "agreement: replica {id} disagrees about {position:?}");

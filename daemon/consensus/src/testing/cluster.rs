@@ -238,7 +238,11 @@ impl<P: Protocol> Cluster<P> {
         if P::ORDER == Order::Log {
             unite(&mut node.gone, &node.snapshot.executed);
         }
-        let past = Past { executed: &node.snapshot.executed, incarnation: Incarnation(node.incarnation) };
+        let past = Past {
+            executed: &node.snapshot.executed,
+            stamp: node.snapshot.stamp,
+            incarnation: Incarnation(node.incarnation),
+        };
         let mut protocol = P::open(group, self.tuning, past, random);
         let mut effects = Effects::default();
         for (record, body) in &node.log[node.log_start..] {

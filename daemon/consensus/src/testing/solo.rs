@@ -53,8 +53,8 @@ impl<P: Protocol> Solo<P> {
         Self::open(replica_count, super::tuning(), &executed.into(), records)
     }
 
-    /// A replica of a group of that size that holds `executed` and these records, in its second life unless it has no
-    /// past.
+    /// A replica of a group of that size that holds `executed` (with as many stamps) and these records, in its second life unless
+    /// it has no past.
     pub(crate) fn open(
         replica_count: usize,
         tuning: Tuning,
@@ -63,7 +63,7 @@ impl<P: Protocol> Solo<P> {
     ) -> Self {
         let group = Group { id: GroupId(0), me: ME, replica_count, home: ME };
         let incarnation = Incarnation(if records.is_empty() { 1 } else { 2 });
-        let past = Past { executed, incarnation };
+        let past = Past { executed, stamp: executed.count().0, incarnation };
         let mut protocol = P::open(group, tuning, past, Random::seed_from_u64(1));
         let mut effects = Effects::default();
         for (record, body) in records {

@@ -147,9 +147,9 @@ impl<P: Protocol> Replica<P> {
 
     /// The state was replaced by that of a snapshot.
     pub(crate) fn installed<O: Outbox>(&mut self, restored: Restored, around: &mut Surroundings<'_, O>) {
-        let covered = restored.covered;
-        self.machine = restored.machine;
-        self.stamp = restored.stamp;
+        let Restored { covered, stamp, machine, .. } = restored;
+        self.machine = machine;
+        self.stamp = stamp;
         self.executed = covered.clone();
         around.out.installed(self.group.id, &covered);
         if P::ORDER == Order::Log {
@@ -159,7 +159,7 @@ impl<P: Protocol> Replica<P> {
                 self.answer(batch.tokens, CommandError::Unknown, around.out);
             }
         }
-        self.step(Event::Installed(covered), around);
+        self.step(Event::Installed { covered, stamp }, around);
         self.serve_reads(around.out);
         self.doubt(around.now);
     }

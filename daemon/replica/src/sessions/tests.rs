@@ -53,6 +53,19 @@ fn a_repeated_command_gets_the_first_reply() {
     assert_eq!(run(&mut sessions, 6, header(7, 3, 1), 14), Outcome::Remembered(12));
 }
 
+/// A graph executes commands of one session in an order that need not be that of their stamps.
+#[test]
+fn a_use_with_a_lower_stamp_makes_no_session_look_older() {
+    let mut sessions = opened();
+    run(&mut sessions, 9, header(7, 1, 1), 10);
+    run(&mut sessions, 4, header(7, 2, 1), 11);
+    sessions.open(Slot(3), 7).unwrap();
+    assert_eq!(sessions.expire(Slot(9)), 0);
+    sessions.close(Slot(2), 7);
+    sessions.expire(Slot(9));
+    assert_eq!((sessions.known_count(), sessions.expire(Slot(10)), sessions.known_count()), (1, 0, 0));
+}
+
 #[test]
 fn every_kind_of_reply_is_remembered() {
     let mut sessions = opened();

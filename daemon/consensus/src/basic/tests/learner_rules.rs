@@ -127,7 +127,7 @@ fn a_snapshot_keeps_what_lies_beyond_and_ends_runs_below() {
     solo.settle();
     let value = accept(&mut solo, 1, 1, 4, 1);
     solo.settle();
-    solo.step(Event::Installed(Slot(3).into()));
+    solo.step(Event::Installed { covered: Slot(3).into(), stamp: 3 });
     assert_eq!(solo.status().committed, Slot(3));
     solo.deliver(R1, chosen(1, 1, 4), None);
     assert_eq!(solo.executed(), [(Slot(4).into(), value)]);

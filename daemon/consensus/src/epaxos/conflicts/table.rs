@@ -2,8 +2,8 @@
 
 const PART_CAPACITY_MIN: usize = 16;
 
-/// Records side by side: the key's hash (0: free), the highest stamp, per row the last instance that wrote the key, per
-/// row the last one that touched it. With three replicas a record is one cache line.
+/// Records side by side: the key's hash (0: free), per row the last instance that wrote the key, per row the last one that
+/// touched it. With three replicas a record is smaller than a cache line.
 #[derive(Clone, Default)]
 pub(super) struct Part {
     pub(super) words: Vec<u64>,
@@ -13,10 +13,8 @@ pub(super) struct Part {
     pub(super) count: usize,
 }
 
-/// In the record of everything, which needs no hash.
-pub(super) const BARRIER_STAMP: usize = 0;
-pub(super) const STAMP: usize = 1;
-pub(super) const NUMBERS: usize = 2;
+/// Where the numbers begin: behind the hash.
+pub(super) const NUMBERS: usize = 1;
 
 impl Part {
     /// Where the key lies, or the free place where it would.

@@ -3,6 +3,7 @@
 use panch_wire::ids::Position;
 use proptest::prelude::*;
 
+use super::super::message::STAMP_END;
 use super::super::{Conflicts, Dependencies, Footprint};
 use super::{at, deps, touching};
 
@@ -34,7 +35,7 @@ fn an_older_instance_that_arrives_later_lowers_nothing() {
     conflicts.insert(at(0, 9), 5, &touching(&[], &["x"]));
     conflicts.insert(at(0, 4), 2, &touching(&[], &["x"]));
     assert_eq!(conflicts.dependencies(&touching(&["x"], &[])), deps([9]));
-    assert_eq!(conflicts.attributes(&touching(&["x"], &[])).stamp, 6);
+    assert_eq!(conflicts.next_stamp(), 6);
 }
 
 #[test]
@@ -46,13 +47,21 @@ fn a_barrier_depends_on_everything_and_everything_on_it() {
     conflicts.insert(at(1, 2), 9, &Footprint::barrier());
     assert_eq!(conflicts.dependencies(&touching(&["z"], &[])), deps([0, 2, 0]));
     assert_eq!(conflicts.dependencies(&touching(&[], &["x"])), deps([4, 2, 0]));
-    assert_eq!(
-        (
-            conflicts.attributes(&touching(&["z"], &[])).stamp,
-            conflicts.attributes(&Footprint::barrier()).stamp
-        ),
-        (10, 10)
-    );
+}
+
+/// Sessions expire by stamps: one that was used just now must not look old because its keys are cold. [protocols 7.2]
+#[test]
+fn a_stamp_is_above_every_stamp_seen_whatever_was_touched_and_forgotten() {
+    let mut conflicts = Conflicts::new(3);
+    conflicts.insert(at(0, 4), 9, &touching(&[], &["x"]));
+    conflicts.insert(at(1, 3), 2, &touching(&[], &["y"]));
+    assert_eq!(conflicts.next_stamp(), 10);
+    conflicts.forget(&deps([4, 3, 0]));
+    conflicts.forget(&deps([4, 3, 0]));
+    assert_eq!((conflicts.key_count(), conflicts.next_stamp()), (0, 10));
+    conflicts.raise_stamp(30);
+    conflicts.raise_stamp(20);
+    assert_eq!(conflicts.next_stamp(), 31);
 }
 
 #[test]
@@ -86,10 +95,9 @@ fn rows_that_do_not_exist_and_huge_stamps_do_no_harm() {
     }
     assert_eq!(conflicts.dependencies(&touching(&[], &["x"])), deps([0]));
     conflicts.insert(at(0, u64::MAX), u64::MAX, &touching(&[], &["x"]));
-    let stamp = conflicts.attributes(&touching(&["x"], &[])).stamp;
-    conflicts.insert(at(1, 1), stamp, &touching(&[], &["x"]));
+    conflicts.insert(at(1, 1), conflicts.next_stamp(), &touching(&[], &["x"]));
     conflicts.set_floor(255, 3);
-    assert!(conflicts.attributes(&touching(&["x"], &[])).stamp >= stamp);
+    assert_eq!(conflicts.next_stamp(), STAMP_END - 1, "the highest that others take");
 }
 
 #[test]

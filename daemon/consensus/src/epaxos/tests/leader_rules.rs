@@ -8,7 +8,7 @@ use super::super::message::{Accept, Commit, Message, PreAccept, PreAcceptOk, Rec
 use super::super::record::{AcceptRecord, PreAcceptRecord, Record, ReserveRecord};
 use super::{Solo, at, ballot, deps, solo};
 use crate::frontier::Frontier;
-use crate::protocol::{Dest, Event};
+use crate::protocol::{Dest, Event, Protocol};
 use crate::testing::solo::{ME, R1, R2};
 use crate::testing::{batch, tuning};
 
@@ -216,6 +216,25 @@ fn what_a_snapshot_covers_is_depended_on_after_a_restart() {
     let none = deps([0, 0, 0]);
     solo.deliver(R1, PreAccept { position: at(1, 1), stamp: 1, deps: none, buddy: 0 }, Some(&frame));
     assert!(told(&mut solo).contains(&PreAcceptOk { position: at(1, 1), deps: deps([0, 0, 9]) }.into()));
+}
+
+/// Sessions expire by stamps, so they may not begin anew with the index of conflicts.
+#[test]
+fn stamps_go_on_above_those_of_a_snapshot() {
+    let proposed = |solo: &mut Solo| {
+        let _ = solo.settle();
+        solo.step(Event::Propose(solo.frame(7)));
+        let sent = told(solo).into_iter();
+        sent.filter_map(|m| if let Message::PreAccept(m) = m { Some(m.stamp) } else { None }).next()
+    };
+    let mut covered = Frontier::default();
+    covered.extend_to(2, 9);
+    let mut from_snapshot = Solo::open(3, tuning(), &covered, &[reserve(0)]);
+    assert_eq!(proposed(&mut from_snapshot), Some(10));
+    let mut behind = solo(3);
+    assert!(behind.protocol.prepare_install(&covered));
+    behind.step(Event::Installed { covered, stamp: 20 });
+    assert_eq!(proposed(&mut behind), Some(21));
 }
 
 #[test]

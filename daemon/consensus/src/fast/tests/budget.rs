@@ -37,7 +37,7 @@ impl Lockstep {
         let replicas = (0..replica_count as u8).map(|id| {
             let group = Group { id: GroupId(0), me: ReplicaId(id), replica_count, home: ReplicaId(0) };
             let executed = Frontier::default();
-            let past = Past { executed: &executed, incarnation: Incarnation(1) };
+            let past = Past { executed: &executed, stamp: 0, incarnation: Incarnation(1) };
             let mut fast = Fast::open(group, tuning, past, Random::seed_from_u64(u64::from(id)));
             let mut effects = Effects::default();
             fast.start(Instant(1), &mut effects);

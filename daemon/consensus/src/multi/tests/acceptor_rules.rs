@@ -154,7 +154,7 @@ pub(super) fn snapshot_keeps_what_lies_beyond() {
         solo.accept(R1, leader, slot, 0, &frame);
     }
     solo.settle();
-    solo.step(Event::Installed(Slot(3).into()));
+    solo.step(Event::Installed { covered: Slot(3).into(), stamp: 3 });
     assert_eq!(solo.settle(), [claim(5, R1, Accepted { ballot: leader, upto: Slot(5) })]);
     solo.deliver(
         R2,

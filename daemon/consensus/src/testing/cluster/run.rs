@@ -125,7 +125,7 @@ impl<P: Protocol> Cluster<P> {
 
     /// The state of another replica takes the place of the own one, and is durable.
     fn install(&mut self, id: u8, state: State) {
-        let covered = state.executed.clone();
+        let (covered, stamp) = (state.executed.clone(), state.stamp);
         let applied: BTreeSet<_> = self.agreement.batches(&state).collect();
         let node = &mut self.nodes[usize::from(id)];
         if P::ORDER == Order::Log {
@@ -135,7 +135,7 @@ impl<P: Protocol> Cluster<P> {
         let life = node.life.as_mut().expect("the caller looked");
         life.outstanding.retain(|_, frame| !applied.contains(&frame.id()));
         life.state = state;
-        self.step(id, Event::Installed(covered));
+        self.step(id, Event::Installed { covered, stamp });
     }
 
     pub(super) fn step(&mut self, id: u8, event: Event<P>) {

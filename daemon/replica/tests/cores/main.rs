@@ -1,0 +1,7 @@
+//! What only several cores together show, under each protocol.
+
+#![allow(clippy::unwrap_used)]
+
+mod latency;
+mod sessions;
+mod world;
