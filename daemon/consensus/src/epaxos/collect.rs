@@ -24,7 +24,8 @@ const GONE_AFTER: u32 = 15;
 impl Epaxos {
     /// Drops what every member says to have executed.
     pub(super) fn collect(&mut self) {
-        if self.is_paused() {
+        // After a pause, what is ready is executed at the end of this step only.
+        if self.is_paused() || self.graph.has_ready() {
             return;
         }
         let count = self.group.replica_count;

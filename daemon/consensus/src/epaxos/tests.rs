@@ -1,7 +1,9 @@
-//! Tests of EPaxos: what a batch touches and depends on (`footprint`, `conflicts`), exact effects of single events (`acceptor_rules`, `leader_rules`),
+//! Tests of EPaxos: what a batch touches and depends on (`footprint`, `conflicts`), exact effects of single events (`acceptor_rules`, `leader_rules`,
+//! `catchup_rules`),
 //! named schedules (`scenarios`), random schedules (`random`), and that these notice when a safety rule is removed (`mutants`).
 
 mod acceptor_rules;
+mod catchup_rules;
 mod conflicts;
 mod footprint;
 mod leader_rules;

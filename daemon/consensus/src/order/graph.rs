@@ -208,6 +208,11 @@ impl Graph {
         &self.executed
     }
 
+    /// Whether [`Graph::executed`] says more than [`Graph::next`] has handed out.
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// Committed instances that are not executed.
     pub fn waiting_count(&self) -> usize {
         self.committed_count
