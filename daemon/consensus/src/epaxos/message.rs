@@ -430,6 +430,8 @@ impl Message {
                     && are_plausible_deps(position, &m.deps)
                     && are_plausible_deps(position, &m.initial_deps)
                     && m.stamp < STAMP_END
+                    // Only what is accepted can be a no-op: of a vote, the batch is needed.
+                    && (!m.noop || m.phase >= Phase::Accepted)
             }
             Message::Validate(m) => {
                 is_plausible_ballot(m.ballot) && are_plausible_deps(position, &m.deps) && m.stamp < STAMP_END

@@ -212,6 +212,20 @@ fn without_the_buddy_the_owner_that_has_not_committed_decides_for_a_noop() {
     assert_eq!(accepts(&told(&mut solo))[0], accept(position, own, deps([0, 0, 0]), true));
 }
 
+#[test]
+fn a_vote_for_a_noop_is_nonsense() {
+    let mut solo = ready(3);
+    let position = at(1, 1);
+    solo.deliver(R2, Recover { position, ballot: ballot(1, 2) }, None);
+    let own = recover(&mut solo, position);
+    let report =
+        RecoverOk { phase: Phase::PreAccepted, noop: true, buddy: 2, ..knows_nothing(position, own) };
+    solo.deliver(R2, report, None);
+    assert_eq!(accepts(&told(&mut solo)), [], "its batch is not known");
+    solo.deliver(R2, knows_nothing(position, own), None);
+    assert!(accepts(&told(&mut solo))[0].noop);
+}
+
 fn no_conflicts(position: Position, ballot: Ballot) -> ValidateOk {
     ValidateOk {
         position,
