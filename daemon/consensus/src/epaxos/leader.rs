@@ -237,7 +237,8 @@ impl Epaxos {
         let Some(own) = self.coordinations.get(&position) else { return };
         let Stage::PreAccept { union, equal, .. } = own.stage else { return };
         let enough = if holds(Rule::EpaxosFastQuorumSize) { self.fast_quorum } else { self.quorum() };
-        let missing = self.group.replica_count - own.replies.count();
+        // Thrift asks no more than a fast quorum until that is too slow.
+        let missing = own.told.iter().filter(|peer| !own.replies.contains(*peer)).count();
         if own.replies.contains(self.group.me) && equal.count() >= enough {
             self.commit_fast(position, initial, effects);
         } else if own.replies.count() >= self.quorum() && (expired || equal.count() + missing < enough) {

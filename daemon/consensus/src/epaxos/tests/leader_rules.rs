@@ -8,7 +8,7 @@ use super::super::message::{Accept, Commit, Message, PreAccept, PreAcceptOk, Rec
 use super::super::record::{AcceptRecord, PreAcceptRecord, Record, ReserveRecord};
 use super::{Solo, at, ballot, deps, solo};
 use crate::frontier::Frontier;
-use crate::protocol::{Dest, Event, Protocol};
+use crate::protocol::{Dest, Event, Protocol, Tuning};
 use crate::testing::solo::{ME, R1, R2};
 use crate::testing::{batch, tuning};
 
@@ -120,6 +120,20 @@ fn votes_that_add_dependencies_lead_to_the_second_phase_with_their_union() {
         _ => None,
     });
     assert_eq!(accepted, Some(deps([0, 4, 6, 0, 1])));
+}
+
+#[test]
+fn a_thrifty_leader_waits_for_nobody_whom_it_has_not_asked() {
+    let mut solo = Solo::open(5, Tuning { thrifty: true, ..tuning() }, &Frontier::default(), &[]);
+    let _ = solo.settle();
+    solo.step(Event::Propose(solo.frame(1)));
+    let _ = solo.settle();
+    let position = at(0, 1);
+    solo.deliver(R1, PreAcceptOk { position, deps: deps([0, 4, 0, 0, 0]) }, None);
+    let accepts = |solo: &mut Solo| told(solo).iter().any(|message| matches!(message, Message::Accept(_)));
+    assert!(!accepts(&mut solo), "two are no classic quorum");
+    solo.deliver(R2, PreAcceptOk { position, deps: deps([0; 5]) }, None);
+    assert!(accepts(&mut solo));
 }
 
 fn restarted(records: &[(Record, Option<Frame>)]) -> Solo {
