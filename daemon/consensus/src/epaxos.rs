@@ -173,6 +173,11 @@ impl Epaxos {
         self.group.replica_count <= 3
     }
 
+    /// Numbers of the row beyond this are not looked at.
+    fn number_limit(&self, row: u8) -> u64 {
+        self.committed.upto(row) + NUMBER_SPAN_MAX
+    }
+
     fn peers(&self) -> impl Iterator<Item = ReplicaId> + use<> {
         let me = self.group.me;
         (0..self.group.replica_count as u8).map(ReplicaId).filter(move |peer| *peer != me)
@@ -204,9 +209,8 @@ impl Epaxos {
         if from.index() >= count || !message.is_plausible(count) {
             return;
         }
-        // Nobody is so far ahead of a replica that could take part in the decision.
-        let far = |position: Position| position.number > self.committed.upto(position.row) + NUMBER_SPAN_MAX;
-        if message.position().is_some_and(far) {
+        // Nobody is so far ahead of a replica that could take part in the decision: as if it were lost.
+        if message.names_beyond(|row| self.number_limit(row)) {
             return;
         }
         self.on_heard(from);

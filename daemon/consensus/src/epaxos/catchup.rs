@@ -124,7 +124,8 @@ impl Epaxos {
         member.executed = message.executed;
         member.known = message.known;
         for row in 0..self.group.replica_count {
-            let known = message.known[row].max(message.executed[row]);
+            // A replica that is far behind has to hear of it, but gets there step by step.
+            let known = message.known[row].max(message.executed[row]).min(self.number_limit(row as u8));
             self.announced[row] = self.announced[row].max(known);
         }
         self.collect();

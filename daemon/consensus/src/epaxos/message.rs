@@ -403,6 +403,29 @@ impl Message {
         })
     }
 
+    /// Whether the message names an instance whose number is beyond the limit of its row. What a replica says of its own progress names none.
+    pub(super) fn names_beyond(&self, limit: impl Fn(u8) -> u64) -> bool {
+        let is_far = |position: Position| position.number > limit(position.row);
+        let are_far = |numbers: &Numbers| (0..).zip(numbers).any(|(row, number)| *number > limit(row));
+        self.position().is_some_and(is_far)
+            || match self {
+                Message::PreAccept(m) => are_far(&m.deps.0),
+                Message::PreAcceptOk(m) => are_far(&m.deps.0),
+                Message::Accept(m) => are_far(&m.deps.0),
+                Message::Commit(m) => are_far(&m.deps.0),
+                Message::RecoverOk(m) => are_far(&m.deps.0) || are_far(&m.initial_deps.0),
+                Message::Validate(m) => are_far(&m.deps.0),
+                Message::ValidateOk(m) => m
+                    .conflicts
+                    .iter()
+                    .take(m.conflict_count.into())
+                    .any(|conflict| is_far(conflict.position())),
+                Message::Fetch(m) => m.upto > limit(m.row),
+                Message::ReadReply(m) => are_far(&m.known),
+                _ => false,
+            }
+    }
+
     /// Whether the numbers are in a range that cannot overflow anything here and name instances that can exist.
     pub(super) fn is_plausible(&self, replica_count: usize) -> bool {
         let row_exists = |row: u8| usize::from(row) < replica_count;
