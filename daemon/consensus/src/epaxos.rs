@@ -2,8 +2,8 @@
 //!
 //! Reading guide: [`message`] and [`record`] (what is said and written down), `footprint` and `conflicts` (what a batch touches and depends on), `instance` (what is held
 //! of an instance), `leader` (the command leader), `accept` (the second phase), `acceptor`, `coordination` (the stages of what a replica does about an instance), `recovery`
-//! and `validate` (instances that nobody finishes), `catchup` and `collect` (commits and snapshots for others, what leaves memory),
-//! `reads` (quorum reads), `replay` (restarts), `rejoin` (coming back without a disk), [`crate::order::graph`] (the order of execution).
+//! and `validate` (instances that nobody finishes), `catchup`, `loads` and `collect` (commits and snapshots for others, what leaves
+//! memory), `reads` (quorum reads), `replay` (restarts), `rejoin` (coming back without a disk), [`crate::order::graph`] (the order of execution).
 //!
 //! ```text
 //!            learn            vote, ballot 0         accept                quorum of acceptances, or heard
@@ -25,7 +25,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use panch_wire::frame::Frame;
-use panch_wire::ids::{BatchId, Incarnation, Position, REPLICAS_MAX, ReplicaId, ReplicaSet, Slot};
+use panch_wire::ids::{BatchId, Incarnation, Position, REPLICAS_MAX, ReplicaId, Slot};
 use panch_wire::time::Instant;
 
 use crate::ballot::Ballot;
@@ -46,6 +46,7 @@ mod coordination;
 mod footprint;
 mod instance;
 mod leader;
+mod loads;
 pub mod message;
 mod reads;
 pub mod record;
@@ -60,9 +61,10 @@ pub use conflicts::{Conflicts, Dependencies};
 pub use footprint::Footprint;
 pub use leader::component_bound;
 
-use catchup::{Fetching, Member};
+use catchup::Member;
 use coordination::Coordination;
 use instance::Instance;
+use loads::Loads;
 use message::{Message, Numbers};
 use reads::Reads;
 use record::Record;
@@ -140,8 +142,7 @@ pub struct Epaxos {
     held_size: usize,
     /// Per row, everything up to here is executed by all replicas that were heard lately: nobody is expected to ask for it.
     released: Dependencies,
-    /// Batches being read back from the log, and for whom.
-    loading: Vec<(Position, ReplicaSet)>,
+    loads: Loads,
     /// A snapshot is being written down that will replace the state: nothing is executed or forgotten until it has.
     installing: bool,
     /// A peer says that only a snapshot can help: nothing is executed for a while, so that the snapshot has more.
@@ -150,7 +151,8 @@ pub struct Epaxos {
     reported: Slot,
     /// How many positions were executed when an executed instance last left memory and log.
     left_memory_at: Slot,
-    fetching: [Option<Fetching>; REPLICAS_MAX],
+    /// Per row, the last number of what is being fetched.
+    fetching: [Option<u64>; REPLICAS_MAX],
     fetch_turn: usize,
     /// What durable snapshots cover: the log may no longer hold it.
     covered: Frontier,
@@ -294,7 +296,7 @@ impl Protocol for Epaxos {
             tail_size: 0,
             held_size: 0,
             released: Dependencies::default(),
-            loading: Vec::new(),
+            loads: Loads::default(),
             installing: false,
             paused_until: None,
             reported: past.executed.count(),

@@ -25,8 +25,7 @@ impl Epaxos {
         effects: &mut Effects<Self>,
     ) -> bool {
         if self.has_left_memory(position) {
-            effects.send(Dest::One(to), super::message::Covered { position }, None);
-            self.send_snapshot(to, effects);
+            self.send_covered(to, position, effects);
             return true;
         }
         if self.load_for(to, position, effects) {
@@ -169,6 +168,7 @@ impl Epaxos {
                 self.release(position, effects);
             }
             self.resolve_doubt(position, noop, effects);
+            self.continue_fetch(position.row, effects);
             return;
         }
         if from == self.group.me {
@@ -193,6 +193,6 @@ impl Epaxos {
         let _ = self.record_commit(position, stamp, deps, noop, effects);
         self.settle(position, stamp, deps, noop);
         self.release(position, effects);
-        self.continue_fetch(from, position, effects);
+        self.continue_fetch(position.row, effects);
     }
 }

@@ -4,7 +4,7 @@
 //! * Only committed values are sent. What was executed and has left memory is never answered as unknown: the peer is sent a snapshot.
 //! * What this replica says to be executed is executed after a restart too: the commits behind it are durable before the message leaves.
 
-use panch_wire::ids::{Position, REPLICAS_MAX, ReplicaId, ReplicaSet, Slot};
+use panch_wire::ids::{Position, REPLICAS_MAX, ReplicaId, Slot};
 use panch_wire::rule::{Rule, holds};
 use panch_wire::time::Instant;
 
@@ -15,9 +15,6 @@ use crate::protocol::{Dest, Effects, Persist, Value};
 
 /// Heartbeats for which is asked what became of an own instance that a snapshot covers.
 const DOUBT_ATTEMPTS_MAX: u32 = 20;
-
-/// The most batches being read back from the log at once.
-const LOAD_COUNT_MAX: usize = 512;
 
 /// What is known of a member of the group, this replica included.
 #[derive(Clone, Copy, Default, Debug)]
@@ -35,13 +32,6 @@ pub(super) struct Member {
 /// Others are told of so many executed instances without waiting for the next heartbeat: what all have executed leaves the
 /// index of conflicts, which is then small enough to stay in the processor's caches.
 const REPORT_EVERY: u64 = 32;
-
-/// Which part of a row is being fetched.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Fetching {
-    from: ReplicaId,
-    upto: u64,
-}
 
 impl Member {
     /// It has lost its disk: nothing is executed there.
@@ -142,45 +132,50 @@ impl Epaxos {
         }
     }
 
-    /// Asks a peer for what it has committed of a row: the one that says to have executed most of it, or each in turn.
+    /// Asks a peer for what it has committed of a row.
     pub(super) fn fetch(&mut self, row: u8, from: u64, upto: u64, effects: &mut Effects<Self>) {
-        let count = self.group.replica_count;
-        if count == 1 {
-            return;
+        if let Some(peer) = self.peer_with(Position { row, number: from }) {
+            self.fetch_from(peer, row, from, upto, effects);
         }
+    }
+
+    /// Those that say to have executed the instance take turns, or else all do.
+    fn peer_with(&mut self, position: Position) -> Option<ReplicaId> {
+        let count = self.group.replica_count;
         self.fetch_turn = self.fetch_turn.wrapping_add(1);
         let turn = self.fetch_turn;
         let rank = |id: &ReplicaId| {
-            let executed = self.members[id.index()].executed[usize::from(row)];
-            (executed >= from, !self.is_suspected(*id), (id.index() + turn) % count)
+            (self.has_executed(*id, position), !self.is_suspected(*id), (id.index() + turn) % count)
         };
-        let Some(peer) = self.peers().max_by_key(rank) else { return };
+        self.peers().max_by_key(rank)
+    }
+
+    /// Whether the member says so.
+    fn has_executed(&self, id: ReplicaId, position: Position) -> bool {
+        self.members[id.index()].executed[usize::from(position.row)] >= position.number
+    }
+
+    fn fetch_from(&mut self, peer: ReplicaId, row: u8, from: u64, upto: u64, effects: &mut Effects<Self>) {
         let mut upto = upto.min(from + self.tuning.catchup_count(self.tail_size, self.tail.len()) - 1);
         if 2 * self.held_size > self.tuning.unchosen_size_max {
             // There might be no memory for more.
             upto = upto.min(self.soon(row).max(from));
         }
-        self.fetching[usize::from(row)] = Some(Fetching { from: peer, upto });
+        self.fetching[usize::from(row)] = Some(upto);
         effects.send(Dest::One(peer), Fetch { row, from, upto, memory_only: false }, None);
     }
 
-    /// The last of what was fetched has arrived: more, if the peer has more.
-    pub(super) fn continue_fetch(
-        &mut self,
-        from: ReplicaId,
-        position: Position,
-        effects: &mut Effects<Self>,
-    ) {
-        let row = usize::from(position.row);
-        let Some(fetching) = self.fetching[row].filter(|it| it.from == from && it.upto == position.number)
-        else {
+    /// Something of the row is committed. When all of it that was fetched is, in whatever order and from whom: more, if a peer has more.
+    pub(super) fn continue_fetch(&mut self, row: u8, effects: &mut Effects<Self>) {
+        let fetching = &mut self.fetching[usize::from(row)];
+        let from = self.committed.upto(row) + 1;
+        if fetching.take_if(|upto| *upto < from).is_none() {
             return;
-        };
-        self.fetching[row] = None;
-        let upto = self.members[from.index()].executed[row];
-        let next = self.committed.upto(position.row) + 1;
-        if next > fetching.upto && next <= upto {
-            self.fetch(position.row, next, upto, effects);
+        }
+        let Some(peer) = self.peer_with(Position { row, number: from }) else { return };
+        let upto = self.members[peer.index()].executed[usize::from(row)];
+        if from <= upto {
+            self.fetch_from(peer, row, from, upto, effects);
         }
     }
 
@@ -193,8 +188,7 @@ impl Epaxos {
             let position = Position { row: message.row, number };
             if self.has_left_memory(position) && !message.memory_only {
                 // What lies behind it may be in memory.
-                effects.send(Dest::One(from), Covered { position }, None);
-                self.send_snapshot(from, effects);
+                self.send_covered(from, position, effects);
                 continue;
             }
             if self.load_for(from, position, effects) {
@@ -208,55 +202,12 @@ impl Epaxos {
         }
     }
 
-    /// Whether the batch of an executed instance is in the log only. It is read back for `to` then.
-    pub(super) fn load_for(
-        &mut self,
-        to: ReplicaId,
-        position: Position,
-        effects: &mut Effects<Self>,
-    ) -> bool {
-        let left = |instance: &super::instance::Instance| {
-            instance.executed && !instance.noop && instance.frame.is_none()
-        };
-        if to == self.group.me || !self.instances.get(&position).is_some_and(left) {
-            return false;
+    /// Only a snapshot can give the peer the instance, unless the peer has executed it by now: that may be why it has left memory.
+    pub(super) fn send_covered(&mut self, to: ReplicaId, position: Position, effects: &mut Effects<Self>) {
+        if self.has_executed(to, position) {
+            return;
         }
-        if let Some((_, waiting)) = self.loading.iter_mut().find(|(loading, _)| *loading == position) {
-            waiting.insert(to);
-        } else if self.loading.len() < LOAD_COUNT_MAX {
-            let mut waiting = ReplicaSet::default();
-            waiting.insert(to);
-            self.loading.push((position, waiting));
-            effects.load(position);
-        }
-        true
-    }
-
-    /// A batch came back from the log.
-    pub(super) fn on_loaded(
-        &mut self,
-        position: Position,
-        value: Option<Value>,
-        effects: &mut Effects<Self>,
-    ) {
-        let Some(place) = self.loading.iter().position(|(loading, _)| *loading == position) else { return };
-        let (_, waiting) = self.loading.swap_remove(place);
-        let commit = self.commit_message(position).map(|(message, ..)| message);
-        for to in waiting.iter() {
-            match (&value, commit) {
-                (Some(Value::Batch(frame)), Some(Message::Commit(commit))) => {
-                    effects.send_after(Persist::default(), Dest::One(to), commit, Some(frame));
-                }
-                _ => {
-                    effects.send(Dest::One(to), Covered { position }, None);
-                    self.send_snapshot(to, effects);
-                }
-            }
-        }
-    }
-
-    /// The peer lacks what only a snapshot can give it.
-    pub(super) fn send_snapshot(&mut self, to: ReplicaId, effects: &mut Effects<Self>) {
+        effects.send(Dest::One(to), Covered { position }, None);
         if to != self.group.me && !std::mem::replace(&mut self.members[to.index()].snapshotting, true) {
             effects.send_snapshot(to, self.left_memory_at);
         }

@@ -10,7 +10,7 @@ use super::super::message::{
 };
 use super::{Solo, at, ballot, deps, solo};
 use crate::ballot::Ballot;
-use crate::protocol::{Event, ReadContext};
+use crate::protocol::{Event, Protocol, ReadContext};
 use crate::testing::solo::{R1, R2};
 use crate::testing::tuning;
 
@@ -394,6 +394,9 @@ pub(super) fn what_one_replica_lacks_is_kept_for_it() {
     assert_eq!(told(&mut solo), [commit.into()]);
     solo.deliver(R2, progress(1), None);
     let _ = solo.settle();
+    solo.deliver(R2, fetch, None);
+    assert_eq!((told(&mut solo), solo.effects.snapshots.len()), (vec![], 0), "it has executed it");
+    solo.protocol.forget(R2);
     solo.deliver(R2, fetch, None);
     let covered = super::super::message::Covered { position: at(1, 1) };
     assert_eq!((told(&mut solo), solo.effects.snapshots.len()), (vec![covered.into()], 1));

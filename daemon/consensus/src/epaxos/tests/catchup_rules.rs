@@ -1,13 +1,16 @@
 //! Rules of catching up and of what leaves memory, on one replica.
 
+use panch_wire::ids::ReplicaId;
+
 use super::super::NUMBER_SPAN_MAX;
 use super::super::message::{
     Accept, Commit, Fetch, Message, Numbers, PreAccept, PreAcceptOk, Progress, ReadReply, Seen, Validate,
 };
 use super::{Solo, at, ballot, deps, solo};
 use crate::frontier::Frontier;
-use crate::protocol::{Event, Protocol, ReadContext, Value};
+use crate::protocol::{Event, Protocol, ReadContext, Tuning, Value};
 use crate::testing::solo::{ME, R1, R2};
+use crate::testing::tuning;
 
 /// The number of the first read of a replica's first life.
 const FIRST_READ: u64 = (1 << 32) + 1;
@@ -82,4 +85,81 @@ fn a_replica_hears_that_it_is_far_behind_and_takes_one_step_after_the_other() {
     solo.deliver(R1, Commit { position: at(1, 1), stamp: 1, deps: deps([0; 3]), noop: false }, Some(&frame));
     solo.deliver(R1, progress(far), None);
     assert_eq!(solo.protocol.announced[1], NUMBER_SPAN_MAX + 1);
+}
+
+fn commit(number: u64) -> Commit {
+    Commit { position: at(1, number), stamp: number, deps: deps([0; 3]), noop: false }
+}
+
+/// Commits these instances of row 1 in this order.
+fn commit_all(solo: &mut Solo, from: ReplicaId, numbers: impl IntoIterator<Item = u64>) {
+    for number in numbers {
+        let frame = solo.frame(number);
+        solo.deliver(from, commit(number), Some(&frame));
+    }
+}
+
+/// What is asked for of row 1.
+fn fetches(solo: &mut Solo) -> Vec<(u64, u64)> {
+    let sent = solo.settle().into_iter();
+    sent.filter_map(|(_, _, m)| if let Message::Fetch(m) = m { Some((m.from, m.upto)) } else { None })
+        .collect()
+}
+
+#[test]
+fn the_next_part_is_fetched_when_all_of_the_last_is_there_in_any_order_from_anybody() {
+    let mut solo = ready(3);
+    for member in [R1, R2] {
+        solo.deliver(member, progress(20), None);
+    }
+    solo.pass(tuning().heartbeat_interval);
+    let _ = solo.settle();
+    solo.pass(tuning().heartbeat_interval * 2);
+    assert_eq!(fetches(&mut solo), [(1, 6)], "a window");
+    commit_all(&mut solo, R1, [6, 1, 3]);
+    commit_all(&mut solo, R2, [5, 4]);
+    assert_eq!(fetches(&mut solo), []);
+    commit_all(&mut solo, R2, [2]);
+    assert_eq!(fetches(&mut solo), [(7, 12)]);
+    commit_all(&mut solo, R1, 7..=20);
+    assert_eq!(fetches(&mut solo), [(13, 18), (19, 20)], "and no further than anybody has it");
+}
+
+/// A replica that has executed so many instances of row 1, most of which have left memory.
+fn with_history(count: u64) -> Solo {
+    let mut solo = Solo::open(3, Tuning { catchup_window: 1000, ..tuning() }, &Frontier::default(), &[]);
+    let _ = solo.settle();
+    commit_all(&mut solo, R1, 1..=count);
+    let _ = solo.settle();
+    assert_eq!(solo.executed().len() as u64, count);
+    solo
+}
+
+#[test]
+fn what_cannot_be_read_from_the_log_at_once_is_read_afterwards() {
+    let mut solo = with_history(800);
+    solo.deliver(R2, Fetch { row: 1, from: 1, upto: 700, memory_only: false }, None);
+    let mut answered = 0;
+    while let Some(position) = solo.effects.loads.pop() {
+        assert!(solo.effects.loads.len() < 512);
+        let frame = solo.frame(position.number);
+        solo.step(Event::Loaded(position, Some(Value::Batch(frame))));
+        answered += solo.sent().iter().filter(|sent| sent.2 == commit(position.number).into()).count();
+    }
+    assert_eq!(answered, 700);
+}
+
+#[test]
+fn no_snapshot_is_sent_to_a_replica_that_has_executed_what_it_asked_for() {
+    let mut solo = with_history(50);
+    for member in [ME, R1] {
+        solo.deliver(member, progress(50), None);
+    }
+    solo.deliver(R2, Fetch { row: 1, from: 1, upto: 1, memory_only: false }, None);
+    assert_eq!(solo.effects.loads, [at(1, 1)]);
+    // It has it from another, so everybody has, and nobody keeps it any more.
+    solo.deliver(R2, progress(50), None);
+    let _ = solo.settle();
+    solo.step(Event::Loaded(at(1, 1), None));
+    assert_eq!((solo.sent(), solo.effects.snapshots.len()), (vec![], 0));
 }
