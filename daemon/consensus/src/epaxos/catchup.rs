@@ -16,6 +16,9 @@ use crate::protocol::{Dest, Effects, Persist, Value};
 /// Heartbeats for which is asked what became of an own instance that a snapshot covers.
 const DOUBT_ATTEMPTS_MAX: u32 = 20;
 
+/// A replica that has executed so many instances less than others is catching up.
+const BEHIND_AFTER: u64 = 1024;
+
 /// What is known of a member of the group, this replica included.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Member {
@@ -44,6 +47,15 @@ impl Epaxos {
     pub(super) fn is_suspected(&self, id: ReplicaId) -> bool {
         let member = &self.members[id.index()];
         id != self.group.me && member.suspected
+    }
+
+    /// Whether a peer executes so long after this replica that it is no help in a fast quorum: it has other things to do, or has lost its
+    /// disk and may not vote yet.
+    pub(super) fn is_behind(&self, id: ReplicaId) -> bool {
+        let executed = &self.members[id.index()].executed;
+        let lag = |row: u8| self.graph.executed().upto(row).saturating_sub(executed[usize::from(row)]);
+        let lag: u64 = (0..self.group.replica_count as u8).map(lag).sum();
+        lag > BEHIND_AFTER || (lag > 0 && *executed == Numbers::default())
     }
 
     /// A member said something: it lives.

@@ -102,12 +102,16 @@ impl Epaxos {
         self.reserved_durable = self.reserved_durable.max(message.upto);
     }
 
-    /// The other half of the fast pair: the next replica that is not suspected, so that the pairs of different leaders spread.
+    /// Lower for peers that are more likely to answer soon.
+    fn fast_rank(&self, peer: ReplicaId) -> (bool, bool) {
+        (self.is_suspected(peer), self.is_behind(peer))
+    }
+
+    /// The other half of the fast pair: the next of the replicas that answer, so that the pairs of different leaders spread.
     fn choose_buddy(&self) -> ReplicaId {
         let count = self.group.replica_count;
         let after = |distance: usize| ReplicaId(((self.group.me.index() + distance) % count) as u8);
-        let mut peers = (1..count).map(after);
-        peers.find(|peer| !self.is_suspected(*peer)).unwrap_or(after(1))
+        (1..count).map(after).min_by_key(|peer| self.fast_rank(*peer)).unwrap_or(after(1))
     }
 
     fn propose(&mut self, frame: Frame, effects: &mut Effects<Self>) {
@@ -163,10 +167,11 @@ impl Epaxos {
         self.coordinate(position, Coordination { told, ..Coordination::new(Ballot::default(), stage) });
     }
 
-    /// A fast quorum's worth of peers, suspected ones last.
+    /// A fast quorum's worth of peers, those that answer first.
     fn fast_peers(&self) -> impl Iterator<Item = ReplicaId> + use<> {
-        let (good, bad): (Vec<_>, Vec<_>) = self.peers().partition(|peer| !self.is_suspected(*peer));
-        good.into_iter().chain(bad).take(self.fast_quorum - 1)
+        let mut peers: Vec<_> = self.peers().collect();
+        peers.sort_by_key(|peer| self.fast_rank(*peer));
+        peers.into_iter().take(self.fast_quorum - 1)
     }
 
     pub(super) fn on_pre_accept_ok(

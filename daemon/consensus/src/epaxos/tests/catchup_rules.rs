@@ -8,7 +8,7 @@ use super::super::message::{
 };
 use super::{Solo, at, ballot, deps, solo};
 use crate::frontier::Frontier;
-use crate::protocol::{Event, Protocol, ReadContext, Tuning, Value};
+use crate::protocol::{Dest, Event, Protocol, ReadContext, Tuning, Value};
 use crate::testing::solo::{ME, R1, R2};
 use crate::testing::tuning;
 
@@ -162,4 +162,30 @@ fn no_snapshot_is_sent_to_a_replica_that_has_executed_what_it_asked_for() {
     let _ = solo.settle();
     solo.step(Event::Loaded(at(1, 1), None));
     assert_eq!((solo.sent(), solo.effects.snapshots.len()), (vec![], 0));
+}
+
+#[test]
+fn the_buddy_is_a_replica_that_keeps_up() {
+    let mut solo = with_history(2000);
+    let buddy = |solo: &mut Solo, counter: u64| {
+        let frame = solo.frame(10_000 + counter);
+        solo.step(Event::Propose(frame));
+        let sent = solo.settle().into_iter();
+        sent.filter(|(_, _, message)| matches!(message, Message::PreAccept(_)))
+            .map(|(_, dest, _)| dest)
+            .next()
+    };
+    let to = |id: ReplicaId| Some(Dest::One(id));
+    assert_eq!(buddy(&mut solo, 1), to(R1), "nobody says to have executed anything");
+    solo.deliver(R2, progress(1900), None);
+    assert_eq!(buddy(&mut solo, 2), to(R2));
+    solo.deliver(R1, progress(500), None);
+    assert_eq!(buddy(&mut solo, 3), to(R2));
+    solo.deliver(R1, progress(1000), None);
+    assert_eq!(buddy(&mut solo, 4), to(R1));
+    // It has lost its disk: while it may not vote it says nothing of its progress.
+    solo.protocol.forget(R1);
+    assert_eq!(buddy(&mut solo, 5), to(R2));
+    solo.step(Event::Suspect(R2));
+    assert_eq!(buddy(&mut solo, 6), to(R1), "better than one that does not answer at all");
 }
