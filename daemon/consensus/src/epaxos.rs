@@ -62,6 +62,7 @@ pub use footprint::Footprint;
 pub use leader::component_bound;
 
 use catchup::Member;
+use collect::Passing;
 use coordination::Coordination;
 use instance::Instance;
 use loads::Loads;
@@ -91,8 +92,12 @@ pub struct Epaxos {
     fast_quorum: usize,
     instances: BTreeMap<Position, Instance>,
     conflicts: Conflicts,
-    /// Four replicas and more: what has left memory before all replicas had executed it.
+    /// Four replicas and more: what has left memory before it was passed.
     dropped: Conflicts,
+    /// Four replicas and more: per row, everything up to here is executed by all and named by whatever is open here.
+    passed: Dependencies,
+    /// What is passed next.
+    passing: Option<Passing>,
     /// Per row, everything that this replica has from a snapshot only lies at or below.
     unseen: Dependencies,
     graph: Graph,
@@ -269,6 +274,8 @@ impl Protocol for Epaxos {
             instances: BTreeMap::new(),
             conflicts: Conflicts::new(count),
             dropped: Conflicts::new(count),
+            passed: Dependencies::default(),
+            passing: None,
             unseen: Dependencies::default(),
             graph: Graph::new(count, past.executed),
             footprint: Footprint::default(),

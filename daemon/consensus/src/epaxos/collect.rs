@@ -8,20 +8,45 @@
 //! * An instance that is not executed here stays.
 //! * What this replica knows of an executed instance leaves the index of conflicts only once every replica has executed it durably: an
 //!   instance without that dependency could be executed first by a replica that has not. [T-E19]
-//! * A replica that is gone for long holds back the index, and nothing else. What leaves memory meanwhile leaves its keys behind, for
-//!   validations.
+//! * A replica that is gone for long holds back the index, and nothing else.
+//! * With four replicas and more, what is not passed (see [`Passing`]) is known as a conflict to validations: as an instance, or, if it had to leave
+//!   memory, by its keys.
 
 use panch_wire::ids::{Position, REPLICAS_MAX};
 use panch_wire::rule::{Rule, holds};
 
-use super::Epaxos;
 use super::footprint::Footprint;
+use super::message::Numbers;
+use super::{Dependencies, Epaxos};
 use crate::frontier::Frontier;
 
 /// A replica that was silent for so many times the patience of recoveries is not waited for: it will need a snapshot.
 const GONE_AFTER: u32 = 15;
 
+/// What all replicas have executed, and the numbers that anybody was known to have used when that was known. Whatever is proposed beyond these
+/// numbers names all of it as dependencies. So once everything up to them is decided here, nobody needs to ask this replica any more
+/// whether something of it interferes: it is *passed*.
+#[derive(Clone, Debug)]
+pub(super) struct Passing {
+    executed: Dependencies,
+    used: Numbers,
+}
+
 impl Epaxos {
+    /// More may be passed.
+    fn pass(&mut self) {
+        let is_over = |passing: &Passing| {
+            let used = passing.used.iter().take(self.group.replica_count);
+            (0..).zip(used).all(|(row, used)| self.graph.executed().upto(row) >= *used)
+        };
+        if let Some(passing) = self.passing.take_if(|passing| is_over(passing)) {
+            self.passed.merge(&passing.executed);
+        }
+        if self.passing.is_none() && self.collected != self.passed {
+            self.passing = Some(Passing { executed: self.collected, used: self.announced });
+        }
+    }
+
     /// Drops what every member says to have executed.
     pub(super) fn collect(&mut self) {
         // After a pause, what is ready is executed at the end of this step only.
@@ -43,20 +68,24 @@ impl Epaxos {
                 }
             }
             let by_all = if holds(Rule::EpaxosCollectAfterAll) { by_all } else { by_any };
-            let by_heard = by_heard.max(by_all).min(executed_here);
             self.collected.raise(row, by_all.min(executed_here));
+            // Unless somebody is gone for long, validations find all that they may ask for in memory.
+            let is_large = !self.has_fixed_pair();
+            let upto =
+                if is_large && by_heard <= by_all { self.passed.row(row) } else { by_heard.max(by_all) };
+            let upto = upto.min(executed_here);
             let from = self.released.row(row) + 1;
-            if by_heard < from {
+            if upto < from {
                 continue;
             }
-            self.released.raise(row, by_heard);
-            let range = Position { row, number: from }..=Position { row, number: by_heard };
+            self.released.raise(row, upto);
+            let range = Position { row, number: from }..=Position { row, number: upto };
             while let Some((position, _)) = self.instances.range(range.clone()).next() {
                 let position = *position;
                 self.drop_frame(position);
                 if let Some(instance) = self.instances.remove(&position)
                     && let Some(touched) = instance.touched
-                    && !self.collected.contains(position)
+                    && !self.passed.contains(position)
                 {
                     self.dropped.insert(position, 0, &touched);
                 }
@@ -70,7 +99,8 @@ impl Epaxos {
             self.tail.retain(|position| self.instances.contains_key(position));
         }
         self.conflicts.forget(&self.collected);
-        self.dropped.forget(&self.collected);
+        self.pass();
+        self.dropped.forget(&self.passed);
     }
 
     /// Drops the batches executed first while the tail is too long. Those that the log does not hold stay.

@@ -6,8 +6,8 @@
 //!
 //! Invariants:
 //! * What is accepted in the end is the batch with the dependencies that the agreeing votes reported, whatever is known here. [T-E20]
-//! * An instance that has left memory is still known as a conflict, by its keys, unless all replicas had executed it: then it precedes whatever is
-//!   decided later. A replica that has it from a snapshot only says so instead of guessing.
+//! * An instance that has left memory is still known as a conflict, by its keys, as long as something may be open that does not name it. A replica that
+//!   has it from a snapshot only says so instead of guessing.
 
 use panch_wire::frame::Frame;
 use panch_wire::ids::{Position, ReplicaId, ReplicaSet};
@@ -174,7 +174,7 @@ impl Epaxos {
     /// Whether an instance that this replica has never seen could be missing from [`Epaxos::find_conflicts`]: a snapshot had it.
     fn may_miss_conflicts(&self, position: Position, deps: &Dependencies) -> bool {
         (0..self.group.replica_count as u8).filter(|row| *row != position.row).any(|row| {
-            let settled = deps.row(row).max(self.collected.row(row));
+            let settled = deps.row(row).max(self.passed.row(row));
             let mut numbers = settled + 1..=self.unseen.row(row);
             numbers.any(|number| self.batch_has_left_memory(Position { row, number }))
         })
