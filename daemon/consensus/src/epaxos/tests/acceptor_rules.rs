@@ -312,41 +312,59 @@ pub(super) fn conflicting_instances_are_reported_by_a_validation() {
     assert!(!answer.conflicts[0].is_committed() && !answer.more && !answer.unsure);
 }
 
-#[test]
-fn a_conflict_that_has_left_memory_is_reported_unless_all_have_executed_it() {
-    for all in [true, false] {
-        let mut solo = ready(5);
-        let (beta, alpha) = (at(3, 1), at(4, 1));
-        let frame = solo.frame(1);
-        let commit = Commit { position: beta, stamp: 1, deps: deps([0; 5]), noop: false };
-        solo.deliver(ReplicaId(3), commit, Some(&frame));
-        let _ = solo.settle();
-        // The last one has not been heard of for long.
-        solo.now = solo.now + 20 * tuning().recover_always_after;
-        let mut numbers = [0; panch_wire::ids::REPLICAS_MAX];
+/// What a validation of an instance of replica 4 reports that interferes with one of replica 3, which is committed and executed: by all, or by all but
+/// replica 4, which has not been heard of for long. The other one was in use by then, or not.
+fn reported_conflicts(all: bool, in_use: bool) -> Vec<super::super::message::Conflict> {
+    let mut solo = ready(5);
+    let (beta, alpha) = (at(3, 1), at(4, 1));
+    let frame = solo.frame(1);
+    let commit = Commit { position: beta, stamp: 1, deps: deps([0; 5]), noop: false };
+    solo.deliver(ReplicaId(3), commit, Some(&frame));
+    if in_use {
+        solo.deliver(R1, Recover { position: alpha, ballot: ballot(1, 1) }, None);
+    }
+    let _ = solo.settle();
+    let mut numbers = [0; panch_wire::ids::REPLICAS_MAX];
+    if all {
         numbers[3] = 1;
-        let progress = Progress { executed: numbers, known: numbers };
-        solo.deliver(
-            R4,
-            if all { progress } else { Progress { executed: Default::default(), ..progress } },
-            None,
-        );
-        solo.now = solo.now + 20 * tuning().recover_always_after;
+    }
+    let last = Progress { executed: numbers, known: numbers };
+    numbers[3] = 1;
+    let progress = Progress { executed: numbers, known: numbers };
+    solo.deliver(R4, last, None);
+    solo.now = solo.now + 20 * tuning().recover_always_after;
+    for progress in [Progress { executed: Default::default(), ..progress }, progress, progress, progress] {
         for id in (0..4).map(ReplicaId) {
             solo.deliver(id, progress, None);
         }
-        assert!(!solo.protocol.instances.contains_key(&beta), "it has left memory");
-        solo.deliver(R1, Recover { position: alpha, ballot: ballot(1, 1) }, None);
-        let _ = solo.settle();
-        let other = solo.frame(2);
-        let validate = Validate { position: alpha, ballot: ballot(1, 1), stamp: 1, deps: deps([0; 5]) };
-        solo.deliver(R1, validate, Some(&other));
-        let sent = told(&mut solo);
-        let Some(Message::ValidateOk(answer)) = sent.first() else { panic!("{sent:?}") };
-        assert!(!answer.unsure);
-        let conflicts = &answer.conflicts[..usize::from(answer.conflict_count)];
-        let expected = super::super::message::Conflict::new(beta, true);
-        assert_eq!(conflicts, if all { vec![] } else { vec![expected] });
+    }
+    assert_eq!(solo.protocol.instances.contains_key(&beta), all && in_use, "whether it stays in memory");
+    let ballot = ballot(9, 1);
+    solo.deliver(R1, Recover { position: alpha, ballot }, None);
+    let _ = solo.settle();
+    let other = solo.frame(2);
+    let validate = Validate { position: alpha, ballot, stamp: 1, deps: deps([0; 5]) };
+    solo.deliver(R1, validate, Some(&other));
+    let sent = told(&mut solo);
+    let answer = sent.iter().find_map(|message| match message {
+        Message::ValidateOk(answer) => Some(*answer),
+        _ => None,
+    });
+    let answer = answer.expect("it is answered");
+    assert!(!answer.unsure);
+    answer.conflicts[..usize::from(answer.conflict_count)].to_vec()
+}
+
+#[test]
+fn what_was_executed_before_is_a_conflict_unless_it_must_have_been_known_to_whoever_proposed() {
+    let beta = super::super::message::Conflict::new(at(3, 1), true);
+    for (all, in_use, conflicts) in [
+        (true, false, vec![]),
+        (true, true, vec![beta]),
+        (false, false, vec![beta]),
+        (false, true, vec![beta]),
+    ] {
+        assert_eq!(reported_conflicts(all, in_use), conflicts, "by all: {all}, in use: {in_use}");
     }
 }
 
