@@ -169,10 +169,8 @@ impl Epaxos {
 
     fn fetch_from(&mut self, peer: ReplicaId, row: u8, from: u64, upto: u64, effects: &mut Effects<Self>) {
         let mut upto = upto.min(from + self.tuning.catchup_count(self.tail_size, self.tail.len()) - 1);
-        if 2 * self.held_size > self.tuning.unchosen_size_max {
-            // There might be no memory for more.
-            upto = upto.min(self.soon(row).max(from));
-        }
+        // What finds no memory would be sent in vain.
+        upto = upto.min((from + self.fetch_room()).max(self.soon(row)));
         self.fetching[usize::from(row)] = Some(upto);
         effects.send(Dest::One(peer), Fetch { row, from, upto, memory_only: false }, None);
     }

@@ -19,7 +19,9 @@ use super::{Dependencies, Epaxos};
 use crate::ballot::Ballot;
 use crate::protocol::{Effects, Value};
 
-/// Batches that are known and not executed may take so many times what a proposer may have undecided.
+/// Batches that are known and not executed may take so many times what a proposer may have undecided: those that are far ahead of what is
+/// committed here, and those that are not.
+const FAR_SHARE: usize = 1;
 const HELD_SHARE: usize = 2;
 /// Memory that an executed instance takes besides its frame, in bytes.
 const INSTANCE_SIZE: usize = 512;
@@ -139,9 +141,19 @@ impl Epaxos {
     /// has no memory for what it lacks.
     pub(super) fn has_room(&self, position: Position, body: Option<&Frame>) -> bool {
         let size = self.held_size + body.map_or(0, Frame::footprint);
-        size <= HELD_SHARE * self.tuning.unchosen_size_max
+        let window = self.tuning.catchup_window as u64;
+        let is_near = position.number <= self.committed.upto(position.row) + window;
+        let share = if is_near { HELD_SHARE } else { FAR_SHARE };
+        size <= share * self.tuning.unchosen_size_max
             || position.number <= self.soon(position.row)
             || self.instances.get(&position).is_some_and(|instance| instance.frame.is_some())
+    }
+
+    /// How many batches that a peer is asked for find room, if those of other rows are asked for, too.
+    pub(super) fn fetch_room(&self) -> u64 {
+        let size = (self.tail_size / self.tail.len().max(1)).max(INSTANCE_SIZE);
+        let room = (HELD_SHARE * self.tuning.unchosen_size_max).saturating_sub(self.held_size);
+        (room / size / self.group.replica_count) as u64
     }
 
     /// Numbers of the row up to here are executed soon: a command leader has no more open behind the first that is not executed. Or the
