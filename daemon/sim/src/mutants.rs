@@ -46,6 +46,11 @@ const TABLES: &[(Rule, &str)] = &[
         Rule::FastPickClassicBinds,
         "the votes of a classic round are for one value, which is picked anyway",
     ),
+    (
+        // What is left of a client's name is 64 bits of its hash: enough for anything but an attack of 2^32 hashes.
+        Rule::FastDigestCompared,
+        "a node gives no two batches one id, and a client's batches are told apart by the other half of their names",
+    ),
 ];
 
 /// What notices that a rule is removed, and what it says.
