@@ -374,6 +374,13 @@ mod tests {
         // The same batch again: whoever asked before waits no more.
         flights.add(Instant(50), frame(10), 99).unwrap();
         assert_eq!(flights.next_superseded().map(|flight| flight.connection), Some(10));
+        // Who cannot wait for room is told so, if an answer is owed here.
+        assert!(!flights.has_room(ReplicaId(1), 77) && flights.has_room(ReplicaId(0), 77));
+        for home in [0, 1] {
+            flights.decline(Instant(50), seal_for(home, 60, &[set(b"key")]), 77);
+        }
+        assert_eq!(flights.next_superseded().map(|flight| flight.connection), Some(77));
+        assert!(flights.next_superseded().is_none());
         // What has its home elsewhere takes no room but that of the turn.
         let foreign = |number| seal_for(0, number, &[set(b"key")]);
         let taken = (0..20).filter(|number| flights.add(Instant(50), foreign(*number), 1).is_ok()).count();
