@@ -145,7 +145,8 @@ pub struct Epaxos {
     tail_size: usize,
     /// Memory of the batches that are known and not executed, in bytes.
     held_size: usize,
-    /// Per row, everything up to here is executed by all replicas that were heard lately: nobody is expected to ask for it.
+    /// Per row, everything up to here has left memory: it is executed by all replicas that were heard lately, and nobody is expected to ask
+    /// for it.
     released: Dependencies,
     loads: Loads,
     /// A snapshot is being written down that will replace the state: nothing is executed or forgotten until it has.

@@ -99,8 +99,10 @@ impl Epaxos {
             self.tail.retain(|position| self.instances.contains_key(position));
         }
         self.conflicts.forget(&self.collected);
-        self.pass();
-        self.dropped.forget(&self.passed);
+        if !self.has_fixed_pair() {
+            self.pass();
+            self.dropped.forget(&self.passed);
+        }
     }
 
     /// Drops the batches executed first while the tail is too long. Those that the log does not hold stay.

@@ -207,9 +207,10 @@ impl Epaxos {
         }
     }
 
-    /// What a batch of this command leader depends on: everything in the index that interferes with the footprint filled in last. With four replicas and more, everything executed here too: acceptors then never know of more only because
-    /// they have forgotten which of it interferes, and a validation finds nothing missing that everybody has executed. With
-    /// three there is no need, and a replica that lags need not know all of that before it may execute the batch.
+    /// What a batch of this command leader depends on: everything in the index that interferes with the footprint filled in last. With
+    /// four replicas and more, everything executed here too: acceptors then never know of more only because they have forgotten which
+    /// of it interferes, and a validation finds nothing missing that everybody has executed. With three there is no need, and a
+    /// replica that lags need not know all of that before it may execute the batch.
     pub(super) fn own_dependencies(&self) -> Dependencies {
         let mut deps = self.conflicts.dependencies(&self.footprint);
         deps.merge(&self.collected);
