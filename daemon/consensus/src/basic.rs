@@ -47,7 +47,7 @@ use rand_xoshiro::rand_core::Rng;
 use crate::ballot::Ballot;
 use crate::frontier::Frontier;
 use crate::protocol::{
-    Counters, Dest, Effects, Event, Group, Order, Past, Place, Protocol, ProtocolKind, Random, Status, Tuning,
+    Counters, Dest, Effects, Event, Group, Past, Place, Protocol, ProtocolKind, Random, Status, Tuning,
 };
 use crate::quorum::classic_quorum;
 use crate::rejoin::Horizon;
@@ -291,7 +291,6 @@ impl Basic {
 
 impl Protocol for Basic {
     const KIND: ProtocolKind = ProtocolKind::Basic;
-    const ORDER: Order = Order::Log;
     const ACCEPTS_IN_ORDER: bool = false;
     type Message = Message;
     type Record = Record;

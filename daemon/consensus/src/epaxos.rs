@@ -32,7 +32,7 @@ use crate::ballot::Ballot;
 use crate::frontier::Frontier;
 use crate::order::graph::Graph;
 use crate::protocol::{
-    Counters, Effects, Event, Group, Order, Past, Place, Protocol, ProtocolKind, Random, Status, Tuning,
+    Counters, Effects, Event, Group, Past, Place, Protocol, ProtocolKind, Random, Status, Tuning,
 };
 use crate::quorum::classic_quorum;
 use crate::rejoin::Horizon;
@@ -257,7 +257,6 @@ impl Epaxos {
 
 impl Protocol for Epaxos {
     const KIND: ProtocolKind = ProtocolKind::Epaxos;
-    const ORDER: Order = Order::Graph;
     const ACCEPTS_IN_ORDER: bool = false;
     type Message = Message;
     type Record = Record;

@@ -38,7 +38,7 @@ use rand_xoshiro::rand_core::Rng;
 use crate::ballot::Ballot;
 use crate::frontier::Frontier;
 use crate::protocol::{
-    Counters, Effects, Event, Group, Order, Past, Place, Protocol, ProtocolKind, Random, Status, Tuning,
+    Counters, Effects, Event, Group, Past, Place, Protocol, ProtocolKind, Random, Status, Tuning,
 };
 use crate::quorum::{classic_quorum, fast_quorum};
 use crate::rejoin::Horizon;
@@ -281,7 +281,6 @@ impl Fast {
 
 impl Protocol for Fast {
     const KIND: ProtocolKind = ProtocolKind::Fast;
-    const ORDER: Order = Order::Log;
     const ACCEPTS_IN_ORDER: bool = false;
     type Message = Message;
     type Record = Record;

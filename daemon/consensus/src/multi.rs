@@ -31,8 +31,7 @@ use rand_xoshiro::rand_core::Rng;
 use crate::ballot::Ballot;
 use crate::frontier::Frontier;
 use crate::protocol::{
-    Counters, Dest, Effects, Event, Group, Order, Past, Place, Protocol, ProtocolKind, Random, Status,
-    Tuning, Value,
+    Counters, Dest, Effects, Event, Group, Past, Place, Protocol, ProtocolKind, Random, Status, Tuning, Value,
 };
 use crate::quorum::classic_quorum;
 use crate::rejoin::Horizon;
@@ -286,7 +285,6 @@ impl Multi {
 
 impl Protocol for Multi {
     const KIND: ProtocolKind = ProtocolKind::Multi;
-    const ORDER: Order = Order::Log;
     const ACCEPTS_IN_ORDER: bool = true;
     type Message = Message;
     type Record = Record;

@@ -16,10 +16,11 @@
 //! is the one place that releases them. A replica's own vote takes the same way: `Dest::All` and `Dest::One(me)` come
 //! back to it through the gate.
 
+use panch_wire::command::Command;
 use panch_wire::frame::Frame;
 use panch_wire::ids::{BatchId, GroupId, Incarnation, Position, ReplicaId, Slot};
 use panch_wire::record::Fixed;
-use panch_wire::rule::Rule;
+use panch_wire::rule::{Rule, holds};
 use panch_wire::time::{Duration, Instant};
 
 use crate::ballot::Ballot;
@@ -63,6 +64,14 @@ impl ProtocolKind {
         }
     }
 
+    /// How it orders what it decides.
+    pub const fn order(self) -> Order {
+        match self {
+            Self::Basic | Self::Multi | Self::Fast => Order::Log,
+            Self::Epaxos => Order::Graph,
+        }
+    }
+
     /// The protocol of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.name() == name)
@@ -82,6 +91,15 @@ pub enum Order {
     /// A dependency graph: replicas execute values that interfere in the same order, others in any. A protocol with this
     /// order decides a batch at one position at most.
     Graph,
+}
+
+impl Order {
+    /// Whether a command must go through the log to be linearizable, although it only reads: replicas of a graph execute writes that do not
+    /// interfere in different orders, so what one of them holds of several keys at some moment need not be what any order of all writes leaves
+    /// there. One key has one order.
+    pub fn needs_log(self, command: &Command<'_>) -> bool {
+        self == Self::Graph && command.reads_many_keys() && holds(Rule::EpaxosManyKeysInLog)
+    }
 }
 
 /// Which group, and who I am in it.
@@ -560,7 +578,7 @@ pub trait Protocol: Sized {
     /// Its name.
     const KIND: ProtocolKind;
     /// How it orders what it decides.
-    const ORDER: Order;
+    const ORDER: Order = Self::KIND.order();
     /// Whether values are accepted in the order of their slots: then a log with a value but not the one before it has lost
     /// something.
     const ACCEPTS_IN_ORDER: bool;

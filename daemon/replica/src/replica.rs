@@ -59,7 +59,8 @@ pub struct ReplicaConfig {
 pub enum Level {
     /// Through the log: the only level for writes.
     Log,
-    /// A read at a position confirmed by a quorum.
+    /// A read at a position confirmed by a quorum. One that needs the log to be linearizable goes through it at this level too, see
+    /// [`Order::needs_log`].
     Quorum,
     /// A read that a leader's lease is good enough for; without one, as [`Level::Quorum`].
     Lease,
@@ -209,7 +210,7 @@ impl<P: Protocol> Replica<P> {
         level: Level,
         token: ReplyTo,
     ) -> Result<(), Refusal> {
-        if command.kind.is_read() && level != Level::Log {
+        if command.kind.is_read() && level != Level::Log && !P::ORDER.needs_log(command) {
             self.reads[usize::from(level == Level::Lease)].push(now, command, token)?;
             self.probe.reads += 1;
         } else {

@@ -244,6 +244,13 @@ impl<'a> Command<'a> {
         })
     }
 
+    /// Whether the command only reads, and more than one key: its answer shows several keys at one moment.
+    pub fn reads_many_keys(&self) -> bool {
+        let mut keys = self.keys().map(|(key, _)| key);
+        let first = keys.next();
+        self.kind.is_read() && keys.any(|key| Some(key) != first)
+    }
+
     /// Whether the parts fit the kind: the check that stands between foreign bytes and the state machine.
     pub fn is_valid(&self) -> bool {
         use CommandKind::*;
@@ -271,6 +278,21 @@ impl<'a> Command<'a> {
 mod tests {
     use super::*;
     use crate::transaction::Step;
+
+    #[test]
+    fn a_key_that_is_named_twice_is_one_key() {
+        let read = |kind, keys: &[&[u8]]| {
+            let mut value = Vec::new();
+            keys.iter().for_each(|key| list::push(&mut value, key));
+            Command { kind, flags: 0, session: None, key: keys[0], value: &value }.reads_many_keys()
+        };
+        for kind in [CommandKind::MGet, CommandKind::Exists] {
+            assert!(read(kind, &[b"a", b"b"]) && read(kind, &[b"a", b"a", b"b"]), "{kind:?}");
+            assert!(!read(kind, &[b"a"]) && !read(kind, &[b"a", b"a"]), "{kind:?}");
+        }
+        assert!(!read(CommandKind::Get, &[b"a", b"b"]), "it names one key");
+        assert!(!read(CommandKind::Del, &[b"a", b"b"]), "it writes");
+    }
 
     #[test]
     fn every_kind_names_its_keys() {

@@ -230,6 +230,8 @@ rules! {
     EpaxosCollectAfterAll = "epaxos-collect-after-all",
     /// A read asks a classic quorum what it must see (T-E22).
     EpaxosReadQuorum = "epaxos-read-quorum",
+    /// A read of several keys goes through the log: replicas execute writes that do not interfere in different orders.
+    EpaxosManyKeysInLog = "epaxos-many-keys-in-log",
 }
 
 #[cfg(feature = "mutants")]

@@ -5,6 +5,16 @@
 //! numbers is executed here, the read sees it. The keys of the reads are not known here: a read waits for batches that it has nothing to do
 //! with, too.
 //!
+//! This is right for a read of one key, also beside commands that touch several. Let `e(w)` be the first moment at which anybody executes the write
+//! `w`. It rises along every edge between writes: two that interfere are executed in one order everywhere, and one that is asked for after another
+//! was answered is executed after it. A read that begins after `w` was answered, or after another read has shown `w`, sees `w`. So for writes
+//! `v` that a read shows and `w` that it misses, `e(w)` is later than `e` of all that was answered or shown before the read began; and both write its
+//! key, so `v` comes before `w` there. Hence no cycle leads through reads of one key: writes and reads have one order that all clients agree with.
+//!
+//! It is wrong for a read of several keys: a `v` of one key that it shows and a `w` of another that it misses have no order of execution, and `w`
+//! may have been answered before `v` was asked for. Such a read goes through the log ([`crate::protocol::Order::needs_log`]), where it interferes
+//! with the writes of all of its keys, and with no reads.
+//!
 //! Invariants:
 //! * A read is answered by a round that started after it arrived; all that wait when a round starts share it, and there is one at a time.
 //! * Rounds that have their numbers wait for execution one behind the other. All lists are bounded.

@@ -1,5 +1,6 @@
 //! A RESP connection's input: commands for the groups, and what the node answers itself.
 
+use panch_consensus::protocol::Order;
 use panch_replica::batcher::Refusal;
 use panch_replica::outbox::ReplyTo;
 use panch_replica::replica::Level;
@@ -191,6 +192,13 @@ fn answer(order: &mut ReplyOrder, output: &mut Vec<u8>, encode: impl FnOnce(&mut
     order.complete(number, output, encode);
 }
 
+/// Which way a command takes that cannot be answered on the spot, in a group of that order, behind so many commands that are in the log.
+/// A connection's commands take effect in the order in which it sent them, see [`Class`].
+fn way_of(command: &Command<'_>, wanted: ReadLevel, group: Order, logged: usize) -> (Class, Level) {
+    let needs_log = !command.kind.is_read() || wanted == ReadLevel::Log || group.needs_log(command);
+    if needs_log || logged > 0 { (Class::Logged, Level::Log) } else { (Class::Read, submitted_level(wanted)) }
+}
+
 /// Hands a command to its group.
 fn submit(
     connection: u64,
@@ -217,11 +225,8 @@ fn submit(
         }
         order.cancel_last();
     }
-    // See `Class`: a connection's commands take effect in the order in which it sent them.
-    let (class, level) = match (read, order.logged()) {
-        (true, 0) if wanted != ReadLevel::Log => (Class::Read, submitted_level(wanted)),
-        _ => (Class::Logged, Level::Log),
-    };
+    let of_group = counter.view.options.protocols.get(group.index()).map_or(Order::Log, |kind| kind.order());
+    let (class, level) = way_of(command, wanted, of_group, order.logged());
     if class == Class::Logged && order.reads() > 0 {
         return Err(Stop::Stalled);
     }
@@ -236,5 +241,44 @@ fn submit(
             order.complete(request, output, |out| resp::error(CommandError::TooLarge.text(), out));
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use panch_wire::command::{CommandKind, list};
+
+    use super::*;
+
+    fn way(
+        kind: CommandKind,
+        keys: &[&[u8]],
+        wanted: ReadLevel,
+        group: Order,
+        logged: usize,
+    ) -> (Class, Level) {
+        let mut value = Vec::new();
+        if kind.has_many_keys() {
+            keys.iter().for_each(|key| list::push(&mut value, key));
+        }
+        way_of(&Command { kind, flags: 0, session: None, key: keys[0], value: &value }, wanted, group, logged)
+    }
+
+    #[test]
+    fn a_read_of_several_keys_of_a_graph_takes_its_place_in_the_log() {
+        let (one, two): (&[&[u8]], &[&[u8]]) = (&[b"a"], &[b"a", b"b"]);
+        let logged = (Class::Logged, Level::Log);
+        for (wanted, level) in [(ReadLevel::Quorum, Level::Quorum), (ReadLevel::Lease, Level::Lease)] {
+            for kind in [CommandKind::MGet, CommandKind::Exists] {
+                assert_eq!(way(kind, two, wanted, Order::Graph, 0), logged);
+                assert_eq!(way(kind, one, wanted, Order::Graph, 0), (Class::Read, level));
+                assert_eq!(way(kind, two, wanted, Order::Log, 0), (Class::Read, level));
+            }
+            assert_eq!(way(CommandKind::Get, one, wanted, Order::Graph, 0), (Class::Read, level));
+            // Behind it every read does.
+            assert_eq!(way(CommandKind::Get, one, wanted, Order::Graph, 1), logged);
+        }
+        assert_eq!(way(CommandKind::Get, one, ReadLevel::Log, Order::Log, 0), logged);
+        assert_eq!(way(CommandKind::Del, one, ReadLevel::Quorum, Order::Log, 0), logged);
     }
 }

@@ -55,6 +55,13 @@ impl OwnedCommand {
         Self { kind, session: None, key: key.to_vec(), value }
     }
 
+    /// A read of several keys.
+    pub fn of_keys(kind: CommandKind, keys: &[&str]) -> Self {
+        let mut value = Vec::new();
+        keys.iter().for_each(|key| list::push(&mut value, key.as_bytes()));
+        Self { kind, session: None, key: keys[0].as_bytes().to_vec(), value }
+    }
+
     /// Opens a session.
     pub fn open_session(session: u64) -> Self {
         let header = SessionHeader { session, number: 1, acked_below: 1 };

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use panch_consensus::epaxos::message::Message;
 use panch_consensus::protocol::ProtocolKind;
 use panch_replica::replica::Level;
+use panch_wire::command::{CommandKind, list};
 use panch_wire::ids::Position;
 use panch_wire::time::Duration;
 
@@ -470,4 +471,45 @@ pub(super) fn noop_over_unknown_batch(seed: u64, count: usize) -> Result<(), Str
     world.check().map_err(broken)?;
     ensure!(read == value("a;b;"), "the batch did not come back: {read:?}");
     end(world)
+}
+
+/// T-E24. The second of two writes is asked for when the first is acknowledged, on another node, which hears of the first later. A read of both
+/// keys there, which waits for something else meanwhile, must not show the second without the first.
+pub(super) fn two_keys_beside_two_writes(seed: u64, count: usize) -> Result<(), String> {
+    for (kind, level) in [CommandKind::MGet, CommandKind::Exists]
+        .into_iter()
+        .flat_map(|kind| [Level::Quorum, Level::Lease, Level::Log].map(|level| (kind, level)))
+    {
+        let mut settings = Settings::calm_of(ProtocolKind::Epaxos, seed, count);
+        settings.tuning.slow_after = Duration::from_millis(60);
+        let mut world = steady(settings)?;
+        world.set_filter(Box::new(|letter: &Letter| match (letter.from, letter.to, letter.epaxos()) {
+            // What the first node commits reaches the second late,
+            (0, 1, Some(Message::PreAccept(_))) => Verdict::Pass,
+            (0, 1, _) => Verdict::Delay(40 * MILLISECOND),
+            // and an unrelated write takes its time.
+            (2, 0, _) => Verdict::Delay(15 * MILLISECOND),
+            _ => Verdict::Pass,
+        }));
+        let _ = world.call(2, "z", set("unrelated"), Level::Log);
+        world.run_for(2 * MILLISECOND);
+        let both = world.call_command(1, OwnedCommand::of_keys(kind, &["x", "x", "y"]), None, level);
+        world.run_for(2 * MILLISECOND);
+        ensure!(world.set(0, "x", "first"), "no first write: {}", world.describe());
+        ensure!(world.set(1, "y", "second"), "no second write: {}", world.describe());
+        let outcome = world.wait(both, SECOND);
+        world.check().map_err(broken)?;
+        let Some(Outcome::Answer(answer)) = &outcome else {
+            return Err(format!("{kind:?} {level:?}: {outcome:?}: {}", world.describe()));
+        };
+        // The first key is named twice, so that a count says which of them were there.
+        let count = match answer {
+            Answer::Value(Some(bytes)) => list::items(bytes).map(|item| i64::from(item[0])).sum(),
+            Answer::Number(count) => *count,
+            _ => return Err(format!("{kind:?} {level:?}: {answer:?}")),
+        };
+        ensure!(count != 1, "{kind:?} {level:?}: only the second of two writes is seen");
+        end(world)?;
+    }
+    Ok(())
 }

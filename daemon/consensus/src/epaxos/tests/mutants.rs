@@ -4,8 +4,8 @@ use super::{acceptor_rules, conflicts, footprint, leader_rules, random, scenario
 use crate::testing::mutants::mutants;
 
 mutants! {
-    // The order of execution has mutants of its own; a lost disk takes whole nodes (T-ER1).
-    rules "epaxos-", elsewhere [EpaxosPrefixDependencies, EpaxosComponentOrder, EpaxosRejoinFloor];
+    // The order of execution has mutants of its own; a lost disk and what clients ask for take whole nodes (T-ER1, T-E24).
+    rules "epaxos-", elsewhere [EpaxosPrefixDependencies, EpaxosComponentOrder, EpaxosRejoinFloor, EpaxosManyKeysInLog];
     random {
         random_schedules_notice_too: 60 of random::run, [
             EpaxosCommitIsFinal, EpaxosIndexRebuilt, EpaxosRecoverPreacceptedBuddy, EpaxosFixedPair,
