@@ -11,7 +11,8 @@
 //! 5. [`fast`]: Fast Paxos: proposers go straight to the acceptors; `picking` is the rule that keeps that safe.
 //! 6. [`epaxos`], [`order`]: dependencies between batches, and the order of execution that follows from them.
 //! 7. [`rejoin`]: a replica that has lost its disk comes back.
-//! 8. [`explore`]: every schedule of a small group, one after the other.
+//! 8. `fitness`: how fit the members of a group are, for those who rely on them.
+//! 9. [`explore`]: every schedule of a small group, one after the other.
 //!
 //! No clock, no randomness of its own, no I/O: the same state, the same event and the same `now` give the same
 //! effects on every machine.
@@ -23,6 +24,7 @@ pub mod basic;
 pub mod epaxos;
 pub mod explore;
 pub mod fast;
+pub(crate) mod fitness;
 pub mod frontier;
 pub(crate) mod messages;
 pub mod multi;

@@ -13,11 +13,11 @@ use panch_wire::frame::Frame;
 use panch_wire::ids::{REPLICAS_MAX, ReplicaId, ReplicaSet, Slot};
 use panch_wire::time::{Duration, Instant};
 
-use super::fitness::Peer;
 use super::message::{Any, Heartbeat, HeartbeatReply, Mode, Plan};
 use super::round::ValueName;
 use super::{Fast, Role, Timer};
 use crate::ballot::Ballot;
+use crate::fitness::Voter;
 use crate::protocol::{Dest, Effects, Value};
 
 /// The time a replica must be back before it counts as fit doubles with every fall-back that follows a return closely, at
@@ -27,7 +27,7 @@ const DOUBLINGS_MAX: u32 = 4;
 /// What a coordinator keeps; most of it survives into its own next term.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Term {
-    pub(super) peers: [Peer; REPLICAS_MAX],
+    pub(super) peers: [Voter; REPLICAS_MAX],
     /// Who votes and proposes in time, as far as is known; this replica always.
     pub(super) fit: ReplicaSet,
     /// Everything below is proposed by the coordinator; the plan starts there.
@@ -59,14 +59,12 @@ impl Fast {
             let now = self.now;
             self.term = Term { fit: answered, ..Term::default() };
             for (peer, id) in self.term.peers.iter_mut().zip((0..).map(ReplicaId)) {
-                peer.steady_since = now;
-                peer.contact = answered.contains(id).then_some(now);
+                *peer = Voter::new(now, answered.contains(id).then_some(now));
             }
         }
         let now = self.now;
         for peer in &mut self.term.peers {
-            peer.voted = now;
-            peer.missed = None;
+            peer.owes_nothing(now);
         }
         self.term.progress = (self.commit(), now);
         self.term.mode_before = renewed;
