@@ -14,6 +14,8 @@ use crate::config::{self, Address, Durability, Loaded, ProtocolKind};
 
 /// Exit codes, after `sysexits.h`.
 pub mod exit {
+    /// What was asked for is done.
+    pub const OK: u8 = 0;
     /// The command line makes no sense.
     pub const USAGE: u8 = 64;
     /// A broken invariant: a bug in panch.
@@ -90,6 +92,12 @@ pub struct RunArgs {
     /// its way goes on when it is started without it.
     #[arg(long)]
     pub rejoin: bool,
+    /// Found a new cluster although some of its nodes cannot be started: with an empty data directory, at the very first start
+    ///
+    /// By itself a node with an empty data directory waits until every other node has answered that it is new, too. With this flag on one
+    /// of them a majority of the nodes is enough. It is refused if any node that answers has data.
+    #[arg(long, conflicts_with = "rejoin")]
+    pub found: bool,
 }
 
 /// `panchd dev`.
@@ -210,6 +218,8 @@ mod tests {
         let text = cli("panchd dev --protocol raft").unwrap_err().to_string();
         assert!(text.contains("choose basic, multi, fast or epaxos"), "{text}");
         assert!(cli("panchd dev --replicas 10").is_err());
+        assert!(cli("panchd run --config a.toml --found").is_ok());
+        assert!(cli("panchd run --config a.toml --found --rejoin").is_err());
         assert!(
             cli("panchd status --address nowhere").unwrap_err().to_string().contains("a port is missing")
         );

@@ -2,7 +2,8 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 
 use panch_consensus::protocol::Tuning;
 use panch_replica::batcher::BatchLimits;
@@ -52,7 +53,8 @@ pub fn run(arguments: &RunArgs) -> u8 {
         config::Durability::Memory => Loss::OfMemory,
         _ => Loss::None,
     };
-    serve(&[loaded.config], loss, |config| {
+    let order = Order { loss, told_to_found: arguments.found };
+    serve(&[loaded.config], order, |config| {
         let node = &config[0].node;
         print(&format!(
             "panchd: node {} serves Redis clients on {}, native clients on {}, peers on {}; data in {}; durability {}\n",
@@ -78,17 +80,26 @@ pub fn dev(arguments: &DevArgs) -> u8 {
     };
     let configs: Vec<Config> = loaded.into_iter().map(|loaded| loaded.config).collect();
     // All nodes of the folder have ended together: none could tell another what it has forgotten.
-    serve(&configs, Loss::None, |configs| print(&connect_text(configs, Path::new(&plan.folder))))
+    serve(&configs, Order::default(), |configs| print(&connect_text(configs, Path::new(&plan.folder))))
+}
+
+/// What the operator says at the start.
+#[derive(Clone, Copy, Default)]
+struct Order {
+    loss: Loss,
+    told_to_found: bool,
 }
 
 /// Starts a node for each configuration in this process and waits for their end.
-fn serve(configs: &[Config], loss: Loss, announce: impl FnOnce(&[Config])) -> u8 {
+fn serve(configs: &[Config], order: Order, announce: impl FnOnce(&[Config])) -> u8 {
     if let Err(error) = host::raise_open_files() {
         eprintln!("panchd: cannot raise the open files limit: {error}");
     }
     // Core threads must never be interrupted: they inherit this mask, the signal thread takes its own back.
     host::block_stop_signals();
     let (started, starting) = mpsc::channel::<Vec<StopHandle>>();
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked_to_stop = Arc::clone(&stop);
     let signals = std::thread::Builder::new().name("panch-signals".into()).spawn(move || {
         let signals = Signals::new([SIGTERM, SIGINT]);
         // Not before they are handled: one may be waiting already, and would end the process as it is.
@@ -105,6 +116,7 @@ fn serve(configs: &[Config], loss: Loss, announce: impl FnOnce(&[Config])) -> u8
                 // Asked twice: do not wait for anything.
                 std::process::exit(i32::from(exit::IO));
             }
+            asked_to_stop.store(true, Ordering::Relaxed);
             let Ok(handles) = starting.recv_timeout(STOP_PATIENCE) else {
                 // A node that waits for others before it starts has nothing to lose yet.
                 std::process::exit(0);
@@ -118,23 +130,10 @@ fn serve(configs: &[Config], loss: Loss, announce: impl FnOnce(&[Config])) -> u8
         eprintln!("panchd: cannot start the signal thread: {error}");
         return exit::IO;
     }
-    let mut nodes = Vec::new();
-    for config in configs {
-        let options = match node_options(config, loss) {
-            Ok(options) => options,
-            Err(message) => {
-                eprintln!("panchd: {message}");
-                return exit::CONFIG;
-            }
-        };
-        match Node::start(options) {
-            Ok(node) => nodes.push(node),
-            Err(fault) => {
-                eprintln!("panchd: node {} cannot start: {fault}", config.node.id);
-                return exit_code(&fault);
-            }
-        }
-    }
+    let nodes = match start_all(configs, order, &stop) {
+        Ok(nodes) => nodes,
+        Err(code) => return code,
+    };
     let stop: Vec<_> = nodes.iter().map(Node::stop_handle).collect();
     // The thread may have ended for want of signals.
     let _ = started.send(stop);
@@ -147,6 +146,41 @@ fn serve(configs: &[Config], loss: Loss, announce: impl FnOnce(&[Config])) -> u8
         }
     }
     code
+}
+
+/// Starts the nodes at the same time: at their first start they wait for each other. The exit code of the first that cannot start.
+fn start_all(configs: &[Config], order: Order, stop: &Arc<AtomicBool>) -> Result<Vec<Node>, u8> {
+    let (results, arriving) = mpsc::channel();
+    for (index, config) in configs.iter().enumerate() {
+        let options = node_options(config, order, Arc::clone(stop)).map_err(|message| {
+            eprintln!("panchd: {message}");
+            exit::CONFIG
+        })?;
+        let results = results.clone();
+        let start = move || {
+            // Nobody listens any more once another node could not start: the process ends then.
+            let _ = results.send((index, Node::start(options)));
+        };
+        let thread = std::thread::Builder::new().name(format!("panch-start-{}", config.node.id)).spawn(start);
+        thread.map_err(|error| {
+            eprintln!("panchd: cannot start a thread: {error}");
+            exit::IO
+        })?;
+    }
+    drop(results);
+    let mut nodes = Vec::new();
+    for (index, result) in arriving {
+        match result {
+            Ok(node) => nodes.push((index, node)),
+            Err(NodeFault::Stopped) => return Err(exit::OK),
+            Err(fault) => {
+                eprintln!("panchd: node {} cannot start: {fault}", configs[index].node.id);
+                return Err(exit_code(&fault));
+            }
+        }
+    }
+    nodes.sort_by_key(|(index, _)| *index);
+    Ok(nodes.into_iter().map(|(_, node)| node).collect())
 }
 
 fn exit_code(fault: &NodeFault) -> u8 {
@@ -163,7 +197,7 @@ fn exit_code(fault: &NodeFault) -> u8 {
 }
 
 /// What the runtime is told about a configured node.
-fn node_options(config: &Config, loss: Loss) -> Result<NodeOptions, String> {
+fn node_options(config: &Config, order: Order, stop: Arc<AtomicBool>) -> Result<NodeOptions, String> {
     let (cluster, node) = (&config.cluster, &config.node);
     let resolve = |address: &config::Address| {
         address.resolve().map_err(|error: io::Error| format!("cannot resolve {address}: {error}"))
@@ -191,7 +225,9 @@ fn node_options(config: &Config, loss: Loss) -> Result<NodeOptions, String> {
         routing: cluster.routing(),
         cpus: cpus.into_iter().map(|cpu| pinned.then_some(cpu)).collect(),
         data_dir: node.data_dir.clone(),
-        loss,
+        loss: order.loss,
+        told_to_found: order.told_to_found,
+        stop,
         peer_listen: node.peer_listen,
         resp_listen: node.resp_listen,
         native_listen: node.native_listen,

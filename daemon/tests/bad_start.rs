@@ -395,8 +395,9 @@ fn a_node_whose_disk_is_full_refuses_writes_serves_reads_and_stops_nobody() {
     let data_dir = format!("data_dir = \"{}\"", mount.0.join("data").display());
     change_config(&cluster, full, "data_dir = \"node-2\"", &data_dir);
     for id in cluster.ids() {
-        cluster.start_node(id);
+        cluster.spawn(id);
     }
+    cluster.wait_serving(&[1, 2, 3]);
     cluster.wait_writable();
     set(&cluster, "key", b"value");
     let others: Vec<usize> = cluster.ids().filter(|id| *id != full).collect();

@@ -91,13 +91,13 @@ fn a_node_that_forgot_its_votes_while_the_others_were_down_stops_when_they_are_b
         cluster.kill(id);
     }
     cluster.lose_disk(3);
-    cluster.start_node(3);
+    cluster.spawn(3);
     for id in [1, 2] {
         cluster.start_node(id);
     }
     assert_eq!(cluster.wait_exit(3, PATIENCE).code(), Some(78));
     let text = cluster.errors(3);
-    assert!(text.contains("votes may be forgotten") && text.contains("start it with --rejoin"), "{text}");
+    assert!(text.contains("may be forgotten") && text.contains("start it with --rejoin"), "{text}");
     cluster.wait_writable();
     cluster.lose_disk(3);
     cluster.start_to_rejoin(3);

@@ -10,6 +10,7 @@ mod any;
 pub mod batcher;
 pub mod client_batch;
 pub mod core;
+pub mod founding;
 mod gate;
 pub mod kv;
 pub mod latency;

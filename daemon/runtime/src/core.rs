@@ -13,6 +13,7 @@ mod stop;
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -377,16 +378,29 @@ impl CoreLoop {
 
 /// Opens a node's listeners, for one core or, sharing the ports, for one of several.
 fn open_listeners(options: &NodeOptions, reuse_port: bool) -> Result<[(Token, OwnedFd); 3], CoreFault> {
-    let open = |address, what, liveness| {
-        let options = ListenOptions { reuse_port, liveness: Some(liveness), ..ListenOptions::default() };
-        socket::listen(address, options)
-            .map_err(|error| CoreFault::Io { what: format!("cannot listen for {what} on {address}"), error })
-    };
+    let clients = |address, what| open_listener(address, what, CLIENT_LIVENESS, reuse_port);
     Ok([
-        (token::LISTEN_PEER, open(options.peer_listen, "nodes", PEER_LIVENESS)?),
-        (token::LISTEN_RESP, open(options.resp_listen, "Redis clients", CLIENT_LIVENESS)?),
-        (token::LISTEN_NATIVE, open(options.native_listen, "native clients", CLIENT_LIVENESS)?),
+        (token::LISTEN_PEER, open_listener(options.peer_listen, "nodes", PEER_LIVENESS, reuse_port)?),
+        (token::LISTEN_RESP, clients(options.resp_listen, "Redis clients")?),
+        (token::LISTEN_NATIVE, clients(options.native_listen, "native clients")?),
     ])
+}
+
+fn open_listener(
+    address: SocketAddr,
+    what: &str,
+    liveness: Liveness,
+    reuse_port: bool,
+) -> Result<OwnedFd, CoreFault> {
+    let options = ListenOptions { reuse_port, liveness: Some(liveness), ..ListenOptions::default() };
+    socket::listen(address, options)
+        .map_err(|error| CoreFault::Io { what: format!("cannot listen for {what} on {address}"), error })
+}
+
+/// A listener for other nodes, for the time before the cores run. All ports must be free.
+pub(crate) fn listen_before_start(options: &NodeOptions) -> Result<OwnedFd, CoreFault> {
+    check_ports(options)?;
+    open_listener(options.peer_listen, "nodes", PEER_LIVENESS, false)
 }
 
 /// Whether the node's ports are free. Listeners that share ports among cores would share them with another process, too.

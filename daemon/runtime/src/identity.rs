@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use panch_consensus::protocol::ProtocolKind;
 use panch_replica::core::next_incarnation;
+use panch_replica::founding::{Founder, Founders};
 use panch_wire::ids::{Incarnation, ReplicaId};
 
 use crate::memory::PeerMemory;
@@ -19,13 +20,17 @@ use crate::memory::PeerMemory;
 const FILE: &str = "identity";
 const LOCK: &str = "lock";
 /// The layout of the identity file.
-const FORMAT: u64 = 3;
+const FORMAT: u64 = 4;
+/// The layout before, which is converted: it did not say with whom the cluster was founded.
+const FORMAT_WITHOUT_FOUNDERS: u64 = 3;
 /// What the file started with in the layouts before, of which the first had no number.
 const EARLIER: [&str; 2] = ["cluster ", "format 2\n"];
 /// How many of its files a data directory may have and still be called empty.
 /// A crash while the first identity was written leaves the second, a file system on a disk of its own has the third.
 const OWN_FILES: [&str; 3] = [LOCK, "identity.new", "lost+found"];
 
+/// What stands for the directory of a node that was absent when the cluster was founded.
+const ABSENT: &str = "absent";
 /// States of a node, as the file spells them.
 const MEMBER: &str = "member";
 const REJOINING: &str = "rejoining";
@@ -49,6 +54,8 @@ pub(crate) struct Identity {
     pub(crate) log: u64,
     /// The node has lost its disk, or its log, and is not a member again yet.
     pub(crate) rejoining: bool,
+    /// What the nodes were when the cluster was founded.
+    pub(crate) founders: Founders,
 }
 
 /// What a node is told about the loss of its disk.
@@ -90,6 +97,25 @@ pub enum IdentityFault {
         /// The incarnation that it remembers.
         life: u32,
     },
+    /// The cluster was founded with another directory of this node.
+    #[error("data directory {} is new, but the cluster was founded with another data directory of this node, says node {by}: what it has voted for may be forgotten. Start it with the directory that it ran with; if that is lost, start it with --rejoin", path.display())]
+    Replaced {
+        /// The directory.
+        path: PathBuf,
+        /// The number of the other node.
+        by: u64,
+    },
+    /// The operator wants to found a cluster that is there.
+    #[error(
+        "node {by} is a member of this cluster and has data: --found is for a cluster that has none. Start this node without --found; if it has lost its disk, with --rejoin"
+    )]
+    Exists {
+        /// The number of the other node.
+        by: u64,
+    },
+    /// The operator wants to found a cluster, but this node has data.
+    #[error("data directory {} is not empty: --found is for the first start of a cluster. Start the node without --found", .0.display())]
+    Founded(PathBuf),
     /// There is no next incarnation.
     #[error(
         "another node remembers incarnation {} of this node, the last that there is: its file `peers` is wrong, restore that node",
@@ -217,16 +243,20 @@ impl DataDir {
         if has_run {
             identity.incarnation = next_incarnation(identity.incarnation);
         }
-        replace(path, FILE, &render(&identity)).map_err(at(&file))?;
-        let peers = PeerMemory::open(path)?;
+        replace(path, FILE, &render(&identity, FORMAT)).map_err(at(&file))?;
+        let mut peers = PeerMemory::open(path)?;
+        peers.set_founders(identity.founders);
         let rejoining_cores = AtomicUsize::new(if identity.rejoining { identity.cores } else { 0 });
         Ok(Self { path: path.to_path_buf(), identity, peers, rejoining_cores, _lock: lock })
     }
 
-    /// The others have said what they remember of this node, which knows of no earlier life: its next incarnation begins.
-    pub(crate) fn begin(&mut self, last: Incarnation) -> Result<(), IdentityFault> {
+    /// The others have said what they remember of this node, which knows of no earlier life, and of the founding of the cluster: its
+    /// next incarnation begins.
+    pub(crate) fn begin(&mut self, last: Incarnation, founders: Founders) -> Result<(), IdentityFault> {
         let next = last.0.checked_add(1).ok_or(IdentityFault::Exhausted)?;
         self.identity.incarnation = Incarnation(next);
+        self.identity.founders = founders;
+        self.peers.set_founders(founders);
         self.write(&self.identity)
     }
 
@@ -240,7 +270,7 @@ impl DataDir {
     }
 
     fn write(&self, identity: &Identity) -> Result<(), IdentityFault> {
-        replace(&self.path, FILE, &render(identity))
+        replace(&self.path, FILE, &render(identity, FORMAT))
             .map_err(|error| IdentityFault::Io { path: self.path.join(FILE), error })
     }
 }
@@ -305,10 +335,10 @@ fn check(path: &Path, found: &Identity, wanted: &Identity) -> Result<(), Identit
     Ok(())
 }
 
-fn render(identity: &Identity) -> String {
+fn render(identity: &Identity, format: u64) -> String {
     let protocols: Vec<&str> = identity.protocols.iter().map(|kind| kind.name()).collect();
-    let body = format!(
-        "format {FORMAT}\ncluster {:#018x}\nnode {}\ncores {}\nprotocols {}\nrouting {}\nincarnation {}\nlog {:#018x}\nstate {}\n",
+    let mut body = format!(
+        "format {format}\ncluster {:#018x}\nnode {}\ncores {}\nprotocols {}\nrouting {}\nincarnation {}\nlog {:#018x}\nstate {}\n",
         identity.cluster,
         u64::from(identity.node.0) + 1,
         identity.cores,
@@ -318,11 +348,37 @@ fn render(identity: &Identity) -> String {
         identity.log,
         if identity.rejoining { REJOINING } else { MEMBER },
     );
+    if format > FORMAT_WITHOUT_FOUNDERS {
+        body += &format!("founders {}\n", render_founders(&identity.founders));
+    }
     let sum = panch_wire::checksum::checksum(body.as_bytes());
     format!("{body}checksum {sum:#018x}\n")
 }
 
-/// Parses the file; the number of the first bad line as the error.
+/// `1:NAME 2:absent`: nodes of which nothing is known are left out.
+fn render_founders(founders: &Founders) -> String {
+    let words = (1..).zip(founders).filter_map(|(node, founder)| match founder {
+        Founder::Unknown => None,
+        Founder::Absent => Some(format!("{node}:{ABSENT}")),
+        Founder::With(directory) => Some(format!("{node}:{directory:#018x}")),
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn parse_founders(text: &str) -> Option<Founders> {
+    let mut founders = Founders::default();
+    for word in text.split_whitespace() {
+        let (node, founder) = word.split_once(':')?;
+        let founder = match founder {
+            ABSENT => Founder::Absent,
+            name => Founder::With(u64::from_str_radix(name.strip_prefix("0x")?, 16).ok()?),
+        };
+        *founders.get_mut(node.parse::<usize>().ok()?.checked_sub(1)?)? = founder;
+    }
+    Some(founders)
+}
+
+/// Parses the file, of this layout or of the one before; the number of the first bad line as the error.
 fn parse(text: &str) -> Result<Identity, usize> {
     let line = |index: usize, key: &str| {
         let value = text.lines().nth(index).and_then(|line| line.strip_prefix(key)?.strip_prefix(' '));
@@ -336,7 +392,8 @@ fn parse(text: &str) -> Result<Identity, usize> {
         };
         number.ok_or(index + 1)
     };
-    if number(0, "format")? != FORMAT {
+    let format = number(0, "format")?;
+    if !(FORMAT_WITHOUT_FOUNDERS..=FORMAT).contains(&format) {
         return Err(1);
     }
     let node = u8::try_from(number(2, "node")?).ok().and_then(|node| node.checked_sub(1)).ok_or(3usize)?;
@@ -344,6 +401,11 @@ fn parse(text: &str) -> Result<Identity, usize> {
         REJOINING => true,
         MEMBER => false,
         _ => return Err(9),
+    };
+    let founders = if format > FORMAT_WITHOUT_FOUNDERS {
+        parse_founders(line(9, "founders")?).ok_or(10usize)?
+    } else {
+        Founders::default()
     };
     let protocols: Option<Vec<_>> = line(4, "protocols")?.split(',').map(ProtocolKind::from_name).collect();
     let identity = Identity {
@@ -355,10 +417,10 @@ fn parse(text: &str) -> Result<Identity, usize> {
         incarnation: Incarnation(u32::try_from(number(6, "incarnation")?).map_err(|_| 7usize)?),
         log: number(7, "log")?,
         rejoining,
+        founders,
     };
-    number(9, "checksum")?;
-    if render(&identity) != text {
-        return Err(10);
+    if render(&identity, format) != text {
+        return Err(text.lines().count());
     }
     Ok(identity)
 }
@@ -405,6 +467,7 @@ mod tests {
             incarnation: Incarnation(0),
             log: 0,
             rejoining: false,
+            founders: Founders::default(),
         }
     }
 
@@ -421,7 +484,7 @@ mod tests {
         drop(data);
         data = open(dir.path(), &wanted()).unwrap();
         assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(0), true));
-        data.begin(Incarnation(6)).unwrap();
+        data.begin(Incarnation(6), Founders::default()).unwrap();
         drop(data);
         let data = DataDir::open(dir.path(), &wanted(), Loss::OfDisk).unwrap();
         assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(8), true));
@@ -453,7 +516,7 @@ mod tests {
         for (incarnation, rejoining) in [(1, false), (2, true), (3, true)] {
             let mut data = DataDir::open(dir.path(), &wanted(), Loss::OfMemory).unwrap();
             if incarnation == 1 {
-                data.begin(Incarnation(0)).unwrap();
+                data.begin(Incarnation(0), Founders::default()).unwrap();
             }
             let identity = &data.identity;
             assert_eq!((identity.incarnation.0, identity.rejoining), (incarnation, rejoining));
@@ -468,7 +531,7 @@ mod tests {
             assert_eq!(open(dir.path(), &wanted()).unwrap().identity.incarnation, Incarnation(0));
         }
         let mut data = open(dir.path(), &wanted()).unwrap();
-        data.begin(Incarnation(0)).unwrap();
+        data.begin(Incarnation(0), Founders::default()).unwrap();
         let first = data.identity.clone();
         drop(data);
         let second = open(dir.path(), &wanted()).unwrap().identity;
@@ -482,7 +545,8 @@ mod tests {
         drop(open(dir.path(), &wanted()).unwrap());
         let mut data = DataDir::open(dir.path(), &wanted(), Loss::OfDisk).unwrap();
         assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(0), true));
-        assert!(matches!(data.begin(Incarnation(u32::MAX)), Err(IdentityFault::Exhausted)));
+        let last = data.begin(Incarnation(u32::MAX), Founders::default());
+        assert!(matches!(last, Err(IdentityFault::Exhausted)));
     }
 
     #[test]
@@ -522,6 +586,23 @@ mod tests {
             text.contains(r#"they were "* 0-2; "user:" 3" and the configuration says "* 0-3""#),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_the_nodes_were_at_the_founding_is_kept_and_the_layout_before_is_converted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut founders = Founders::default();
+        (founders[0], founders[1], founders[8]) =
+            (Founder::With(5), Founder::With(u64::MAX), Founder::Absent);
+        let mut data = open(dir.path(), &wanted()).unwrap();
+        data.begin(Incarnation(0), founders).unwrap();
+        drop(data);
+        let identity = open(dir.path(), &wanted()).unwrap().identity;
+        assert_eq!(identity.founders, founders);
+        fs::write(dir.path().join(FILE), render(&identity, FORMAT_WITHOUT_FOUNDERS)).unwrap();
+        let converted = open(dir.path(), &wanted()).unwrap().identity;
+        assert_eq!((converted.founders, converted.log), (Founders::default(), identity.log));
+        assert!(fs::read_to_string(dir.path().join(FILE)).unwrap().starts_with("format 4\n"));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use panch_wire::time::{Duration, Instant};
 
 use crate::complaints::say;
 use crate::log_io::Places;
-use crate::memory::{Judgement, PeerMemory};
+use crate::memory::{Judgement, PeerMemory, render_word};
 use crate::peers::OPEN_TIMEOUT;
 
 /// The most streams that have not said who they are, or were refused.
@@ -158,6 +158,12 @@ fn answer(ours: &Hello, refusal: Option<RefusalCode>, known: Incarnation, told: 
     HelloReply { version, refusal, incarnation, core_count, known, text }.write(out);
 }
 
+/// The answer to an inquiry: a word about the node itself, then what it remembers of others.
+pub(crate) fn tell(ours: &Hello, peers: &PeerMemory) -> String {
+    let own = render_word(ours.node.0 + 1, ours.incarnation, ours.directory);
+    format!("{own} {}", peers.tell())
+}
+
 /// Judges the hello in `bytes` and writes the answer to `out`. `peers` is what is remembered of other nodes.
 pub(crate) fn greet(
     bytes: &[u8],
@@ -188,7 +194,7 @@ pub(crate) fn greet(
             }
         };
     }
-    let told = if asks { peers.tell() } else { String::new() };
+    let told = if asks { tell(ours, peers) } else { String::new() };
     answer(ours, refusal, peers.incarnation(hello.node), &told, out);
     match refusal {
         None if asks => Greeting::Answered,

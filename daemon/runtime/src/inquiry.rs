@@ -1,95 +1,252 @@
 //! Before a node with a new data directory says anything: asking the other nodes what they remember of it, and of each other: one of
 //! them may have lost its disk, and not say so.
 //!
-//! A node that has lost its disk waits until all have answered. One that knows of no loss asks each of them once: if one remembers it, its
-//! directory was lost, and those that have lost theirs too would not notice.
+//! A node that has lost its disk waits until all have answered. One that knows of no loss begins when
+//! [`decide`](panch_replica::founding::decide) says so.
 //!
-//! Blocks the thread that starts the node; nothing of the node runs yet.
+//! Blocks the thread that starts the node; nothing of the node runs yet, but for [`Answering`].
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::thread::sleep;
+use std::sync::atomic::Ordering;
+use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
-use panch_wire::ids::{Incarnation, ReplicaId};
+use panch_replica::founding::{Answer, Decision, Founder, Founders, Newcomer, Word, decide};
+use panch_wire::ids::{Incarnation, REPLICAS_MAX, ReplicaId};
 use panch_wire::peer::{Hello, HelloReply, Purpose, RefusalCode};
 
+use crate::answering::Answering;
 use crate::complaints::say;
-use crate::memory::PeerMemory;
+use crate::core::listen_before_start;
+use crate::identity::{DataDir, IdentityFault};
+use crate::memory::{PeerMemory, words_of};
+use crate::node::NodeFault;
 use crate::options::NodeOptions;
 
 /// How long one node is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Between two attempts to reach those that have not answered.
-const PAUSE: Duration = Duration::from_millis(200);
+/// Between two rounds of questions, while all nodes may be starting at the same moment.
+const PAUSE: Duration = Duration::from_millis(5);
+/// The same, later.
+const LONG_PAUSE: Duration = Duration::from_millis(100);
+/// Nodes that are started together answer within this time.
+const TOGETHER: Duration = Duration::from_secs(2);
 /// How often the operator hears what is waited for.
 const SAY_EVERY: Duration = Duration::from_secs(5);
+/// For so long nothing is said: nodes that are started together need not be told of each other.
+const SAY_AFTER: Duration = Duration::from_secs(1);
 
-fn question(options: &NodeOptions, directory: u64) -> Hello {
-    Hello {
-        cluster: options.cluster,
-        node: options.node,
-        core_count: options.cpus.len() as u16,
-        fingerprint: options.fingerprint,
-        directory,
-        purpose: Purpose::Inquiry,
-        ..Hello::new(panch_wal::FORMAT_VERSION)
-    }
-}
-
-fn others(options: &NodeOptions) -> Vec<(ReplicaId, SocketAddr)> {
-    let others = (0..).map(ReplicaId).zip(&options.members).filter(|(id, _)| *id != options.node);
-    others.map(|(id, member)| (id, member.peer)).collect()
-}
-
-/// The first other node that answers at once and remembers this one.
-pub(crate) fn remembered_by(
+/// What the first incarnation of a node, or the first after the loss of its disk, is to follow.
+///
+/// # Errors
+/// If the node must not begin, or is asked to stop.
+pub(crate) fn before_first_incarnation(
     options: &NodeOptions,
-    directory: u64,
-    peers: &PeerMemory,
-) -> Option<(ReplicaId, Incarnation)> {
-    let hello = question(options, directory);
-    others(options).into_iter().find_map(|(id, address)| {
-        let known = ask(address, &hello, peers).ok()?;
-        (known > Incarnation(0)).then_some((id, known))
-    })
+    data: &DataDir,
+) -> Result<(Incarnation, Founders), NodeFault> {
+    let inquiry = Inquiry::new(options, data)?;
+    if data.identity.rejoining {
+        return Ok((inquiry.last_incarnation()?, Founders::default()));
+    }
+    Ok((Incarnation(0), inquiry.founders()?))
 }
 
-/// The highest incarnation that any other node remembers of this one, once all have said theirs.
-pub(crate) fn last_incarnation(options: &NodeOptions, directory: u64, peers: &PeerMemory) -> Incarnation {
-    let hello = question(options, directory);
-    let mut missing = others(options);
-    let mut highest = Incarnation(0);
-    let mut said: Option<Instant> = None;
-    while !missing.is_empty() {
-        let mut reasons = Vec::new();
-        missing.retain(|(id, address)| match ask(*address, &hello, peers) {
-            Ok(known) => {
-                highest = known.max(highest);
-                false
+/// What one node has said.
+struct Said {
+    /// The highest incarnation of this node that it remembers.
+    known: Incarnation,
+    answer: Answer,
+}
+
+/// What the others have said in a round of questions, by number; or why they have said nothing.
+type Round = Vec<(ReplicaId, SocketAddr, io::Result<Said>)>;
+
+struct Inquiry<'a> {
+    options: &'a NodeOptions,
+    data: &'a DataDir,
+    hello: Hello,
+    since: Instant,
+    /// Held for as long as the node asks: it must not begin before it has stopped to answer that it has not.
+    _answering: Option<Answering>,
+}
+
+impl<'a> Inquiry<'a> {
+    fn new(options: &'a NodeOptions, data: &'a DataDir) -> Result<Self, NodeFault> {
+        let hello = Hello {
+            cluster: options.cluster,
+            node: options.node,
+            core_count: options.cpus.len() as u16,
+            fingerprint: options.fingerprint,
+            directory: data.identity.log,
+            purpose: Purpose::Inquiry,
+            ..Hello::new(panch_wal::FORMAT_VERSION)
+        };
+        let is_new = !data.identity.rejoining;
+        let answering = if options.members.len() > 1 {
+            let listener = listen_before_start(options)?;
+            let answering = Answering::start(listener, hello, options.members.len() as u8, is_new);
+            Some(answering.map_err(|error| NodeFault::Io { what: "cannot answer other nodes", error })?)
+        } else {
+            None
+        };
+        Ok(Self { options, data, hello, since: Instant::now(), _answering: answering })
+    }
+
+    /// Asks all others at once.
+    fn ask_all(&self) -> Round {
+        let others = (0..).map(ReplicaId).zip(&self.options.members);
+        let others = others.filter(|(id, _)| *id != self.options.node);
+        scope(|scope| {
+            let asked: Vec<_> = others
+                .map(|(id, member)| {
+                    let question = move || ask(member.peer, id, &self.hello, &self.data.peers);
+                    (id, member.peer, scope.spawn(question))
+                })
+                .collect();
+            let answers = asked.into_iter().map(|(id, address, thread)| {
+                (id, address, thread.join().expect("a panic aborts the process"))
+            });
+            answers.collect()
+        })
+    }
+
+    /// Waits before the next round; an error if the node is asked to stop.
+    fn pause(&self) -> Result<(), NodeFault> {
+        if self.options.stop.load(Ordering::Relaxed) {
+            return Err(NodeFault::Stopped);
+        }
+        sleep(if self.since.elapsed() < TOGETHER { PAUSE } else { LONG_PAUSE });
+        Ok(())
+    }
+
+    /// What the nodes were when the cluster was, or is now, founded.
+    fn founders(&self) -> Result<Founders, NodeFault> {
+        let who = Newcomer {
+            me: self.options.node,
+            directory: self.data.identity.log,
+            node_count: self.options.members.len(),
+            told_to_found: self.options.told_to_found,
+        };
+        let path = || self.data.path.clone();
+        let number = |id: ReplicaId| u64::from(id.0) + 1;
+        let mut before = [Answer::None; REPLICAS_MAX];
+        let mut said = None;
+        loop {
+            let round = self.ask_all();
+            let mut answers = [Answer::None; REPLICAS_MAX];
+            for (id, _, result) in &round {
+                let (Ok(said), Some(place)) = (result, answers.get_mut(id.index())) else { continue };
+                *place = said.answer;
+                if let (Answer::New { directory, again }, Answer::New { directory: earlier, .. }) =
+                    (place, before[id.index()])
+                {
+                    *again = *directory == earlier;
+                }
             }
-            Err(error) => {
-                reasons.push(format!("node {} at {address} ({error})", u64::from(id.0) + 1));
-                true
+            match decide(&who, &answers) {
+                Decision::Begin(founders) => return Ok(founders),
+                Decision::Remembered(by, Incarnation(life)) => {
+                    return Err(IdentityFault::Remembered { path: path(), by: number(by), life }.into());
+                }
+                Decision::Replaced(by) => {
+                    return Err(IdentityFault::Replaced { path: path(), by: number(by) }.into());
+                }
+                Decision::Exists(by) => return Err(IdentityFault::Exists { by: number(by) }.into()),
+                Decision::Wait => {}
             }
+            before = answers;
+            if self.since.elapsed() >= SAY_AFTER && is_due(&mut said) {
+                say(format_args!("{}", self.waiting_text(&round)));
+            }
+            self.pause()?;
+        }
+    }
+
+    fn waiting_text(&self, round: &Round) -> String {
+        let missing = round.iter().filter_map(|(id, address, result)| match result {
+            Ok(_) => None,
+            Err(error) => Some(name_of(*id, *address, error)),
         });
-        if !missing.is_empty() {
-            if said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
-                said = Some(Instant::now());
+        let missing = missing.collect::<Vec<_>>().join(", ");
+        let members = round.iter().filter_map(|(id, _, result)| match result {
+            Ok(Said { answer: Answer::Member { .. }, .. }) => Some(format!("node {}", u64::from(id.0) + 1)),
+            _ => None,
+        });
+        let members = members.collect::<Vec<_>>().join(", ");
+        let missing = if missing.is_empty() { "all others to begin".to_owned() } else { missing };
+        let (node, path) = (u64::from(self.options.node.0) + 1, self.data.path.display());
+        if !members.is_empty() {
+            format!(
+                "node {node} has an empty data directory ({path}) and waits for {missing}. The cluster was founded without it ({members}), \
+                 and every node must answer that it has not met it. If it was a member, start it with the directory that it ran with, \
+                 or, if that is lost, with --rejoin"
+            )
+        } else if self.options.told_to_found {
+            format!(
+                "node {node} is to found the cluster and waits for {missing}: a majority of the nodes must be there, all of them new"
+            )
+        } else {
+            format!(
+                "node {node} has an empty data directory ({path}) and waits for {missing}. A cluster is founded once every node has \
+                 answered that it is new, too. If this one ran before, its disk is not where it was: stop it and mount that. If the \
+                 cluster is new and some node cannot be started, start the others, one of them with --found"
+            )
+        }
+    }
+
+    /// The highest incarnation that any other node remembers of this one, once all have said theirs.
+    fn last_incarnation(&self) -> Result<Incarnation, NodeFault> {
+        let mut highest = [None; REPLICAS_MAX];
+        let mut said = None;
+        loop {
+            let round = self.ask_all();
+            let mut reasons = Vec::new();
+            for (id, address, result) in &round {
+                match result {
+                    Ok(Said { known, answer: Answer::Member { .. } }) => {
+                        let place = &mut highest[id.index()];
+                        *place = (*place).max(Some(*known));
+                    }
+                    _ if highest[id.index()].is_some() => {}
+                    Ok(_) => {
+                        let text = io::Error::other("it is new, and knows nothing");
+                        reasons.push(name_of(*id, *address, &text));
+                    }
+                    Err(error) => reasons.push(name_of(*id, *address, error)),
+                }
+            }
+            if reasons.is_empty() {
+                return Ok(highest.into_iter().flatten().max().unwrap_or_default());
+            }
+            if is_due(&mut said) {
                 say(format_args!(
                     "node {} has lost its disk and waits for {}. All other nodes must answer: if one of them has lost its disk, too, no \
                      node can tell what the two have decided together",
-                    u64::from(options.node.0) + 1,
+                    u64::from(self.options.node.0) + 1,
                     reasons.join(", ")
                 ));
             }
-            sleep(PAUSE);
+            self.pause()?;
         }
     }
-    highest
 }
 
-fn ask(address: SocketAddr, hello: &Hello, peers: &PeerMemory) -> io::Result<Incarnation> {
+fn name_of(id: ReplicaId, address: SocketAddr, error: &io::Error) -> String {
+    format!("node {} at {address} ({error})", u64::from(id.0) + 1)
+}
+
+/// Whether it is time to say something again.
+fn is_due(said: &mut Option<Instant>) -> bool {
+    let due = said.is_none_or(|said| said.elapsed() >= SAY_EVERY);
+    if due {
+        *said = Some(Instant::now());
+    }
+    due
+}
+
+/// Asks one node, which must say that it is `id`.
+fn ask(address: SocketAddr, id: ReplicaId, hello: &Hello, peers: &PeerMemory) -> io::Result<Said> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -107,8 +264,10 @@ fn ask(address: SocketAddr, hello: &Hello, peers: &PeerMemory) -> io::Result<Inc
         match HelloReply::parse(&answer).map_err(io::Error::other)? {
             None => {}
             Some((HelloReply { refusal: None, known, text, .. }, _)) => {
+                let answer = answer_of(text, id)
+                    .ok_or_else(|| io::Error::other("another node answers at this address"))?;
                 peers.learn(text, hello.node)?;
-                return Ok(known);
+                return Ok(Said { known, answer });
             }
             Some((HelloReply { refusal: Some(code), text, .. }, _)) => {
                 return Err(io::Error::other(refusal_text(code, text).to_owned()));
@@ -117,6 +276,52 @@ fn ask(address: SocketAddr, hello: &Hello, peers: &PeerMemory) -> io::Result<Inc
     }
 }
 
+/// What node `id` has answered; `None` if it is not this node, or says what cannot be understood.
+fn answer_of(text: &str, id: ReplicaId) -> Option<Answer> {
+    let mut words = words_of(text)?.into_iter();
+    let (node, incarnation, directory) = words.next()?;
+    if node != id {
+        return None;
+    }
+    if incarnation == Incarnation(0) {
+        return Some(Answer::New { directory, again: false });
+    }
+    let mut of = [Word::default(); REPLICAS_MAX];
+    for (node, incarnation, directory) in words {
+        *of.get_mut(node.index())? = match (incarnation, directory) {
+            (Incarnation(0), 0) => Word::Founder(Founder::Absent),
+            (Incarnation(0), directory) => Word::Founder(Founder::With(directory)),
+            (incarnation, directory) => Word::Met(incarnation, directory),
+        };
+    }
+    Some(Answer::Member { directory, of })
+}
+
 fn refusal_text(code: RefusalCode, text: &str) -> &str {
     if text.is_empty() { code.text() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_begins_with_the_one_who_gives_it() {
+        assert_eq!(answer_of("2:0:a", ReplicaId(1)), Some(Answer::New { directory: 10, again: false }));
+        assert_eq!(answer_of("2:0:a", ReplicaId(0)), None);
+        assert_eq!(answer_of("", ReplicaId(0)), None);
+        assert_eq!(answer_of("2:0:a 17:1:b", ReplicaId(1)).map(|_| ()), Some(()), "a new node says no more");
+        let Some(Answer::Member { directory: 10, of }) = answer_of("2:3:a 1:5:b 3:0:c 4:0:0", ReplicaId(1))
+        else {
+            panic!("no member")
+        };
+        let expected = [
+            Word::Met(Incarnation(5), 11),
+            Word::default(),
+            Word::Founder(Founder::With(12)),
+            Word::Founder(Founder::Absent),
+            Word::Founder(Founder::Unknown),
+        ];
+        assert_eq!(of[..5], expected);
+    }
 }

@@ -10,6 +10,7 @@
 //!   ring's eventfd, which it reads through glommio's ring.
 //! * No glommio type in a public signature.
 
+mod answering;
 mod clients;
 mod complaints;
 mod core;

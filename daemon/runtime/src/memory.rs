@@ -14,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use panch_replica::founding::{Founder, Founders};
 use panch_wire::ids::{Incarnation, REPLICAS_MAX, ReplicaId};
 use panch_wire::peer::{Hello, Purpose};
 
@@ -35,6 +36,8 @@ pub(crate) struct PeerMemory {
     /// Where it is kept; `None`: nowhere, for tests.
     directory: Option<PathBuf>,
     known: Mutex<[Known; REPLICAS_MAX]>,
+    /// What the nodes were when the cluster was founded: all that is known of those that were not met.
+    founders: Founders,
 }
 
 /// What a hello comes to, as far as this memory can tell.
@@ -54,13 +57,19 @@ impl PeerMemory {
             Some(text) => parse(&text).map_err(|line| IdentityFault::Damaged { path, line })?,
             None => Default::default(),
         };
-        Ok(Self { directory: Some(directory.to_path_buf()), known: Mutex::new(known) })
+        let (directory, founders) = (Some(directory.to_path_buf()), Founders::default());
+        Ok(Self { directory, known: Mutex::new(known), founders })
     }
 
     /// Nothing, and nothing is kept.
     #[cfg(test)]
     pub(crate) fn empty() -> Self {
-        Self { directory: None, known: Mutex::default() }
+        Self { directory: None, known: Mutex::default(), founders: Founders::default() }
+    }
+
+    /// Takes note of what the nodes were when the cluster was founded.
+    pub(crate) fn set_founders(&mut self, founders: Founders) {
+        self.founders = founders;
     }
 
     fn known(&self) -> MutexGuard<'_, [Known; REPLICAS_MAX]> {
@@ -72,11 +81,17 @@ impl PeerMemory {
         self.known().get(node.index()).map_or(Incarnation(0), |known| known.incarnation)
     }
 
-    /// Everything that is remembered, for a node that has forgotten it: one word per node.
+    /// Everything that is remembered, for a node that has forgotten it: one word per node. A node that was not met has incarnation 0,
+    /// and the directory that it was founded with, or 0 if it was absent then.
     pub(crate) fn tell(&self) -> String {
         let known = self.known();
-        let all = (1..).zip(known.iter()).filter(|(_, known)| known.incarnation.0 > 0);
-        let words = all.map(|(node, known)| format!("{node}:{}:{:x}", known.incarnation.0, known.directory));
+        let all = (1..).zip(known.iter().zip(&self.founders));
+        let words = all.filter_map(|(node, (known, founder))| match founder {
+            _ if known.incarnation.0 > 0 => Some(render_word(node, known.incarnation, known.directory)),
+            Founder::With(directory) => Some(render_word(node, Incarnation(0), *directory)),
+            Founder::Absent => Some(render_word(node, Incarnation(0), 0)),
+            Founder::Unknown => None,
+        });
         words.collect::<Vec<_>>().join(" ")
     }
 
@@ -114,7 +129,12 @@ impl PeerMemory {
         if new == known {
             return Ok(Judgement::Familiar);
         }
-        let same_directory = new.directory == known.directory || known.incarnation == Incarnation(0);
+        let expected = match self.founders[hello.node.index()] {
+            _ if known.incarnation > Incarnation(0) => Some(known.directory),
+            Founder::With(directory) => Some(directory),
+            Founder::Absent | Founder::Unknown => None,
+        };
+        let same_directory = expected.is_none_or(|expected| new.directory == expected);
         let returning = hello.purpose == Purpose::Rejoin && new.incarnation > known.incarnation;
         if new.incarnation < known.incarnation || !same_directory && !returning {
             return Ok(Judgement::Forgetful);
@@ -137,6 +157,20 @@ fn render(known: &[Known; REPLICAS_MAX]) -> String {
     }
     let sum = panch_wire::checksum::checksum(body.as_bytes());
     format!("{body}checksum {sum:#018x}\n")
+}
+
+/// One word of [`PeerMemory::tell`]. `node` is the number that people know.
+pub(crate) fn render_word(node: u8, incarnation: Incarnation, directory: u64) -> String {
+    format!("{node}:{}:{directory:x}", incarnation.0)
+}
+
+/// What [`PeerMemory::tell`] says, as node, incarnation and directory; `None` if it is something else.
+pub(crate) fn words_of(told: &str) -> Option<Vec<(ReplicaId, Incarnation, u64)>> {
+    let words = told.split_whitespace().map(|word| {
+        let (node, known) = parse_word(word)?;
+        Some((node, known.incarnation, known.directory))
+    });
+    words.collect()
 }
 
 /// One word of [`PeerMemory::tell`].
@@ -207,6 +241,21 @@ mod tests {
         }
         assert_eq!(memory.incarnation(ReplicaId(2)), Incarnation(6));
         assert_eq!(memory.incarnation(ReplicaId(1)), Incarnation(0));
+    }
+
+    #[test]
+    fn a_node_that_was_not_met_comes_with_the_directory_that_it_was_founded_with() {
+        let mut memory = PeerMemory::empty();
+        let mut founders = Founders::default();
+        (founders[1], founders[2]) = (Founder::Absent, Founder::With(7));
+        memory.set_founders(founders);
+        assert_eq!(memory.tell(), "2:0:0 3:0:7");
+        assert_eq!(memory.judge(&hello(1, 8, Purpose::Stream)).unwrap(), Judgement::Forgetful);
+        assert_eq!(memory.judge(&hello(1, 7, Purpose::Stream)).unwrap(), Judgement::Familiar);
+        assert_eq!(memory.judge(&hello(2, 8, Purpose::Rejoin)).unwrap(), Judgement::Familiar);
+        let other = Hello { node: ReplicaId(1), ..hello(1, 8, Purpose::Stream) };
+        assert_eq!(memory.judge(&other).unwrap(), Judgement::Familiar);
+        assert_eq!(words_of(&memory.tell()).unwrap().len(), 2);
     }
 
     #[test]

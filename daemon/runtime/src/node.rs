@@ -24,7 +24,7 @@ use crate::clients::table::Clients;
 use crate::core::{CoreFault, CoreLoop, check_ports};
 use crate::counters::Reports;
 use crate::identity::{DataDir, Identity, IdentityFault, Loss};
-use crate::inquiry;
+use crate::inquiry::before_first_incarnation;
 use crate::log_io::LogIo;
 use crate::options::NodeOptions;
 use crate::outputs::Outputs;
@@ -107,6 +107,9 @@ pub enum NodeFault {
         "this node has forgotten its votes (its log was in memory, or its disk is lost), and cannot come back: that takes a majority without it, so three nodes and more that do not run in one process. Empty the data directories of all nodes to start a new cluster, and use durability = \"sync\""
     )]
     Forgotten,
+    /// The node was asked to stop while it waited for others: nothing of it has run.
+    #[error("stopped while it waited for other nodes")]
+    Stopped,
     /// The ring cannot be made.
     #[error(transparent)]
     Ring(#[from] RingError),
@@ -166,6 +169,7 @@ impl Node {
             incarnation: Incarnation(0),
             log: 0,
             rejoining: false,
+            founders: Default::default(),
         };
         if options.loss == Loss::OfDisk && options.members.len() < REJOIN_MEMBERS_MIN {
             return Err(NodeFault::Forgotten);
@@ -182,7 +186,10 @@ impl Node {
             return Err(NodeFault::Forgotten);
         }
         if data.identity.incarnation == Incarnation(0) {
-            data.begin(last_incarnation(&options, &data)?)?;
+            let (last, founders) = before_first_incarnation(&options, &data)?;
+            data.begin(last, founders)?;
+        } else if options.told_to_found {
+            return Err(IdentityFault::Founded(data.path).into());
         }
         let (incarnation, rejoining) = (data.identity.incarnation, data.identity.rejoining);
         if cores > 1 {
@@ -271,20 +278,6 @@ fn refuse_logs(options: &NodeOptions) -> Result<(), NodeFault> {
         }
     }
     Ok(())
-}
-
-/// The last incarnation of a node whose directory knows of none.
-fn last_incarnation(options: &NodeOptions, data: &DataDir) -> Result<Incarnation, NodeFault> {
-    if data.identity.rejoining {
-        return Ok(inquiry::last_incarnation(options, data.identity.log, &data.peers));
-    }
-    match inquiry::remembered_by(options, data.identity.log, &data.peers) {
-        None => Ok(Incarnation(0)),
-        Some((by, Incarnation(life))) => {
-            let (path, by) = (data.path.clone(), u64::from(by.0) + 1);
-            Err(IdentityFault::Remembered { path, by, life }.into())
-        }
-    }
 }
 
 fn run_core(

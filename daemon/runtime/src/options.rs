@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use panch_consensus::protocol::{ProtocolKind, Tuning};
 use panch_replica::replica::ReplicaConfig;
@@ -57,6 +59,10 @@ pub struct NodeOptions {
     pub data_dir: PathBuf,
     /// What was lost, and so has to be asked of the other nodes.
     pub loss: Loss,
+    /// Found the cluster without the nodes that do not answer, if a majority is there and none has data.
+    pub told_to_found: bool,
+    /// Once it is set, a start that waits for other nodes ends with [`NodeFault::Stopped`](crate::NodeFault::Stopped).
+    pub stop: Arc<AtomicBool>,
     /// Where to listen for nodes.
     pub peer_listen: SocketAddr,
     /// Where to listen for Redis clients.

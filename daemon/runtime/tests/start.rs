@@ -27,6 +27,8 @@ fn options(data_dir: &Path, cores: usize, durability: Durability) -> NodeOptions
         cpus: vec![None; cores],
         data_dir: data_dir.into(),
         loss: Default::default(),
+        told_to_found: false,
+        stop: Default::default(),
         peer_listen: any,
         resp_listen: any,
         native_listen: any,

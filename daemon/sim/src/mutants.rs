@@ -33,6 +33,9 @@ pub(crate) struct Effort {
     pub cluster: Cluster,
 }
 
+/// Nodes of the simulator are new together.
+const FOUNDING: &str = "a model of first starts in the replica crate has it";
+
 /// Rules whose removal no whole group can notice, each with the reason. A test of the consensus crate misses them.
 const TABLES: &[(Rule, &str)] = &[
     (
@@ -41,6 +44,9 @@ const TABLES: &[(Rule, &str)] = &[
         Rule::FastPickThreshold,
         "what is forced has the most votes, and those decide anyway",
     ),
+    (Rule::FoundingAsksEverybody, FOUNDING),
+    (Rule::FoundingAsksTwice, FOUNDING),
+    (Rule::FoundersAreNamed, FOUNDING),
     (
         // The votes of one classic round are all for one value, so that it has the most votes among them.
         Rule::FastPickClassicBinds,

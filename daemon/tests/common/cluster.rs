@@ -78,7 +78,7 @@ impl Cluster {
             let mut cluster = Self::prepare(settings.clone());
             let ids: Vec<usize> = cluster.ids().collect();
             ids.iter().for_each(|id| cluster.spawn(*id));
-            if ids.iter().all(|id| cluster.try_wait_serving(*id)) {
+            if cluster.try_wait_all_serving(&ids) {
                 cluster.wait_writable();
                 return cluster;
             }
@@ -220,22 +220,44 @@ impl Cluster {
 
     /// Waits until a node answers PING. False if it could not start because a port was taken.
     fn try_wait_serving(&mut self, id: usize) -> bool {
+        self.try_wait_all_serving(&[id])
+    }
+
+    /// Waits until all of these nodes answer PING: at the first start they wait for each other. False if one of them could not start
+    /// because a port was taken.
+    fn try_wait_all_serving(&mut self, ids: &[usize]) -> bool {
         let start = Instant::now();
         loop {
-            if self.answers(id) {
+            if ids.iter().all(|id| self.answers(*id)) {
                 return true;
             }
-            if let Some(status) = self.poll_exit(id) {
-                let errors = self.errors(id);
+            for id in ids {
+                let Some(status) = self.poll_exit(*id) else { continue };
+                let errors = self.errors(*id);
                 if status.code() == Some(74) && errors.contains("in use") && errors.contains("cannot listen")
                 {
+                    for other in ids.iter().filter(|other| self.is_running(**other)).collect::<Vec<_>>() {
+                        self.kill(*other);
+                    }
                     return false;
                 }
                 panic!("node {id} ended with {status} instead of serving:\n{errors}");
             }
-            assert!(start.elapsed() < START_PATIENCE, "node {id} does not serve:\n{}", self.errors(id));
+            let errors = || ids.iter().map(|id| self.errors(*id)).collect::<String>();
+            assert!(start.elapsed() < START_PATIENCE, "nodes {ids:?} do not serve:\n{}", errors());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Starts a node that founds the cluster without those that do not answer, without waiting.
+    pub fn spawn_to_found(&mut self, id: usize) {
+        let config = self.config_path(id);
+        self.spawn_with(id, &["run", "--found", "--config", config.to_str().expect("a path of ASCII")]);
+    }
+
+    /// Waits until nodes that were started serve.
+    pub fn wait_serving(&mut self, ids: &[usize]) {
+        assert!(self.try_wait_all_serving(ids), "a port was taken by somebody else");
     }
 
     fn answers(&self, id: usize) -> bool {

@@ -77,8 +77,18 @@ rules! {
     RejoinKeepsBallot = "rejoin-keeps-ballot",
     /// A node calls itself a member again only once what it executed to get there is durable.
     RejoinDurable = "rejoin-durable",
+    /// A node that has lost power before its votes were on stable storage comes back as one that has lost its disk.
+    PeriodicPowerRejoins = "periodic-power-rejoins",
     /// EPaxos: everything depends on all that the forgotten life may have voted for.
     EpaxosRejoinFloor = "epaxos-rejoin-floor",
+
+    // The first start.
+    /// A cluster is founded only once all other nodes have answered that they are new, unless the operator says so.
+    FoundingAsksEverybody = "founding-asks-everybody",
+    /// They have answered so twice, so that there was a moment at which all were new.
+    FoundingAsksTwice = "founding-asks-twice",
+    /// A node with another directory than the one that the cluster was founded with does not begin as new.
+    FoundersAreNamed = "founders-are-named",
 
     // Multi-Paxos leases.
     /// A lease is counted from the time its heartbeat was sent, not from the time the grant arrived (T-M8).

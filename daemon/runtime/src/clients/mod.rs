@@ -213,6 +213,8 @@ mod tests {
             cpus: vec![None],
             data_dir: "unused".into(),
             loss: Default::default(),
+            told_to_found: false,
+            stop: Default::default(),
             peer_listen: member(1),
             resp_listen: member(2),
             native_listen: member(3),

@@ -8,7 +8,8 @@ mutants! {
     rules "", elsewhere [
         RefuseDamagedLog, TornTailCut, SessionsInSnapshot, SessionDedupe, BatchInOrder, FailedWriteStops,
         IncarnationDurable, PromiseRestated, RecycleAfterSnapshot, RejoinAsksEverybody, RejoinMute,
-        RejoinKeepsBallot, RejoinDurable,
+        RejoinKeepsBallot, RejoinDurable, PeriodicPowerRejoins, FoundingAsksEverybody, FoundingAsksTwice,
+        FoundersAreNamed,
     ];
     random {
         random_schedules_notice_too: 400 of random::run, [
