@@ -3,7 +3,7 @@
 use divan::{Bencher, black_box};
 use panch_bench::loopback::Loopback;
 use panch_replica::batcher::BatchLimits;
-use panch_replica::machine::{MachineLimits, StateMachine};
+use panch_replica::machine::StateMachine;
 use panch_replica::replica::Level;
 use panch_wire::command::{Command, CommandKind, Reply};
 
@@ -27,7 +27,7 @@ const COMMANDS: usize = 1000;
 const WINDOW: usize = 20;
 
 fn apply(bencher: Bencher, kind: CommandKind, value: &[u8], key_count: u64, foresee: usize) {
-    let mut machine = StateMachine::new(MachineLimits::default());
+    let mut machine = StateMachine::new(0);
     let mut scratch = Vec::new();
     for number in 0..key_count {
         machine.apply(1, &command(CommandKind::Set, &key(number), &[b'v'; 16]), &mut scratch);

@@ -6,7 +6,6 @@
 use panch_consensus::protocol::{ProtocolKind, Tuning, random};
 use panch_replica::batcher::{BatchLimits, Refusal};
 use panch_replica::core::{Core, CoreConfig};
-use panch_replica::machine::MachineLimits;
 use panch_replica::outbox::{MessageKind, Outbox, ReplyTo};
 use panch_replica::replica::{Level, ReplicaConfig};
 use panch_replica::transfer::SnapshotFile;
@@ -95,7 +94,7 @@ impl Node {
             groups: vec![(GroupId(0), ProtocolKind::Multi)],
             replica: ReplicaConfig {
                 batch,
-                machine: MachineLimits::default(),
+                hash_seed: 0,
                 request_timeout: Duration::from_secs(10),
                 session_idle_max: Duration::from_secs(3600),
                 snapshot_log_size: u64::MAX,

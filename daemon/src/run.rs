@@ -7,7 +7,6 @@ use std::sync::{Arc, mpsc};
 
 use panch_consensus::protocol::Tuning;
 use panch_replica::batcher::BatchLimits;
-use panch_replica::machine::MachineLimits;
 use panch_replica::replica::ReplicaConfig;
 use panch_runtime::options::{Idle, Loss, Member, NodeOptions};
 use panch_runtime::placement::allowed_cpus;
@@ -246,11 +245,12 @@ fn node_options(config: &Config, order: Order, stop: Arc<AtomicBool>) -> Result<
                 commands_max: cluster.batch_commands,
                 size_max: cluster.batch_size_max,
                 command_size_max: cluster.value_size_max + COMMAND_OVERHEAD,
+                value_size_max: cluster.value_size_max,
                 pipeline_depth: cluster.pipeline_depth,
                 linger: cluster.linger,
                 queue_max: BATCH_QUEUE_MAX,
             },
-            machine: MachineLimits { value_size_max: cluster.value_size_max, ..MachineLimits::default() },
+            hash_seed: 0,
             request_timeout: REQUEST_TIMEOUT,
             snapshot_log_size: node.snapshot_log_size,
             session_idle_max: SESSION_IDLE_MAX,

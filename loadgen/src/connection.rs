@@ -231,6 +231,7 @@ impl Connection {
     pub fn repeat(&mut self, number: u64, now: Instant, key: &[u8], value: &[u8], out: &mut Vec<u8>) {
         let Outstanding::Session(session) = &mut self.outstanding else { return };
         if let Some((pending, acked_below)) = session.repeat(number, now) {
+            let (number, acked_below) = (session.on_wire(key, number), session.on_wire(key, acked_below));
             write_native(pending.operation.kind, number, acked_below, self.read_level, key, value, out);
         }
     }
@@ -299,6 +300,7 @@ impl Connection {
             }
             Outstanding::Session(session) => {
                 let (number, acked_below) = session.add(pending);
+                let (number, acked_below) = (session.on_wire(key, number), session.on_wire(key, acked_below));
                 match &mut self.batches {
                     Some(batches) if kind != OperationKind::Get => {
                         let header = SessionHeader { session: session.id(), number, acked_below };

@@ -6,7 +6,8 @@
 //! * `acked_below` never passes a number without an answer: the nodes remember the replies from there on.
 //! * At most [`WINDOW`] numbers lie between the oldest without an answer and the next: more would be refused.
 //! * The session is opened anew on every socket, in every group, before anything else is asked; opening it twice changes
-//!   nothing.
+//!   nothing. On the wire its numbers in a group begin where that group says; a group that says something else than before has
+//!   forgotten the session, and what was asked has an unknown outcome for good.
 
 use std::collections::VecDeque;
 
@@ -23,6 +24,9 @@ pub(crate) const WINDOW: usize = 128;
 
 /// What opens the session in group `g` has the number `OPEN_NUMBER - g`: far above all that requests get.
 const OPEN_NUMBER: u64 = u64::MAX;
+
+/// The bits of a number on the wire that count; what is above differs from group to group.
+const COUNTING_BITS: u64 = (1 << 40) - 1;
 
 /// A request that was given a number.
 #[derive(Clone, Copy)]
@@ -46,6 +50,8 @@ enum Stage {
     Open,
 }
 
+const EXPIRED: &str = "the session expired before all of its commands were answered";
+
 /// One session.
 pub(crate) struct Session {
     id: u64,
@@ -55,6 +61,8 @@ pub(crate) struct Session {
     places: VecDeque<Place>,
     outstanding: usize,
     repeated: u64,
+    /// What each group adds to numbers; `None` where the session was never opened.
+    added: Vec<Option<u64>>,
 }
 
 impl Session {
@@ -67,6 +75,7 @@ impl Session {
             places: VecDeque::with_capacity(WINDOW),
             outstanding: 0,
             repeated: 0,
+            added: Vec::new(),
         }
     }
 
@@ -97,6 +106,7 @@ impl Session {
     /// The node has accepted the hello.
     pub(crate) fn greeted(&mut self, group_count: u16) {
         self.stage = Stage::Greeted(group_count.max(1));
+        self.added.resize(usize::from(group_count.max(1)), None);
     }
 
     /// Asks every group to open the session, once for each socket.
@@ -126,11 +136,25 @@ impl Session {
         let Stage::Opening(waiting) = self.stage else { return Err(ConnectionFault::Unasked) };
         match reply.answer {
             Answer::Error(error) => Err(ConnectionFault::AskAgain(error.text())),
-            _ => {
+            Answer::Int(first) => {
+                let group = OPEN_NUMBER.wrapping_sub(reply.number);
+                let added = usize::try_from(group).ok().and_then(|group| self.added.get_mut(group));
+                let Some(added) = added else { return Err(ConnectionFault::Unasked) };
+                let begins_at = (first as u64).wrapping_sub(1);
+                if added.replace(begins_at).is_some_and(|before| before != begins_at) {
+                    return Err(ConnectionFault::Refused(EXPIRED.into()));
+                }
                 self.stage = if waiting == 1 { Stage::Open } else { Stage::Opening(waiting - 1) };
                 Ok(())
             }
+            _ => Err(ConnectionFault::Unasked),
         }
+    }
+
+    /// A number of this session as the group of `key` knows it.
+    pub(crate) fn on_wire(&self, key: &[u8], number: u64) -> u64 {
+        let group = group_of_key(key, self.added.len().max(1) as u16);
+        number + self.added.get(group.index()).copied().flatten().unwrap_or(0)
     }
 
     /// Gives a request its number. Returns that, and below which number everything is answered.
@@ -152,7 +176,7 @@ impl Session {
         reply: &ReplyView<'_>,
         on_answer: impl FnOnce(Pending, Answer<'_>),
     ) -> Result<(), ConnectionFault> {
-        let place = self.place(reply.number).ok_or(ConnectionFault::Unasked)?;
+        let place = self.place(reply.number & COUNTING_BITS).ok_or(ConnectionFault::Unasked)?;
         let Place::Asked(pending, _) = *place else { return Err(ConnectionFault::Unasked) };
         if let Answer::Error(error @ (CommandError::Unknown | CommandError::Unavailable)) = reply.answer {
             return Err(ConnectionFault::AskAgain(error.text()));
@@ -241,7 +265,7 @@ mod tests {
         session.write_opens(&mut Vec::new());
         for group in 0..2 {
             assert!(!session.is_open());
-            session.opened(&reply(OPEN_NUMBER - group, Answer::Ok)).unwrap();
+            session.opened(&reply(OPEN_NUMBER - group, Answer::Int(1))).unwrap();
         }
         assert!(session.is_open());
     }
@@ -272,6 +296,24 @@ mod tests {
         assert_eq!(groups, [0, 1, 2, 3]);
         let refused = session.opened(&reply(OPEN_NUMBER, Answer::Error(CommandError::Unavailable)));
         assert!(matches!(refused, Err(ConnectionFault::AskAgain(_))));
+    }
+
+    #[test]
+    fn numbers_begin_where_the_group_says_and_a_session_that_expired_is_no_more() {
+        let mut session = Session::new(7);
+        let first = |session: &mut Session, generation: i64| {
+            session.greeted(1);
+            session.write_opens(&mut Vec::new());
+            session.opened(&reply(OPEN_NUMBER, Answer::Int(generation << 40 | 1)))
+        };
+        first(&mut session, 3).unwrap();
+        let (number, _) = session.add(pending(1));
+        assert_eq!(session.on_wire(b"key", number), 3 << 40 | 1);
+        assert_eq!(answer(&mut session, 3 << 40 | 1), Some(1));
+        session.socket_lost();
+        first(&mut session, 3).unwrap();
+        session.socket_lost();
+        assert!(matches!(first(&mut session, 4), Err(ConnectionFault::Refused(_))));
     }
 
     #[test]

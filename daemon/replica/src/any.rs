@@ -72,7 +72,7 @@ fn open<P: Protocol>(
         group: group.id,
         covered: Default::default(),
         stamp: 0,
-        machine: StateMachine::new(config.replica.machine),
+        machine: StateMachine::new(config.replica.hash_seed),
     });
     let (covered, stamp) = (restored.covered.clone(), restored.stamp);
     let past = Past { executed: &covered, stamp, incarnation };

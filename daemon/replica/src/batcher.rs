@@ -15,7 +15,7 @@
 use std::collections::VecDeque;
 
 use panch_wire::batch::{BatchWriter, Entry, OVERHEAD, size_of_command};
-use panch_wire::command::Command;
+use panch_wire::command::{Command, KEY_SIZE_MAX};
 use panch_wire::frame::{FRAME_SIZE_MAX, Frame, FramePool};
 use panch_wire::ids::{BatchId, Incarnation, ReplicaId};
 use panch_wire::time::{Duration, Instant};
@@ -31,6 +31,8 @@ pub struct BatchLimits {
     pub size_max: usize,
     /// The largest command, in bytes. Every node of the cluster must be able to take it: its log and its frame memory.
     pub command_size_max: usize,
+    /// The longest value that a command may write, in bytes. At most [`ceilings::VALUE_SIZE_MAX`](crate::ceilings::VALUE_SIZE_MAX).
+    pub value_size_max: usize,
     /// Batches in flight.
     pub pipeline_depth: usize,
     /// The longest that a partial batch waits while other batches are in flight.
@@ -45,10 +47,22 @@ impl Default for BatchLimits {
             commands_max: 100,
             size_max: 64 << 10,
             command_size_max: 1 << 20,
+            // With the longest key it fits into such a command.
+            value_size_max: (1 << 20) - KEY_SIZE_MAX - 1 - 4096,
             pipeline_depth: 10,
             linger: Duration::ZERO,
             queue_max: 64,
         }
+    }
+}
+
+impl BatchLimits {
+    /// Whether a command is small enough to be proposed. Judged where a client's bytes come in, and nowhere later: what was
+    /// proposed is executed by the same rules on every node, whatever their limits.
+    pub(crate) fn admits(&self, command: &Command<'_>) -> bool {
+        // No value of a list is longer than the list.
+        size_of_command(command) <= self.command_size_max
+            && (command.value.len() <= self.value_size_max || command.longest_value() <= self.value_size_max)
     }
 }
 
@@ -118,7 +132,7 @@ impl Batcher {
         token: ReplyTo,
     ) -> Result<(), Refusal> {
         let size = OVERHEAD + size_of_command(command);
-        if size > FRAME_SIZE_MAX || size_of_command(command) > self.limits.command_size_max {
+        if size > FRAME_SIZE_MAX || !self.limits.admits(command) {
             return Err(Refusal::TooLarge);
         }
         if self.open.is_some() && self.push_open(pool, command, token) {
@@ -289,6 +303,31 @@ mod tests {
             Command { kind: CommandKind::Set, flags: 0, session: None, key: b"key", value: b"value" };
         for _ in 0..count {
             batcher.push(NOW, pool, &command, ReplyTo::NOBODY).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_refused_where_it_comes_in() {
+        use panch_wire::command::list;
+        let limits = BatchLimits { value_size_max: 4, command_size_max: 200, ..BatchLimits::default() };
+        let mut batcher = Batcher::new(limits, ReplicaId(0), Incarnation(1));
+        let pool = FramePool::new(1 << 20);
+        let mut pairs = Vec::new();
+        [b"a long key".as_slice(), b"four", b"k", b"too long"]
+            .iter()
+            .for_each(|item| list::push(&mut pairs, item));
+        let first_pair = pairs.len() - 4 - 1 - 4 - 8;
+        use CommandKind::{Append, MSet, Set};
+        for (kind, value, expected) in [
+            (Set, b"four".as_slice(), Ok(())),
+            (Set, b"five!", Err(Refusal::TooLarge)),
+            (Append, b"five!", Err(Refusal::TooLarge)),
+            (MSet, &pairs[..first_pair], Ok(())),
+            (MSet, &pairs, Err(Refusal::TooLarge)),
+            (MSet, &[0; 300], Err(Refusal::TooLarge)),
+        ] {
+            let command = Command { kind, flags: 0, session: None, key: b"key", value };
+            assert_eq!(batcher.push(NOW, &pool, &command, ReplyTo::NOBODY), expected, "{kind:?} {value:?}");
         }
     }
 

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use panch_consensus::protocol::ProtocolKind;
-use panch_wire::batch::{BatchView, OVERHEAD, size_of_command};
+use panch_wire::batch::{BatchView, OVERHEAD};
 use panch_wire::command::{Command, CommandError, CommandKind};
 use panch_wire::frame::{Frame, FramePool};
 use panch_wire::ids::{BatchId, GroupId, ReplicaId};
@@ -15,10 +15,10 @@ use panch_wire::rule::{Rule, holds};
 use panch_wire::time::Instant;
 
 use crate::batcher::{BatchLimits, Refusal};
-use crate::sessions::WINDOW;
+use crate::ceilings::SESSION_WINDOW;
 
 /// The most commands of a batch: more of one session may not be outstanding anyway.
-pub const COMMANDS_MAX: usize = WINDOW as usize;
+pub const COMMANDS_MAX: usize = SESSION_WINDOW as usize;
 
 /// What a client's batch is checked against.
 #[derive(Clone, Copy, Debug)]
@@ -114,7 +114,7 @@ fn check(
         if command.kind.is_read() || about_sessions || !is_mine {
             return Err(CommandError::Malformed);
         }
-        if size_of_command(&command) > terms.limits.command_size_max {
+        if !terms.limits.admits(&command) {
             return Err(CommandError::TooLarge);
         }
         if group_of(&command) != Some(terms.group) {
@@ -323,6 +323,17 @@ mod tests {
         assert_eq!(with(&[expire]), Err(Malformed));
         let long = Command { value: &[0; 2048], ..set(b"key") };
         assert_eq!(with(&[long]), Err(TooLarge), "a command");
+        let narrow = BatchLimits { value_size_max: 4, ..BatchLimits::default() };
+        let of_narrow =
+            |terms: &Terms<'_>| check(&sound, &Terms { limits: &narrow, ..*terms }, |_| Some(terms.group));
+        let terms = Terms {
+            session: SESSION,
+            group: GroupId(0),
+            protocol: Some(ProtocolKind::Fast),
+            replica_count: 3,
+            limits: &narrow,
+        };
+        assert_eq!(of_narrow(&terms), Err(TooLarge), "a value");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The key-value state machine: what each data command does to the table and what it answers.
 //!
-//! Semantics are those of Redis. Every answer is a function of the commands applied so far and of [`MachineLimits`], never of
-//! the seed, the machine or the time.
+//! Semantics are those of Redis. Every answer is a function of the commands applied so far, never of the configuration, the
+//! seed, the machine or the time.
 
 pub(crate) mod digest;
 mod entry;
@@ -15,11 +15,11 @@ mod tests;
 use panch_wire::command::{Command, CommandError, CommandKind, KEY_SIZE_MAX, Reply, flags, list};
 use panch_wire::transaction::{self, Step};
 
-use crate::machine::MachineLimits;
+use crate::ceilings;
 use number::Text;
 use table::Table;
 
-/// The table with its limits.
+/// The table with its ceilings, see [`ceilings`]; only tests have lower ones.
 pub struct Kv {
     table: Table,
     value_size_max: usize,
@@ -31,13 +31,18 @@ const TOO_LARGE: Reply<'static> = Reply::Error(CommandError::TooLarge);
 
 impl Kv {
     /// An empty table.
-    pub fn new(limits: &MachineLimits) -> Self {
-        limits.check();
+    pub fn new(hash_seed: u64) -> Self {
         Self {
-            table: Table::new(limits.hash_seed),
-            value_size_max: limits.value_size_max,
-            reply_size_max: limits.reply_size_max,
+            table: Table::new(hash_seed),
+            value_size_max: ceilings::VALUE_SIZE_MAX,
+            reply_size_max: ceilings::REPLY_SIZE_MAX,
         }
+    }
+
+    /// An empty table whose ceilings are within reach of a test.
+    #[cfg(test)]
+    fn bounded(hash_seed: u64, value_size_max: usize, reply_size_max: usize) -> Self {
+        Self { value_size_max, reply_size_max, ..Self::new(hash_seed) }
     }
 
     /// How many keys.

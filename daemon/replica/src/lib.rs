@@ -8,6 +8,7 @@
 
 mod any;
 pub mod batcher;
+pub mod ceilings;
 pub mod client_batch;
 pub mod core;
 pub mod founding;

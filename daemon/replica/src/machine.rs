@@ -1,7 +1,7 @@
 //! The replicated state of one group: the key-value table, the client sessions, and how far each proposer's batches got.
 //!
 //! Two replicas that have applied the same log are in the same state and have the same [`StateMachine::digest`].
-//! Nothing here knows which protocol decided the log.
+//! Nothing here knows which protocol decided the log, nor any configured limit: see [`ceilings`](crate::ceilings).
 //!
 //! A protocol in which several replicas propose may decide a proposer's batches out of order. Its clients count on their
 //! order, so a batch that comes too early is held until those before it are applied: see `held`. Batches that clients sealed
@@ -10,11 +10,12 @@
 use std::cmp::Ordering;
 
 use panch_consensus::frontier::Frontier;
-use panch_wire::command::{Command, CommandError, CommandKind, KEY_SIZE_MAX, Reply};
+use panch_wire::command::{Command, CommandError, CommandKind, Reply};
 use panch_wire::frame::Frame;
 use panch_wire::ids::{BatchId, GroupId, Incarnation, REPLICAS_MAX, ReplicaId, Slot};
 use panch_wire::rule::{Rule, holds};
 
+use crate::ceilings::HELD_MAX;
 use crate::kv::{Kv, digest};
 use crate::sessions::{SessionAdmission, Sessions};
 use crate::snapshot::record::{self, Totals};
@@ -23,42 +24,8 @@ use held::Held;
 
 mod held;
 
-/// No limit on values may be set higher than this, in bytes.
-pub const VALUE_SIZE_CEILING: usize = 512 << 20;
-
 const DIGEST_PROPOSER: u64 = 4;
 const DIGEST_STATE: u64 = 5;
-
-/// Bounds of the state. All but the seed decide what commands answer: those must be the same on every replica.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MachineLimits {
-    /// The longest value, in bytes; at most [`VALUE_SIZE_CEILING`].
-    pub value_size_max: usize,
-    /// The longest reply to a command that reads many keys, in bytes.
-    pub reply_size_max: usize,
-    /// How many sessions may be open.
-    pub session_count_max: usize,
-    /// Decides where things lie in the hash tables, not what they are.
-    pub hash_seed: u64,
-}
-
-impl Default for MachineLimits {
-    fn default() -> Self {
-        Self {
-            // A command with the longest key and the longest value fits into a batch of 1 MiB.
-            value_size_max: (1 << 20) - KEY_SIZE_MAX - 1 - 4096,
-            reply_size_max: 64 << 20,
-            session_count_max: 1 << 16,
-            hash_seed: 0,
-        }
-    }
-}
-
-impl MachineLimits {
-    pub(crate) fn check(&self) {
-        assert!(self.value_size_max <= VALUE_SIZE_CEILING, "the limit of values is above the ceiling");
-    }
-}
 
 /// How far the batches of one proposer were applied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,9 +38,6 @@ pub struct Progress {
 
 /// Of a proposer nothing was applied yet.
 const UNSEEN: Progress = Progress { incarnation: Incarnation(0), next: 1 };
-
-/// How many batches of a proposer may wait for one before them. Part of what all replicas decide alike.
-const HELD_MAX: u64 = 256;
 
 /// What to do with a decided batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -157,27 +121,28 @@ pub struct StateMachine {
     pub(crate) proposers: Proposers,
     pub(crate) held: Held,
     snapshot: Option<SnapshotWriter>,
-    limits: MachineLimits,
+    hash_seed: u64,
 }
 
 const MALFORMED: Reply<'static> = Reply::Error(CommandError::Malformed);
 
 impl StateMachine {
-    /// The state before the first command.
-    pub fn new(limits: MachineLimits) -> Self {
+    /// The state before the first command. `hash_seed` decides where things lie in the hash tables, not what they are: it need
+    /// not be the same on every replica.
+    pub fn new(hash_seed: u64) -> Self {
         Self {
-            kv: Kv::new(&limits),
-            sessions: Sessions::new(limits.session_count_max, limits.hash_seed),
+            kv: Kv::new(hash_seed),
+            sessions: Sessions::new(hash_seed),
             proposers: Proposers::default(),
             held: Held::default(),
             snapshot: None,
-            limits,
+            hash_seed,
         }
     }
 
-    /// The bounds it was made with.
-    pub fn limits(&self) -> MachineLimits {
-        self.limits
+    /// The seed it was made with.
+    pub fn hash_seed(&self) -> u64 {
+        self.hash_seed
     }
 
     /// How many keys.
@@ -244,11 +209,11 @@ impl StateMachine {
         let slot = Slot(stamp);
         match (command.kind, command.session) {
             (OpenSession, Some(header)) => match self.sessions.open(slot, header.session) {
-                Ok(()) => Reply::Ok,
+                Ok(first) => Reply::Int(first as i64),
                 Err(error) => Reply::Error(error),
             },
             (CloseSession, Some(header)) => {
-                self.sessions.close(slot, header.session);
+                self.sessions.close(slot, header.session, header.number);
                 Reply::Ok
             }
             (OpenSession | CloseSession, None) => MALFORMED,
@@ -314,6 +279,9 @@ impl StateMachine {
             record::push_held(writer.stream(), batch);
         }
         if with_sessions {
+            if self.sessions.generation() != 0 {
+                record::push_generation(writer.stream(), self.sessions.generation());
+            }
             self.sessions.begin_scan();
         }
         self.kv.begin_scan();

@@ -20,7 +20,7 @@ use crate::client_batch::Flights;
 use crate::gate::Gate;
 use crate::latency::Latencies;
 use crate::log_index::{Found, LogIndex};
-use crate::machine::{MachineLimits, StateMachine};
+use crate::machine::StateMachine;
 use crate::outbox::{MessageKind, Outbox, ReplyTo};
 use crate::probe::Probe;
 use crate::reads::Reads;
@@ -44,8 +44,8 @@ const SESSION_MARKS: usize = 8;
 pub struct ReplicaConfig {
     /// Bounds of batches and pipeline.
     pub batch: BatchLimits,
-    /// Bounds of the state machine.
-    pub machine: MachineLimits,
+    /// Decides where things lie in the hash tables of the state, see [`StateMachine::new`].
+    pub hash_seed: u64,
     /// A command that has waited this long is answered: as unavailable if it was never proposed, as unknown if it was.
     pub request_timeout: Duration,
     /// Bytes of log after which a snapshot is made.

@@ -3,6 +3,10 @@
 //! Invariants (protocols §7.2):
 //! - Of every open session the replies to all executed numbers in `base..base + WINDOW` are remembered, and `base` never
 //!   falls, so a number is executed at most once as long as the session is known.
+//! - Every opening of a session is another session, although the client chooses the name and may use it again: the group says at
+//!   which number the session begins, and that lies in the group's present generation. A generation ends whenever sessions are
+//!   forgotten, so a session that is opened again under its old name begins above everything that the former one can have
+//!   executed, and a late copy of a command of the former one is refused, for ever.
 //! - A session that is not known is never treated as new: only [`Sessions::open`] adds one. A closed session stays known
 //!   as closed until it expires, so that a late copy of its `OpenSession` and of its commands changes nothing.
 //! - The table changes only by what is in the log, in log order: sessions are opened, closed and expired by commands.
@@ -13,25 +17,25 @@ mod reply;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Ordering;
+
 use hashbrown::HashTable;
 use panch_wire::command::{CommandError, Reply, SessionHeader};
 use panch_wire::ids::Slot;
 use panch_wire::rule::{Rule, holds};
 
+use crate::ceilings::{
+    SESSION_COUNT_MAX, SESSION_GENERATIONS_MAX, SESSION_NUMBER_BITS,
+    SESSION_REPLY_BYTES_MAX as REPLY_BYTES_MAX, SESSION_WINDOW as WINDOW,
+};
 use crate::kv::digest;
 use crate::snapshot::record;
 use crate::snapshot::scan::Scan;
 use reply::RememberedReply;
 
-/// How many numbers of one session may be outstanding.
-pub const WINDOW: u64 = 128;
-
-/// A session that remembers more bytes of replies than this is refused further commands until it acknowledges some. The number of one
-/// that was refused is used up.
-pub const REPLY_BYTES_MAX: usize = 8 << 20;
-
 const DIGEST_SESSION: u64 = 2;
 const DIGEST_REPLY: u64 = 3;
+const DIGEST_GENERATION: u64 = 7;
 /// Replies remembered by a session that has executed one command; doubles up to [`WINDOW`].
 const RING_COUNT_MIN: usize = 8;
 
@@ -40,12 +44,27 @@ const RING_COUNT_MIN: usize = 8;
 pub(crate) struct SessionRecord {
     /// The client's number; 0 marks an unused place.
     pub(crate) id: u64,
-    /// Numbers below were acknowledged by the client.
+    /// Numbers below were acknowledged by the client. Its generation is that of the session; a closed one has none.
     pub(crate) base: u64,
     /// The highest stamp of its uses. In a graph what is executed later may have a lower one.
     pub(crate) last_slot: Slot,
     /// Whether the client closed it.
     pub(crate) closed: bool,
+}
+
+/// The generation that a number of a command lies in.
+fn generation_of(number: u64) -> u64 {
+    if holds(Rule::SessionGeneration) { number >> SESSION_NUMBER_BITS } else { 0 }
+}
+
+/// The first number of a generation.
+fn beginning(generation: u64) -> u64 {
+    if holds(Rule::SessionGeneration) { generation << SESSION_NUMBER_BITS | 1 } else { 1 }
+}
+
+/// The last number of a generation.
+fn last_of(generation: u64) -> u64 {
+    if holds(Rule::SessionGeneration) { (generation + 1 << SESSION_NUMBER_BITS) - 1 } else { u64::MAX }
 }
 
 impl SessionRecord {
@@ -84,6 +103,8 @@ pub struct Sessions {
     free: Vec<u32>,
     open_count: usize,
     open_count_max: usize,
+    /// How often sessions were forgotten.
+    generation: u64,
     seed: u64,
     digest: u64,
     scan: Option<Scan>,
@@ -161,15 +182,20 @@ fn find(index: &HashTable<u32>, places: &[Session], hash: u64, id: u64) -> Optio
 }
 
 impl Sessions {
+    /// An empty table. `seed` need not be the same on every replica.
+    pub fn new(seed: u64) -> Self {
+        Self::with_open_count_max(SESSION_COUNT_MAX, seed)
+    }
+
     /// An empty table for at most `open_count_max` open sessions (and as many closed ones that have not expired).
-    /// The bound must be the same on every replica; `seed` need not.
-    pub fn new(open_count_max: usize, seed: u64) -> Self {
+    fn with_open_count_max(open_count_max: usize, seed: u64) -> Self {
         Self {
             index: HashTable::new(),
             places: Vec::new(),
             free: Vec::new(),
             open_count: 0,
             open_count_max,
+            generation: 0,
             seed,
             digest: 0,
             scan: None,
@@ -188,7 +214,13 @@ impl Sessions {
 
     /// Equal tables have equal digests, however they came about.
     pub fn digest(&self) -> u64 {
-        self.digest
+        let generation = digest::of_words(DIGEST_GENERATION, [self.generation]);
+        if self.generation == 0 { self.digest } else { self.digest.wrapping_add(generation) }
+    }
+
+    /// The generation in which a session opened now would begin.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Bytes of memory allocated, in about: walks the table.
@@ -251,32 +283,38 @@ impl Sessions {
         self.digest = self.digest.wrapping_sub(old).wrapping_sub(forgotten).wrapping_add(record.digest());
     }
 
-    /// Opens a session. Opening an open one again changes nothing but its last use.
+    /// Opens a session; the number of its first command. Opening an open one again changes nothing but its last use, and says the
+    /// same number.
     ///
     /// # Errors
     /// [`CommandError::SessionTableFull`]; [`CommandError::UnknownSession`] if it was closed, or never is to be (0).
-    pub fn open(&mut self, slot: Slot, id: u64) -> Result<(), CommandError> {
+    pub fn open(&mut self, slot: Slot, id: u64) -> Result<u64, CommandError> {
         if let Some(place) = self.place(id) {
-            if self.places[place.0 as usize].record.closed {
+            let SessionRecord { base, closed, .. } = self.places[place.0 as usize].record;
+            if closed {
                 return Err(CommandError::UnknownSession);
             }
             self.update(place, |record| record.last_slot = record.last_slot.max(slot));
-            return Ok(());
+            return Ok(beginning(generation_of(base)));
         }
         if id == 0 {
             return Err(CommandError::UnknownSession);
         }
-        if self.open_count >= self.open_count_max || self.known_count() >= 2 * self.open_count_max {
+        let has_room = self.open_count < self.open_count_max && self.known_count() < 2 * self.open_count_max;
+        if !has_room || self.generation >= SESSION_GENERATIONS_MAX {
             return Err(CommandError::SessionTableFull);
         }
-        self.insert(SessionRecord { id, base: 1, last_slot: slot, closed: false });
-        Ok(())
+        let base = beginning(self.generation);
+        self.insert(SessionRecord { id, base, last_slot: slot, closed: false });
+        Ok(base)
     }
 
-    /// Closes a session: its replies are forgotten, its number is not. Closing one that is not open changes nothing.
-    pub fn close(&mut self, slot: Slot, id: u64) {
+    /// Closes the session that has this number: its replies are forgotten, its name is not. Closing one that is not open, or with
+    /// a number of a former one of that name, changes nothing.
+    pub fn close(&mut self, slot: Slot, id: u64, number: u64) {
         let Some(place) = self.place(id) else { return };
-        if self.places[place.0 as usize].record.closed {
+        let SessionRecord { base, closed, .. } = self.places[place.0 as usize].record;
+        if closed || generation_of(number) != generation_of(base) {
             return;
         }
         self.update(place, |record| {
@@ -289,6 +327,7 @@ impl Sessions {
 
     /// Forgets every session, open or closed, last used before `before`. Returns how many of them were open.
     pub fn expire(&mut self, before: Slot) -> usize {
+        let known_count = self.known_count();
         let mut expired_count = 0;
         for place in 0..self.places.len() as u32 {
             let SessionRecord { id, last_slot, closed, .. } = self.places[place as usize].record;
@@ -309,6 +348,7 @@ impl Sessions {
             self.open_count -= usize::from(!closed);
             expired_count += usize::from(!closed);
         }
+        self.generation += u64::from(self.known_count() < known_count);
         expired_count
     }
 
@@ -318,6 +358,15 @@ impl Sessions {
         let Some(place) = self.place(id).filter(|place| !self.places[place.0 as usize].record.closed) else {
             return SessionAdmission::Refuse(CommandError::UnknownSession);
         };
+        let generation = generation_of(self.places[place.0 as usize].record.base);
+        match generation_of(number).cmp(&generation) {
+            // A late copy of a command of a former session of that name: no use of this one.
+            Ordering::Less => return SessionAdmission::Refuse(CommandError::UnknownSession),
+            Ordering::Greater => return SessionAdmission::Refuse(CommandError::SessionWindow),
+            Ordering::Equal => {}
+        }
+        // Whatever the client says that it has, the session never leaves its generation.
+        let acked_below = acked_below.min(last_of(generation));
         self.update(place, |record| {
             record.base = record.base.max(acked_below);
             record.last_slot = record.last_slot.max(slot);
@@ -359,9 +408,19 @@ impl Sessions {
         self.places[place.0 as usize].reply(number).unwrap_or(Reply::Error(CommandError::StaleNumber))
     }
 
+    /// Sets the generation from a snapshot, before its sessions; false if it cannot be one, as the first, which no snapshot says.
+    pub(crate) fn restore_generation(&mut self, generation: u64) -> bool {
+        let fits = self.generation == 0
+            && self.known_count() == 0
+            && (1..=SESSION_GENERATIONS_MAX).contains(&generation);
+        self.generation = generation;
+        fits
+    }
+
     /// Adds a session of a snapshot; false if it cannot be one.
     pub(crate) fn restore(&mut self, record: SessionRecord) -> bool {
-        let fits = record.id != 0 && record.base != 0 && self.place(record.id).is_none();
+        let is_new = record.id != 0 && record.base != 0 && self.place(record.id).is_none();
+        let fits = is_new && (record.closed || generation_of(record.base) <= self.generation);
         if fits {
             self.insert(record);
         }

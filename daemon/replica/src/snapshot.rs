@@ -23,6 +23,6 @@ pub const HEADER_SIZE: usize = 32;
 pub const PAYLOAD_SIZE_MAX: usize = 1 << 20;
 
 const MAGIC: [u8; 8] = *b"panchsnp";
-const VERSION: u16 = 2;
+pub(crate) const VERSION: u16 = 3;
 const CHUNK_HEADER_SIZE: usize = 24;
 const CHECKSUM_SIZE: usize = 8;

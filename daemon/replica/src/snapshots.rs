@@ -339,7 +339,7 @@ impl<P: Protocol> Replica<P> {
                 around.out.snapshot_remove(self.group.id, stale.slot);
             }
             self.snapshots.last_received = slot;
-            let reader = SnapshotReader::new(self.machine.limits());
+            let reader = SnapshotReader::new(self.machine.hash_seed());
             self.snapshots.receiving = Some(Receiving { from, slot, size, offset: 0, reader });
         }
         let Some(receiving) = &mut self.snapshots.receiving else {

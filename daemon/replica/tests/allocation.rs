@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use panch_replica::machine::{MachineLimits, StateMachine};
+use panch_replica::machine::StateMachine;
 use panch_wire::command::{Command, CommandKind, Reply, SessionHeader};
 
 thread_local! {
@@ -61,7 +61,7 @@ fn allocations_of_second(mut round: impl FnMut()) -> usize {
 fn a_million_small_keys_fit_well_below_110_mib() {
     let before = LIVE_SIZE.get();
     PEAK_SIZE.set(before);
-    let mut machine = StateMachine::new(MachineLimits::default());
+    let mut machine = StateMachine::new(0);
     let mut scratch = Vec::new();
     for number in 0..1_000_000 {
         machine.apply(1, &command(CommandKind::Set, &key(number), &[b'v'; 16]), &mut scratch);
@@ -75,7 +75,7 @@ fn a_million_small_keys_fit_well_below_110_mib() {
 
 #[test]
 fn small_values_are_set_read_and_counted_without_allocating() {
-    let mut machine = StateMachine::new(MachineLimits::default());
+    let mut machine = StateMachine::new(0);
     let mut scratch = Vec::new();
     let allocations = allocations_of_second(|| {
         for number in 0..2000u32 {
@@ -101,7 +101,7 @@ fn small_values_are_set_read_and_counted_without_allocating() {
 
 #[test]
 fn long_values_are_overwritten_in_place() {
-    let mut machine = StateMachine::new(MachineLimits::default());
+    let mut machine = StateMachine::new(0);
     let mut scratch = Vec::new();
     let value = [7; 1000];
     let allocations = allocations_of_second(|| {
@@ -115,7 +115,7 @@ fn long_values_are_overwritten_in_place() {
 
 #[test]
 fn a_running_session_does_not_allocate() {
-    let mut machine = StateMachine::new(MachineLimits::default());
+    let mut machine = StateMachine::new(0);
     let mut scratch = Vec::new();
     let open = SessionHeader { session: 9, number: 1, acked_below: 1 };
     let command_open = Command { session: Some(open), ..command(CommandKind::OpenSession, b"", b"") };

@@ -344,7 +344,7 @@ fn open_core(
     let mut segments = directory.segments();
     let existing = segments.segments().map_err(directory_fault)?;
     let memory = options.log.durability == Durability::Memory;
-    let mut snapshots = directory.load_snapshots(options.replica.machine).map_err(directory_fault)?;
+    let mut snapshots = directory.load_snapshots(options.replica.hash_seed).map_err(directory_fault)?;
     // Judged by what it left behind and not by its incarnation: a first start that failed early has not voted.
     let begun = directory.has_begun().map_err(directory_fault)? || !snapshots.is_empty();
     if existing.is_empty() && begun && !memory {

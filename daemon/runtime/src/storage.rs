@@ -19,7 +19,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
-use panch_replica::machine::MachineLimits;
 use panch_replica::snapshot::{Restored, SnapshotReader};
 use panch_replica::transfer::SnapshotFile;
 use panch_ring::doorbell::Doorbell;
@@ -333,7 +332,7 @@ impl CoreDirectory {
     /// far enough.
     pub(crate) fn load_snapshots(
         &self,
-        limits: MachineLimits,
+        hash_seed: u64,
     ) -> io::Result<Vec<(GroupId, SnapshotFile, Restored)>> {
         let mut found: Vec<(GroupId, Slot)> = Vec::new();
         for entry in fs::read_dir(&self.snapshots)? {
@@ -352,7 +351,7 @@ impl CoreDirectory {
                 fs::remove_file(&path)?;
                 continue;
             }
-            match load(&path, group, slot, limits) {
+            match load(&path, group, slot, hash_seed) {
                 Ok((file, machine)) => loaded.push((group, file, machine)),
                 Err(reason) => {
                     say(format_args!("snapshot {} is not usable: {reason}", path.display()));
@@ -380,14 +379,9 @@ fn parse_name(path: &Path) -> Option<(GroupId, Slot, bool)> {
     Some((GroupId(group.parse().ok()?), Slot(slot.parse().ok()?), complete))
 }
 
-fn load(
-    path: &Path,
-    group: GroupId,
-    slot: Slot,
-    limits: MachineLimits,
-) -> Result<(SnapshotFile, Restored), String> {
+fn load(path: &Path, group: GroupId, slot: Slot, hash_seed: u64) -> Result<(SnapshotFile, Restored), String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
-    let mut reader = SnapshotReader::new(limits);
+    let mut reader = SnapshotReader::new(hash_seed);
     let mut buffer = vec![0; 1 << 20];
     let mut size = 0;
     loop {

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use panch_consensus::protocol::{ProtocolKind, Tuning};
 use panch_replica::batcher::BatchLimits;
-use panch_replica::machine::MachineLimits;
 use panch_replica::replica::ReplicaConfig;
 use panch_runtime::options::{Idle, Loss, Member, NodeOptions};
 use panch_runtime::{Node, NodeFault};
@@ -35,7 +34,7 @@ fn options(data_dir: &Path, cores: usize, durability: Durability) -> NodeOptions
         log: Config { segment_size: 2 << 20, durability, ..Config::default() },
         replica: ReplicaConfig {
             batch: BatchLimits::default(),
-            machine: MachineLimits::default(),
+            hash_seed: 0,
             request_timeout: Duration::from_secs(1),
             snapshot_log_size: 1 << 20,
             session_idle_max: Duration::from_secs(60),

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 
 use panch_consensus::protocol::ProtocolKind;
 use panch_replica::replica::Level;
-use panch_wire::command::CommandError;
+use panch_wire::command::{CommandError, CommandKind};
 use panch_wire::ids::GroupId;
 use panch_wire::slots::group_of_key;
 
@@ -98,7 +98,17 @@ impl Task {
 struct Session {
     id: u64,
     number: u64,
-    opened: Vec<GroupId>,
+    /// Where it is open, and what is added to its numbers there.
+    opened: Vec<(GroupId, u64)>,
+    /// Groups in which it has expired.
+    expired: Vec<GroupId>,
+}
+
+impl Session {
+    /// What is added to numbers in a group; `None` if the session is not open there.
+    fn offset(&self, group: GroupId) -> Option<u64> {
+        self.opened.iter().find(|(of, _)| *of == group).map(|(_, offset)| *offset)
+    }
 }
 
 enum Plan {
@@ -165,7 +175,7 @@ impl Clients {
             let mut client = clients.client(Plan::Random(settings.operations), true);
             if client.random.chance(settings.sessions) {
                 let id = client.random.word() | 1;
-                client.session = Some(Session { id, number: 0, opened: Vec::new() });
+                client.session = Some(Session { id, number: 0, opened: Vec::new(), expired: Vec::new() });
             }
             clients.list.push(client);
         }
@@ -291,10 +301,12 @@ impl Clients {
                     return Vec::new();
                 }
                 let part = part.clone();
+                let group = task.group;
                 let is_done = task.open_parts().next().is_none();
                 coverage.acked += 1;
                 self.record(now, index, invoked, &part, answer.clone(), invariants);
                 let client = &mut self.list[index];
+                client.on_opened(group, &part.command, &answer, coverage);
                 if !is_done {
                     return Vec::new();
                 }
@@ -312,8 +324,18 @@ impl Clients {
             // A later attempt is under way.
             Outcome::Refused(CommandError::Unavailable) if attempt != client.attempt => Vec::new(),
             Outcome::Refused(CommandError::UnknownSession) if client.persistent => {
-                invariants.note("exactly_once", Err(format!("client {index}: its session was forgotten")));
-                Vec::new()
+                if self.settings.sessions_last {
+                    let text = format!("client {index}: its session was forgotten");
+                    invariants.note("exactly_once", Err(text));
+                    return Vec::new();
+                }
+                coverage.expired_sessions += 1;
+                client.on_expired();
+                self.give_up(index, attempt, coverage)
+            }
+            Outcome::Refused(CommandError::TooLarge) if client.persistent => {
+                coverage.too_large += 1;
+                self.give_up(index, attempt, coverage)
             }
             Outcome::Refused(error) if client.is_direct() && client.persistent => {
                 invariants.note("direct", Err(format!("client {index}: its batch was refused: {error:?}")));
@@ -331,6 +353,32 @@ impl Clients {
             }
             Outcome::Lost if attempt == client.attempt => self.on_doubt(now, index, coverage),
             Outcome::Lost => Vec::new(),
+        }
+    }
+
+    /// The attempt had no effect, and the client tries no further. If it was the only one nothing has come of the task; otherwise
+    /// another one may have had an effect, or will.
+    fn give_up(&mut self, index: usize, attempt: u64, coverage: &mut Coverage) -> Vec<Wish> {
+        let client = &mut self.list[index];
+        let task = client.task.take().expect("only a task is given up");
+        client.resend = false;
+        // A node that refuses a batch of a client says nothing of the others that have it.
+        let is_only_attempt = client.attempt == task.first_attempt && attempt == client.attempt;
+        if !is_only_attempt || task.direct.is_some() {
+            coverage.unknown += 1;
+            self.record_unknown(&task);
+        }
+        vec![self.pause(index)]
+    }
+
+    /// What is open of a task may take effect at any time, or have done so, or never.
+    fn record_unknown(&mut self, task: &Task) {
+        for part in task.open_parts() {
+            if let Some(action) = part.action.clone().filter(|action| *action != Action::Get) {
+                let operation = KeyOperation { action: trimmed(action), answer: None };
+                let timed = Timed { invoked: task.invoked, returned: None, operation };
+                self.history.entry(part.command.key.clone()).or_default().push(timed);
+            }
         }
     }
 
@@ -352,13 +400,7 @@ impl Clients {
         coverage.unknown += 1;
         client.move_on(self.node_count);
         let repeated = client.persistent && matches!(client.plan, Plan::Script(_));
-        for part in task.open_parts() {
-            if let Some(action) = part.action.clone().filter(|action| *action != Action::Get) {
-                let operation = KeyOperation { action: trimmed(action), answer: None };
-                let timed = Timed { invoked: task.invoked, returned: None, operation };
-                self.history.entry(part.command.key.clone()).or_default().push(timed);
-            }
-        }
+        self.record_unknown(&task);
         if repeated {
             let client = &mut self.list[index];
             client.task = Some(Task { invoked: now, first_attempt: client.attempt + 1, ..task });
@@ -427,7 +469,7 @@ impl Clients {
             }
             Plan::Script(calls) => calls.pop_front(),
         };
-        let Some((mut command, mut action, mut level)) = next else {
+        let Some((mut command, action, level)) = next else {
             client.wants_nothing = true;
             return Vec::new();
         };
@@ -438,14 +480,15 @@ impl Clients {
         }
         let mut direct = None;
         if let Some(session) = &mut client.session {
-            if !session.opened.contains(&group) {
+            let Some(offset) = session.offset(group) else {
                 // The operation that was drawn is dropped: first the session is opened in its group.
-                session.opened.push(group);
-                command = OwnedCommand::open_session(session.id);
-                (action, level) = (None, Level::Log);
-            } else if !command.kind.is_read() {
+                let part =
+                    Part { command: OwnedCommand::open_session(session.id), action: None, answered: false };
+                return self.begin(now, index, vec![part], Level::Log, group, None);
+            };
+            if !command.kind.is_read() {
                 session.number += 1;
-                command = command.in_session(session.id, session.number);
+                command = command.in_session(session.id, offset + session.number);
                 let is_fast = self.protocols.get(group.index()) == Some(&ProtocolKind::Fast);
                 if is_fast && self.settings.direct > 0 && client.random.chance(self.settings.direct) {
                     direct = Some((0..self.node_count).collect());
@@ -456,6 +499,20 @@ impl Clients {
         if direct.is_some() {
             parts.extend(client.more_of_batch(index, group, group_count, &self.settings));
         }
+        self.begin(now, index, parts, level, group, direct)
+    }
+
+    /// Begins a task.
+    fn begin(
+        &mut self,
+        now: Time,
+        index: usize,
+        parts: Vec<Part>,
+        level: Level,
+        group: GroupId,
+        direct: Option<Vec<usize>>,
+    ) -> Vec<Wish> {
+        let client = &mut self.list[index];
         let first_attempt = client.attempt + 1;
         client.task = Some(Task { parts, level, group, invoked: now, first_attempt, direct });
         client.last = None;
@@ -520,6 +577,33 @@ fn trimmed(action: Action) -> Action {
 }
 
 impl Client {
+    /// A command was answered; if it opened the session, numbers in its group begin there.
+    fn on_opened(
+        &mut self,
+        group: GroupId,
+        command: &OwnedCommand,
+        answer: &Answer,
+        coverage: &mut Coverage,
+    ) {
+        if let (Some(session), CommandKind::OpenSession, Answer::Number(first)) =
+            (&mut self.session, command.kind, answer)
+        {
+            session.opened.retain(|(of, _)| *of != group);
+            session.opened.push((group, *first as u64 - 1));
+            let expired_count = session.expired.len();
+            session.expired.retain(|of| *of != group);
+            coverage.reopened_sessions += (expired_count - session.expired.len()) as u64;
+        }
+    }
+
+    /// The session of the task has expired in its group: it is opened again, under the same name, before the next command.
+    fn on_expired(&mut self) {
+        if let (Some(session), Some(task)) = (&mut self.session, &self.task) {
+            session.opened.retain(|(of, _)| *of != task.group);
+            session.expired.push(task.group);
+        }
+    }
+
     fn move_on(&mut self, node_count: usize) {
         if !self.pinned && node_count > 1 {
             self.node = (self.node + 1 + self.random.below(node_count as u64 - 1) as usize) % node_count;

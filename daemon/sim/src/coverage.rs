@@ -69,6 +69,14 @@ coverage! {
     retries: true,
     /// Commands refused for lack of room.
     busy: true,
+    /// Commands refused because they are too long for the node that was asked.
+    too_large: true,
+    /// Starts of nodes with limits of their own.
+    own_limits: true,
+    /// Sessions that clients found expired.
+    expired_sessions: true,
+    /// Sessions opened again under the name of one that had expired.
+    reopened_sessions: true,
     /// Processes killed.
     kills: true,
     /// Machines without power.

@@ -28,6 +28,8 @@ pub enum Concern {
     Wipes,
     /// Which nodes stay away at the end.
     Absence,
+    /// Limits that nodes do not agree on, and how soon sessions expire.
+    Limits,
 }
 
 /// One stream.
@@ -44,6 +46,7 @@ impl Stream {
             Concern::Knobs => 4,
             Concern::Wipes => 5,
             Concern::Absence => 6,
+            Concern::Limits => 7,
             Concern::Client(index) => 0x100 + index as u64,
             Concern::Disk(index) => 0x200 + index as u64,
             Concern::Turns(index) => 0x300 + index as u64,

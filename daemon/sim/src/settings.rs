@@ -2,7 +2,6 @@
 
 use panch_consensus::protocol::{ProtocolKind, Tuning};
 use panch_replica::batcher::BatchLimits;
-use panch_replica::machine::MachineLimits;
 use panch_replica::replica::ReplicaConfig;
 use panch_wal::Durability;
 use panch_wire::frame::PAGE_SIZE;
@@ -76,6 +75,8 @@ pub struct ClientSettings {
     pub direct: u64,
     /// Copies of such batches, in parts per million, that are lost; others come twice, or late.
     pub direct_faults: u64,
+    /// No session is idle for so long that it expires.
+    pub sessions_last: bool,
 }
 
 /// Which protocols the groups of a world have.
@@ -158,6 +159,8 @@ pub struct Settings {
     pub pool_size: usize,
     /// Whether all machines lose power once more at the end.
     pub final_blackout: bool,
+    /// Whether each node draws limits of its own at each start, see [`Settings::replica_at`].
+    pub limits_vary: bool,
     /// Whether, before that, the rest must serve without as many nodes as can be missing.
     pub final_absence: bool,
 }
@@ -200,6 +203,7 @@ impl Settings {
                 bulk_keys: 0,
                 direct: 0,
                 direct_faults: 0,
+                sessions_last: true,
             },
             network: NetworkSettings::calm(),
             disk: Latency::default(),
@@ -221,15 +225,12 @@ impl Settings {
                     commands_max: 8,
                     size_max: 3 * PAGE_SIZE,
                     command_size_max: 16 << 10,
+                    value_size_max: 16 << 10,
                     pipeline_depth: 4,
                     linger: Duration::ZERO,
                     queue_max: 8,
                 },
-                machine: MachineLimits {
-                    session_count_max: 256,
-                    hash_seed: seed,
-                    ..MachineLimits::default()
-                },
+                hash_seed: seed,
                 request_timeout: Duration::from_millis(300),
                 snapshot_log_size: 1 << 20,
                 session_idle_max: Duration::from_secs(3600),
@@ -246,6 +247,7 @@ impl Settings {
             log_size_max: 4 << 20,
             pool_size: 4 << 20,
             final_blackout: false,
+            limits_vary: false,
             final_absence: false,
         }
     }
@@ -285,6 +287,7 @@ impl Settings {
             bulk_keys: if random.chance(150_000) { random.range(20, 80) } else { 0 },
             direct: 0,
             direct_faults: 0,
+            sessions_last: true,
         };
         let heartbeat = random.range(5, 40);
         let depth = random.range(1, 8) as usize;
@@ -316,9 +319,17 @@ impl Settings {
             linger: Duration::from_micros(random.skewed(0, 2000)),
             queue_max: random.range(1, 8) as usize,
             command_size_max: 16 << 10,
+            value_size_max: 16 << 10,
         };
         settings.replica.request_timeout = Duration::from_millis(random.range(50, 500));
         settings.replica.snapshot_log_size = random.skewed(8, 512) << 10;
+        let limits = &mut Stream::new(seed, Concern::Limits);
+        settings.limits_vary = limits.chance(400_000);
+        if limits.chance(300_000) {
+            // About as long as clients wait and nodes are cut off.
+            settings.replica.session_idle_max = Duration::from_millis(limits.skewed(80, 1500));
+            settings.clients.sessions_last = false;
+        }
         let segment_pages = random.range(12, 64);
         settings.wal = panch_wal::Config {
             segment_size: segment_pages * PAGE,
@@ -353,6 +364,25 @@ impl Settings {
         settings.tuning.tail_size_max = settings.tuning.tail_size_max.min(share / 4);
         settings.tuning.unchosen_size_max = share / 8;
         settings
+    }
+}
+
+impl Settings {
+    /// The settings of a node's replicas from the start with that incarnation on. Nodes need not agree on what they take in, nor
+    /// need a node with itself before: what was decided is executed alike.
+    pub fn replica_at(&self, node: usize, incarnation: u32) -> ReplicaConfig {
+        let mut replica = self.replica;
+        if self.limits_vary {
+            let start = (node as u64) << 32 | u64::from(incarnation);
+            let random = &mut Stream::new(self.seed ^ start.rotate_left(20), Concern::Limits);
+            replica.hash_seed = random.word();
+            replica.batch.value_size_max = *random.pick(&[24, 200, 1000, 16 << 10]);
+            replica.batch.commands_max = random.range(1, 8) as usize;
+            replica.batch.size_max = random.range(1, 4) as usize * PAGE_SIZE;
+            replica.batch.queue_max = random.range(1, 8) as usize;
+            replica.snapshot_log_size = random.skewed(8, 512) << 10;
+        }
+        replica
     }
 }
 

@@ -21,6 +21,7 @@ use panch_consensus::protocol::{Order, ProtocolKind};
 use panch_consensus::{basic, epaxos, fast, multi};
 use panch_replica::core::CoreConfig;
 use panch_replica::rejoin::RejoinMessage;
+use panch_replica::replica::ReplicaConfig;
 use panch_replica::transfer::TransferMessage;
 use panch_wire::ids::{GroupId, ReplicaId};
 
@@ -144,12 +145,12 @@ impl Shared {
         self.settings.protocols.get(group.index()).copied()
     }
 
-    pub(crate) fn core_config(&self, me: ReplicaId, rejoining: bool) -> CoreConfig {
+    pub(crate) fn core_config(&self, me: ReplicaId, replica: ReplicaConfig, rejoining: bool) -> CoreConfig {
         CoreConfig {
             me,
             replica_count: self.settings.replica_count,
             groups: self.groups().zip(self.settings.protocols.iter().copied()).collect(),
-            replica: self.settings.replica,
+            replica,
             tuning: self.settings.tuning,
             rejoining,
             log_size_max: self.settings.log_size_max,

@@ -6,9 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use panch_replica::ceilings::VALUE_SIZE_MAX;
 use panch_wire::batch;
 use panch_wire::command::{Command, CommandKind, KEY_SIZE_MAX, SessionHeader};
-use panch_wire::frame::{FRAME_SIZE_MAX, PAGE_SIZE, pages_for};
+use panch_wire::frame::{PAGE_SIZE, pages_for};
 use panch_wire::ids::REPLICAS_MAX;
 
 use super::members;
@@ -85,8 +86,6 @@ struct NodeSizes {
 }
 
 fn cluster(reader: &mut Reader<'_>, notes: &Notes) -> (ClusterConfig, ClusterSizes) {
-    // What fits a frame, in round numbers.
-    let value_size_limit = (FRAME_SIZE_MAX as u64 - command_overhead()) / MIB * MIB;
     let name = reader.required_text("name", "\"orders\"");
     let id = reader.text("id", "", "\"2f6c\"");
     let protocol = reader.choice("protocol", ProtocolKind::ALL, ProtocolKind::Multi);
@@ -97,7 +96,7 @@ fn cluster(reader: &mut Reader<'_>, notes: &Notes) -> (ClusterConfig, ClusterSiz
     let pipeline_depth = reader.number("pipeline_depth", 1..=1024, 10);
     let batch_size_max = reader.size("batch_size_max", 4 * KIB..=16 * MIB, 64 * KIB);
     let linger = reader.period("linger", Duration::ZERO..=ms(1000), Duration::ZERO);
-    let value_size_max = reader.size("value_size_max", 1..=value_size_limit, MIB);
+    let value_size_max = reader.size("value_size_max", 1..=VALUE_SIZE_MAX as u64, MIB);
     let heartbeat_interval = reader.period("heartbeat_interval", ms(1)..=ms(60_000), ms(100));
     let election_timeout = reader.period("election_timeout", ms(3)..=ms(600_000), ms(500));
     let lease = reader.period("lease", Duration::ZERO..=ms(600_000), election_timeout.value / 2);

@@ -16,6 +16,15 @@
 //! commit   0 row u8  1 zero[7]  8 number u64  16 stamp u64
 //! ```
 //!
+//! # Sessions
+//!
+//! A client that wants its commands to take effect once, however often it asks, names a session in its hello and opens it with a
+//! request in every group whose keys it writes. The answer is the number that the session's commands begin with in that group: the
+//! first has that one, the next ones higher ones, at most 128 at a time without an answer. Opening a session that is open says
+//! the same number again, so a client opens it on every new connection. If the number has changed, the session had expired
+//! meanwhile and this is another one: what had no answer then is answered with `UnknownSession` under its old number, and
+//! the client cannot learn any more whether it took effect.
+//!
 //! # Clients that propose themselves
 //!
 //! In a group of Fast Paxos a client may take the proposer's part and save one message delay. It writes a batch of its own
@@ -50,7 +59,7 @@ use told::{COMMIT_SIZE, STAGES_SIZE};
 pub use told::{Commit, Stages};
 
 /// Version of this protocol.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Bytes of a [`Hello`].
 pub const HELLO_SIZE: usize = 32;
 /// Bytes of a [`HelloReply`] before its text.
@@ -278,7 +287,7 @@ pub enum Operation<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RequestView<'a> {
     /// Names the request: unique among the outstanding ones of the connection. With a session, the number of the command
-    /// in the session, from 1.
+    /// in the session, from the one that its opening was answered with; that of an opening itself is any.
     pub number: u64,
     /// With a session: the client has the replies of all numbers below this one.
     pub acked_below: u64,

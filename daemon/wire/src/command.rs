@@ -1,6 +1,6 @@
 //! Commands: what one client operation asks of the key-value state machine, and what it answers.
 
-use crate::transaction;
+use crate::transaction::{self, Step};
 
 /// The longest key, in bytes.
 pub const KEY_SIZE_MAX: usize = u16::MAX as usize;
@@ -56,9 +56,10 @@ kinds! {
     CompareAndSet = 14,
     /// Writes many keys if all conditions hold; `value` is as in [`transaction`]. Reply: `Int` 1, or 0 if one does not.
     Transaction = 15,
-    /// Opens the session named in the command's session header. Reply: `Ok`, or an error if the table is full.
+    /// Opens the session named in the command's session header. Reply: `Int`, the number that its first command is to have; the
+    /// same each time until the session expires, then a higher one. Or an error if the table is full.
     OpenSession = 32,
-    /// Closes the session named in the command's session header. Reply: `Ok`.
+    /// Closes the session named in the command's session header, if the number there is one of this opening. Reply: `Ok`.
     CloseSession = 33,
     /// Closes every session not used since the slot in `value` (8 bytes, little-endian). Reply: `Int`, how many.
     ExpireSessions = 34,
@@ -95,7 +96,7 @@ pub mod flags {
 pub struct SessionHeader {
     /// The client's session, chosen at random by the client; never 0.
     pub session: u64,
-    /// Number of this command in the session, from 1.
+    /// Number of this command in the session, from the one that the reply to its opening said.
     pub number: u64,
     /// The client has the replies of all numbers below this one: they need not be remembered.
     pub acked_below: u64,
@@ -163,8 +164,9 @@ errors! {
     Overflow = 2, "ERR increment or decrement would overflow";
     /// The resulting value would be larger than the limit.
     TooLarge = 3, "ERR string exceeds maximum allowed size";
-    /// The session is not open (never opened, closed or expired): the command was not applied.
-    UnknownSession = 4, "SESSIONEXPIRED the session is not open; open a new one";
+    /// The session is not open (never opened, closed or expired), or was opened anew since: this copy of the command was not applied,
+    /// and no later one will be. Whether an earlier one was is not known any more.
+    UnknownSession = 4, "SESSIONEXPIRED the session is not open any more: this copy of the command was not applied; whether an earlier one was is not known. Open a session and number its commands from where it begins";
     /// The number is below what the client said it no longer needs.
     StaleNumber = 5, "ERR command number was already acknowledged by the client";
     /// More than the allowed number of commands of one session are outstanding.
@@ -251,6 +253,22 @@ impl<'a> Command<'a> {
         self.kind.is_read() && keys.any(|key| Some(key) != first)
     }
 
+    /// The length of the longest value that the command brings along to be written, in bytes. Of a list that means nothing, 0.
+    pub fn longest_value(&self) -> usize {
+        use CommandKind::*;
+        match self.kind {
+            MGet | Del | Exists => 0,
+            // Key, value, key, value.
+            MSet => list::items(self.value).skip(1).step_by(2).map(<[u8]>::len).max().unwrap_or(0),
+            CompareAndSet => list::items(self.value).nth(1).map_or(0, <[u8]>::len),
+            Transaction => {
+                let length = |step: Step<'_>| if let Step::Set(_, value) = step { value.len() } else { 0 };
+                transaction::steps(self.value).map(length).max().unwrap_or(0)
+            }
+            _ => self.value.len(),
+        }
+    }
+
     /// Whether the parts fit the kind: the check that stands between foreign bytes and the state machine.
     pub fn is_valid(&self) -> bool {
         use CommandKind::*;
@@ -277,7 +295,32 @@ impl<'a> Command<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transaction::Step;
+
+    #[test]
+    fn the_longest_value_is_one_that_would_be_written() {
+        let listed = |items: &[&[u8]]| {
+            let mut value = Vec::new();
+            items.iter().for_each(|item| list::push(&mut value, item));
+            value
+        };
+        let mut steps = Vec::new();
+        for step in [Step::Equals(b"k", b"12345"), Step::Set(b"key", b"12"), Step::Delete(b"a key")] {
+            step.push(&mut steps);
+        }
+        use CommandKind::*;
+        for (kind, value, longest) in [
+            (Set, b"123".to_vec(), 3),
+            (Append, b"1234".to_vec(), 4),
+            (MSet, listed(&[b"a key", b"1", b"k", b"12"]), 2),
+            (MSet, b"nonsense".to_vec(), 0),
+            (Del, listed(&[b"a key"]), 0),
+            (CompareAndSet, listed(&[b"12345", b"12"]), 2),
+            (Transaction, steps, 2),
+        ] {
+            let command = Command { kind, flags: 0, session: None, key: b"k", value: &value };
+            assert_eq!(command.longest_value(), longest, "{kind:?}");
+        }
+    }
 
     #[test]
     fn a_key_that_is_named_twice_is_one_key() {

@@ -19,8 +19,8 @@ use crate::ids::{BatchId, Incarnation, ReplicaId};
 pub const PAGE_SIZE: usize = 4096;
 /// Bytes before a frame's archive.
 pub const HEADER_SIZE: usize = 128;
-/// Version of the frame and batch format.
-pub const FORMAT_VERSION: u16 = 1;
+/// Version of the frame and batch format, and of what the commands of a batch come to when they are executed.
+pub const FORMAT_VERSION: u16 = 2;
 const MAGIC: u32 = u32::from_le_bytes(*b"PFRM");
 const CLASS_COUNT: usize = 16;
 /// The largest frame, in bytes (a class of 2^15 pages).

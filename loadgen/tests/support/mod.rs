@@ -208,7 +208,7 @@ fn apply<'a>(command: &Command<'_>, state: &State, faults: Faults, value: &'a mu
             None => Answer::Nil,
         },
         CommandKind::IncrBy if faults.refuse_incr => Answer::Error(CommandError::NotAnInteger),
-        CommandKind::OpenSession => Answer::Ok,
+        CommandKind::OpenSession => Answer::Int(1),
         CommandKind::IncrBy => {
             let mut numbers = state.numbers.lock().unwrap();
             let name = command.session.map(|header| (header.session, header.number));

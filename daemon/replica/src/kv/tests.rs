@@ -6,13 +6,13 @@ use panch_wire::transaction::{self, Step};
 use proptest::prelude::*;
 
 use super::Kv;
-use crate::machine::MachineLimits;
 
-const LIMITS: MachineLimits =
-    MachineLimits { value_size_max: 200, reply_size_max: 1000, session_count_max: 4, hash_seed: 3 };
+/// Ceilings that a test reaches.
+const VALUE_SIZE_MAX: usize = 200;
+const REPLY_SIZE_MAX: usize = 1000;
 
 fn kv() -> Kv {
-    Kv::new(&LIMITS)
+    Kv::bounded(3, VALUE_SIZE_MAX, REPLY_SIZE_MAX)
 }
 
 /// A reply that owns its bytes.
@@ -319,7 +319,7 @@ fn model(model: &mut Model, kind: CommandKind, flags: u8, key: &[u8], value: &[u
     let items: Vec<&[u8]> = list::items(value).collect();
     let old = model.get(key).cloned();
     let answer = |value: Option<Vec<u8>>| value.map_or(Answer::Nil, Answer::Bytes);
-    let too_large = |size: usize| size > LIMITS.value_size_max;
+    let too_large = |size: usize| size > VALUE_SIZE_MAX;
     match kind {
         Get => answer(old),
         StrLen => Answer::Int(old.map_or(0, |old| old.len()) as i64),
@@ -496,7 +496,7 @@ proptest! {
             prop_assert_eq!(kv.value(key), Some(&value[..]));
         }
         // Another history, another seed, the same table.
-        let mut other = Kv::new(&MachineLimits { hash_seed: 99, ..LIMITS });
+        let mut other = Kv::bounded(99, VALUE_SIZE_MAX, REPLY_SIZE_MAX);
         for key in map.keys() {
             ask_with(&mut other, Append, 0, key, b"to be replaced by something else");
         }

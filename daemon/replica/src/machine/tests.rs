@@ -4,7 +4,9 @@ use panch_wire::frame::{Frame, FramePool};
 use panch_wire::ids::{BatchId, GroupId, Incarnation, ReplicaId, Slot};
 use proptest::prelude::*;
 
-use super::{Admission, HELD_MAX, MachineLimits, Progress, Proposers, StateMachine};
+use crate::ceilings::VALUE_SIZE_MAX;
+
+use super::{Admission, HELD_MAX, Progress, Proposers, StateMachine};
 
 fn batch(incarnation: u32, counter: u64) -> BatchId {
     BatchId { proposer: ReplicaId(1), incarnation: Incarnation(incarnation), counter }
@@ -52,7 +54,7 @@ fn counters_of_held(machine: &mut StateMachine) -> Vec<u64> {
 
 #[test]
 fn batches_that_come_early_are_applied_behind_the_one_they_wait_for() {
-    let mut machine = StateMachine::new(MachineLimits::default());
+    let mut machine = StateMachine::new(0);
     for early in [3, 2, 5] {
         assert_eq!(machine.admit(&frame(1, early)), Admission::Hold);
     }
@@ -67,7 +69,7 @@ fn batches_that_come_early_are_applied_behind_the_one_they_wait_for() {
 
 #[test]
 fn a_new_incarnation_ends_the_wait_of_the_old_ones_batches() {
-    let mut machine = StateMachine::new(MachineLimits::default());
+    let mut machine = StateMachine::new(0);
     assert_eq!(machine.admit(&frame(1, 2)), Admission::Hold);
     assert_eq!(machine.admit(&frame(2, 1)), Admission::Apply);
     assert_eq!(counters_of_held(&mut machine), [0; 0]);
@@ -75,7 +77,7 @@ fn a_new_incarnation_ends_the_wait_of_the_old_ones_batches() {
 
 #[test]
 fn the_next_counter_tells_what_is_settled() {
-    let mut machine = StateMachine::new(MachineLimits::default());
+    let mut machine = StateMachine::new(0);
     assert_eq!(machine.admit(&frame(3, 1)), Admission::Apply);
     let next = |incarnation| machine.next_counter(ReplicaId(1), Incarnation(incarnation));
     assert_eq!((next(2), next(3), next(4)), (u64::MAX, 2, 1));
@@ -89,11 +91,11 @@ fn apply(machine: &mut StateMachine, kind: CommandKind, header: Option<(u64, u64
 
 #[test]
 fn a_command_of_a_session_takes_effect_once() {
-    let mut machine = StateMachine::new(MachineLimits::default());
+    let mut machine = StateMachine::new(0);
     let one = 1i64.to_le_bytes();
     let unknown = format!("{:?}", Reply::Error(CommandError::UnknownSession));
     assert_eq!(apply(&mut machine, CommandKind::IncrBy, Some((7, 1)), &one), unknown);
-    assert_eq!(apply(&mut machine, CommandKind::OpenSession, Some((7, 1)), b""), "Ok");
+    assert_eq!(apply(&mut machine, CommandKind::OpenSession, Some((7, 1)), b""), "Int(1)");
     for _ in 0..3 {
         assert_eq!(apply(&mut machine, CommandKind::IncrBy, Some((7, 1)), &one), "Int(1)");
     }
@@ -102,9 +104,46 @@ fn a_command_of_a_session_takes_effect_once() {
     assert_eq!(apply(&mut machine, CommandKind::IncrBy, None, &one), "Int(3)");
 }
 
+/// Its client opened it again under the same name; a copy of an old command, of a node that was cut off with it, is decided now.
+#[test]
+fn a_command_takes_effect_once_though_its_session_was_opened_again() {
+    let mut machine = StateMachine::new(0);
+    let one = 1i64.to_le_bytes();
+    let unknown = format!("{:?}", Reply::Error(CommandError::UnknownSession));
+    apply(&mut machine, CommandKind::OpenSession, Some((7, 1)), b"");
+    assert_eq!(apply(&mut machine, CommandKind::IncrBy, Some((7, 5)), &one), "Int(1)");
+    assert_eq!(apply(&mut machine, CommandKind::ExpireSessions, None, &2u64.to_le_bytes()), "Int(1)");
+    assert_eq!(apply(&mut machine, CommandKind::IncrBy, Some((7, 5)), &one), unknown);
+    assert_eq!(apply(&mut machine, CommandKind::OpenSession, Some((7, 1)), b""), "Int(1099511627777)");
+    assert_eq!(apply(&mut machine, CommandKind::IncrBy, Some((7, 5)), &one), unknown);
+    assert_eq!(machine.kv().value(b"k"), Some(&b"1"[..]));
+    assert_eq!(apply(&mut machine, CommandKind::IncrBy, Some((7, 1099511627777)), &one), "Int(2)");
+}
+
+/// What a request may bring along is limited by the configuration; what was decided is not.
+#[test]
+fn values_longer_than_any_configured_limit_are_executed_and_restored() {
+    let mut machine = StateMachine::new(0);
+    let half = vec![7; VALUE_SIZE_MAX / 2];
+    assert_eq!(apply(&mut machine, CommandKind::Set, None, &half), "Ok");
+    let twice = format!("Int({})", 2 * half.len());
+    assert_eq!(apply(&mut machine, CommandKind::Append, None, &half), twice);
+    let too_large = format!("{:?}", Reply::Error(CommandError::TooLarge));
+    assert_eq!(apply(&mut machine, CommandKind::Append, None, b"two"), too_large, "the ceiling is fixed");
+    machine.begin_snapshot(GroupId(1), &Slot(1).into(), 1);
+    let mut reader = crate::snapshot::SnapshotReader::new(9);
+    let (mut chunk, mut done) = (Vec::new(), false);
+    while !done {
+        chunk.clear();
+        done = machine.snapshot_chunk(&mut chunk, 1 << 20);
+        reader.feed(&chunk).unwrap();
+    }
+    assert_eq!(reader.finish().unwrap().machine.digest(), machine.digest());
+}
+
 #[test]
 fn a_read_of_a_session_is_executed_each_time() {
-    let mut machine = StateMachine::new(MachineLimits::default());
+    let mut machine = StateMachine::new(0);
     apply(&mut machine, CommandKind::OpenSession, Some((7, 1)), b"");
     apply(&mut machine, CommandKind::Set, None, b"a");
     assert_eq!(apply(&mut machine, CommandKind::Get, Some((7, 1)), b""), "Bytes([97])");
@@ -115,8 +154,7 @@ fn a_read_of_a_session_is_executed_each_time() {
 
 #[test]
 fn sessions_are_opened_closed_and_expired_by_commands() {
-    let mut machine = StateMachine::new(MachineLimits::default());
-    let empty = machine.digest();
+    let mut machine = StateMachine::new(0);
     let malformed = format!("{:?}", Reply::Error(CommandError::Malformed));
     assert_eq!(apply(&mut machine, CommandKind::OpenSession, None, b""), malformed);
     assert_eq!(apply(&mut machine, CommandKind::ExpireSessions, None, b"2"), malformed);
@@ -124,18 +162,20 @@ fn sessions_are_opened_closed_and_expired_by_commands() {
     apply(&mut machine, CommandKind::OpenSession, Some((8, 1)), b"");
     assert_eq!(apply(&mut machine, CommandKind::CloseSession, Some((7, 1)), b""), "Ok");
     assert_eq!(apply(&mut machine, CommandKind::ExpireSessions, None, &2u64.to_le_bytes()), "Int(1)");
-    assert_eq!(machine.digest(), empty);
+    assert_eq!((machine.sessions().known_count(), machine.sessions().generation()), (0, 1));
 }
 
 #[test]
 fn the_digest_covers_every_part_of_the_state() {
-    let mut machine = StateMachine::new(MachineLimits::default());
+    let mut machine = StateMachine::new(0);
     let mut digests = vec![machine.digest()];
     apply(&mut machine, CommandKind::Set, None, b"v");
     digests.push(machine.digest());
     apply(&mut machine, CommandKind::OpenSession, Some((7, 1)), b"");
     digests.push(machine.digest());
     apply(&mut machine, CommandKind::Set, Some((7, 1)), b"v");
+    digests.push(machine.digest());
+    apply(&mut machine, CommandKind::ExpireSessions, None, &2u64.to_le_bytes());
     digests.push(machine.digest());
     machine.admit(&frame(1, 1));
     digests.push(machine.digest());
@@ -150,7 +190,7 @@ fn the_digest_covers_every_part_of_the_state() {
 #[test]
 #[should_panic(expected = "one snapshot at a time")]
 fn two_snapshots_at_once_are_refused() {
-    let mut machine = StateMachine::new(MachineLimits::default());
+    let mut machine = StateMachine::new(0);
     machine.begin_snapshot(GroupId(0), &Slot(1).into(), 1);
     machine.begin_snapshot(GroupId(0), &Slot(1).into(), 1);
 }
@@ -186,10 +226,23 @@ mod removed {
     #[test]
     fn without_session_dedupe_a_command_takes_effect_again() {
         without(Rule::SessionDedupe, || {
-            let mut machine = StateMachine::new(MachineLimits::default());
+            let mut machine = StateMachine::new(0);
             let one = 1i64.to_le_bytes();
             apply(&mut machine, CommandKind::OpenSession, Some((7, 1)), b"");
             assert_eq!(apply(&mut machine, CommandKind::IncrBy, Some((7, 1)), &one), "Int(1)");
+            assert_eq!(apply(&mut machine, CommandKind::IncrBy, Some((7, 1)), &one), "Int(2)");
+        });
+    }
+
+    #[test]
+    fn without_generations_a_command_of_a_session_that_expired_takes_effect_again() {
+        without(Rule::SessionGeneration, || {
+            let mut machine = StateMachine::new(0);
+            let one = 1i64.to_le_bytes();
+            apply(&mut machine, CommandKind::OpenSession, Some((7, 1)), b"");
+            assert_eq!(apply(&mut machine, CommandKind::IncrBy, Some((7, 1)), &one), "Int(1)");
+            apply(&mut machine, CommandKind::ExpireSessions, None, &2u64.to_le_bytes());
+            apply(&mut machine, CommandKind::OpenSession, Some((7, 1)), b"");
             assert_eq!(apply(&mut machine, CommandKind::IncrBy, Some((7, 1)), &one), "Int(2)");
         });
     }
@@ -207,12 +260,12 @@ mod removed {
     #[test]
     fn without_sessions_in_the_snapshot_it_is_still_readable() {
         without(Rule::SessionsInSnapshot, || {
-            let mut machine = StateMachine::new(MachineLimits::default());
+            let mut machine = StateMachine::new(0);
             apply(&mut machine, CommandKind::OpenSession, Some((7, 1)), b"");
             machine.begin_snapshot(GroupId(1), &Slot(1).into(), 1);
             let mut bytes = Vec::new();
             while !machine.snapshot_chunk(&mut bytes, 1 << 16) {}
-            let mut reader = crate::snapshot::SnapshotReader::new(MachineLimits::default());
+            let mut reader = crate::snapshot::SnapshotReader::new(0);
             reader.feed(&bytes).unwrap();
             let restored = reader.finish().unwrap().machine;
             assert_eq!(restored.sessions().known_count(), 0);

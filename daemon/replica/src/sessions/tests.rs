@@ -4,7 +4,7 @@ use panch_wire::command::{CommandError, Reply, SessionHeader};
 use panch_wire::ids::Slot;
 use proptest::prelude::*;
 
-use super::{REPLY_BYTES_MAX, SessionAdmission, Sessions, WINDOW};
+use super::{REPLY_BYTES_MAX, SESSION_GENERATIONS_MAX, SessionAdmission, Sessions, WINDOW};
 
 fn header(session: u64, number: u64, acked_below: u64) -> SessionHeader {
     SessionHeader { session, number, acked_below }
@@ -34,7 +34,7 @@ fn run(sessions: &mut Sessions, slot: u64, header: SessionHeader, reply: i64) ->
 }
 
 fn opened() -> Sessions {
-    let mut sessions = Sessions::new(4, 1);
+    let mut sessions = Sessions::with_open_count_max(4, 1);
     sessions.open(Slot(1), 7).unwrap();
     sessions
 }
@@ -61,7 +61,7 @@ fn a_use_with_a_lower_stamp_makes_no_session_look_older() {
     run(&mut sessions, 4, header(7, 2, 1), 11);
     sessions.open(Slot(3), 7).unwrap();
     assert_eq!(sessions.expire(Slot(9)), 0);
-    sessions.close(Slot(2), 7);
+    sessions.close(Slot(2), 7, 1);
     sessions.expire(Slot(9));
     assert_eq!((sessions.known_count(), sessions.expire(Slot(10)), sessions.known_count()), (1, 0, 0));
 }
@@ -143,7 +143,7 @@ fn an_unknown_session_is_never_treated_as_new() {
     let mut sessions = opened();
     let unknown = Outcome::Refused(CommandError::UnknownSession);
     assert_eq!(run(&mut sessions, 2, header(8, 1, 1), 0), unknown);
-    sessions.close(Slot(3), 7);
+    sessions.close(Slot(3), 7, 1);
     assert_eq!(run(&mut sessions, 4, header(7, 1, 1), 0), unknown);
     assert_eq!(sessions.open(Slot(5), 0), Err(CommandError::UnknownSession));
 }
@@ -158,35 +158,35 @@ fn a_late_copy_of_open_session_does_not_revive_a_closed_one() {
         Outcome::Remembered(10),
         "opening again forgets nothing"
     );
-    sessions.close(Slot(5), 7);
+    sessions.close(Slot(5), 7, 1);
     assert_eq!(sessions.open(Slot(6), 7), Err(CommandError::UnknownSession));
     assert_eq!(run(&mut sessions, 7, header(7, 1, 1), 12), Outcome::Refused(CommandError::UnknownSession));
     assert_eq!(sessions.expire(Slot(8)), 0);
-    assert_eq!((sessions.known_count(), sessions.digest()), (0, 0));
+    assert_eq!((sessions.known_count(), sessions.generation()), (0, 1));
 }
 
 #[test]
 fn the_table_is_bounded() {
-    let mut sessions = Sessions::new(2, 1);
+    let mut sessions = Sessions::with_open_count_max(2, 1);
     let full = Err(CommandError::SessionTableFull);
     sessions.open(Slot(1), 1).unwrap();
     sessions.open(Slot(1), 2).unwrap();
     assert_eq!(sessions.open(Slot(1), 3), full);
-    assert_eq!(sessions.open(Slot(1), 2), Ok(()), "an open session needs no room");
-    sessions.close(Slot(2), 1);
-    sessions.close(Slot(2), 2);
+    assert_eq!(sessions.open(Slot(1), 2), Ok(1), "an open session needs no room");
+    sessions.close(Slot(2), 1, 1);
+    sessions.close(Slot(2), 2, 1);
     sessions.open(Slot(3), 3).unwrap();
     sessions.open(Slot(3), 4).unwrap();
-    sessions.close(Slot(3), 4);
+    sessions.close(Slot(3), 4, 1);
     assert_eq!(sessions.open(Slot(4), 5), full, "closed sessions take room until they expire");
     assert_eq!(sessions.expire(Slot(3)), 0);
-    assert_eq!(sessions.open(Slot(4), 5), Ok(()));
+    assert_eq!(sessions.open(Slot(4), 5), Ok(1 << 40 | 1));
     assert_eq!(sessions.open_count(), 2);
 }
 
 #[test]
 fn expiry_spares_what_was_used_since() {
-    let mut sessions = Sessions::new(4, 1);
+    let mut sessions = Sessions::with_open_count_max(4, 1);
     for id in 1..=3 {
         sessions.open(Slot(id), id).unwrap();
     }
@@ -200,17 +200,62 @@ fn expiry_spares_what_was_used_since() {
 #[test]
 fn numbers_at_the_end_of_the_range_do_no_harm() {
     let mut sessions = opened();
-    for acked_below in [u64::MAX - 20, u64::MAX - 3, u64::MAX] {
-        for number in [1, u64::MAX - 20, u64::MAX - 13, u64::MAX - 1, u64::MAX] {
+    let last = (1 << 40) - 1;
+    for acked_below in [last - 20, last - 3, last, last + 1, u64::MAX] {
+        for number in [1, last - 20, last - 13, last - 1, last, last + 1, u64::MAX - 1, u64::MAX] {
             run(&mut sessions, 2, header(7, number, acked_below), 1);
         }
     }
+    let window = Outcome::Refused(CommandError::SessionWindow);
+    assert_eq!(
+        run(&mut sessions, 2, header(7, last + 1, 1), 1),
+        window,
+        "a session never leaves its generation"
+    );
     let mut out = Vec::new();
     sessions.begin_scan();
     assert!(sessions.scan(&mut out, usize::MAX, &mut 100));
-    sessions.close(Slot(3), 7);
+    sessions.close(Slot(3), 7, 1);
     sessions.expire(Slot(4));
-    assert_eq!(sessions.digest(), 0);
+    assert_eq!((sessions.known_count(), sessions.digest), (0, 0));
+}
+
+/// What a session that is opened again begins with, after so many expiries.
+fn beginning(generation: u64) -> u64 {
+    generation << 40 | 1
+}
+
+#[test]
+fn a_session_that_is_opened_again_refuses_copies_of_what_it_executed_before_it_expired() {
+    let mut sessions = opened();
+    let copy = header(7, 5, 3);
+    assert_eq!(run(&mut sessions, 2, copy, 10), Outcome::Executed);
+    assert_eq!(sessions.expire(Slot(10)), 1);
+    let unknown = Outcome::Refused(CommandError::UnknownSession);
+    assert_eq!(run(&mut sessions, 11, copy, 11), unknown);
+    // Twice, with an expiry of others between: the second name is not the first one's either.
+    for (generation, slot) in [(1, 12), (2, 30)] {
+        let first = beginning(generation);
+        assert_eq!(sessions.open(Slot(slot), 7), Ok(first));
+        assert_eq!(sessions.open(Slot(slot), 7), Ok(first), "it is open");
+        assert_eq!(run(&mut sessions, slot + 1, copy, 11), unknown);
+        // Nor does a copy of what ended the former session end this one.
+        sessions.close(Slot(slot + 1), 7, copy.number);
+        assert_eq!(run(&mut sessions, slot + 2, header(7, first, first), 12), Outcome::Executed);
+        assert_eq!(sessions.expire(Slot(slot + 10)), 1);
+    }
+    assert_eq!(sessions.expire(Slot(100)), 0);
+    assert_eq!(sessions.generation(), 3, "an expiry that forgets nothing begins no generation");
+}
+
+#[test]
+fn a_group_whose_generations_are_used_up_opens_no_session() {
+    let mut sessions = Sessions::new(1);
+    assert!(sessions.restore_generation(SESSION_GENERATIONS_MAX - 1));
+    assert_eq!(sessions.open(Slot(1), 7), Ok(beginning(SESSION_GENERATIONS_MAX - 1)));
+    assert!(i64::try_from(beginning(SESSION_GENERATIONS_MAX - 1)).is_ok(), "a reply can say it");
+    sessions.expire(Slot(2));
+    assert_eq!(sessions.open(Slot(3), 7), Err(CommandError::SessionTableFull));
 }
 
 #[derive(Clone, Debug)]
@@ -243,8 +288,9 @@ proptest! {
     #[test]
     fn every_outcome_is_that_of_a_plain_table(steps in prop::collection::vec(step(), 1..200)) {
         const OPEN_MAX: usize = 3;
-        let mut sessions = Sessions::new(OPEN_MAX, 5);
+        let mut sessions = Sessions::with_open_count_max(OPEN_MAX, 5);
         let mut model: BTreeMap<u64, ModelSession> = BTreeMap::new();
+        let mut generation = 0;
         for (slot, step) in (1u64..).zip(steps) {
             match step {
                 Step::Open(id) => {
@@ -254,20 +300,21 @@ proptest! {
                         Some(session) if session.closed => Err(CommandError::UnknownSession),
                         Some(session) => {
                             session.last_slot = slot;
-                            Ok(())
+                            Ok(session.base >> 40 << 40 | 1)
                         }
                         None if open_count == OPEN_MAX || known_count == 2 * OPEN_MAX => {
                             Err(CommandError::SessionTableFull)
                         }
                         None => {
-                            model.insert(id, ModelSession { base: 1, last_slot: slot, ..Default::default() });
-                            Ok(())
+                            let base = beginning(generation);
+                            model.insert(id, ModelSession { base, last_slot: slot, ..Default::default() });
+                            Ok(base)
                         }
                     };
                     prop_assert_eq!(sessions.open(Slot(slot), id), expected);
                 }
                 Step::Close(id) => {
-                    sessions.close(Slot(slot), id);
+                    sessions.close(Slot(slot), id, model.get(&id).map_or(1, |session| session.base));
                     if let Some(session) = model.get_mut(&id).filter(|session| !session.closed) {
                         *session = ModelSession { last_slot: slot, closed: true, ..Default::default() };
                     }
@@ -278,11 +325,12 @@ proptest! {
                         model.iter().filter(|(_, it)| it.last_slot < before).map(|(id, _)| *id).collect();
                     let open = gone.iter().filter(|id| !model[id].closed).count();
                     gone.iter().for_each(|id| drop(model.remove(id)));
+                    generation += u64::from(!gone.is_empty());
                     prop_assert_eq!(sessions.expire(Slot(before)), open);
                 }
                 Step::Run { session: id, ahead, acked } => {
                     let base = model.get(&id).map_or(1, |session| session.base);
-                    let (number, acked_below) = ((base + ahead).saturating_sub(5).max(1), (base + acked).saturating_sub(10));
+                    let (number, acked_below) = ((base + ahead).saturating_sub(5).max(base >> 40 << 40 | 1), (base + acked).saturating_sub(10));
                     let expected = match model.get_mut(&id) {
                         Some(session) if !session.closed => {
                             session.base = session.base.max(acked_below);
@@ -308,7 +356,8 @@ proptest! {
             prop_assert_eq!(sessions.open_count(), model.values().filter(|session| !session.closed).count());
         }
         // Built anew from the model, in another order: the same digest.
-        let mut other = Sessions::new(10, 6);
+        let mut other = Sessions::with_open_count_max(10, 6);
+        prop_assert!(generation == 0 || other.restore_generation(generation));
         for (id, session) in model.iter().rev() {
             let base = if session.closed { u64::MAX } else { session.base };
             let (last_slot, closed) = (Slot(session.last_slot), session.closed);

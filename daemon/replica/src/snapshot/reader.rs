@@ -8,7 +8,7 @@ use panch_wire::ids::{GroupId, Slot};
 
 use super::record::{self, BODY_SIZE_MAX, PREFIX_SIZE, Record, Totals};
 use super::{CHECKSUM_SIZE, CHUNK_HEADER_SIZE, HEADER_SIZE, MAGIC, PAYLOAD_SIZE_MAX, VERSION};
-use crate::machine::{MachineLimits, StateMachine};
+use crate::machine::StateMachine;
 
 /// Why bytes are not a usable snapshot. `at` is the offset of the header or chunk in question.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -106,10 +106,11 @@ pub struct SnapshotReader {
 }
 
 impl SnapshotReader {
-    /// Expects a snapshot, to become a state with these limits.
-    pub fn new(limits: MachineLimits) -> Self {
+    /// Expects a snapshot, to become a state with this seed. Takes every state that execution can come to, whatever this node's
+    /// configuration admits now.
+    pub fn new(hash_seed: u64) -> Self {
         Self {
-            state: StateMachine::new(limits),
+            state: StateMachine::new(hash_seed),
             stage: Stage::Header,
             at: 0,
             pending: Vec::new(),
@@ -274,6 +275,7 @@ impl SnapshotReader {
                     fits
                 }
                 Record::Held(batch) => state.held.insert(batch),
+                Record::Generation(generation) => state.sessions.restore_generation(generation),
                 Record::End(totals) => {
                     let found = Totals {
                         entry_count: state.kv.len() as u64,

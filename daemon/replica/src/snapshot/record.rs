@@ -6,11 +6,13 @@ use panch_wire::command::{CommandError, KEY_SIZE_MAX, Reply};
 use panch_wire::frame::{FRAME_SIZE_MAX, Frame, FramePool};
 use panch_wire::ids::{Incarnation, Position, REPLICAS_MAX, ReplicaId, Slot};
 
-use crate::machine::{Progress, VALUE_SIZE_CEILING};
+use crate::ceilings::VALUE_SIZE_MAX;
+use crate::machine::Progress;
 use crate::sessions::SessionRecord;
 
-/// The longest body.
-pub(super) const BODY_SIZE_MAX: usize = VALUE_SIZE_CEILING + KEY_SIZE_MAX + 64;
+/// The longest body: of the largest entry, or of a batch that is held.
+pub(super) const BODY_SIZE_MAX: usize = FRAME_SIZE_MAX;
+const _: () = assert!(VALUE_SIZE_MAX + KEY_SIZE_MAX + 64 <= BODY_SIZE_MAX);
 /// Bytes before the body.
 pub(super) const PREFIX_SIZE: usize = 5;
 
@@ -21,6 +23,7 @@ const PROPOSER: u8 = 4;
 const END: u8 = 5;
 const COVERED: u8 = 6;
 const HELD: u8 = 7;
+const GENERATION: u8 = 8;
 
 /// Numbers of positions and stamps are below this, so that counting on from them never overflows.
 const NUMBER_MAX: u64 = 1 << 56;
@@ -53,6 +56,7 @@ pub(super) enum Record<'a> {
     Proposer(ReplicaId, Progress),
     Covered { covered: Frontier, stamp: u64 },
     Held(Frame),
+    Generation(u64),
     End(Totals),
 }
 
@@ -137,6 +141,12 @@ pub(crate) fn push_held(out: &mut Vec<u8>, batch: &Frame) {
     out.extend_from_slice(batch.bytes());
 }
 
+/// Appends the generation of sessions, before all of them.
+pub(crate) fn push_generation(out: &mut Vec<u8>, generation: u64) {
+    begin(out, GENERATION, 8);
+    push_word(out, generation);
+}
+
 /// Appends the last record.
 pub(super) fn push_end(out: &mut Vec<u8>, totals: &Totals) {
     begin(out, END, 24);
@@ -203,7 +213,7 @@ pub(super) fn decode(tag: u8, mut body: &[u8]) -> Option<Record<'_>> {
         ENTRY => {
             let (key_len, rest) = body.split_first_chunk()?;
             let (key, value) = rest.split_at_checked(usize::from(u16::from_le_bytes(*key_len)))?;
-            (value.len() <= VALUE_SIZE_CEILING).then_some(Record::Entry { key, value })
+            (value.len() <= VALUE_SIZE_MAX).then_some(Record::Entry { key, value })
         }
         SESSION => {
             let (id, base, last_slot) = (word(&mut body)?, word(&mut body)?, Slot(word(&mut body)?));
@@ -223,6 +233,10 @@ pub(super) fn decode(tag: u8, mut body: &[u8]) -> Option<Record<'_>> {
         }
         COVERED => decode_covered(body),
         HELD => decode_held(body),
+        GENERATION => {
+            let generation = word(&mut body)?;
+            body.is_empty().then_some(Record::Generation(generation))
+        }
         END => {
             let (entry_count, session_count, digest) = (word(&mut body)?, word(&mut body)?, word(&mut body)?);
             body.is_empty().then_some(Record::End(Totals { entry_count, session_count, digest }))

@@ -6,11 +6,11 @@ use panch_wire::ids::{BatchId, GroupId, Incarnation, ReplicaId, Slot};
 use proptest::prelude::*;
 
 use super::{CHUNK_HEADER_SIZE, HEADER_SIZE, Restored, SnapshotError, SnapshotHeader, SnapshotReader};
-use crate::machine::{MachineLimits, StateMachine};
+use crate::machine::StateMachine;
 
-const LIMITS: MachineLimits =
-    MachineLimits { value_size_max: 4096, reply_size_max: 1 << 16, session_count_max: 6, hash_seed: 3 };
 const HEADER: SnapshotHeader = SnapshotHeader { group: GroupId(5), slot: Slot(77) };
+/// The first number of a session after one expiry.
+const FIRST: u64 = 1 << 40 | 1;
 /// The smallest chunks that the writer makes.
 const SMALL: usize = 1;
 
@@ -42,18 +42,29 @@ fn admit(machine: &mut StateMachine, proposer: u8, counter: u64) {
 
 /// A state with every kind of content.
 fn machine(key_count: u32) -> StateMachine {
-    let mut machine = StateMachine::new(LIMITS);
+    let mut machine = StateMachine::new(3);
     for key in 0..key_count {
         run(&mut machine, 1, CommandKind::Set, None, key, &vec![key as u8; key as usize * 7 % 150]);
     }
+    // A session that expired: the others begin with the numbers of the next generation.
+    run(&mut machine, 1, CommandKind::OpenSession, Some((5, 1)), 0, b"");
+    run(&mut machine, 1, CommandKind::ExpireSessions, None, 0, &2u64.to_le_bytes());
     for session in 1..=4 {
         run(&mut machine, session, CommandKind::OpenSession, Some((session, 1)), 0, b"");
         for number in 1..20 {
             let kind = if number % 2 == 0 { CommandKind::GetSet } else { CommandKind::Append };
-            run(&mut machine, session, kind, Some((session, number)), number as u32, b"from a session");
+            let number_in_session = FIRST - 1 + number;
+            run(
+                &mut machine,
+                session,
+                kind,
+                Some((session, number_in_session)),
+                number as u32,
+                b"from a session",
+            );
         }
     }
-    run(&mut machine, 9, CommandKind::CloseSession, Some((4, 1)), 0, b"");
+    run(&mut machine, 9, CommandKind::CloseSession, Some((4, FIRST)), 0, b"");
     for counter in 1..4 {
         admit(&mut machine, 2, counter);
     }
@@ -70,7 +81,7 @@ fn bytes_of(machine: &mut StateMachine, size_hint: usize) -> Vec<u8> {
 }
 
 fn read(bytes: &[u8]) -> Result<(SnapshotHeader, StateMachine), SnapshotError> {
-    let mut reader = SnapshotReader::new(MachineLimits { hash_seed: 1234, ..LIMITS });
+    let mut reader = SnapshotReader::new(1234);
     reader.feed(bytes)?;
     let Restored { group, covered, machine, .. } = reader.finish()?;
     Ok((SnapshotHeader { group, slot: covered.slot() }, machine))
@@ -91,7 +102,7 @@ fn what_is_read_is_what_was_written() {
 
 #[test]
 fn an_empty_state_has_a_snapshot_too() {
-    let mut machine = StateMachine::new(LIMITS);
+    let mut machine = StateMachine::new(3);
     let bytes = bytes_of(&mut machine, SMALL);
     assert_eq!(read(&bytes).unwrap().1.digest(), machine.digest());
 }
@@ -101,7 +112,7 @@ fn a_restored_session_still_answers_old_numbers() {
     let mut machine = machine(10);
     let (_, mut restored) = read(&bytes_of(&mut machine, SMALL)).unwrap();
     let ask = |machine: &mut StateMachine, number| {
-        let session = Some(SessionHeader { session: 2, number, acked_below: 1 });
+        let session = Some(SessionHeader { session: 2, number: FIRST - 1 + number, acked_below: 1 });
         let command = Command { kind: CommandKind::GetSet, flags: 0, session, key: b"key 0", value: b"new" };
         format!("{:?}", machine.apply(100, &command, &mut Vec::new()))
     };
@@ -203,7 +214,7 @@ fn another_version_is_told_apart_from_damage() {
 
 #[test]
 fn an_error_stays() {
-    let mut reader = SnapshotReader::new(LIMITS);
+    let mut reader = SnapshotReader::new(3);
     assert_eq!(reader.feed(&[b'x'; 64]), Err(SnapshotError::NotASnapshot));
     assert_eq!(reader.feed(b"more"), Err(SnapshotError::NotASnapshot));
     assert!(reader.finish().is_err());
@@ -211,7 +222,7 @@ fn an_error_stays() {
 
 /// A snapshot with sound checksums around any records.
 fn forged(records: &[u8]) -> Vec<u8> {
-    let mut bytes = bytes_of(&mut StateMachine::new(LIMITS), SMALL);
+    let mut bytes = bytes_of(&mut StateMachine::new(3), SMALL);
     bytes.truncate(HEADER_SIZE);
     for (number, payload) in (1u32..).zip(records.chunks(1000)) {
         let start = bytes.len();
@@ -317,7 +328,7 @@ proptest! {
         while !done {
             done = subject.snapshot_chunk(&mut bytes, SMALL);
         }
-        let mut reader = SnapshotReader::new(LIMITS);
+        let mut reader = SnapshotReader::new(3);
         for part in bytes.chunks(split) {
             prop_assert!(!reader.is_complete());
             prop_assert_eq!(reader.feed(part), Ok(()));
@@ -336,7 +347,7 @@ proptest! {
 
     #[test]
     fn no_bytes_make_the_reader_panic(garbage in prop::collection::vec(any::<u8>(), 0..300), split in 1usize..50) {
-        let mut reader = SnapshotReader::new(LIMITS);
+        let mut reader = SnapshotReader::new(3);
         for part in garbage.chunks(split) {
             let _ = reader.feed(part);
         }

@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod latency;
+mod limits;
 mod sessions;
 mod world;

@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use panch_consensus::protocol::{ProtocolKind, Tuning, random};
 use panch_replica::batcher::BatchLimits;
 use panch_replica::core::{Core, CoreConfig};
-use panch_replica::machine::MachineLimits;
 use panch_replica::outbox::{MessageKind, Outbox, ReplyTo};
 use panch_replica::replica::{Level, ReplicaConfig};
 use panch_replica::transfer::SnapshotFile;
@@ -88,25 +87,44 @@ pub(crate) struct World {
     pub(crate) replies: u64,
 }
 
+/// The configuration of a core.
+pub(crate) fn config(
+    me: ReplicaId,
+    kind: ProtocolKind,
+    session_idle_max: Duration,
+    batch: BatchLimits,
+) -> CoreConfig {
+    CoreConfig {
+        rejoining: false,
+        me,
+        replica_count: NODE_COUNT.into(),
+        groups: vec![(GroupId(0), kind)],
+        replica: ReplicaConfig {
+            batch,
+            hash_seed: 0,
+            request_timeout: Duration::from_secs(10),
+            snapshot_log_size: 1 << 30,
+            session_idle_max,
+        },
+        tuning: Tuning::default(),
+        log_size_max: 1 << 30,
+    }
+}
+
 impl World {
     pub(crate) fn new(kind: ProtocolKind, session_idle_max: Duration) -> Self {
+        Self::with_limits(kind, session_idle_max, |_| BatchLimits::default())
+    }
+
+    /// A world whose nodes take in what `limits` says.
+    pub(crate) fn with_limits(
+        kind: ProtocolKind,
+        session_idle_max: Duration,
+        limits: impl Fn(ReplicaId) -> BatchLimits,
+    ) -> Self {
         let mut world = Self { now: Instant(1), cores: Vec::new(), packets: VecDeque::new(), replies: 0 };
         for me in (0..NODE_COUNT).map(ReplicaId) {
-            let config = CoreConfig {
-                rejoining: false,
-                me,
-                replica_count: NODE_COUNT.into(),
-                groups: vec![(GroupId(0), kind)],
-                replica: ReplicaConfig {
-                    batch: BatchLimits::default(),
-                    machine: MachineLimits::default(),
-                    request_timeout: Duration::from_secs(10),
-                    snapshot_log_size: 1 << 30,
-                    session_idle_max,
-                },
-                tuning: Tuning::default(),
-                log_size_max: 1 << 30,
-            };
+            let config = config(me, kind, session_idle_max, limits(me));
             let pool = FramePool::new(1 << 24);
             let mut core = Core::open(&config, Incarnation(1), pool, |_| random(me.0.into()), |_| None);
             let wal = Wal::create(Config { durability: Durability::Memory, ..Config::default() }, 1);
@@ -137,6 +155,10 @@ impl World {
             });
         }
         self.cores = cores;
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.now
     }
 
     pub(crate) fn run_for(&mut self, time: Duration) {

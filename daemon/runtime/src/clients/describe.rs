@@ -255,7 +255,7 @@ pub(crate) fn config(view: &NodeView, patterns: Arguments<'_>, resp3: bool, out:
         ("maxmemory", "0".to_string()),
         ("maxmemory-policy", "noeviction".to_string()),
         ("port", options.resp_listen.port().to_string()),
-        ("proto-max-bulk-len", options.replica.machine.value_size_max.to_string()),
+        ("proto-max-bulk-len", options.replica.batch.value_size_max.to_string()),
         ("save", String::new()),
         ("timeout", "0".to_string()),
     ];

@@ -10,6 +10,7 @@ pub(crate) mod resp;
 pub(crate) mod table;
 
 use panch_replica::batcher::Refusal;
+use panch_replica::ceilings::REPLY_SIZE_MAX;
 use panch_replica::client_batch::{BatchRefusal, Sound, Terms};
 use panch_replica::core::Core;
 use panch_replica::outbox::ReplyTo;
@@ -32,9 +33,11 @@ const OUTSTANDING_UNKNOWN_MAX: usize = 4096;
 /// back long before that by an estimate of their replies; this is for when the estimate was wrong.
 const OVERRUN_FACTOR: usize = 64;
 
-/// Bytes of replies held for a connection at which it is closed.
+/// Bytes of replies held for a connection at which it is closed. The largest reply fits always: a value may have become longer
+/// than any that this node would take in.
 pub(crate) fn overrun_size(options: &NodeOptions) -> usize {
-    options.output_size_max.saturating_mul(OVERRUN_FACTOR)
+    let largest = options.output_size_max.saturating_add(REPLY_SIZE_MAX);
+    options.output_size_max.saturating_mul(OVERRUN_FACTOR).max(largest)
 }
 
 /// How much more a connection may be owed.
@@ -52,7 +55,7 @@ impl Room {
     /// The room of a connection with `unsent` bytes of replies that the kernel has not taken yet.
     pub(crate) fn new(options: &NodeOptions, unsent: usize) -> Self {
         // Even if all of them are of the largest size, the connection stays well below its end.
-        let worst = overrun_size(options) / 4 / options.replica.machine.value_size_max.max(1);
+        let worst = overrun_size(options) / 4 / options.replica.batch.value_size_max.max(1);
         Self {
             size_max: options.output_size_max,
             unsent,
@@ -169,7 +172,6 @@ mod tests {
     use panch_consensus::protocol::{ProtocolKind, Tuning, random};
     use panch_replica::batcher::BatchLimits;
     use panch_replica::core::CoreConfig;
-    use panch_replica::machine::MachineLimits;
     use panch_replica::replica::ReplicaConfig;
     use panch_ring::doorbell::Doorbell;
     use panch_ring::ring::{Ring, RingConfig};
@@ -221,7 +223,7 @@ mod tests {
             log: panch_wal::Config::default(),
             replica: ReplicaConfig {
                 batch: BatchLimits::default(),
-                machine: MachineLimits::default(),
+                hash_seed: 0,
                 request_timeout: Duration::from_secs(1),
                 snapshot_log_size: 1 << 20,
                 session_idle_max: Duration::from_secs(1),

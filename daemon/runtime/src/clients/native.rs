@@ -108,7 +108,7 @@ fn greet(input: &[u8], counter: &Counter<'_>, out: &mut Vec<u8>) -> Result<Optio
         Err(_) => return Err(Stop::Close(true)),
     };
     let options = &counter.view.options;
-    let request_size_max = (options.replica.machine.value_size_max + REQUEST_OVERHEAD) as u32;
+    let request_size_max = (options.replica.batch.value_size_max + REQUEST_OVERHEAD) as u32;
     let mut reply = HelloReply {
         version: client::VERSION,
         refusal: None,

@@ -31,7 +31,7 @@ impl CoreLoop {
         self.counters.connections_accepted += 1;
         let socket = self.ring.add_socket(stream);
         let speech = if listener == Subject::ListenResp {
-            resp::speech(self.view.options.replica.machine.value_size_max)
+            resp::speech(self.view.options.replica.batch.value_size_max)
         } else {
             Speech::Native(NativeSpeech { terms: None, outstanding: 0 })
         };

@@ -99,7 +99,11 @@ impl super::Client {
         settings: &ClientSettings,
     ) -> Vec<Part> {
         let mut parts = Vec::new();
-        let Some(first) = self.session.as_ref().map(|session| session.number) else { return parts };
+        let Some((first, offset)) =
+            self.session.as_ref().and_then(|session| Some((session.number, session.offset(group)?)))
+        else {
+            return parts;
+        };
         let mut size = 0;
         for _ in 0..self.random.below(MORE_MAX + 1) {
             let (command, action, _) = self.random_operation(index, settings);
@@ -112,9 +116,9 @@ impl super::Client {
                 break;
             }
             session.number += 1;
-            let mut command = command.in_session(session.id, session.number);
+            let mut command = command.in_session(session.id, offset + session.number);
             if let Some(header) = &mut command.session {
-                header.acked_below = first;
+                header.acked_below = offset + first;
             }
             parts.push(Part { command, action, answered: false });
         }

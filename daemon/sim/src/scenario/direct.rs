@@ -20,7 +20,7 @@ fn ready(seed: u64, count: usize, free_for_all: bool) -> Result<(Script, usize),
     for session in SESSIONS {
         let call = world.call_command(coordinator, OwnedCommand::open_session(session), None, Level::Log);
         let outcome = world.wait(call, SECOND);
-        ensure!(outcome == Some(Outcome::Answer(Answer::Done)), "no session: {outcome:?}");
+        ensure!(outcome == Some(Outcome::Answer(Answer::Number(1))), "no session: {outcome:?}");
     }
     Ok((world, coordinator))
 }

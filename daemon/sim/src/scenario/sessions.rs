@@ -16,7 +16,7 @@ const SESSION: u64 = 0x5e55;
 fn open(world: &mut Script, node: usize) -> Result<(), String> {
     let call = world.call_command(node, OwnedCommand::open_session(SESSION), None, Level::Log);
     let outcome = world.wait(call, SECOND);
-    ensure!(outcome == Some(Outcome::Answer(Answer::Done)), "the session was not opened: {outcome:?}");
+    ensure!(outcome == one(), "the session was not opened: {outcome:?}");
     Ok(())
 }
 
@@ -113,7 +113,19 @@ pub(super) fn expiry_and_retry(seed: u64) -> Result<(), String> {
     let retry = increment(&mut world, leader, 1);
     let outcome = world.wait(retry, SECOND);
     ensure!(outcome == unknown, "the late retry: {outcome:?}");
+    // Opened again under the same name it is another session, in which that number is none of its own.
+    let call = world.call_command(nodes[0], OwnedCommand::open_session(SESSION), None, Level::Log);
+    let opened = world.wait(call, SECOND);
+    let Some(Outcome::Answer(Answer::Number(first))) = opened else {
+        return Err(format!("opened again: {opened:?}"));
+    };
+    let copy = increment(&mut world, nodes[1], 1);
+    let outcome = world.wait(copy, SECOND);
+    ensure!(outcome == unknown, "a copy after the session was opened again: {outcome:?}");
     let value = count(&mut world, leader);
     ensure!(value == value_one(), "in the end: {value:?}");
+    let call = increment(&mut world, leader, first as u64);
+    let outcome = world.wait(call, SECOND);
+    ensure!(outcome == Some(Outcome::Answer(Answer::Number(2))), "a command of the new session: {outcome:?}");
     end(world)
 }

@@ -82,7 +82,7 @@ impl Life {
             group: proposal.group,
             protocol: shared.kind(proposal.group),
             replica_count: shared.settings.replica_count,
-            limits: &shared.settings.replica.batch,
+            limits: &self.limits,
         };
         let received =
             self.core.receive_batch(&proposal.bytes, &terms, |command| routing.group_of_command(command));

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use panch_consensus::protocol::Random;
+use panch_replica::batcher::BatchLimits;
 use panch_replica::core::Core;
 use panch_replica::snapshot::{Restored, SnapshotReader};
 use panch_replica::status::GroupStatus;
@@ -105,6 +106,8 @@ pub(crate) enum State {
 /// A running process.
 pub(crate) struct Life {
     pub(crate) core: Core,
+    /// What it takes in from clients.
+    pub(crate) limits: BatchLimits,
     pub(crate) pool: FramePool,
     pub(crate) deeds: Deeds,
     pub(crate) live: bool,
@@ -288,10 +291,12 @@ impl Node {
         self.memory.rejoining = rejoining;
         shared.trace(|| format!("node {} boots, incarnation {}", self.index, incarnation.0));
         let pool = FramePool::new(shared.settings.pool_size);
-        let config = shared.core_config(self.id(), rejoining);
+        let limits = shared.settings.replica_at(self.index, incarnation.0);
+        shared.coverage.own_limits += u64::from(shared.settings.limits_vary);
+        let config = shared.core_config(self.id(), limits, rejoining);
         let mut restored = Vec::new();
         for (group, _) in &config.groups {
-            match self.newest_snapshot(*group, &config.replica.machine) {
+            match self.newest_snapshot(*group, config.replica.hash_seed) {
                 Ok(found) => {
                     shared.coverage.restored += u64::from(found.is_some());
                     restored.push((*group, found));
@@ -359,6 +364,7 @@ impl Node {
         let writers = (0..shared.settings.replica_count).map(|_| PacketWriter::new()).collect();
         let life = Life {
             core,
+            limits: limits.batch,
             pool,
             deeds,
             live: false,
@@ -404,7 +410,7 @@ impl Node {
     fn newest_snapshot(
         &self,
         group: GroupId,
-        limits: &panch_replica::machine::MachineLimits,
+        hash_seed: u64,
     ) -> Result<Option<(SnapshotFile, Restored)>, String> {
         let slots = self.disk.names().filter_map(|name| match name {
             Name::Snapshot(of, slot) if of == group => Some(slot),
@@ -415,7 +421,7 @@ impl Node {
         let size = self.disk.size(file);
         let mut bytes = vec![0; size as usize];
         self.disk.read(file, 0, &mut bytes);
-        let mut reader = SnapshotReader::new(*limits);
+        let mut reader = SnapshotReader::new(hash_seed);
         let unusable = |error| format!("a complete snapshot is unusable: {error}");
         reader.feed(&bytes).map_err(unusable)?;
         let restored = reader.finish().map_err(unusable)?;

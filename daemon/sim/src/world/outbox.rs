@@ -64,7 +64,9 @@ impl Outbox for Deeds {
     }
 
     fn reply(&mut self, to: ReplyTo, reply: Reply<'_>, _: Option<&Commit>) {
-        self.list.push(Deed::Reply(to, outcome_of(reply)));
+        if to != ReplyTo::NOBODY {
+            self.list.push(Deed::Reply(to, outcome_of(reply)));
+        }
     }
 
     fn load(&mut self, group: GroupId, position: Position, location: Location) {

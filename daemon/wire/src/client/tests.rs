@@ -119,7 +119,7 @@ fn hellos_come_back_and_other_protocols_are_noticed_at_once() {
     let hello = Hello::new(77);
     hello.write(&mut out);
     assert_eq!(out.len(), HELLO_SIZE);
-    assert_eq!(&out[..16], b"PNCH\x01\0\0\0\x4d\0\0\0\0\0\0\0");
+    assert_eq!(&out[..16], b"PNCH\x02\0\0\0\x4d\0\0\0\0\0\0\0");
     assert_eq!(Hello::parse(&out), Ok(Some(hello)));
     assert_eq!(Hello::parse(&out[..31]), Ok(None));
     assert_eq!(Hello::parse(b"P"), Ok(None));
