@@ -15,12 +15,27 @@
 //! (protocols 5.5). With four and more it is a quorum of votes that add nothing to the command leader's dependencies (5.6).
 //!
 //! Invariants:
-//! * A value is chosen once per instance: the batch of its owner with certain dependencies, or a no-op.
+//! * A value is chosen once per instance: the batch of its owner with its dependencies, or a no-op.
 //! * A batch is chosen in one instance at most.
+//! * Replicas may hold one chosen batch with dependencies that differ in what does not interfere with it, and in nothing else.
 //! * Of two instances that interfere and are chosen with their batches, one depends on the other, or all replicas had executed one of them when
 //!   the other was voted for.
 //! * No vote or promise leaves before it is durable, and no fast commit is used by anybody before its record is durable at the command leader (P-E1).
 //! * Ballot 0 belongs to the owner of the row, and only to the life of it in which the number was used first.
+//!
+//! Why no instance stays open while a quorum is up and its messages arrive, whatever happened before:
+//! * Whoever knows of an instance that is not decided recovers it after a while (`recovery::scan`), and by its first question all others know of it.
+//! * A ballot that nobody outbids ends: promises need a quorum, and so does the second phase. With each ballot that is outbid the replicas wait
+//!   longer before the next one, and the order of their turns moves on; so one is left alone in the end, however slow it is.
+//! * Three replicas and less decide by what the quorum says at once.
+//! * Four and more may have to validate. The quorum of a validation needs nothing but what its members have: of what they have executed
+//!   without a gap, how far it goes; of the rest, what is in memory. Neither absences nor snapshots nor restarts take that away (`validate`).
+//! * A recovery that waits for others names them to all, so that they are recovered, too. Of two that wait for each other, each hears how many
+//!   votes the other has found. With more than any fast commit leaves over, the one that hears of it ends with a no-op; with no more than that,
+//!   both command leaders are in the quorums that wait, so they are up, and their own answer, however late, ends the wait. What more
+//!   conflicts there are than fit an answer is found by the next round of questions, and each settles some.
+//! * One case is left: instances of two rows with gaps, each behind the other's gap, where those that know how they were decided are down, and the rest
+//!   has them from a snapshot. A recovery asks again then, until one of them is back.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -62,7 +77,6 @@ pub use footprint::Footprint;
 pub use leader::component_bound;
 
 use catchup::Member;
-use collect::Passing;
 use coordination::Coordination;
 use instance::Instance;
 use loads::Loads;
@@ -92,14 +106,6 @@ pub struct Epaxos {
     fast_quorum: usize,
     instances: BTreeMap<Position, Instance>,
     conflicts: Conflicts,
-    /// Four replicas and more: what has left memory before it was passed.
-    dropped: Conflicts,
-    /// Four replicas and more: per row, everything up to here is executed by all and named by whatever is open here.
-    passed: Dependencies,
-    /// What is passed next.
-    passing: Option<Passing>,
-    /// Per row, everything that this replica has from a snapshot only lies at or below.
-    unseen: Dependencies,
     graph: Graph,
     /// The footprint of the batch looked at last. Its storage is reused.
     footprint: Footprint,
@@ -273,10 +279,6 @@ impl Protocol for Epaxos {
             fast_quorum: count - fast_failures(count),
             instances: BTreeMap::new(),
             conflicts: Conflicts::new(count),
-            dropped: Conflicts::new(count),
-            passed: Dependencies::default(),
-            passing: None,
-            unseen: Dependencies::default(),
             graph: Graph::new(count, past.executed),
             footprint: Footprint::default(),
             footprint_of: None,

@@ -53,6 +53,11 @@ const TABLES: &[(Rule, &str)] = &[
         "the votes of a classic round are for one value, which is picked anyway",
     ),
     (
+        // Two rows with a gap each, and the only ones that know what lies behind them are down but for some that a snapshot brought past it.
+        Rule::EpaxosVoterRemembers,
+        "others that are up know the instance, or its row has no gap any more, before that matters",
+    ),
+    (
         // What is left of a client's name is 64 bits of its hash: enough for anything but an attack of 2^32 hashes.
         Rule::FastDigestCompared,
         "a node gives no two batches one id, and a client's batches are told apart by the other half of their names",

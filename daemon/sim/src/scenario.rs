@@ -175,6 +175,7 @@ scenarios! {
     "T-E22" "a read races with a fast commit whose news are late" Sized(SIZES, epaxos::read_and_late_news);
     "T-ER1" "a disk is lost, and its node votes before it knows what it had voted for" Run(rejoin::vote_before_it_knows);
     "T-E23" "a leader forgets its own instance, which one peer saw" Sized(SIZES, epaxos::forgotten_instance);
+    "T-E25" "votes for an instance are away for a minute while the others decide what interferes" Sized(LARGE, epaxos::votes_that_were_away);
     "T-E24" "a read of two keys beside a write of each, one after the other" Sized(&[3], epaxos::two_keys_beside_two_writes);
 }
 

@@ -232,6 +232,10 @@ rules! {
     EpaxosRecoverPreacceptedBuddy = "epaxos-recover-preaccepted-buddy",
     /// Four replicas and more: votes are accepted by a recovery only once nothing excludes their fast commit (T-E4).
     EpaxosValidate = "epaxos-validate",
+    /// A recovery that keeps votes makes the batch depend on all that its quorum has executed without it.
+    EpaxosValidateExecuted = "epaxos-validate-executed",
+    /// Who voted for a batch knows what it touches until everything before it in its row is executed, whatever snapshot covers it.
+    EpaxosVoterRemembers = "epaxos-voter-remembers",
     /// A recovery that waited accepts the dependencies that were reported to it, not its own (T-E20).
     EpaxosWaitingUsesReportedDeps = "epaxos-waiting-uses-reported-deps",
     /// A no-op that is accepted and not committed conflicts like the batch it may still become, known or not (T-E8).

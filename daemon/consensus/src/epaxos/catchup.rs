@@ -8,8 +8,8 @@ use panch_wire::ids::{Position, REPLICAS_MAX, ReplicaId, Slot};
 use panch_wire::rule::{Rule, holds};
 use panch_wire::time::Instant;
 
-use super::Epaxos;
 use super::message::{Commit, Covered, Fetch, Message, Numbers, Progress};
+use super::{Epaxos, Footprint};
 use crate::frontier::Frontier;
 use crate::protocol::{Dest, Effects, Persist, Value};
 
@@ -275,8 +275,18 @@ impl Epaxos {
             }
         }
         self.graph.install(&executed);
-        // What is covered and was not known to be committed: its value is in the snapshot only.
-        self.instances.retain(|position, instance| !covered.contains(*position) || instance.is_committed());
+        // What is covered and was not known to be committed: its value is in the snapshot only. Validations need to hear of it all the same.
+        let is_large = !self.has_fixed_pair();
+        self.instances.retain(|position, instance| {
+            let is_undecided = covered.contains(*position) && !instance.is_committed();
+            if is_undecided {
+                instance.executed = true;
+                let touched = instance.frame.take().map(|frame| Box::new(Footprint::of(&frame)));
+                instance.touched = touched.filter(|_| holds(Rule::EpaxosVoterRemembers));
+            }
+            let is_beyond = is_large && position.number > covered.upto(position.row);
+            !is_undecided || is_beyond && instance.touched.is_some()
+        });
         self.coordinations.retain(|position, _| !covered.contains(*position));
         for (position, instance) in &mut self.instances {
             if covered.contains(*position) && !instance.executed {
@@ -352,7 +362,6 @@ impl Epaxos {
                 self.committed.insert(Position { row, number });
             }
             let highest = covered.highest(row);
-            self.unseen.raise(row, highest);
             self.announced[usize::from(row)] = self.announced[usize::from(row)].max(highest);
             self.voted[usize::from(row)] = self.voted[usize::from(row)].max(highest);
             if holds(Rule::EpaxosIndexRebuilt) {

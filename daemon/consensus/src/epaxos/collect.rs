@@ -9,44 +9,20 @@
 //! * What this replica knows of an executed instance leaves the index of conflicts only once every replica has executed it durably: an
 //!   instance without that dependency could be executed first by a replica that has not. [T-E19]
 //! * A replica that is gone for long holds back the index, and nothing else.
-//! * With four replicas and more, what is not passed (see [`Passing`]) is known as a conflict to validations: as an instance, or, if it had to leave
-//!   memory, by its keys.
+//! * With four replicas and more, what is executed although an earlier instance of its row is not stays, at least as what it touches: validations
+//!   ask for it. Of the rest they need no more than how far it goes.
 
 use panch_wire::ids::{Position, REPLICAS_MAX};
 use panch_wire::rule::{Rule, holds};
 
+use super::Epaxos;
 use super::footprint::Footprint;
-use super::message::Numbers;
-use super::{Dependencies, Epaxos};
 use crate::frontier::Frontier;
 
 /// A replica that was silent for so many times the patience of recoveries is not waited for: it will need a snapshot.
 const GONE_AFTER: u32 = 15;
 
-/// What all replicas have executed, and the numbers that anybody was known to have used when that was known. Whatever is proposed beyond these
-/// numbers names all of it as dependencies. So once everything up to them is decided here, nobody needs to ask this replica any more
-/// whether something of it interferes: it is *passed*.
-#[derive(Clone, Debug)]
-pub(super) struct Passing {
-    executed: Dependencies,
-    used: Numbers,
-}
-
 impl Epaxos {
-    /// More may be passed.
-    fn pass(&mut self) {
-        let is_over = |passing: &Passing| {
-            let used = passing.used.iter().take(self.group.replica_count);
-            (0..).zip(used).all(|(row, used)| self.graph.executed().upto(row) >= *used)
-        };
-        if let Some(passing) = self.passing.take_if(|passing| is_over(passing)) {
-            self.passed.merge(&passing.executed);
-        }
-        if self.passing.is_none() && self.collected != self.passed {
-            self.passing = Some(Passing { executed: self.collected, used: self.announced });
-        }
-    }
-
     /// Drops what every member says to have executed.
     pub(super) fn collect(&mut self) {
         // After a pause, what is ready is executed at the end of this step only.
@@ -69,11 +45,7 @@ impl Epaxos {
             }
             let by_all = if holds(Rule::EpaxosCollectAfterAll) { by_all } else { by_any };
             self.collected.raise(row, by_all.min(executed_here));
-            // Unless somebody is gone for long, validations find all that they may ask for in memory.
-            let is_large = !self.has_fixed_pair();
-            let upto =
-                if is_large && by_heard <= by_all { self.passed.row(row) } else { by_heard.max(by_all) };
-            let upto = upto.min(executed_here);
+            let upto = by_heard.max(by_all).min(executed_here);
             let from = self.released.row(row) + 1;
             if upto < from {
                 continue;
@@ -83,12 +55,7 @@ impl Epaxos {
             while let Some((position, _)) = self.instances.range(range.clone()).next() {
                 let position = *position;
                 self.drop_frame(position);
-                if let Some(instance) = self.instances.remove(&position)
-                    && let Some(touched) = instance.touched
-                    && !self.passed.contains(position)
-                {
-                    self.dropped.insert(position, 0, &touched);
-                }
+                self.instances.remove(&position);
                 self.left_memory_at = self.executed_count();
             }
         }
@@ -99,10 +66,6 @@ impl Epaxos {
             self.tail.retain(|position| self.instances.contains_key(position));
         }
         self.conflicts.forget(&self.collected);
-        if !self.has_fixed_pair() {
-            self.pass();
-            self.dropped.forget(&self.passed);
-        }
     }
 
     /// Drops the batches executed first while the tail is too long. Those that the log does not hold stay.
@@ -117,16 +80,22 @@ impl Epaxos {
     }
 
     fn drop_frame(&mut self, position: Position) {
-        let is_large = !self.has_fixed_pair();
+        let is_beyond = self.is_beyond(position);
         let Some(instance) = self.instances.get_mut(&position) else { return };
         assert!(instance.executed, "only what is executed leaves memory: {position:?} {instance:?}");
         self.tail_size -= instance.size();
         if !instance.noop
             && let Some(frame) = instance.frame.take()
-            && is_large
+            && is_beyond
         {
             instance.touched = Some(Box::new(Footprint::of(&frame)));
         }
+    }
+
+    /// Whether what an executed instance touches is needed although its batch is not: four replicas and more, and an earlier one of its row is
+    /// not executed.
+    pub(super) fn is_beyond(&self, position: Position) -> bool {
+        !self.has_fixed_pair() && position.number > self.graph.executed().upto(position.row)
     }
 
     /// Of `covered`, what nobody is expected to ask for.

@@ -30,6 +30,8 @@ pub(super) struct Recovery {
     pub(super) deps: Dependencies,
     /// What may rule out the fast commit.
     pub(super) conflicts: Vec<Conflict>,
+    /// What somebody of the quorum has executed without the instance.
+    pub(super) executed: Dependencies,
     /// There was more than fitted the answers.
     pub(super) more: bool,
 }

@@ -39,7 +39,7 @@ pub(super) struct Instance {
     /// What is accepted or committed is a no-op.
     pub(super) noop: bool,
     pub(super) frame: Option<Frame>,
-    /// What the batch touches, once it has left memory. Four replicas and more: validations must know.
+    /// What the batch touches, once it has left memory; kept while validations may need it, see [`Epaxos::is_beyond`].
     pub(super) touched: Option<Box<Footprint>>,
     pub(super) stamp: u64,
     pub(super) deps: Dependencies,
@@ -104,16 +104,10 @@ impl Epaxos {
         self.instances.entry(position).or_insert_with(|| Instance::new(now))
     }
 
-    /// Nothing that was executed here and has left memory is taken for unknown.
+    /// Whether the instance is executed here and its value is not known any more: nobody is told that it is unknown.
     pub(super) fn has_left_memory(&self, position: Position) -> bool {
-        self.graph.executed().contains(position) && !self.instances.contains_key(&position)
-    }
-
-    /// Executed here, and what it touched is not known any more.
-    pub(super) fn batch_has_left_memory(&self, position: Position) -> bool {
-        let left =
-            |instance: &Instance| !instance.noop && instance.frame.is_none() && instance.touched.is_none();
-        self.graph.executed().contains(position) && self.instances.get(&position).is_none_or(left)
+        self.graph.executed().contains(position)
+            && !self.instances.get(&position).is_some_and(Instance::is_committed)
     }
 
     /// Somebody knows of the instance.

@@ -38,7 +38,9 @@ impl Epaxos {
         position: Position,
         effects: &mut Effects<Self>,
     ) -> bool {
-        let left = |instance: &Instance| instance.executed && !instance.noop && instance.frame.is_none();
+        let left = |instance: &Instance| {
+            instance.executed && instance.is_committed() && !instance.noop && instance.frame.is_none()
+        };
         if to == self.group.me || !self.instances.get(&position).is_some_and(left) {
             return false;
         }

@@ -194,10 +194,10 @@ pub struct ValidateOk {
     pub conflict_count: u8,
     /// There are more conflicting instances than fit: ask again when these are settled.
     pub more: bool,
-    /// Conflicting instances may have left memory: this replica cannot tell.
-    pub unsure: bool,
     /// Instances that may rule out the fast commit.
     pub conflicts: [Conflict; CONFLICT_COUNT_MAX],
+    /// Per row, everything up to here is executed there, without the instance: whatever of it interferes comes before it.
+    pub executed: Numbers,
 }
 
 impl ValidateOk {
@@ -415,11 +415,10 @@ impl Message {
                 Message::Commit(m) => are_far(&m.deps.0),
                 Message::RecoverOk(m) => are_far(&m.deps.0) || are_far(&m.initial_deps.0),
                 Message::Validate(m) => are_far(&m.deps.0),
-                Message::ValidateOk(m) => m
-                    .conflicts
-                    .iter()
-                    .take(m.conflict_count.into())
-                    .any(|conflict| is_far(conflict.position())),
+                Message::ValidateOk(m) => {
+                    let mut conflicts = m.conflicts.iter().take(m.conflict_count.into());
+                    conflicts.any(|conflict| is_far(conflict.position())) || are_far(&m.executed)
+                }
                 Message::Fetch(m) => m.upto > limit(m.row),
                 Message::ReadReply(m) => are_far(&m.known),
                 _ => false,
@@ -465,6 +464,7 @@ impl Message {
                     row_exists(conflict.position().row) && conflict.position().number > 0
                 };
                 is_plausible_ballot(m.ballot)
+                    && are_plausible(&m.executed)
                     && m.conflicts.get(..count).is_some_and(|conflicts| conflicts.iter().all(known))
             }
             Message::Waiting(_) | Message::Covered(_) | Message::ReadRequest(_) => true,

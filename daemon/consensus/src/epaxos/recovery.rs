@@ -23,6 +23,8 @@ use crate::protocol::{Dest, Effects};
 const SCAN_COUNT: u64 = 256;
 /// The most recoveries under way at once.
 const RECOVERY_COUNT_MAX: usize = 64;
+/// Each failed ballot adds to the patience of the next, up to so many.
+const ROUNDS_COUNTED: u64 = 6;
 /// Attempts to reach the same quorum before another ballot tries another one.
 const ATTEMPTS_MAX: u32 = 6;
 
@@ -69,8 +71,11 @@ impl Epaxos {
         }
         let owner = ReplicaId(position.row);
         let count = self.group.replica_count;
-        let rank = (self.group.me.index() + count - owner.index()) % count;
-        let stagger = self.tuning.recover_after / 2 * rank as u32;
+        let instance = self.instances.get(&position);
+        let round = instance.map_or(0, |instance| instance.ballot.max(instance.refused).round);
+        // Whoever has failed is the last the next time, and everybody gets more time: a recovery may be slow.
+        let rank = (self.group.me.index() + count - owner.index() + (round % count as u64) as usize) % count;
+        let stagger = self.tuning.recover_after / 2 * (rank as u32 + round.min(ROUNDS_COUNTED) as u32);
         let waited = self.now.since(since);
         let limit = if self.is_mine(position) || self.is_suspected(owner) {
             self.tuning.recover_after

@@ -89,13 +89,13 @@ impl Epaxos {
 
     /// A record about an instance that the snapshot covers: others may ask for its value, which is in the log.
     fn remember_executed(&mut self, position: Position, record: Record, body: Option<&Frame>) {
-        let is_large = !self.has_fixed_pair();
+        let is_beyond = self.is_beyond(position);
         let instance = self.instance(position);
         instance.executed = true;
         if let Some(frame) = body {
             instance.logged = true;
             instance.stamp = record.stamp();
-            instance.touched = is_large.then(|| Box::new(Footprint::of(frame)));
+            instance.touched = is_beyond.then(|| Box::new(Footprint::of(frame)));
         }
         if let Record::Commit(commit) = record {
             instance.phase = Phase::Committed;
@@ -112,8 +112,11 @@ impl Epaxos {
             member.heard = now;
         }
         // What the log does not hold to the end can only be had with a snapshot.
-        self.instances.retain(|_, instance| {
-            !instance.executed || instance.is_committed() && (instance.noop || instance.logged)
+        let executed = self.graph.executed().clone();
+        self.instances.retain(|position, instance| {
+            let is_beyond = instance.touched.is_some() && position.number > executed.upto(position.row);
+            let is_whole = instance.is_committed() && (instance.noop || instance.logged);
+            !instance.executed || is_whole || is_beyond && holds(Rule::EpaxosVoterRemembers)
         });
         for instance in self.instances.values_mut() {
             instance.since = now;

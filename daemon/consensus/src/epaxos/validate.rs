@@ -5,16 +5,25 @@
 //! have, and at most one of them can have been committed fast. [EPaxos* 5.6: Validate, Waiting]
 //!
 //! Invariants:
-//! * What is accepted in the end is the batch with the dependencies that the agreeing votes reported, whatever is known here. [T-E20]
-//! * An instance that has left memory is still known as a conflict, by its keys, as long as something may be open that does not name it. A replica that
-//!   has it from a snapshot only says so instead of guessing.
+//! * What is accepted in the end is the batch with the dependencies that the agreeing votes reported, whatever is known here [T-E20], and with all
+//!   that somebody of the quorum had executed without it.
+//! * Whatever interferes and may be committed is known to somebody of the quorum: its quorum and this one meet. There it is executed, and everything
+//!   before it in its row is, or it is in memory at least as what it touches, whatever snapshots came in between.
+//!
+//! What was executed need not be remembered therefore, by anybody. Of the instance `a` that is recovered with dependencies `D`, let `E` be what a
+//! replica of the quorum has executed of all rows without a gap. It has not decided `a`. If `a` is not committed yet, `D` and `E` together are as
+//! good as `D` alone: of what interferes, they name more. If `a` was committed fast with `D`, nothing in `E` that is not in `D` interferes with
+//! it: such an instance would depend on `a`, and would not be executed where `a` is not decided. So both values order `a` alike at every replica,
+//! and two replicas may hold `a` with dependencies that differ in what does not interfere.
 
 use panch_wire::frame::Frame;
-use panch_wire::ids::{Position, ReplicaId, ReplicaSet};
+use panch_wire::ids::{Position, REPLICAS_MAX, ReplicaId, ReplicaSet};
 use panch_wire::rule::{Rule, holds};
 
 use super::coordination::{Coordination, Recovery, Stage};
-use super::message::{CONFLICT_COUNT_MAX, Conflict, Phase, RecoverOk, Validate, ValidateOk, Waiting};
+use super::message::{
+    CONFLICT_COUNT_MAX, Conflict, Numbers, Phase, RecoverOk, Validate, ValidateOk, Waiting,
+};
 use super::record::{Record, ValidateRecord};
 use super::{Dependencies, Epaxos, Footprint, fast_failures};
 use crate::protocol::{Dest, Effects};
@@ -137,21 +146,23 @@ impl Epaxos {
             ballot,
             conflict_count: 0,
             more: false,
-            unsure: self.may_miss_conflicts(position, deps),
             conflicts: [Conflict::default(); CONFLICT_COUNT_MAX],
+            executed: Numbers::default(),
         };
         let mut footprint = Footprint::default();
-        // Executed here, so committed. They do not depend on this one, or it would be decided here.
-        let dropped = self.dropped.dependencies(&self.footprint);
         for row in 0..self.group.replica_count as u8 {
-            if row != position.row && dropped.row(row) > deps.row(row) {
-                answer.push(Conflict::new(Position { row, number: dropped.row(row) }, true));
-            }
-            let range = Position { row, number: deps.row(row) + 1 }..=Position { row, number: u64::MAX };
+            let executed = self.graph.executed().upto(row);
+            answer.executed[usize::from(row)] = executed;
+            let settled = deps.row(row).max(executed);
+            let range = Position { row, number: settled + 1 }..=Position { row, number: u64::MAX };
             for (other, instance) in self.instances.range(range).filter(|(other, _)| **other != position) {
                 let committed = instance.is_committed();
-                let known = if committed { !instance.noop } else { instance.proposal_known };
-                let theirs = if committed { &instance.deps } else { &instance.initial_deps };
+                let (known, theirs) = match committed {
+                    true => (!instance.noop, &instance.deps),
+                    // A snapshot brought it. If it is no no-op and interferes, it does not depend on this one, which would be decided then.
+                    false if instance.executed => (true, &Dependencies([0; REPLICAS_MAX])),
+                    false => (instance.proposal_known, &instance.initial_deps),
+                };
                 if !known || theirs.contains(position) {
                     continue;
                 }
@@ -169,15 +180,6 @@ impl Epaxos {
             }
         }
         answer
-    }
-
-    /// Whether an instance that this replica has never seen could be missing from [`Epaxos::find_conflicts`]: a snapshot had it.
-    fn may_miss_conflicts(&self, position: Position, deps: &Dependencies) -> bool {
-        (0..self.group.replica_count as u8).filter(|row| *row != position.row).any(|row| {
-            let settled = deps.row(row).max(self.passed.row(row));
-            let mut numbers = settled + 1..=self.unseen.row(row);
-            numbers.any(|number| self.batch_has_left_memory(Position { row, number }))
-        })
     }
 
     pub(super) fn on_validate_ok(
@@ -199,17 +201,18 @@ impl Epaxos {
         let count = usize::from(message.conflict_count).min(CONFLICT_COUNT_MAX);
         recovery.conflicts.extend_from_slice(&message.conflicts[..count]);
         recovery.more |= message.more;
-        let is_ruled_out = recovery.conflicts.iter().any(|conflict| conflict.is_committed());
-        if message.unsure && !is_ruled_out {
-            // Another quorum may know better, once its turn comes.
-            self.coordinations.remove(&position);
-            let now = self.now;
-            self.instance(position).since = now;
-            return;
+        if holds(Rule::EpaxosValidateExecuted) {
+            recovery.executed.merge(&Dependencies(message.executed));
         }
+        let is_ruled_out = recovery.conflicts.iter().any(|conflict| conflict.is_committed());
         if own.replies.count() < recovery.quorum.count() && !is_ruled_out {
             return;
         }
+        // What somebody has executed comes before this one, whether it rules the fast commit out or not.
+        let executed = recovery.executed;
+        recovery
+            .conflicts
+            .retain(|conflict| conflict.is_committed() || !executed.contains(conflict.position()));
         let is_lost = |conflict: &Conflict| !recovery.quorum.contains(ReplicaId(conflict.position().row));
         let is_least = recovery.agreeing.count() == recovery.quorum.count() - fast_failures(replica_count);
         let is_ruled_out = is_ruled_out || (is_least && recovery.conflicts.iter().any(is_lost));
@@ -227,7 +230,11 @@ impl Epaxos {
     fn accept_validated(&mut self, position: Position, effects: &mut Effects<Self>) {
         let Some(own) = self.coordinations.get(&position) else { return };
         let (Stage::Validate(recovery) | Stage::Waiting(recovery)) = &own.stage else { return };
-        let (stamp, deps) = (recovery.stamp, recovery.deps);
+        let (stamp, mut deps) = (recovery.stamp, recovery.deps);
+        // The command leader knew its own row.
+        let own_row = deps.row(position.row);
+        deps.merge(&recovery.executed);
+        deps.0[usize::from(position.row)] = own_row;
         let local = self.instances.get(&position).map_or(deps, |instance| instance.deps);
         // What this replica voted for may be something else. [T-E20]
         let deps = if holds(Rule::EpaxosWaitingUsesReportedDeps) { deps } else { local };
@@ -325,7 +332,12 @@ impl Epaxos {
         if ruled_out {
             self.counters.waits_noop += 1;
             self.accept_noop(position, effects);
-        } else if forgotten || (!open && recovery.more) {
+        } else if forgotten {
+            // Another quorum may know, once its turn comes.
+            self.coordinations.remove(&position);
+            let now = self.now;
+            self.instance(position).since = now;
+        } else if !open && recovery.more {
             // Another round of questions will say.
             self.coordinations.remove(&position);
             self.start_recover(position, effects);
@@ -339,7 +351,7 @@ impl Epaxos {
         if !self.committed.contains(other) {
             return Outcome::Open;
         }
-        match self.instances.get(&other) {
+        match self.instances.get(&other).filter(|instance| instance.is_committed()) {
             None => Outcome::Forgotten,
             Some(instance) if instance.noop || instance.deps.contains(position) => Outcome::Possible,
             Some(_) => Outcome::RuledOut,

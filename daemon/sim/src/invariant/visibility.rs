@@ -1,5 +1,7 @@
-//! EPaxos: all replicas commit an instance with the same attributes, and of two committed instances that interfere one
+//! EPaxos: all replicas commit an instance with attributes that order it alike, and of two committed instances that interfere one
 //! depends on the other, unless all replicas had executed it before anybody voted for that other [EPaxos §4.3; protocols §5, VI, T-E4, T-E9, T-E17, T-E23].
+//!
+//! Attributes order an instance alike if they differ in dependencies only that do not interfere with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,12 +9,47 @@ use panch_consensus::frontier::Frontier;
 use panch_wire::ids::{GroupId, Position, ReplicaId, ReplicaSet};
 
 use super::access::{Access, Key};
-use crate::inspect::{Attributes, Commitment};
+use crate::inspect::Commitment;
+
+/// As what an instance was committed: the dependencies that all who committed it named, and those that any did.
+#[derive(Clone, Copy, Debug)]
+struct Committed {
+    least: Commitment,
+    most: Commitment,
+}
+
+impl Committed {
+    fn new(commitment: Commitment) -> Self {
+        Self { least: commitment, most: commitment }
+    }
+
+    /// Takes in what somebody else has committed; false if it is another value, whatever it depends on.
+    fn widen(&mut self, commitment: Commitment) -> bool {
+        if commitment.noop || self.least.noop {
+            return commitment.noop == self.least.noop;
+        }
+        for (row, number) in commitment.attributes.deps.iter().enumerate() {
+            let (least, most) = (&mut self.least.attributes.deps[row], &mut self.most.attributes.deps[row]);
+            (*least, *most) = ((*least).min(*number), (*most).max(*number));
+        }
+        commitment.attributes.stamp == self.least.attributes.stamp
+    }
+
+    /// Whether it depends on the other; `None`: some say so, and some do not.
+    fn depends(&self, on: Position) -> Option<bool> {
+        let names = |commitment: &Commitment| {
+            commitment.attributes.deps.get(usize::from(on.row)).is_some_and(|upto| on.number <= *upto)
+        };
+        (names(&self.least) == names(&self.most)).then(|| names(&self.least))
+    }
+}
 
 /// What is committed and what it touches.
 #[derive(Default)]
 pub struct Visibility {
-    committed: BTreeMap<(GroupId, Position), Commitment>,
+    committed: BTreeMap<(GroupId, Position), Committed>,
+    /// What the instances of `by_key` touch.
+    accesses: BTreeMap<(GroupId, Position), Access>,
     /// Instances that are committed and whose keys are known, by key, each with whether it writes the key.
     by_key: BTreeMap<(GroupId, Key), Vec<(Position, bool)>>,
     waiting: BTreeMap<(GroupId, Position), Access>,
@@ -83,17 +120,22 @@ impl Visibility {
     /// If somebody said otherwise before, or an interfering instance and this one do not know each other.
     pub fn on_commitment(&mut self, group: GroupId, commitment: Commitment) -> Result<(), String> {
         let position = commitment.position;
-        let first = *self.committed.entry((group, position)).or_insert(commitment);
-        let same = first.noop == commitment.noop && (first.noop || first == commitment);
-        if !same {
+        let new = Committed::new(commitment);
+        let committed = self.committed.entry((group, position)).or_insert(new);
+        let before = *committed;
+        if !committed.widen(commitment) {
             return Err(format!(
-                "group {}: {position:?} is committed as {first:?} and as {commitment:?}",
+                "group {}: {position:?} is committed as {before:?} and as {commitment:?}",
                 group.0
             ));
         }
-        match self.waiting.remove(&(group, position)) {
-            Some(access) => self.complete(group, first, &access),
-            None => Ok(()),
+        let is_wider = committed.least != before.least || committed.most != before.most;
+        if let Some(access) = self.waiting.remove(&(group, position)) {
+            self.complete(group, position, &access)
+        } else if is_wider && let Some(access) = self.accesses.get(&(group, position)) {
+            self.check(group, position, access)
+        } else {
+            Ok(())
         }
     }
 
@@ -112,39 +154,53 @@ impl Visibility {
         if !self.known.insert((group, position)) {
             return Ok(());
         }
-        match self.committed.get(&(group, position)).copied() {
-            Some(commitment) => self.complete(group, commitment, access),
-            None => {
-                self.waiting.insert((group, position), access.clone());
-                Ok(())
-            }
+        if self.committed.contains_key(&(group, position)) {
+            return self.complete(group, position, access);
         }
+        self.waiting.insert((group, position), access.clone());
+        Ok(())
     }
 
-    fn complete(&mut self, group: GroupId, commitment: Commitment, access: &Access) -> Result<(), String> {
-        let Commitment { position, attributes, .. } = commitment;
-        let depends = |attributes: &Attributes, on: Position| {
-            attributes.deps.get(usize::from(on.row)).is_some_and(|upto| on.number <= *upto)
-        };
-        let keys = access.writes.iter().map(|key| (key, true));
-        let keys = keys.chain(access.reads.difference(&access.writes).map(|key| (key, false)));
-        for (key, writes) in keys {
+    fn complete(&mut self, group: GroupId, position: Position, access: &Access) -> Result<(), String> {
+        self.check(group, position, access)?;
+        for (key, writes) in keys_of(access) {
+            self.by_key.entry((group, key.clone())).or_default().push((position, writes));
+        }
+        self.accesses.insert((group, position), access.clone());
+        Ok(())
+    }
+
+    /// Checks an instance against all that interfere with it.
+    fn check(&self, group: GroupId, position: Position, access: &Access) -> Result<(), String> {
+        let own = &self.committed[&(group, position)];
+        for (key, writes) in keys_of(access) {
             let others = self.by_key.get(&(group, key.clone())).map_or(&[][..], Vec::as_slice);
             for (other, its_write) in others.iter().filter(|(_, its_write)| writes || *its_write) {
-                let its = &self.committed[&(group, *other)].attributes;
-                let blind = !depends(&attributes, *other) && !depends(its, position);
-                if blind && !self.was_over(group, *other, position) && !self.was_over(group, position, *other)
+                if *other == position
+                    || self.was_over(group, *other, position)
+                    || self.was_over(group, position, *other)
                 {
-                    return Err(format!(
-                        "group {}: {position:?} and {other:?} interfere at key {} (writes: {writes}, {its_write}) and neither depends on the \
-                         other: {attributes:?}, {its:?}",
-                        group.0,
-                        key.escape_ascii()
-                    ));
+                    continue;
                 }
+                let its = &self.committed[&(group, *other)];
+                let what = match (own.depends(*other), its.depends(position)) {
+                    (Some(false), Some(false)) => "neither depends on the other",
+                    (None, _) | (_, None) => "some say that one depends on the other, and some do not",
+                    _ => continue,
+                };
+                return Err(format!(
+                    "group {}: {position:?} and {other:?} interfere at key {} (writes: {writes}, {its_write}) and {what}: {own:?}, {its:?}",
+                    group.0,
+                    key.escape_ascii()
+                ));
             }
-            self.by_key.entry((group, key.clone())).or_default().push((position, writes));
         }
         Ok(())
     }
+}
+
+/// The keys that are touched, and whether each is written.
+fn keys_of(access: &Access) -> impl Iterator<Item = (&Key, bool)> {
+    let writes = access.writes.iter().map(|key| (key, true));
+    writes.chain(access.reads.difference(&access.writes).map(|key| (key, false)))
 }

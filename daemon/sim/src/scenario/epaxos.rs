@@ -513,3 +513,37 @@ pub(super) fn two_keys_beside_two_writes(seed: u64, count: usize) -> Result<(), 
     }
     Ok(())
 }
+
+/// T-E25. A command leader and those that voted for its batch are gone for a minute, in which the others decide and forget what interferes with it.
+/// Then the voters are back, without the command leader, and just a quorum is up.
+pub(super) fn votes_that_were_away(seed: u64, count: usize) -> Result<(), String> {
+    let mut world = begin(seed, count)?;
+    let quorum = count / 2 + 1;
+    let absent = count - quorum;
+    world.set_filter(Box::new(move |letter: &Letter| {
+        let vote = matches!(letter.epaxos(), Some(Message::PreAcceptOk(_)));
+        let is_lost = letter.from < absent && letter.to >= absent || vote && letter.to == 0;
+        if is_lost { Verdict::Drop } else { Verdict::Pass }
+    }));
+    let _ = world.call(0, "r0", set("voted for"), Level::Log);
+    world.run_for(10 * MILLISECOND);
+    for node in 0..absent {
+        world.crash(node, CrashKind::Power);
+    }
+    world.clear_filter();
+    for round in 0..60 {
+        let written = world.set_soon(absent + round % quorum, "r0", &format!("decided {round}"));
+        ensure!(written, "a quorum is up: {}", world.describe());
+        world.run_for(SECOND);
+    }
+    for node in quorum + 1..count {
+        world.crash(node, CrashKind::Power);
+    }
+    for node in 1..absent {
+        world.restart(node);
+    }
+    let written = (0..10).any(|_| world.set_soon(absent, "r0", "after"));
+    world.check().map_err(broken)?;
+    ensure!(written, "an instance stays open: {}", world.describe());
+    end(world)
+}

@@ -232,8 +232,8 @@ fn no_conflicts(position: Position, ballot: Ballot) -> ValidateOk {
         ballot,
         conflict_count: 0,
         more: false,
-        unsure: false,
         conflicts: Default::default(),
+        executed: Default::default(),
     }
 }
 
@@ -309,63 +309,99 @@ pub(super) fn conflicting_instances_are_reported_by_a_validation() {
     let sent = told(&mut solo);
     let Some(Message::ValidateOk(answer)) = sent.first() else { panic!("{sent:?}") };
     assert_eq!((answer.conflict_count, answer.conflicts[0].position()), (1, beta));
-    assert!(!answer.conflicts[0].is_committed() && !answer.more && !answer.unsure);
+    assert!(!answer.conflicts[0].is_committed() && !answer.more);
 }
 
-/// What a validation of an instance of replica 4 reports that interferes with one of replica 3, which is committed and executed: by all, or by all but
-/// replica 4, which has not been heard of for long. The other one was in use by then, or not.
-fn reported_conflicts(all: bool, in_use: bool) -> Vec<super::super::message::Conflict> {
-    let mut solo = ready(5);
-    let (beta, alpha) = (at(3, 1), at(4, 1));
-    let frame = solo.frame(1);
-    let commit = Commit { position: beta, stamp: 1, deps: deps([0; 5]), noop: false };
-    solo.deliver(ReplicaId(3), commit, Some(&frame));
-    if in_use {
-        solo.deliver(R1, Recover { position: alpha, ballot: ballot(1, 1) }, None);
-    }
+/// What this replica answers to a validation of the first instance of replica 4 with the batch of `frame` and no dependencies.
+fn validated(solo: &mut Solo, frame: &Frame) -> ValidateOk {
+    let (position, ballot) = (at(4, 1), ballot(9, 1));
+    solo.deliver(R1, Recover { position, ballot }, None);
     let _ = solo.settle();
-    let mut numbers = [0; panch_wire::ids::REPLICAS_MAX];
-    if all {
-        numbers[3] = 1;
-    }
-    let last = Progress { executed: numbers, known: numbers };
-    numbers[3] = 1;
-    let progress = Progress { executed: numbers, known: numbers };
-    solo.deliver(R4, last, None);
-    solo.now = solo.now + 20 * tuning().recover_always_after;
-    for progress in [Progress { executed: Default::default(), ..progress }, progress, progress, progress] {
-        for id in (0..4).map(ReplicaId) {
-            solo.deliver(id, progress, None);
-        }
-    }
-    assert_eq!(solo.protocol.instances.contains_key(&beta), all && in_use, "whether it stays in memory");
-    let ballot = ballot(9, 1);
-    solo.deliver(R1, Recover { position: alpha, ballot }, None);
-    let _ = solo.settle();
-    let other = solo.frame(2);
-    let validate = Validate { position: alpha, ballot, stamp: 1, deps: deps([0; 5]) };
-    solo.deliver(R1, validate, Some(&other));
-    let sent = told(&mut solo);
-    let answer = sent.iter().find_map(|message| match message {
-        Message::ValidateOk(answer) => Some(*answer),
+    solo.deliver(R1, Validate { position, ballot, stamp: 1, deps: deps([0; 5]) }, Some(frame));
+    let answer = told(solo).into_iter().find_map(|message| match message {
+        Message::ValidateOk(answer) => Some(answer),
         _ => None,
     });
-    let answer = answer.expect("it is answered");
-    assert!(!answer.unsure);
-    answer.conflicts[..usize::from(answer.conflict_count)].to_vec()
+    answer.expect("it is answered")
 }
 
 #[test]
-fn what_was_executed_before_is_a_conflict_unless_it_must_have_been_known_to_whoever_proposed() {
-    let beta = super::super::message::Conflict::new(at(3, 1), true);
-    for (all, in_use, conflicts) in [
-        (true, false, vec![]),
-        (true, true, vec![beta]),
-        (false, false, vec![beta]),
-        (false, true, vec![beta]),
-    ] {
-        assert_eq!(reported_conflicts(all, in_use), conflicts, "by all: {all}, in use: {in_use}");
-    }
+pub(super) fn what_is_executed_where_a_validation_asks_becomes_a_dependency() {
+    let (mut solo, position, own, _) = recover_a_vote();
+    let _ = solo.settle();
+    let mut executed = [0; panch_wire::ids::REPLICAS_MAX];
+    // The command leader knew its own row.
+    (executed[1], executed[3], executed[4]) = (2, 7, 0);
+    solo.deliver(R1, ValidateOk { executed, ..no_conflicts(position, own) }, None);
+    // Not known to be committed where it was reported, but executed elsewhere: there is nothing to wait for.
+    let mut other = ValidateOk { conflict_count: 1, ..no_conflicts(position, own) };
+    other.conflicts[0] = super::super::message::Conflict::new(at(3, 7), false);
+    solo.deliver(R2, other, None);
+    assert_eq!(accepts(&told(&mut solo))[0], accept(position, own, deps([0, 2, 0, 7, 0]), false));
+}
+
+#[test]
+fn what_is_executed_without_a_gap_is_reported_as_such_and_not_remembered() {
+    let mut solo = ready(5);
+    let frame = solo.frame(1);
+    let commit = Commit { position: at(3, 1), stamp: 1, deps: deps([0; 5]), noop: false };
+    solo.deliver(ReplicaId(3), commit, Some(&frame));
+    let _ = solo.settle();
+    let answer = validated(&mut solo, &frame);
+    assert_eq!((answer.conflict_count, &answer.executed[..5]), (0, &[0, 0, 0, 1, 0][..]));
+}
+
+#[test]
+fn what_is_executed_behind_a_gap_is_a_conflict_even_without_its_batch() {
+    let mut solo = ready(5);
+    let frame = solo.frame(1);
+    let beta = at(3, 2);
+    solo.deliver(
+        ReplicaId(3),
+        Commit { position: beta, stamp: 1, deps: deps([0; 5]), noop: false },
+        Some(&frame),
+    );
+    let position = at(3, 1);
+    let seen = Seen { position, stamp: 1, buddy: 0 };
+    let pool = panch_wire::frame::FramePool::new(1 << 20);
+    let other = crate::testing::batch_of(&pool, 3, 1, 1, &[crate::testing::set(b"other")]);
+    solo.deliver(ReplicaId(3), seen, Some(&other));
+    let _ = solo.settle();
+    assert!(solo.protocol.instances[&beta].executed, "it does not interfere with what is open");
+    solo.protocol.tuning.tail_size_max = 0;
+    solo.protocol.trim_tail();
+    assert!(solo.protocol.instances[&beta].frame.is_none(), "its batch has left memory");
+    let answer = validated(&mut solo, &frame);
+    let conflicts = &answer.conflicts[..usize::from(answer.conflict_count)];
+    assert_eq!(conflicts, [super::super::message::Conflict::new(beta, true)]);
+    assert_eq!(answer.executed[3], 0);
+}
+
+#[test]
+pub(super) fn a_vote_is_remembered_although_a_snapshot_covers_it() {
+    let mut solo = ready(5);
+    let beta = at(3, 2);
+    let frame = solo.frame(1);
+    let vote = PreAccept { position: beta, stamp: 1, deps: deps([0; 5]), buddy: 0 };
+    solo.deliver(ReplicaId(3), vote, Some(&frame));
+    let _ = solo.settle();
+    let mut covered = crate::frontier::Frontier::default();
+    covered.insert(beta);
+    assert!(solo.protocol.prepare_install(&covered));
+    solo.step(Event::Installed { covered: covered.clone(), stamp: 1 });
+    let _ = solo.settle();
+    // How it was decided is not known: somebody else has to say.
+    let conflict = super::super::message::Conflict::new(beta, false);
+    let answer = validated(&mut solo, &frame);
+    assert_eq!((answer.conflict_count, answer.conflicts[0], answer.executed[3]), (1, conflict, 0));
+    solo.deliver(R1, Fetch { row: 3, from: 2, upto: 2, memory_only: false }, None);
+    assert_eq!(told(&mut solo), [super::super::message::Covered { position: beta }.into()]);
+    // Once everything before it is executed, that says all.
+    covered.insert(at(3, 1));
+    assert!(solo.protocol.prepare_install(&covered));
+    solo.step(Event::Installed { covered, stamp: 1 });
+    let answer = validated(&mut solo, &frame);
+    assert_eq!((answer.conflict_count, answer.executed[3]), (0, 2));
 }
 
 #[test]

@@ -32,6 +32,9 @@ mutants! {
     any_acceptance: EpaxosRecoverHighestAccepted, acceptor_rules::the_acceptance_of_the_highest_ballot_is_taken_up;
     vote_of_the_buddy_dropped: EpaxosRecoverPreacceptedBuddy, acceptor_rules::the_vote_of_the_buddy_is_kept;
     votes_accepted_unseen: EpaxosValidate, acceptor_rules::votes_are_validated_before_they_are_accepted;
+    executed_not_depended_on: EpaxosValidateExecuted,
+        acceptor_rules::what_is_executed_where_a_validation_asks_becomes_a_dependency;
+    votes_lost_to_snapshots: EpaxosVoterRemembers, acceptor_rules::a_vote_is_remembered_although_a_snapshot_covers_it;
     own_dependencies_accepted: EpaxosWaitingUsesReportedDeps,
         acceptor_rules::a_recovery_accepts_the_dependencies_that_were_reported;
     noops_that_vanish: EpaxosAcceptedNoopConflicts, acceptor_rules::an_accepted_noop_conflicts_until_it_is_committed;

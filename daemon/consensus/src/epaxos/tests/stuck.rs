@@ -3,10 +3,11 @@
 use panch_wire::ids::Position;
 use panch_wire::time::Duration;
 
-use super::super::Epaxos;
 use super::super::message::Message;
+use super::super::{Epaxos, fast_failures};
 use super::at;
 use crate::protocol::Tuning;
+use crate::quorum::classic_quorum;
 use crate::testing::cluster::{self, Verdict};
 use crate::testing::tuning;
 
@@ -52,6 +53,122 @@ fn decided_after_drops(tuning: Tuning) -> bool {
 fn an_instance_of_a_dead_leader_is_decided_whatever_has_left_memory() {
     for thrifty in [true, false] {
         assert!(decided_after_drops(Tuning { thrifty, ..Tuning::default() }), "thrifty: {thrifty}");
+    }
+}
+
+/// As many replicas fail together as a group survives the loss of. Only some of them, or others, had voted for an instance of replica 0. The rest goes on
+/// for so long that it drops what it has executed (15 times `recover_always_after`), and takes snapshots. Then all are back but for 0. With
+/// `restarts` the rest is restarted one after the other meanwhile; with `exact` as many go down when they come as a group survives the loss of.
+fn decided_after_a_long_absence(replica_count: u8, tuning: Tuning, restarts: bool, exact: bool) {
+    let what = format!("n={replica_count}, restarts: {restarts}, exactly a quorum: {exact}");
+    let rounds = 20 * tuning.recover_always_after.as_nanos() / 10_000_000;
+    let mut cluster = Cluster::new(replica_count, 0, 1, Tuning { tail_size_max: 8 << 20, ..tuning });
+    let quorum = classic_quorum(replica_count.into()) as u8;
+    let voter_count = (quorum - fast_failures(replica_count.into()) as u8).max(1);
+    let absent = replica_count - quorum;
+    cluster.run_for(500);
+    cluster.filter = Some(Box::new(move |from, to, message| match (from, to, message) {
+        (_, 0, Message::PreAcceptOk(ok)) if ok.position == at(0, 1) => Verdict::Drop,
+        (from, to, _) if from <= voter_count && to > voter_count => Verdict::Drop,
+        _ => Verdict::Pass,
+    }));
+    cluster.propose_keys(0, &[b"x"]).unwrap();
+    cluster.run_for(5);
+    for id in 0..absent {
+        cluster.crash_hard(id);
+    }
+    cluster.filter = None;
+    for id in absent..replica_count {
+        for gone in 0..absent {
+            cluster.suspect(id, gone);
+        }
+    }
+    for number in 0..rounds {
+        for id in absent..replica_count {
+            let _ = cluster.propose_keys(id, &[format!("z{id} {number}").as_bytes()]);
+        }
+        cluster.run_for(10);
+    }
+    for id in absent..replica_count {
+        cluster.snapshot(id, 0);
+        cluster.run_for(100);
+        if restarts {
+            cluster.crash_hard(id);
+            cluster.restart(id);
+            cluster.run_for(500);
+        }
+    }
+    if exact {
+        for id in quorum + 1..replica_count {
+            cluster.crash_hard(id);
+        }
+    }
+    for id in 1..absent {
+        cluster.restart(id);
+    }
+    cluster.run_for(3_000);
+    let proposer = absent.max(1);
+    let second = cluster.propose_keys(proposer, &[b"x"]).unwrap();
+    let served = cluster.reads_served;
+    cluster.read(proposer);
+    cluster.run_till(&what, 20_000, |cluster| {
+        cluster.is_decided(second) && cluster.decided(at(0, 1)).is_some() && cluster.reads_served > served
+    });
+}
+
+#[test]
+fn what_few_voted_for_before_a_long_absence_is_decided() {
+    for replica_count in 4..=7 {
+        for (restarts, exact) in [(false, false), (true, false), (false, true), (true, true)] {
+            let tuning = Tuning { catchup_window: 64, ..tuning() };
+            decided_after_a_long_absence(replica_count, tuning, restarts, exact);
+        }
+    }
+}
+
+#[test]
+fn what_few_voted_for_before_a_long_absence_is_decided_with_default_settings() {
+    decided_after_a_long_absence(5, Tuning::default(), false, true);
+    decided_after_a_long_absence(7, Tuning::default(), true, true);
+}
+
+/// Nothing but a partition and one crash: a minority is cut off from the others for long, 0 among it goes on proposing, and dies when the partition
+/// ends.
+fn decided_after_a_long_partition(replica_count: u8) {
+    let mut cluster =
+        Cluster::new(replica_count, 0, 1, Tuning { tail_size_max: 8 << 20, catchup_window: 64, ..tuning() });
+    cluster.run_for(500);
+    let minority = replica_count - classic_quorum(replica_count.into()) as u8;
+    for (few, many) in (0..minority).flat_map(|few| (minority..replica_count).map(move |many| (few, many))) {
+        cluster.block(few, many);
+        cluster.block(many, few);
+    }
+    for number in 0..600u32 {
+        let _ = cluster.propose_keys(0, &[b"x"]);
+        for id in minority..replica_count {
+            let _ = cluster.propose_keys(id, &[format!("z{id} {number}").as_bytes()]);
+        }
+        cluster.run_for(10);
+    }
+    for id in minority..replica_count {
+        cluster.snapshot(id, 0);
+    }
+    cluster.run_for(200);
+    cluster.crash_hard(0);
+    cluster.heal();
+    cluster.run_for(3_000);
+    let conflicting = cluster.propose_keys(1, &[b"x"]).unwrap();
+    let served = cluster.reads_served;
+    cluster.read(1);
+    cluster.run_till(&format!("the end of a partition, n={replica_count}"), 30_000, |cluster| {
+        cluster.is_decided(conflicting) && cluster.reads_served > served
+    });
+}
+
+#[test]
+fn what_a_minority_was_asked_in_a_long_partition_is_decided() {
+    for replica_count in 4..=7 {
+        decided_after_a_long_partition(replica_count);
     }
 }
 
