@@ -11,6 +11,9 @@
 
 mod command;
 mod direct;
+mod many;
+mod operation;
+mod record;
 
 use std::collections::VecDeque;
 
@@ -20,15 +23,14 @@ use panch_wire::command::{CommandError, CommandKind};
 use panch_wire::ids::GroupId;
 use panch_wire::slots::group_of_key;
 
-pub use command::{Outcome, OwnedCommand, outcome_of};
-use command::{pad, unpad};
+pub use command::{Intent, Outcome, OwnedCommand, outcome_of};
 pub use direct::{Proposal, ScriptedBatch};
+use record::check_session;
 
 use crate::coverage::Coverage;
 use crate::invariant::Invariants;
-use crate::invariant::exactly_once::ExactlyOnce;
-use crate::linear::Timed;
-use crate::linear::register::{Action, Answer, Bytes, History, KeyOperation};
+use crate::linear::register::{Answer, Bytes};
+use crate::linear::store::{History, ManyAction};
 use crate::queue::{MILLISECOND, Time};
 use crate::random::{Concern, Stream};
 use crate::settings::ClientSettings;
@@ -65,7 +67,7 @@ pub enum Wish {
 struct Part {
     command: OwnedCommand,
     /// `None` for commands that are not about a key.
-    action: Option<Action>,
+    intent: Option<Intent>,
     answered: bool,
 }
 
@@ -115,7 +117,7 @@ enum Plan {
     /// So many more random operations.
     Random(u64),
     /// These, one after the other.
-    Script(VecDeque<(OwnedCommand, Option<Action>, Level)>),
+    Script(VecDeque<(OwnedCommand, Option<Intent>, Level)>),
 }
 
 struct Client {
@@ -134,6 +136,8 @@ struct Client {
     /// Answered commands of the session with their last attempts, for late copies of their answers.
     answered: VecDeque<(Task, u64)>,
     seen: Bytes,
+    /// What it saw last of the keys of a family.
+    family: Vec<(Bytes, Option<Bytes>)>,
     counter: u64,
     last: Option<Outcome>,
     wants_nothing: bool,
@@ -148,7 +152,7 @@ pub struct Clients {
     protocols: Vec<ProtocolKind>,
     seed: u64,
     list: Vec<Client>,
-    /// What they saw, key by key.
+    /// What they saw.
     pub history: History,
     stopped: bool,
 }
@@ -168,7 +172,7 @@ impl Clients {
             protocols,
             seed,
             list: Vec::new(),
-            history: History::new(),
+            history: History::default(),
             stopped: false,
         };
         for _ in 0..settings.count {
@@ -198,6 +202,7 @@ impl Clients {
             task: None,
             answered: VecDeque::new(),
             seen: Bytes::from(&b""[..]),
+            family: Vec::new(),
             counter: 0,
             last: None,
             wants_nothing: false,
@@ -217,11 +222,11 @@ impl Clients {
         now: Time,
         node: usize,
         command: OwnedCommand,
-        action: Option<Action>,
+        intent: Option<Intent>,
         level: Level,
         persistent: bool,
     ) -> (usize, Vec<Wish>) {
-        let mut client = self.client(Plan::Script([(command, action, level)].into()), persistent);
+        let mut client = self.client(Plan::Script([(command, intent, level)].into()), persistent);
         (client.node, client.pinned) = (node, true);
         let index = self.list.len();
         self.list.push(client);
@@ -304,6 +309,11 @@ impl Clients {
                 let group = task.group;
                 let is_done = task.open_parts().next().is_none();
                 coverage.acked += 1;
+                if let Some(Intent::Many(action)) = &part.intent {
+                    coverage.many += 1;
+                    let is_transaction = matches!(action, ManyAction::Transaction { .. });
+                    coverage.transactions += u64::from(is_transaction && answer == Answer::Number(1));
+                }
                 self.record(now, index, invoked, &part, answer.clone(), invariants);
                 let client = &mut self.list[index];
                 client.on_opened(group, &part.command, &answer, coverage);
@@ -371,24 +381,12 @@ impl Clients {
         vec![self.pause(index)]
     }
 
-    /// What is open of a task may take effect at any time, or have done so, or never.
-    fn record_unknown(&mut self, task: &Task) {
-        for part in task.open_parts() {
-            if let Some(action) = part.action.clone().filter(|action| *action != Action::Get) {
-                let operation = KeyOperation { action: trimmed(action), answer: None };
-                let timed = Timed { invoked: task.invoked, returned: None, operation };
-                self.history.entry(part.command.key.clone()).or_default().push(timed);
-            }
-        }
-    }
-
     /// The latest attempt may or may not have succeeded.
     fn on_doubt(&mut self, now: Time, index: usize, coverage: &mut Coverage) -> Vec<Wish> {
         let client = &mut self.list[index];
         let task = client.task.as_ref().expect("only a task is in doubt");
-        let is_harmless = |part: &Part| {
-            part.command.session.is_some() || part.action.as_ref().is_none_or(|action| *action == Action::Get)
-        };
+        let is_harmless =
+            |part: &Part| part.command.session.is_some() || part.intent.as_ref().is_none_or(Intent::is_read);
         if client.persistent && task.parts.iter().all(is_harmless) {
             client.move_on(self.node_count);
             self.reconsider_direct(index, coverage);
@@ -421,37 +419,6 @@ impl Clients {
         vec![Wish::Timer(wait, index, client.ticket)]
     }
 
-    fn record(
-        &mut self,
-        now: Time,
-        index: usize,
-        invoked: Time,
-        part: &Part,
-        answer: Answer,
-        invariants: &mut Invariants,
-    ) {
-        let Some(action) = part.action.clone() else { return };
-        let key = &part.command.key;
-        let answer = match answer {
-            Answer::Value(Some(value)) => {
-                let Some(text) = unpad(&value, self.settings.padding) else {
-                    let value = value.escape_ascii();
-                    invariants.note("value", Err(format!("{}: nobody wrote {value}", key.escape_ascii())));
-                    return;
-                };
-                if key.starts_with(b"l") {
-                    invariants.note("exactly_once", ExactlyOnce::check_list(key, &text));
-                }
-                self.list[index].seen = text.clone();
-                Answer::Value(Some(text))
-            }
-            other => other,
-        };
-        let operation = KeyOperation { action: trimmed(action), answer: Some(answer) };
-        let timed = Timed { invoked, returned: Some(now), operation };
-        self.history.entry(key.clone()).or_default().push(timed);
-    }
-
     fn pause(&mut self, index: usize) -> Wish {
         let client = &mut self.list[index];
         client.ticket += 1;
@@ -469,7 +436,7 @@ impl Clients {
             }
             Plan::Script(calls) => calls.pop_front(),
         };
-        let Some((mut command, action, level)) = next else {
+        let Some((mut command, intent, level)) = next else {
             client.wants_nothing = true;
             return Vec::new();
         };
@@ -478,24 +445,25 @@ impl Clients {
         if !client.pinned && client.random.chance(100_000) {
             client.node = client.random.below(self.node_count as u64) as usize;
         }
+        let kind = self.protocols.get(group.index());
         let mut direct = None;
         if let Some(session) = &mut client.session {
             let Some(offset) = session.offset(group) else {
                 // The operation that was drawn is dropped: first the session is opened in its group.
                 let part =
-                    Part { command: OwnedCommand::open_session(session.id), action: None, answered: false };
+                    Part { command: OwnedCommand::open_session(session.id), intent: None, answered: false };
                 return self.begin(now, index, vec![part], Level::Log, group, None);
             };
             if !command.kind.is_read() {
                 session.number += 1;
                 command = command.in_session(session.id, offset + session.number);
-                let is_fast = self.protocols.get(group.index()) == Some(&ProtocolKind::Fast);
+                let is_fast = kind == Some(&ProtocolKind::Fast);
                 if is_fast && self.settings.direct > 0 && client.random.chance(self.settings.direct) {
                     direct = Some((0..self.node_count).collect());
                 }
             }
         }
-        let mut parts = vec![Part { command, action, answered: false }];
+        let mut parts = vec![Part { command, intent, answered: false }];
         if direct.is_some() {
             parts.extend(client.more_of_batch(index, group, group_count, &self.settings));
         }
@@ -552,30 +520,6 @@ impl Clients {
     }
 }
 
-fn check_session(command: &OwnedCommand, answer: &Answer, invariants: &mut Invariants) {
-    if let Some(header) = command.session
-        && !command.is_session_control()
-    {
-        let result = invariants.exactly_once.on_answer(header.session, header.number, answer);
-        invariants.note("exactly_once", result);
-    }
-}
-
-/// The action with its values as the history has them: without padding.
-fn trimmed(action: Action) -> Action {
-    let trim = |value: Bytes| -> Bytes {
-        let end = value.iter().position(|byte| *byte == b'_').unwrap_or(value.len());
-        value[..end].into()
-    };
-    match action {
-        Action::Set(value) => Action::Set(trim(value)),
-        Action::SetIfAbsent(value) => Action::SetIfAbsent(trim(value)),
-        Action::GetSet(value) => Action::GetSet(trim(value)),
-        Action::CompareAndSet(old, new) => Action::CompareAndSet(trim(old), trim(new)),
-        other => other,
-    }
-}
-
 impl Client {
     /// A command was answered; if it opened the session, numbers in its group begin there.
     fn on_opened(
@@ -608,51 +552,5 @@ impl Client {
         if !self.pinned && node_count > 1 {
             self.node = (self.node + 1 + self.random.below(node_count as u64 - 1) as usize) % node_count;
         }
-    }
-
-    fn random_operation(
-        &mut self,
-        index: usize,
-        settings: &ClientSettings,
-    ) -> (OwnedCommand, Option<Action>, Level) {
-        self.counter += 1;
-        let token = format!("{index}.{}", self.counter);
-        let random = &mut self.random;
-        let number = random.below(settings.keys);
-        let value = pad(token.as_bytes(), settings.padding);
-        if settings.bulk_keys > 0 && random.chance(400_000) {
-            let key = format!("b{}", random.below(settings.bulk_keys));
-            let value: Bytes = format!("{token}{}", "_".repeat(3000)).into_bytes().into();
-            return (
-                OwnedCommand::of(key.as_bytes(), &Action::Set(value.clone())),
-                Some(Action::Set(value)),
-                Level::Log,
-            );
-        }
-        let (key, action) = match random.below(20) {
-            0..=4 => (format!("r{number}"), Action::Set(value)),
-            5..=9 => (format!("r{number}"), Action::Get),
-            10 => (format!("r{number}"), Action::GetSet(value)),
-            11 => (format!("r{number}"), Action::CompareAndSet(pad(&self.seen, settings.padding), value)),
-            12 => (format!("r{number}"), Action::SetIfAbsent(value)),
-            13 => (
-                format!("r{number}"),
-                if random.chance(500_000) { Action::Delete } else { Action::GetDelete },
-            ),
-            14..=16 => (format!("n{number}"), Action::Increment(1)),
-            17 => (format!("n{number}"), Action::Get),
-            18 => (format!("l{number}"), Action::Append(format!("{token};").into_bytes().into())),
-            _ => (format!("l{number}"), Action::Get),
-        };
-        let level = if action == Action::Get && !random.chance(settings.log_reads) {
-            if settings.lease_reads > 0 && random.chance(settings.lease_reads) {
-                Level::Lease
-            } else {
-                Level::Quorum
-            }
-        } else {
-            Level::Log
-        };
-        (OwnedCommand::of(key.as_bytes(), &action), Some(action), level)
     }
 }

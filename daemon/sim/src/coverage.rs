@@ -159,8 +159,12 @@ coverage! {
     installs: true,
     /// Operations checked for linearizability.
     checked: true,
-    /// Keys whose check was given up.
-    undecided: false,
+    /// Operations on several keys that were answered.
+    many: true,
+    /// Transactions whose conditions held.
+    transactions: true,
+    /// Families of keys checked as one object.
+    families: true,
 }
 
 /// The protocol and the name of a protocol's counter, from its name here.

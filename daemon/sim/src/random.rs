@@ -30,6 +30,8 @@ pub enum Concern {
     Absence,
     /// Limits that nodes do not agree on, and how soon sessions expire.
     Limits,
+    /// Operations on several keys.
+    Families,
 }
 
 /// One stream.
@@ -47,6 +49,7 @@ impl Stream {
             Concern::Wipes => 5,
             Concern::Absence => 6,
             Concern::Limits => 7,
+            Concern::Families => 8,
             Concern::Client(index) => 0x100 + index as u64,
             Concern::Disk(index) => 0x200 + index as u64,
             Concern::Turns(index) => 0x300 + index as u64,

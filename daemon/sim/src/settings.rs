@@ -60,6 +60,10 @@ pub struct ClientSettings {
     pub patience: Time,
     /// Keys of each kind.
     pub keys: u64,
+    /// Operations, in parts per million, that are about a family of keys, most of them about several at once.
+    pub many: u64,
+    /// Keys of a family.
+    pub family_size: u64,
     /// Clients, in parts per million, that use a session.
     pub sessions: u64,
     /// Reads, in parts per million, that go through the log.
@@ -196,6 +200,8 @@ impl Settings {
                 think: MILLISECOND,
                 patience: 400 * MILLISECOND,
                 keys: 2,
+                many: 0,
+                family_size: 2,
                 sessions: 500_000,
                 log_reads: 500_000,
                 lease_reads: 0,
@@ -280,6 +286,8 @@ impl Settings {
             think: 2 * settings.trouble / operations,
             patience: random.range(20, 600) * MILLISECOND,
             keys: random.range(1, 3),
+            many: 0,
+            family_size: 2,
             sessions: *random.pick(&[0, 500_000, 500_000, 1_000_000]),
             log_reads: *random.pick(&[0, 300_000, 1_000_000]),
             lease_reads: 0,
@@ -312,6 +320,9 @@ impl Settings {
         // Of a stream of its own: what else a seed gives does not depend on it.
         let wipes = &mut Stream::new(seed, Concern::Wipes);
         settings.faults.wipe = if wipes.chance(250_000) { wipes.range(1, 10) } else { 0 };
+        let families = &mut Stream::new(seed, Concern::Families);
+        settings.clients.many = *families.pick(&[0, 100_000, 300_000, 600_000]);
+        settings.clients.family_size = families.range(2, 3);
         settings.replica.batch = BatchLimits {
             commands_max: random.range(1, 6) as usize,
             size_max: random.range(1, 4) as usize * PAGE_SIZE,

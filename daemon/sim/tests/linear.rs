@@ -1,8 +1,7 @@
 //! The checker on histories whose verdict is known.
 
-use panch_sim::linear::register::{
-    Action, Answer, Bytes, History, KeyOperation, Register, check_all, check_key,
-};
+use panch_sim::linear::register::{Action, Answer, Bytes, KeyOperation, Register, check_key};
+use panch_sim::linear::store::{History, ManyAction};
 use panch_sim::linear::{Timed, Verdict, check};
 
 const STEPS: u64 = 1_000_000;
@@ -161,14 +160,145 @@ fn a_search_that_takes_too_long_says_so() {
     assert_eq!(check(&Register, &history, 3), Verdict::Undecided);
 }
 
+/// A history of families; reads and writes name their keys `a`, `b` and `c`.
+#[derive(Default)]
+struct Families(History);
+
+impl Families {
+    fn set(mut self, invoked: u64, returned: u64, pairs: &[(&str, &str)]) -> Self {
+        let pairs = pairs.iter().map(|(key, value)| (bytes(key), bytes(value))).collect();
+        self.0.push_many(invoked, Some(returned), ManyAction::Set(pairs), Some(Answer::Done));
+        self
+    }
+
+    fn lose(mut self, invoked: u64, pairs: &[(&str, &str)]) -> Self {
+        let pairs = pairs.iter().map(|(key, value)| (bytes(key), bytes(value))).collect();
+        self.0.push_many(invoked, None, ManyAction::Set(pairs), None);
+        self
+    }
+
+    fn read(mut self, invoked: u64, returned: u64, seen: &[(&str, Option<&str>)]) -> Self {
+        let keys = seen.iter().map(|(key, _)| bytes(key)).collect();
+        let values = seen.iter().map(|(_, value)| value.map(bytes)).collect();
+        self.0.push_many(invoked, Some(returned), ManyAction::Read(keys), Some(Answer::Values(values)));
+        self
+    }
+
+    fn one(mut self, key: &str, timed: Timed<KeyOperation>) -> Self {
+        let Timed { invoked, returned, operation: KeyOperation { action, answer } } = timed;
+        self.0.push(key.as_bytes(), invoked, returned, action, answer);
+        self
+    }
+
+    fn many(mut self, invoked: u64, returned: u64, action: ManyAction, answer: i64) -> Self {
+        self.0.push_many(invoked, Some(returned), action, Some(Answer::Number(answer)));
+        self
+    }
+
+    #[track_caller]
+    fn good(self) {
+        self.0.check(STEPS).unwrap();
+    }
+
+    #[track_caller]
+    fn bad(self, culprit: &str) {
+        let anomaly = self.0.check(STEPS).unwrap_err();
+        assert!(anomaly.text.lines().nth(1).is_some_and(|line| line.contains(culprit)), "{}", anomaly.text);
+    }
+}
+
+#[test]
+fn a_read_of_several_keys_shows_one_moment() {
+    let writes = || Families::default().one("x", set(0, 1, "first")).one("y", set(2, 3, "second"));
+    writes().read(0, 9, &[("x", Some("first")), ("y", None)]).good();
+    writes().read(0, 9, &[("x", None), ("y", None)]).good();
+    // Key by key each of the two answers is right; together they never were.
+    writes().read(0, 9, &[("x", None), ("y", Some("second"))]).bad("mget x y -> [nil, second]");
+}
+
+#[test]
+fn a_write_of_several_keys_is_seen_whole() {
+    let write = || Families::default().set(0, 9, &[("a", "1"), ("b", "2")]);
+    write().one("a", get(1, 2, Some("1"))).one("b", get(3, 4, Some("2"))).good();
+    write().one("a", get(1, 2, Some("1"))).one("b", get(3, 4, None)).bad("b: get -> nil");
+    // Through a third key the first two are tied to it.
+    write()
+        .one("a", get(1, 2, Some("1")))
+        .read(3, 4, &[("b", Some("2")), ("c", None)])
+        .one("c", set(5, 6, "3"))
+        .good();
+    write()
+        .one("c", set(0, 1, "3"))
+        .one("a", get(2, 3, Some("1")))
+        .read(4, 5, &[("c", Some("3")), ("b", None)])
+        .bad("mget c b");
+}
+
+#[test]
+fn every_action_on_several_keys_has_its_answers() {
+    let keys = || vec![bytes("a"), bytes("b")];
+    let pairs = |value: &str| vec![(bytes("a"), bytes(value)), (bytes("b"), bytes(value))];
+    let swap = |old: Option<&str>, new: Option<&str>| ManyAction::Transaction {
+        conditions: vec![(bytes("a"), old.map(bytes)), (bytes("b"), old.map(bytes))],
+        writes: vec![(bytes("b"), new.map(bytes)), (bytes("c"), new.map(bytes))],
+    };
+    let begin = || {
+        Families::default()
+            .many(0, 1, ManyAction::SetIfAbsent(pairs("1")), 1)
+            .many(2, 3, ManyAction::SetIfAbsent(pairs("2")), 0)
+            .many(4, 5, ManyAction::Exists([keys(), keys()].concat()), 4)
+            .many(6, 7, swap(Some("2"), Some("3")), 0)
+            .many(8, 9, swap(Some("1"), Some("3")), 1)
+            .read(10, 11, &[("c", Some("3")), ("a", Some("1")), ("b", Some("3"))])
+            .many(12, 13, ManyAction::Delete(keys()), 2)
+            .many(14, 15, swap(None, None), 1)
+    };
+    begin().read(16, 17, &[("c", None)]).good();
+    begin().read(16, 17, &[("c", Some("3"))]).bad("mget c -> [3]");
+    begin().many(16, 17, ManyAction::Delete(keys()), 1).bad("del a b -> 1");
+    begin().many(16, 17, swap(None, Some("4")), 0).bad("if a=nil b=nil then b=4 c=4 -> 0");
+}
+
+#[test]
+fn lost_writes_of_several_keys_are_decided() {
+    let mut history = Families::default();
+    for n in 0..20u64 {
+        let value = format!("lost{n}");
+        history = history.lose(n, &[("a", &value), ("b", &value)]);
+    }
+    for n in 0..100u64 {
+        let (at, value) = (100 + 10 * n, format!("v{n}"));
+        history = history.set(at, at + 5, &[("a", &value), ("b", &value)]);
+        history = history.set(at, at + 5, &[("c", &value), ("b", &value)]);
+        history = history.read(at + 6, at + 7, &[("a", Some(&value)), ("b", Some(&value))]);
+        if n % 10 == 0 {
+            // One of the lost ones shows up late.
+            let value = format!("lost{}", n / 10);
+            history = history.read(at + 8, at + 9, &[("a", Some(&value)), ("b", Some(&value))]);
+        }
+    }
+    let mut wrong = Families(history.0.clone());
+    history.good();
+    wrong = wrong.read(9_000, 9_001, &[("a", Some("lost15")), ("b", Some("lost16"))]);
+    wrong.bad("mget a b");
+}
+
 #[test]
 fn anomalies_name_the_key_and_the_operation() {
-    let mut history = History::new();
-    history.insert(b"fine".to_vec(), vec![set(0, 1, "a")]);
-    history.insert(b"wrong".to_vec(), vec![set(0, 1, "a"), get(2, 3, Some("b"))]);
-    let anomaly = check_all(&history, STEPS).unwrap_err();
+    let fine = Families::default().one("fine", set(0, 1, "a"));
+    let wrong = Families(fine.0.clone()).one("wrong", set(0, 1, "a")).one("wrong", get(2, 3, Some("b")));
+    let anomaly = wrong.0.check(STEPS).unwrap_err();
     assert_eq!(anomaly.key, b"wrong");
     assert!(anomaly.text.contains("get -> b"), "{}", anomaly.text);
-    history.remove(b"wrong".as_slice());
-    assert_eq!(check_all(&history, STEPS).unwrap().operations, 1);
+    let summary = fine.set(2, 3, &[("a", "1"), ("b", "2")]).0.check(STEPS).unwrap();
+    assert_eq!((summary.operations, summary.families), (2, 1));
+}
+
+#[test]
+fn what_is_not_decided_is_refused() {
+    let mut history = Families::default();
+    for n in 0..10 {
+        history = history.one("k", set(0, 10, &format!("v{n}")));
+    }
+    assert!(history.0.check(3).unwrap_err().text.contains("not decided"));
 }

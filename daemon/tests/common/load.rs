@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use panch_sim::linear::Timed;
-use panch_sim::linear::register::{Action, Answer, History, KeyOperation, check_all};
+use panch_sim::linear::register::{Action, Answer};
+use panch_sim::linear::store::History;
 
 use super::{Cluster, Dice, eventually};
 
@@ -433,7 +433,7 @@ impl Outcome {
 
     fn check_history(&self, finals: &BTreeMap<&str, Option<String>>) {
         let bytes = |text: &str| Rc::<[u8]>::from(text.as_bytes());
-        let mut history = History::new();
+        let mut history = History::default();
         let mut last = 0;
         for operation in &self.memory.operations {
             let action = match &operation.asked {
@@ -450,26 +450,14 @@ impl Outcome {
             });
             let returned = operation.returned.as_ref().map(|(at, _)| *at);
             last = last.max(operation.invoked).max(returned.unwrap_or(0));
-            history.entry(operation.key.clone().into_bytes()).or_default().push(Timed {
-                invoked: operation.invoked,
-                returned,
-                operation: KeyOperation { action, answer },
-            });
+            history.push(operation.key.as_bytes(), operation.invoked, returned, action, answer);
         }
         for (key, value) in finals {
             let answer = Some(Answer::Value(value.as_deref().map(bytes)));
-            let read = Timed {
-                invoked: last + 1,
-                returned: Some(last + 2),
-                operation: KeyOperation { action: Action::Get, answer },
-            };
-            history.entry(key.as_bytes().to_vec()).or_default().push(read);
+            history.push(key.as_bytes(), last + 1, Some(last + 2), Action::Get, answer);
         }
-        match check_all(&history, STEPS_MAX) {
-            Ok(summary) => {
-                assert_eq!(summary.undecided, 0, "histories that are too long to decide: {summary:?}")
-            }
-            Err(anomaly) => panic!("not linearizable: {}: {}", anomaly.key.escape_ascii(), anomaly.text),
+        if let Err(anomaly) = history.check(STEPS_MAX) {
+            panic!("not linearizable: {}: {}", anomaly.key.escape_ascii(), anomaly.text);
         }
     }
 

@@ -1,20 +1,86 @@
 //! Commands that own their bytes, and what is said about them, in the words of the history.
 
-use panch_wire::command::{Command, CommandError, CommandKind, Reply, SessionHeader, list};
+use panch_wire::command::{Command, CommandError, CommandKind, Reply, SessionHeader, flags, list};
+use panch_wire::transaction::Step;
 
 use crate::linear::register::{Action, Answer, Bytes};
+use crate::linear::store::ManyAction;
 
 /// A command that owns its bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OwnedCommand {
     /// What to do.
     pub kind: CommandKind,
+    /// See [`flags`].
+    pub flags: u8,
     /// Who asks.
     pub session: Option<SessionHeader>,
     /// The key.
     pub key: Vec<u8>,
     /// The value, or a list.
     pub value: Vec<u8>,
+}
+
+/// What a command means, in the words of the history.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Intent {
+    /// About one key, that of the command.
+    One(Action),
+    /// About several.
+    Many(ManyAction),
+}
+
+impl From<Action> for Intent {
+    fn from(action: Action) -> Self {
+        Self::One(action)
+    }
+}
+
+impl From<ManyAction> for Intent {
+    fn from(action: ManyAction) -> Self {
+        Self::Many(action)
+    }
+}
+
+impl Intent {
+    /// Whether it changes nothing.
+    pub fn is_read(&self) -> bool {
+        match self {
+            Self::One(action) => *action == Action::Get,
+            Self::Many(action) => action.is_read(),
+        }
+    }
+
+    /// The same with its values as the history has them: without padding.
+    pub(super) fn trimmed(self) -> Self {
+        let trim = |value: Bytes| -> Bytes {
+            let end = value.iter().position(|byte| *byte == b'_').unwrap_or(value.len());
+            value[..end].into()
+        };
+        let pairs = |pairs: Vec<(Bytes, Bytes)>| -> Vec<(Bytes, Bytes)> {
+            pairs.into_iter().map(|(key, value)| (key, trim(value))).collect()
+        };
+        let values = |pairs: Vec<(Bytes, Option<Bytes>)>| -> Vec<(Bytes, Option<Bytes>)> {
+            pairs.into_iter().map(|(key, value)| (key, value.map(trim))).collect()
+        };
+        match self {
+            Self::One(action) => Self::One(match action {
+                Action::Set(value) => Action::Set(trim(value)),
+                Action::SetIfAbsent(value) => Action::SetIfAbsent(trim(value)),
+                Action::GetSet(value) => Action::GetSet(trim(value)),
+                Action::CompareAndSet(old, new) => Action::CompareAndSet(trim(old), trim(new)),
+                other => other,
+            }),
+            Self::Many(action) => Self::Many(match action {
+                ManyAction::Set(all) => ManyAction::Set(pairs(all)),
+                ManyAction::SetIfAbsent(all) => ManyAction::SetIfAbsent(pairs(all)),
+                ManyAction::Transaction { conditions, writes } => {
+                    ManyAction::Transaction { conditions: values(conditions), writes: values(writes) }
+                }
+                other => other,
+            }),
+        }
+    }
 }
 
 /// What became of an attempt.
@@ -52,26 +118,64 @@ impl OwnedCommand {
             Action::Append(value) => (CommandKind::Append, value.to_vec()),
             Action::CompareAndSet(old, new) => (CommandKind::CompareAndSet, pair(old, new)),
         };
-        Self { kind, session: None, key: key.to_vec(), value }
+        Self { kind, flags: 0, session: None, key: key.to_vec(), value }
     }
 
-    /// A read of several keys.
-    pub fn of_keys(kind: CommandKind, keys: &[&str]) -> Self {
+    /// The command for an action on several keys.
+    pub fn of_many(action: &ManyAction) -> Self {
         let mut value = Vec::new();
-        keys.iter().for_each(|key| list::push(&mut value, key.as_bytes()));
-        Self { kind, session: None, key: keys[0].as_bytes().to_vec(), value }
+        let mut flags = 0;
+        let kind = match action {
+            ManyAction::Read(keys) | ManyAction::Exists(keys) | ManyAction::Delete(keys) => {
+                keys.iter().for_each(|key| list::push(&mut value, key));
+                match action {
+                    ManyAction::Read(_) => CommandKind::MGet,
+                    ManyAction::Exists(_) => CommandKind::Exists,
+                    _ => CommandKind::Del,
+                }
+            }
+            ManyAction::Set(pairs) | ManyAction::SetIfAbsent(pairs) => {
+                for (key, new) in pairs {
+                    list::push(&mut value, key);
+                    list::push(&mut value, new);
+                }
+                if matches!(action, ManyAction::SetIfAbsent(_)) {
+                    flags = flags::IF_ABSENT;
+                }
+                CommandKind::MSet
+            }
+            ManyAction::Transaction { conditions, writes } => {
+                for (key, expected) in conditions {
+                    let step = expected.as_ref().map_or(Step::Absent(key), |value| Step::Equals(key, value));
+                    step.push(&mut value);
+                }
+                for (key, new) in writes {
+                    let step = new.as_ref().map_or(Step::Delete(key), |value| Step::Set(key, value));
+                    step.push(&mut value);
+                }
+                CommandKind::Transaction
+            }
+        };
+        let key = action.keys().first().map(|key| key.to_vec()).unwrap_or_default();
+        Self { kind, flags, session: None, key, value }
     }
 
     /// Opens a session.
     pub fn open_session(session: u64) -> Self {
         let header = SessionHeader { session, number: 1, acked_below: 1 };
-        Self { kind: CommandKind::OpenSession, session: Some(header), key: Vec::new(), value: Vec::new() }
+        Self {
+            kind: CommandKind::OpenSession,
+            flags: 0,
+            session: Some(header),
+            key: Vec::new(),
+            value: Vec::new(),
+        }
     }
 
     /// Closes every session that was not used since `slot`.
     pub fn expire_sessions(slot: u64) -> Self {
         let value = slot.to_le_bytes().to_vec();
-        Self { kind: CommandKind::ExpireSessions, session: None, key: Vec::new(), value }
+        Self { kind: CommandKind::ExpireSessions, flags: 0, session: None, key: Vec::new(), value }
     }
 
     /// The same within a session.
@@ -88,7 +192,13 @@ impl OwnedCommand {
 
     /// As the replica takes it.
     pub fn borrow(&self) -> Command<'_> {
-        Command { kind: self.kind, flags: 0, session: self.session, key: &self.key, value: &self.value }
+        Command {
+            kind: self.kind,
+            flags: self.flags,
+            session: self.session,
+            key: &self.key,
+            value: &self.value,
+        }
     }
 }
 
@@ -98,7 +208,12 @@ pub fn outcome_of(reply: Reply<'_>) -> Outcome {
         Reply::Ok => Answer::Done,
         Reply::Nil => Answer::Value(None),
         Reply::Int(number) => Answer::Number(number),
-        Reply::Bytes(bytes) | Reply::Array(bytes) => Answer::Value(Some(bytes.into())),
+        Reply::Bytes(bytes) => Answer::Value(Some(bytes.into())),
+        Reply::Array(bytes) => {
+            let value =
+                |item: &[u8]| item.split_first().filter(|(tag, _)| **tag == 1).map(|(_, value)| value.into());
+            Answer::Values(list::items(bytes).map(value).collect())
+        }
         Reply::Status(text) => Answer::Value(Some(text.as_bytes().into())),
         Reply::Error(CommandError::NotAnInteger | CommandError::Overflow) => Answer::NotANumber,
         Reply::Error(CommandError::Unknown) => return Outcome::Lost,
@@ -161,6 +276,20 @@ mod tests {
         ];
         for action in actions {
             assert!(OwnedCommand::of(b"k", &action).in_session(1, 1).borrow().is_valid(), "{action:?}");
+        }
+        let pair = || (Bytes::from(&b"k"[..]), Bytes::from(&b"v"[..]));
+        let (key, new) = pair();
+        let many = [
+            ManyAction::Read(vec![key.clone(), key.clone()]),
+            ManyAction::Exists(vec![key.clone(), key.clone()]),
+            ManyAction::Set(vec![pair(), pair()]),
+            ManyAction::SetIfAbsent(vec![pair(), pair()]),
+            ManyAction::Delete(vec![key.clone(), key.clone()]),
+            ManyAction::Transaction { conditions: vec![(key.clone(), None)], writes: vec![(key, Some(new))] },
+        ];
+        for action in many {
+            let command = OwnedCommand::of_many(&action);
+            assert!(command.in_session(1, 1).borrow().is_valid(), "{action:?}");
         }
         assert!(OwnedCommand::open_session(1).borrow().is_valid());
         assert!(OwnedCommand::expire_sessions(1).borrow().is_valid());

@@ -9,9 +9,8 @@ use panch_wire::frame::FramePool;
 use panch_wire::ids::{GroupId, ReplicaId};
 use panch_wire::slots::group_of_key;
 
-use super::{Clients, OwnedCommand, Part, Plan, Task, Wish};
+use super::{Clients, Intent, OwnedCommand, Part, Plan, Task, Wish};
 use crate::coverage::Coverage;
-use crate::linear::register::Action;
 use crate::queue::Time;
 use crate::settings::ClientSettings;
 
@@ -48,7 +47,7 @@ pub struct ScriptedBatch {
     /// Not its true name.
     pub forged: Option<[u64; 2]>,
     /// What it holds.
-    pub commands: Vec<(OwnedCommand, Option<Action>)>,
+    pub commands: Vec<(OwnedCommand, Option<Intent>)>,
 }
 
 /// Commands beside the first of a batch, at most.
@@ -106,7 +105,7 @@ impl super::Client {
         };
         let mut size = 0;
         for _ in 0..self.random.below(MORE_MAX + 1) {
-            let (command, action, _) = self.random_operation(index, settings);
+            let (command, intent, _) = self.random_operation(index, settings);
             let Some(session) = &mut self.session else { break };
             if command.kind.is_read() || group_of_key(&command.key, group_count) != group {
                 continue;
@@ -120,7 +119,7 @@ impl super::Client {
             if let Some(header) = &mut command.session {
                 header.acked_below = offset + first;
             }
-            parts.push(Part { command, action, answered: false });
+            parts.push(Part { command, intent, answered: false });
         }
         parts
     }
@@ -147,7 +146,7 @@ impl Clients {
         let group = batch.commands.first().map(|(command, _)| group_of_key(&command.key, group_count));
         let parts = batch.commands.into_iter();
         let task = Task {
-            parts: parts.map(|(command, action)| Part { command, action, answered: false }).collect(),
+            parts: parts.map(|(command, intent)| Part { command, intent, answered: false }).collect(),
             level: Level::Log,
             group: group.unwrap_or_default(),
             invoked: now,

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use panch_wire::batch::BatchView;
-use panch_wire::command::{CommandKind, list};
 use panch_wire::frame::Frame;
 
 /// A key, or a session under a name that is no key of a client here.
@@ -24,16 +23,9 @@ impl Access {
         let mut access = Self::default();
         let Ok(view) = BatchView::access(frame) else { return access };
         for command in view.commands() {
-            let set = if command.kind.is_read() { &mut access.reads } else { &mut access.writes };
-            match command.kind {
-                CommandKind::MGet | CommandKind::Del | CommandKind::Exists => {
-                    set.extend(list::items(command.value).map(<[u8]>::to_vec));
-                }
-                CommandKind::MSet => set.extend(list::items(command.value).step_by(2).map(<[u8]>::to_vec)),
-                CommandKind::OpenSession | CommandKind::CloseSession | CommandKind::ExpireSessions => {}
-                _ => {
-                    set.insert(command.key.to_vec());
-                }
+            for (key, is_written) in command.keys() {
+                let set = if is_written { &mut access.writes } else { &mut access.reads };
+                set.insert(key.to_vec());
             }
             if let Some(header) = command.session.filter(|_| !command.kind.is_read()) {
                 access.writes.insert([b"\0session".as_slice(), &header.session.to_le_bytes()].concat());

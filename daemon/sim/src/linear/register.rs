@@ -1,6 +1,5 @@
-//! One key of the key-value store as a sequential object, and the check of a whole history.
+//! One key of the key-value store as a sequential object.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
@@ -39,6 +38,8 @@ pub enum Answer {
     Done,
     /// A value, or that there is none.
     Value(Option<Bytes>),
+    /// Values of several keys.
+    Values(Vec<Option<Bytes>>),
     /// A number.
     Number(i64),
     /// The value is not a number, or the sum would overflow; nothing was changed.
@@ -54,7 +55,7 @@ pub struct KeyOperation {
     pub answer: Option<Answer>,
 }
 
-struct Text<'a>(&'a [u8]);
+pub(super) struct Text<'a>(pub(super) &'a [u8]);
 
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -90,6 +91,10 @@ impl fmt::Debug for Answer {
             Answer::Done => write!(f, "ok"),
             Answer::Value(None) => write!(f, "nil"),
             Answer::Value(Some(value)) => write!(f, "{}", Text(value)),
+            Answer::Values(values) => {
+                let texts = values.iter().map(|value| Answer::Value(value.clone()));
+                f.debug_list().entries(texts).finish()
+            }
             Answer::Number(number) => write!(f, "{number}"),
             Answer::NotANumber => write!(f, "not a number"),
         }
@@ -148,13 +153,10 @@ impl Model for Register {
     }
 }
 
-/// A history by key.
-pub type History = BTreeMap<Vec<u8>, Vec<Timed<KeyOperation>>>;
-
 /// Why a history is refused.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Anomaly {
-    /// The key.
+    /// The key, or the keys, separated by spaces.
     pub key: Vec<u8>,
     /// The operation that fits nowhere, and those around it, as text.
     pub text: String,
@@ -165,72 +167,21 @@ pub struct Anomaly {
 pub struct Summary {
     /// Operations checked.
     pub operations: usize,
-    /// Keys whose search was given up.
-    pub undecided: usize,
-}
-
-/// Checks every key. `steps_max` bounds the search of each.
-///
-/// # Errors
-/// The first key, in order, whose history is not linearizable.
-pub fn check_all(history: &History, steps_max: u64) -> Result<Summary, Anomaly> {
-    let mut summary = Summary::default();
-    for (key, operations) in history {
-        summary.operations += operations.len();
-        match check_key(operations, steps_max) {
-            Verdict::Linearizable => {}
-            Verdict::Undecided => summary.undecided += 1,
-            Verdict::NotLinearizable { stuck, linearized } => {
-                return Err(Anomaly { key: key.clone(), text: describe(operations, stuck, linearized) });
-            }
-        }
-    }
-    Ok(summary)
+    /// Families of keys that were checked as one.
+    pub families: usize,
 }
 
 /// Checks the history of one key.
 pub fn check_key(operations: &[Timed<KeyOperation>], steps_max: u64) -> Verdict {
-    // An operation without an answer may never have taken effect, so an order that leaves such operations out is good
-    // enough. Leaving out those whose values nobody saw is tried first, because each of them doubles the search.
-    let likely: Vec<_> = operations.iter().filter(|timed| may_matter(operations, timed)).cloned().collect();
-    if likely.len() < operations.len() && check(&Register, &likely, steps_max) == Verdict::Linearizable {
-        return Verdict::Linearizable;
-    }
     check(&Register, operations, steps_max)
 }
 
-fn may_matter(operations: &[Timed<KeyOperation>], timed: &Timed<KeyOperation>) -> bool {
-    let unanswered = timed.operation.answer.is_none();
-    let value = match &timed.operation.action {
-        _ if !unanswered => return true,
-        Action::Get => return false,
-        Action::Set(value) | Action::SetIfAbsent(value) | Action::GetSet(value) => value,
-        Action::Append(value) | Action::CompareAndSet(_, value) => value,
-        Action::GetDelete | Action::Delete | Action::Increment(_) => return true,
-    };
-    operations.iter().any(|other| {
-        let seen = match &other.operation.answer {
-            Some(Answer::Value(Some(seen))) => contains(seen, value),
-            _ => false,
-        };
-        let swapped = match (&other.operation.action, &other.operation.answer) {
-            (Action::CompareAndSet(expected, _), answer) if *answer != Some(Answer::Number(0)) => {
-                contains(expected, value)
-            }
-            // Lengths and counts say something about every value before them.
-            (Action::Append(_) | Action::Delete | Action::SetIfAbsent(_), Some(_)) => true,
-            _ => false,
-        };
-        seen || swapped
-    })
-}
-
-fn contains(whole: &[u8], part: &[u8]) -> bool {
-    part.is_empty() || whole.windows(part.len()).any(|window| window == part)
-}
-
-fn describe(operations: &[Timed<KeyOperation>], stuck: usize, linearized: usize) -> String {
-    let line = |timed: &Timed<KeyOperation>| {
+pub(super) fn describe<O: fmt::Debug + PartialEq>(
+    operations: &[Timed<O>],
+    stuck: usize,
+    linearized: usize,
+) -> String {
+    let line = |timed: &Timed<O>| {
         let returned = timed.returned.map_or("never".to_string(), |at| format!("{:.6}", at as f64 / 1e9));
         format!("{:.6}..{returned} {:?}", timed.invoked as f64 / 1e9, timed.operation)
     };
@@ -243,7 +194,7 @@ fn describe(operations: &[Timed<KeyOperation>], stuck: usize, linearized: usize)
         .filter(|timed| timed.returned.is_none_or(|at| at + 50_000_000 >= culprit.invoked))
         .collect();
     near.sort_by_key(|timed| timed.invoked);
-    text.push_str("\n  operations of the same key around it:");
+    text.push_str("\n  operations around it:");
     for timed in near.iter().rev().take(24).rev() {
         text.push_str("\n    ");
         text.push_str(&line(timed));

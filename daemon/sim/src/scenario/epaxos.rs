@@ -6,14 +6,14 @@ use std::rc::Rc;
 use panch_consensus::epaxos::message::Message;
 use panch_consensus::protocol::ProtocolKind;
 use panch_replica::replica::Level;
-use panch_wire::command::{CommandKind, list};
 use panch_wire::ids::Position;
 use panch_wire::time::Duration;
 
 use super::{Script, broken, end, ensure, steady};
 use crate::client::{Outcome, OwnedCommand};
 use crate::disk::CrashKind;
-use crate::linear::register::{Action, Answer};
+use crate::linear::register::{Action, Answer, Bytes};
+use crate::linear::store::ManyAction;
 use crate::network::NetworkSettings;
 use crate::queue::{MILLISECOND, SECOND};
 use crate::settings::Settings;
@@ -476,9 +476,11 @@ pub(super) fn noop_over_unknown_batch(seed: u64, count: usize) -> Result<(), Str
 /// T-E24. The second of two writes is asked for when the first is acknowledged, on another node, which hears of the first later. A read of both
 /// keys there, which waits for something else meanwhile, must not show the second without the first.
 pub(super) fn two_keys_beside_two_writes(seed: u64, count: usize) -> Result<(), String> {
-    for (kind, level) in [CommandKind::MGet, CommandKind::Exists]
+    // The first key is named twice, so that a count says which of them were there.
+    let keys = || ["x", "x", "y"].map(|key| Bytes::from(key.as_bytes())).to_vec();
+    for (read, level) in [ManyAction::Read(keys()), ManyAction::Exists(keys())]
         .into_iter()
-        .flat_map(|kind| [Level::Quorum, Level::Lease, Level::Log].map(|level| (kind, level)))
+        .flat_map(|read| [Level::Quorum, Level::Lease, Level::Log].map(|level| (read.clone(), level)))
     {
         let mut settings = Settings::calm_of(ProtocolKind::Epaxos, seed, count);
         settings.tuning.slow_after = Duration::from_millis(60);
@@ -493,22 +495,21 @@ pub(super) fn two_keys_beside_two_writes(seed: u64, count: usize) -> Result<(), 
         }));
         let _ = world.call(2, "z", set("unrelated"), Level::Log);
         world.run_for(2 * MILLISECOND);
-        let both = world.call_command(1, OwnedCommand::of_keys(kind, &["x", "x", "y"]), None, level);
+        let both = world.call_many(1, read.clone(), level);
         world.run_for(2 * MILLISECOND);
         ensure!(world.set(0, "x", "first"), "no first write: {}", world.describe());
         ensure!(world.set(1, "y", "second"), "no second write: {}", world.describe());
         let outcome = world.wait(both, SECOND);
         world.check().map_err(broken)?;
         let Some(Outcome::Answer(answer)) = &outcome else {
-            return Err(format!("{kind:?} {level:?}: {outcome:?}: {}", world.describe()));
+            return Err(format!("{read:?} {level:?}: {outcome:?}: {}", world.describe()));
         };
-        // The first key is named twice, so that a count says which of them were there.
         let count = match answer {
-            Answer::Value(Some(bytes)) => list::items(bytes).map(|item| i64::from(item[0])).sum(),
+            Answer::Values(values) => values.iter().flatten().count() as i64,
             Answer::Number(count) => *count,
-            _ => return Err(format!("{kind:?} {level:?}: {answer:?}")),
+            _ => return Err(format!("{read:?} {level:?}: {answer:?}")),
         };
-        ensure!(count != 1, "{kind:?} {level:?}: only the second of two writes is seen");
+        ensure!(count != 1, "{read:?} {level:?}: only the second of two writes is seen");
         end(world)?;
     }
     Ok(())

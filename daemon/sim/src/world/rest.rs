@@ -83,7 +83,7 @@ impl World {
         match checked {
             Ok(summary) => {
                 self.shared.coverage.checked += summary.operations as u64;
-                self.shared.coverage.undecided += summary.undecided as u64;
+                self.shared.coverage.families += summary.families as u64;
             }
             Err(text) => self.shared.invariants.note("linearizability", Err(text)),
         }

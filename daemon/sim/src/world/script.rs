@@ -7,9 +7,10 @@ use panch_wire::ids::{GroupId, Slot};
 use super::faults::Undo;
 use super::node::State;
 use super::{Event, Filter, World};
-use crate::client::{Outcome, OwnedCommand, ScriptedBatch};
+use crate::client::{Intent, Outcome, OwnedCommand, ScriptedBatch};
 use crate::disk::{CrashKind, Latency, Name};
 use crate::linear::register::{Action, Answer};
+use crate::linear::store::ManyAction;
 use crate::queue::{MILLISECOND, SECOND, Time};
 
 /// A command that a script has sent.
@@ -22,18 +23,24 @@ impl World {
     /// Sends a command about a key to one node, once.
     pub fn call(&mut self, node: usize, key: &str, action: Action, level: Level) -> Call {
         let command = OwnedCommand::of(key.as_bytes(), &action);
-        self.call_command(node, command, Some(action), level)
+        self.call_command(node, command, Some(action.into()), level)
     }
 
-    /// Sends any command to one node, once. With `action` it becomes part of the history that is checked.
+    /// Sends a command about several keys to one node, once.
+    pub fn call_many(&mut self, node: usize, action: ManyAction, level: Level) -> Call {
+        let command = OwnedCommand::of_many(&action);
+        self.call_command(node, command, Some(action.into()), level)
+    }
+
+    /// Sends any command to one node, once. With `intent` it becomes part of the history that is checked.
     pub fn call_command(
         &mut self,
         node: usize,
         command: OwnedCommand,
-        action: Option<Action>,
+        intent: Option<Intent>,
         level: Level,
     ) -> Call {
-        let (client, wishes) = self.clients.call(self.now(), node, command, action, level, false);
+        let (client, wishes) = self.clients.call(self.now(), node, command, intent, level, false);
         self.grant(wishes);
         Call(client)
     }
@@ -66,7 +73,8 @@ impl World {
     pub fn set_soon(&mut self, node: usize, key: &str, value: &str) -> bool {
         let action = Action::Set(value.as_bytes().into());
         let command = OwnedCommand::of(key.as_bytes(), &action);
-        let (client, wishes) = self.clients.call(self.now(), node, command, Some(action), Level::Log, true);
+        let (client, wishes) =
+            self.clients.call(self.now(), node, command, Some(action.into()), Level::Log, true);
         self.grant(wishes);
         self.wait(Call(client), 2 * SECOND) == Some(Outcome::Answer(Answer::Done))
     }
@@ -88,7 +96,7 @@ impl World {
                 let action = Action::Set(format!("probe{node}.{number}.{}", self.now()).into_bytes().into());
                 let command = OwnedCommand::of(key.as_bytes(), &action);
                 let (_, wishes) =
-                    self.clients.call(self.now(), node, command, Some(action), Level::Log, true);
+                    self.clients.call(self.now(), node, command, Some(action.into()), Level::Log, true);
                 self.grant(wishes);
             }
         }
