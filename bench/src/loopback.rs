@@ -97,6 +97,7 @@ impl Node {
                 hash_seed: 0,
                 request_timeout: Duration::from_secs(10),
                 session_idle_max: Duration::from_secs(3600),
+                checkpoint_every: 512,
                 snapshot_log_size: u64::MAX,
             },
             tuning: Tuning {

@@ -20,6 +20,8 @@ pub mod exit {
     pub const USAGE: u8 = 64;
     /// A broken invariant: a bug in panch.
     pub const BUG: u8 = 70;
+    /// Nodes have different data (`panchd status`).
+    pub const DATA: u8 = 65;
     /// The environment failed: a disk, a socket, a limit.
     pub const IO: u8 = 74;
     /// The configuration is wrong; starting again will not help.

@@ -26,6 +26,8 @@ use crate::host;
 /// A command that has waited this long is answered with an error.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A session that was not used for this long is closed.
+/// Positions of a row between two comparisons of digests. Nodes with another number are not compared with: it changes with a version only.
+const CHECKPOINT_EVERY: u64 = 512;
 const SESSION_IDLE_MAX: Duration = Duration::from_secs(3600);
 /// Batches that may wait for the pipeline, per group.
 const BATCH_QUEUE_MAX: usize = 64;
@@ -254,6 +256,7 @@ fn node_options(config: &Config, order: Order, stop: Arc<AtomicBool>) -> Result<
             request_timeout: REQUEST_TIMEOUT,
             snapshot_log_size: node.snapshot_log_size,
             session_idle_max: SESSION_IDLE_MAX,
+            checkpoint_every: CHECKPOINT_EVERY,
         },
         tuning: Tuning {
             heartbeat_interval: cluster.heartbeat_interval,

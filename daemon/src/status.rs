@@ -3,7 +3,9 @@
 //! Invariants:
 //! * What a node sends is foreign: its length is bounded, and a line that is not understood is left out, not guessed at.
 //! * Fields that a newer node adds are ignored.
+//! * Digests are compared only where nodes have executed the same.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -43,7 +45,8 @@ impl GroupStatus {
     }
 }
 
-/// `panchd status`: prints one table and returns the exit code.
+/// `panchd status`: prints one table and returns the exit code: [`exit::DATA`] if nodes have different data or do not serve because of
+/// that, else [`exit::IO`] if no node answers.
 pub fn status(arguments: &StatusArgs) -> u8 {
     let mut addresses = Vec::new();
     match (&arguments.config, &arguments.address) {
@@ -78,7 +81,56 @@ pub fn status(arguments: &StatusArgs) -> u8 {
         }
     }
     cli::print(&render(&statuses));
-    if has_answer { 0 } else { exit::IO }
+    let differences = differences(&statuses);
+    for difference in &differences {
+        eprintln!("{difference}");
+    }
+    match (differences.is_empty(), has_answer) {
+        (false, _) => exit::DATA,
+        (true, true) => 0,
+        (true, false) => exit::IO,
+    }
+}
+
+/// Digests at each place where several nodes have one, and who has them; and nodes that say that their data are not those of others. Empty
+/// if nothing is wrong.
+fn differences(nodes: &[(String, NodeStatus)]) -> Vec<String> {
+    let mut places: BTreeMap<(u16, &str), BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
+    let mut lines = Vec::new();
+    for (name, status) in nodes {
+        for group in &status.groups {
+            let mut note = |place, digest| {
+                let digests = places.entry((group.group, place)).or_default();
+                digests.entry(digest).or_default().push(name);
+            };
+            if let (Some(frontier), Some(digest)) = (group.field("frontier"), group.field("digest")) {
+                note(frontier, digest);
+            }
+            let checkpoints = group.field("checkpoints").unwrap_or_default().split(';');
+            for (place, digest) in checkpoints.filter_map(|checkpoint| checkpoint.split_once(':')) {
+                note(place, digest);
+            }
+            if group.field("diverged").is_some_and(|diverged| diverged != "0") {
+                lines.push(format!(
+                    "Node {} does not serve group {}: its data are not those of other nodes. Its log says what to do.",
+                    printable(name),
+                    group.group
+                ));
+            }
+        }
+    }
+    for ((group, place), digests) in places.iter().filter(|(_, digests)| digests.len() > 1) {
+        let sides: Vec<String> = digests
+            .iter()
+            .map(|(digest, nodes)| format!("{} on node {}", printable(digest), nodes.join(", ")))
+            .collect();
+        lines.push(format!(
+            "The data of group {group} differ after the same commands ({}): digest {}.",
+            printable(place),
+            printable(&sides.join("; "))
+        ));
+    }
+    lines
 }
 
 /// Asks the node at `address`. Blocks for a few seconds at most, unless a name takes longer to look up.
@@ -286,6 +338,35 @@ group  node  protocol  role     leader  ballot  committed  executed  last  lag  
         let all = u64::MAX;
         let huge = format!("protocol=epaxos,fast_commits={all},slow_commits={all},conflicts=-1");
         assert_eq!(figures(&huge), "");
+    }
+
+    #[test]
+    fn digests_are_compared_where_nodes_have_executed_the_same() {
+        let node =
+            |name: &str, line: &str| (name.to_owned(), parse(&format!("group_3:protocol=multi,{line}")));
+        let equal = [
+            node("1", "digest=aa,diverged=0,frontier=10,checkpoints=0.512:11;0.1024:12;"),
+            node("2", "digest=bb,diverged=0,frontier=11,checkpoints=0.1024:12;0.1536:13;"),
+            node("3", "digest=bb,diverged=0,frontier=11"),
+            node("4", "protocol=older"),
+        ];
+        assert_eq!(differences(&equal), [""; 0]);
+        let frontier = differences(&[equal[1].clone(), node("5", "digest=cc,frontier=11")]);
+        assert_eq!(
+            frontier,
+            ["The data of group 3 differ after the same commands (11): digest bb on node 2; cc on node 5."]
+        );
+        let checkpoint =
+            [equal[0].clone(), equal[1].clone(), node("5", "digest=cc,frontier=9,checkpoints=0.1024:13;")];
+        assert_eq!(
+            differences(&checkpoint),
+            [
+                "The data of group 3 differ after the same commands (0.1024): digest 12 on node 1, 2; 13 on node 5."
+            ]
+        );
+        let stopped = differences(&[node("5", "digest=cc,diverged=1,frontier=9")]);
+        assert!(stopped[0].starts_with("Node 5 does not serve group 3"), "{stopped:?}");
+        assert!(!differences(&[node("\u{1b}", "diverged=1")])[0].contains('\u{1b}'));
     }
 
     #[test]

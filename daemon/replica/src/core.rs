@@ -21,7 +21,7 @@ use crate::batcher::Refusal;
 use crate::client_batch::{self, BatchRefusal, Sound, Terms};
 use crate::latency::Latencies;
 use crate::outbox::{Outbox, ReplyTo};
-use crate::replica::{Level, PROTOCOL_RECORD, ReplicaConfig, Surroundings, takes_proposals};
+use crate::replica::{Level, PROTOCOL_RECORD, ReplicaConfig, STANDING_RECORD, Surroundings, takes_proposals};
 use crate::snapshot::Restored;
 use crate::status::GroupStatus;
 use crate::transfer::SnapshotFile;
@@ -105,11 +105,16 @@ impl Core {
     pub fn replay(&mut self, entry: panch_wal::Entry<'_>, out: &mut impl Outbox) -> Result<(), ReplayFault> {
         let group = entry.group;
         let index = self.index_of(group).ok_or(ReplayFault::UnknownGroup(group))?;
-        if entry.kind != PROTOCOL_RECORD {
-            return Err(ReplayFault::Undecodable(group));
-        }
-        each!(&mut self.replicas[index], replica => replica.replay(entry, &mut self.latencies, out))
-            .ok_or(ReplayFault::Undecodable(group))
+        let taken = match entry.kind {
+            PROTOCOL_RECORD => {
+                each!(&mut self.replicas[index], replica => replica.replay(entry, &mut self.latencies, out))
+            }
+            STANDING_RECORD => {
+                each!(&mut self.replicas[index], replica => replica.replay_standing(entry.bytes))
+            }
+            _ => None,
+        };
+        taken.ok_or(ReplayFault::Undecodable(group))
     }
 
     /// After the replay: a slot that was known to be chosen and is now neither in the snapshot nor in the log. A node with

@@ -9,8 +9,10 @@
 mod any;
 pub mod batcher;
 pub mod ceilings;
+pub mod checkpoint;
 pub mod client_batch;
 pub mod core;
+pub mod divergence;
 pub mod founding;
 mod gate;
 pub mod kv;

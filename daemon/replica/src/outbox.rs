@@ -34,6 +34,8 @@ pub enum MessageKind {
     Transfer = 1,
     /// A [`RejoinMessage`](crate::rejoin::RejoinMessage).
     Rejoin = 2,
+    /// A [`DigestReport`](crate::divergence::DigestReport).
+    Digest = 3,
 }
 
 /// What a core wants done in the world. Calls come in order; none may call back into the core.

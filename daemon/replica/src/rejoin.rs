@@ -201,15 +201,15 @@ impl<P: Protocol> Replica<P> {
         }
     }
 
-    /// Commands and reads that need more than this node has are answered at once: not done, try another node.
-    pub(crate) fn refuse_commands<O: Outbox>(&mut self, out: &mut O) {
+    /// Commands and reads that need more than this node has are answered at once with `error`: not done, try another node.
+    pub(crate) fn refuse_commands<O: Outbox>(&mut self, error: CommandError, out: &mut O) {
         while let Some(tokens) = self.batcher.overdue_waiting(Instant(u64::MAX)) {
-            self.answer(tokens, CommandError::Unavailable, out);
+            self.answer(tokens, error, out);
         }
         for level in 0..self.reads.len() {
             let _ = self.reads[level].close_round();
             while let Some(round) = self.reads[level].next_overdue(Instant(u64::MAX)) {
-                self.fail_round(level, round, out);
+                self.fail_round(level, round, error, out);
             }
         }
         self.refuse_flights(out);

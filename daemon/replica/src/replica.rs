@@ -16,7 +16,9 @@ use panch_wire::record::Fixed;
 use panch_wire::time::{Duration, Instant};
 
 use crate::batcher::{BatchLimits, Batcher, Refusal};
+use crate::checkpoint::Checkpoints;
 use crate::client_batch::Flights;
+use crate::divergence::{DigestReport, Watch};
 use crate::gate::Gate;
 use crate::latency::Latencies;
 use crate::log_index::{Found, LogIndex};
@@ -34,8 +36,10 @@ mod direct;
 mod execution;
 mod overdue;
 
-/// The log holds one kind of record: the protocol's.
+/// A record of the group's protocol.
 pub(crate) const PROTOCOL_RECORD: RecordKind = RecordKind(1);
+/// A [`StandingRecord`](crate::divergence::StandingRecord).
+pub(crate) const STANDING_RECORD: RecordKind = RecordKind(2);
 /// The time after which a session expires is measured in this many steps.
 const SESSION_MARKS: usize = 8;
 
@@ -52,6 +56,8 @@ pub struct ReplicaConfig {
     pub snapshot_log_size: u64,
     /// A session that was not used for this long is closed; one eighth longer at most.
     pub session_idle_max: Duration,
+    /// How many positions of a row apart digests are compared. Replicas with another distance are not compared with.
+    pub checkpoint_every: u64,
 }
 
 /// How a command wants to be served.
@@ -80,6 +86,9 @@ pub struct Replica<P: Protocol> {
     /// Those that want a quorum and those content with a lease: neither waits for the other.
     pub(crate) reads: [Reads; 2],
     pub(crate) machine: StateMachine,
+    pub(crate) checkpoints: Checkpoints,
+    /// Whether it has the same state as the others, as far as it knows.
+    pub(crate) watch: Watch,
     pub(crate) snapshots: Snapshots,
     pub(crate) log: LogIndex,
     pub(crate) executed: Frontier,
@@ -141,6 +150,14 @@ impl<P: Protocol> Replica<P> {
             flights: Flights::new(&config.batch, group.me),
             reads: [Reads::new(false), Reads::new(true)],
             machine,
+            checkpoints: Checkpoints::new(
+                group.me,
+                group.replica_count,
+                P::ORDER,
+                config.checkpoint_every,
+                &executed,
+            ),
+            watch: Watch::default(),
             snapshots: Snapshots::new(config.snapshot_log_size),
             // In a graph others may still ask for values that a snapshot here covers.
             log: LogIndex::new(&if P::ORDER == Order::Log { executed.clone() } else { Frontier::default() }),
@@ -226,6 +243,9 @@ impl<P: Protocol> Replica<P> {
         answer: impl FnOnce(Reply<'_>, Option<&Commit>) -> R,
     ) -> R {
         self.probe.reads += 1;
+        if !self.watch.serves() {
+            return answer(Reply::Error(CommandError::Diverged), None);
+        }
         let seen = self.seen();
         answer(self.machine.read(command, &mut self.reply), seen.as_ref())
     }
@@ -257,6 +277,8 @@ impl<P: Protocol> Replica<P> {
         } else if kind == MessageKind::Transfer as u8 {
             let message = TransferMessage::decode_fixed(bytes)?;
             self.on_transfer(from, message, body, around);
+        } else if kind == MessageKind::Digest as u8 {
+            self.on_digest_report(from, &DigestReport::decode_fixed(bytes)?);
         } else {
             return None;
         }
@@ -286,10 +308,14 @@ impl<P: Protocol> Replica<P> {
         let now = around.now;
         self.advance_rejoin(around);
         if !self.rejoin.is_member() {
-            self.refuse_commands(around.out);
+            self.refuse_commands(CommandError::Unavailable, around.out);
         }
         if self.rejoin.is_asking() {
             return;
+        }
+        self.watch_digests(around);
+        if !self.watch.serves() {
+            self.refuse_commands(CommandError::Diverged, around.out);
         }
         if self.repropose_at.is_some_and(|at| at <= now) {
             self.repropose_at = None;
@@ -306,7 +332,7 @@ impl<P: Protocol> Replica<P> {
                 self.answer(tokens, CommandError::LogFull, around.out);
             }
         }
-        let is_member = self.rejoin.is_member();
+        let is_member = self.rejoin.is_member() && self.watch.serves();
         if is_member {
             self.expire_sessions(around);
             self.propose_arrived(around);
@@ -356,6 +382,7 @@ impl<P: Protocol> Replica<P> {
             self.repropose_at,
             self.overtaken.map(|(at, _)| at),
             self.doubtful_at(),
+            self.digests_due(),
         ]
         .into_iter()
         .flatten()
@@ -374,6 +401,8 @@ impl<P: Protocol> Replica<P> {
             digest: self.machine.digest(),
             keys: self.machine.key_count() as u64,
             membership: self.membership(),
+            standing: self.watch.standing(),
+            digests: self.digest_status(),
             probe: self.probe,
             counters: self.protocol.counters(),
         }
@@ -384,6 +413,11 @@ impl<P: Protocol> Replica<P> {
         self.encoded.clear();
         self.protocol.restate().encode_fixed(&mut self.encoded);
         restatement.record(self.group.id, PROTOCOL_RECORD, &self.encoded);
+        if let Some(record) = self.watch.record() {
+            self.encoded.clear();
+            record.encode_fixed(&mut self.encoded);
+            restatement.record(self.group.id, STANDING_RECORD, &self.encoded);
+        }
     }
 
     /// Carries out the effects that the protocol has left.

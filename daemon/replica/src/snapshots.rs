@@ -41,6 +41,8 @@ pub(crate) struct Snapshots {
     /// Complete and verified, waiting for its file to become durable.
     received: Option<(ReplicaId, SnapshotFile, Restored)>,
     superseded: Vec<Slot>,
+    /// No peer gets a snapshot: the state may be wrong.
+    withheld: bool,
     chunk: Vec<u8>,
 }
 
@@ -61,6 +63,7 @@ impl Snapshots {
             receiving: None,
             received: None,
             superseded: Vec::new(),
+            withheld: false,
             chunk: Vec::new(),
         }
     }
@@ -81,8 +84,18 @@ impl Snapshots {
         self.wanted = true;
     }
 
+    /// From now on no peer gets a snapshot: the state is not to spread. The own log is cut as before.
+    pub(crate) fn withhold(&mut self) {
+        self.withheld = true;
+        self.waiting.clear();
+        self.sending = Sendings::default();
+    }
+
     /// `peer` can only be helped by a snapshot that covers `slot`.
     pub(crate) fn want(&mut self, now: Instant, peer: ReplicaId, slot: Slot) {
+        if self.withheld {
+            return;
+        }
         match self.latest {
             Some(file) if file.slot >= slot => self.sending.start(now, peer, file),
             _ => {
@@ -335,6 +348,10 @@ impl<P: Protocol> Replica<P> {
         };
         let current = self.snapshots.receiving.as_ref().is_some_and(|it| it.from == from && it.slot == slot);
         if offset == 0 && !current {
+            if self.checkpoints.is_wrong(from) {
+                self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
+                return;
+            }
             if let Some(stale) = self.snapshots.receiving.take() {
                 around.out.snapshot_remove(self.group.id, stale.slot);
             }

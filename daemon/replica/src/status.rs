@@ -3,6 +3,7 @@
 use panch_consensus::protocol::{Counters, ProtocolKind, Status};
 use panch_wire::ids::{GroupId, Slot};
 
+use crate::divergence::{DigestStatus, Standing};
 use crate::probe::Probe;
 use crate::rejoin::Membership;
 
@@ -25,6 +26,10 @@ pub struct GroupStatus {
     pub keys: u64,
     /// Whether the replica may claim something.
     pub membership: Membership,
+    /// Whether the replica serves, or has stopped because its state is not that of others.
+    pub standing: Standing,
+    /// What it has compared.
+    pub digests: DigestStatus,
     /// Counters of the replica.
     pub probe: Probe,
     /// Counters of the protocol.

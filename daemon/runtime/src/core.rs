@@ -30,6 +30,7 @@ use panch_wire::peer::Hello;
 use panch_wire::time::{Duration, Instant};
 
 use crate::clients::connection::ConnectionKey;
+use crate::clients::groups::divergence;
 use crate::complaints::Complaints;
 use crate::counters::CoreCounters;
 use crate::identity::{DataDir, IdentityFault};
@@ -245,6 +246,17 @@ impl CoreLoop {
         report.groups.clear();
         report.groups.extend(self.core.status());
         report.latencies.clone_from(self.core.latencies());
+        drop(report);
+        self.complain_of_divergence(now);
+    }
+
+    /// Says, at a bounded rate, whose data differ from whose.
+    fn complain_of_divergence(&mut self, now: Instant) {
+        for status in self.core.status() {
+            if let Some(text) = divergence(&self.view, &status) {
+                self.complaints.print(now, "diverged", None, format_args!("{text}"));
+            }
+        }
     }
 
     /// Notes that the core sleeps.

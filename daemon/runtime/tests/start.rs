@@ -38,6 +38,7 @@ fn options(data_dir: &Path, cores: usize, durability: Durability) -> NodeOptions
             request_timeout: Duration::from_secs(1),
             snapshot_log_size: 1 << 20,
             session_idle_max: Duration::from_secs(60),
+            checkpoint_every: 512,
         },
         tuning: Tuning::default(),
         default_read_level: ReadLevel::Quorum,

@@ -157,6 +157,8 @@ coverage! {
     snapshots: true,
     /// Snapshots installed from a peer.
     installs: true,
+    /// Checkpoints whose digests all replicas were heard about.
+    compared: true,
     /// Operations checked for linearizability.
     checked: true,
     /// Operations on several keys that were answered.
@@ -196,6 +198,7 @@ impl Coverage {
         self.timeouts += probe.timeouts;
         self.snapshots += probe.snapshots;
         self.installs += probe.installs;
+        self.compared += status.digests.counts.compared;
     }
 
     /// Names of the counts that a long sweep of such worlds must have and this one has not.

@@ -276,6 +276,15 @@ impl<T> Disk<T> {
         self.fail_next = false;
     }
 
+    /// A file has other bytes, on stable storage.
+    pub fn replace(&mut self, name: Name, bytes: &[u8]) {
+        let file = self.create(0);
+        let written = self.write(file, 0, std::iter::once(bytes));
+        self.files.get_mut(&file).expect("it was just made").stabilise(&written);
+        self.names.insert(name, file);
+        self.stable_names.insert(name, file);
+    }
+
     /// Flips bits of a page of `name`, on stable storage.
     pub fn rot(&mut self, name: Name, page: usize) {
         if let Some(file) = self.names.get(&name).and_then(|id| self.files.get_mut(id))

@@ -17,6 +17,7 @@ pub mod linearizability;
 pub mod order;
 pub mod visibility;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use panch_consensus::frontier::Frontier;
@@ -104,6 +105,8 @@ pub struct Invariants {
     pub order: order::KeyOrder,
     /// See the module.
     pub visibility: visibility::Visibility,
+    /// Nodes whose state a script has changed: they are to be found out.
+    changed: BTreeSet<usize>,
     violation: Option<Violation>,
 }
 
@@ -120,6 +123,7 @@ impl Invariants {
             exactly_once: exactly_once::ExactlyOnce::default(),
             order: order::KeyOrder::default(),
             visibility: visibility::Visibility::new(node_count),
+            changed: BTreeSet::new(),
             violation: None,
         }
     }
@@ -215,8 +219,18 @@ impl Invariants {
         self.note("ballot", ballots);
         let executed = self.executed.on_status(node, status);
         self.note("executed", executed);
-        let digests = self.digests.on_status(node, status);
-        self.note("digest", digests);
+        if !self.changed.contains(&node) {
+            let digests = self.digests.on_status(node, status);
+            self.note("digest", digests);
+        }
+        if self.changed.is_empty() {
+            self.note("divergence", digest::check_standing(node, status));
+        }
+    }
+
+    /// A script has changed the state of a node.
+    pub fn on_changed(&mut self, node: usize) {
+        self.changed.insert(node);
     }
 
     /// A group without a log executed so many instances at most in one strongly connected component.

@@ -1,7 +1,7 @@
 //! Nasty schedules, scripted: each ends in a violation, or in an error of its own, if the rule it is about is removed.
 //!
 //! The names `T-C*` and `T-M*` are those of the protocol reference (nasty scenarios); `T-X*` and, about leases, `T-L*`,
-//! about lost disks `T-R*` and `T-ER*`, about clients' own batches `T-FD*`, and `T-FX*` are the simulator's own, for rules that need
+//! about lost disks `T-R*` and `T-ER*`, about states that differ `T-D*`, about clients' own batches `T-FD*`, and `T-FX*` are the simulator's own, for rules that need
 //! a schedule and have none there.
 //!
 //! | not yet | needs |
@@ -11,6 +11,7 @@
 mod basic;
 mod common;
 mod direct;
+mod divergence;
 mod election;
 mod epaxos;
 mod fast;
@@ -112,6 +113,10 @@ scenarios! {
     "T-R4" "a disk is lost, and the power fails when its node is a member again" Run(rejoin::power_fails_at_the_end);
     "T-R5" "every disk is lost, one after the other" Run(rejoin::one_after_the_other);
     "T-R6" "a read that only a node without its disk can answer" Run(rejoin::read_through_the_mute);
+    "T-D1" "a minority has another state than the others" Sized(&[3, 5], divergence::minority_stops);
+    "T-D2" "replicas have different states, and none has a majority" Sized(&[3, 4], divergence::all_stop_without_a_majority);
+    "T-D3" "two have different states while the third is away" Run(divergence::third_tells_who_is_right);
+    "T-D4" "the segment that says that a replica must not serve is recycled" Run(divergence::standing_outlives_its_segment);
     "T-L1" "a leader with a lease is cut off" Run(lease::cut_off);
     "T-L2" "a follower whose own lease is shorter grants, restarts and votes for another" Run(lease::short_granter);
     "T-L3" "the only follower that grants stands for election" Run(lease::granter_stands);

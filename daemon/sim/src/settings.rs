@@ -240,6 +240,7 @@ impl Settings {
                 request_timeout: Duration::from_millis(300),
                 snapshot_log_size: 1 << 20,
                 session_idle_max: Duration::from_secs(3600),
+                checkpoint_every: 8,
             },
             wal: panch_wal::Config {
                 segment_size: 256 << 10,

@@ -12,6 +12,7 @@ mod outbox;
 mod rejoin;
 mod rest;
 mod script;
+mod tamper;
 mod turn;
 
 use std::fmt;
@@ -390,9 +391,10 @@ impl World {
                         .map(|status| {
                             let protocol = status.protocol;
                             format!(
-                                "group {}: {:?} executed {} committed {} last {} {:?} leader {:?}{}",
+                                "group {}: {:?} {:?} executed {} committed {} last {} {:?} leader {:?}{}",
                                 status.group.0,
                                 status.membership,
+                                status.standing,
                                 status.executed.0,
                                 protocol.committed.0,
                                 protocol.last.0,

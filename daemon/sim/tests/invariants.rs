@@ -34,6 +34,8 @@ fn status(executed: u64, last: u64, round: u64, digest: u64) -> GroupStatus {
         digest,
         keys: 0,
         membership: Default::default(),
+        standing: Default::default(),
+        digests: Default::default(),
         probe: Probe::default(),
         counters: Counters::default(),
     }

@@ -183,6 +183,8 @@ errors! {
     Malformed = 11, "ERR malformed command";
     /// The group's protocol is not Fast Paxos: clients send it commands, not batches.
     NoDirectProposals = 13, "ERR the group takes no batches of clients: only groups of the protocol fast do";
+    /// The state of this node is not that of others: it serves nothing, and the command was not applied by it.
+    Diverged = 14, "CLUSTERDOWN the data of this node differ from those of other nodes, so that it serves nothing; its log and INFO say what to do";
     /// The node stopped before the outcome was known.
     Unknown = 12, "UNKNOWN the outcome of this command is not known: the node is stopping";
 }

@@ -70,6 +70,12 @@ rules! {
     /// The log below the snapshot is recycled only once the snapshot is durable (D9).
     RecycleAfterSnapshot = "recycle-after-snapshot",
 
+    // Divergence.
+    /// Digests of common positions are compared, and who disagrees with a majority stops serving.
+    DigestsCompared = "digests-compared",
+    /// That a replica must not serve survives the segment in which it was written down.
+    StandingRestated = "standing-restated",
+
     // Coming back without a disk.
     /// All other replicas are asked what the forgotten life may have said, not a quorum of them.
     RejoinAsksEverybody = "rejoin-asks-everybody",

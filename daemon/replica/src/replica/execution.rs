@@ -3,11 +3,13 @@
 use panch_consensus::protocol::{Chosen, Event, Order, Protocol, Value};
 use panch_wire::batch::BatchView;
 use panch_wire::client::Commit;
-use panch_wire::command::{Command, CommandError};
+use panch_wire::command::{Command, CommandError, Reply};
 use panch_wire::frame::Frame;
+use panch_wire::ids::Position;
 use panch_wire::time::{Duration, Instant};
 
 use super::{Replica, Surroundings};
+use crate::checkpoint;
 use crate::kv::Kv;
 use crate::latency::Latencies;
 use crate::machine::Admission;
@@ -28,14 +30,31 @@ impl<P: Protocol> Replica<P> {
                 assert_eq!(position.slot(), self.executed(), "slots are chosen in order");
             }
             self.stamp = self.stamp.max(stamp);
+            let before = if P::ORDER == Order::Graph { self.machine.contents_digest() } else { 0 };
             if let Value::Batch(frame) = &value {
                 self.execute_batch(now, &Commit { position, stamp }, frame, latencies, out);
             }
+            self.note_digest(position, stamp, &value, before);
             self.probe.slots += 1;
             out.executed(self.group.id, position, &value);
         }
         self.effects.chosen = chosen;
         self.serve_reads(out);
+    }
+
+    /// What the state became goes into the checkpoints. `before` is the digest of the table and the sessions before it.
+    #[inline]
+    fn note_digest(&mut self, position: Position, stamp: u64, value: &Value, before: u64) {
+        match (P::ORDER, value) {
+            (Order::Log, _) => self.checkpoints.executed_slot(position.number, || self.machine.digest()),
+            (Order::Graph, value) => {
+                let changed = self.machine.contents_digest().wrapping_sub(before);
+                // A no-op has no stamp of its own.
+                let (stamp, checksum) = value.body().map_or((0, 0), |frame| (stamp, frame.checksum()));
+                let contribution = checkpoint::contribution(position, stamp, checksum, changed);
+                self.checkpoints.executed_instance(position, contribution, &self.executed);
+            }
+        }
     }
 
     /// Executes a decided batch, and in a log those of the same proposer that waited for it.
@@ -108,6 +127,7 @@ impl<P: Protocol> Replica<P> {
         out: &mut impl Outbox,
     ) {
         let view = BatchView::access(frame).expect("frames are validated where they arrive");
+        let serves = self.watch.serves();
         let mut ahead = view.commands();
         for (index, command) in view.commands().enumerate() {
             if index % Kv::FORESEEN_MAX == 0 {
@@ -115,6 +135,8 @@ impl<P: Protocol> Replica<P> {
             }
             let reply = self.machine.apply(commit.stamp, &command, &mut self.reply);
             if let Some(to) = owed(&command) {
+                // Applied, but to a state that others do not have.
+                let reply = if serves { reply } else { Reply::Error(CommandError::Unknown) };
                 out.reply(to, reply, Some(commit));
             }
         }
@@ -151,6 +173,7 @@ impl<P: Protocol> Replica<P> {
         self.machine = machine;
         self.stamp = stamp;
         self.executed = covered.clone();
+        self.checkpoints.restored(&covered);
         around.out.installed(self.group.id, &covered);
         if P::ORDER == Order::Log {
             let next = self.machine.next_counter(self.group.me, self.incarnation);

@@ -60,14 +60,20 @@ impl<P: Protocol> Replica<P> {
         self.answer_overdue_flights(limit, around.out);
         for level in 0..self.reads.len() {
             while let Some(round) = self.reads[level].next_overdue(limit) {
-                self.fail_round(level, round, around.out);
+                self.fail_round(level, round, CommandError::Unavailable, around.out);
             }
         }
     }
 
-    pub(crate) fn fail_round(&mut self, level: usize, round: Round, out: &mut impl Outbox) {
+    pub(crate) fn fail_round(
+        &mut self,
+        level: usize,
+        round: Round,
+        error: CommandError,
+        out: &mut impl Outbox,
+    ) {
         for (_, token) in round.commands() {
-            out.reply(token, Reply::Error(CommandError::Unavailable), None);
+            out.reply(token, Reply::Error(error), None);
         }
         self.probe.timeouts += 1;
         self.reads[level].recycle(round);

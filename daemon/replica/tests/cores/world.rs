@@ -105,6 +105,7 @@ pub(crate) fn config(
             request_timeout: Duration::from_secs(10),
             snapshot_log_size: 1 << 30,
             session_idle_max,
+            checkpoint_every: 512,
         },
         tuning: Tuning::default(),
         log_size_max: 1 << 30,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use panch_replica::divergence::Standing;
 use panch_replica::latency::Latencies;
 use panch_replica::rejoin::Membership;
 use panch_replica::status::GroupStatus;
@@ -182,6 +183,7 @@ pub(crate) fn info(
         ("cluster_id", format!("{:016x}", view.options.cluster)),
         ("incarnation", view.incarnation.0.to_string()),
         ("rejoining", u8::from(!statuses.iter().all(|it| it.membership == Membership::Member)).to_string()),
+        ("diverged", u8::from(statuses.iter().any(|it| it.standing != Standing::Sound)).to_string()),
         ("protocol", groups::protocols(view)),
         ("durability", durability(view.options.log.durability).into()),
         ("cores", view.cores().to_string()),
@@ -200,6 +202,9 @@ pub(crate) fn info(
         ("snapshots_total", sum(|status| status.probe.snapshots)),
         ("installs_total", sum(|status| status.probe.installs)),
         ("execution_us_total", sum(|status| status.probe.execution_us)),
+        ("digests_compared_total", sum(|status| status.digests.counts.compared)),
+        ("digests_missed_total", sum(|status| status.digests.counts.missed)),
+        ("digests_differed_total", sum(|status| status.digests.counts.differed)),
         ("messages_total", sum(|status| status.probe.messages)),
         ("elections_total", sum(|status| status.counters.elections)),
         ("packets_total", counters.packets.to_string()),

@@ -5,10 +5,12 @@
 
 use panch_consensus::ballot::Ballot;
 use panch_consensus::protocol::{Counters, ProtocolKind};
+use panch_replica::checkpoint::{Checkpoint, Disagreement, Place};
+use panch_replica::divergence::Standing;
 use panch_replica::rejoin::Membership;
 use panch_replica::status::GroupStatus;
 use panch_wal::Durability;
-use panch_wire::ids::{GroupId, ReplicaId};
+use panch_wire::ids::{GroupId, ReplicaId, ReplicaSet};
 
 use super::describe::durability;
 use crate::view::NodeView;
@@ -21,7 +23,7 @@ pub(crate) fn has_leader(kind: ProtocolKind) -> bool {
 /// Whether this node knows where commands of the group are decided.
 pub(crate) fn is_ready(status: &GroupStatus) -> bool {
     let has_leader = !has_leader(status.kind) || status.protocol.leader.is_some();
-    has_leader && status.membership == Membership::Member
+    has_leader && status.membership == Membership::Member && status.standing == Standing::Sound
 }
 
 /// The node that a group's keys should be sent to: its leader as known here, its home otherwise. A wish, no more: every
@@ -43,6 +45,9 @@ pub(crate) fn protocols(view: &NodeView) -> String {
 fn role(status: &GroupStatus) -> &'static str {
     if status.membership != Membership::Member {
         return "rejoining";
+    }
+    if status.standing != Standing::Sound {
+        return "diverged";
     }
     match (status.kind, status.protocol.leading) {
         (ProtocolKind::Multi, true) => "leader",
@@ -97,7 +102,66 @@ pub(crate) fn line(status: &GroupStatus, mode: Durability) -> String {
     for (name, count) in status.counters.rows().filter(|(name, _)| telling(status.kind).contains(name)) {
         line.push_str(&format!(",{name}={count}"));
     }
+    // What was executed with the digest of the state there, and the latest checkpoints with theirs: at equal places replicas are equal.
+    line.push_str(&format!(
+        ",diverged={},frontier={:x},checkpoints=",
+        u8::from(status.standing != Standing::Sound),
+        status.frontier
+    ));
+    for Checkpoint { at, digest } in status.digests.recent.iter().flatten() {
+        line.push_str(&format!("{}.{}:{digest:016x};", at.row, at.number));
+    }
     line
+}
+
+/// A place, in the words of the group's order.
+fn place(kind: ProtocolKind, at: Place) -> String {
+    match at {
+        Place::Checkpoint(at) if kind == ProtocolKind::Epaxos => {
+            format!("instance {}.{}", at.row + 1, at.number)
+        }
+        Place::Checkpoint(at) => format!("slot {}", at.number),
+        Place::Frontier(frontier) if kind == ProtocolKind::Epaxos => format!("the instances {frontier:016x}"),
+        Place::Frontier(slot) => format!("slot {slot}"),
+    }
+}
+
+fn names(nodes: ReplicaSet) -> String {
+    let names: Vec<String> = nodes.iter().map(|id| format!("node {}", u64::from(id.0) + 1)).collect();
+    names.join(" and ")
+}
+
+/// What is wrong with the state of a replica, or with that of others as it sees it, and what to do.
+pub(crate) fn divergence(view: &NodeView, status: &GroupStatus) -> Option<String> {
+    let node = u64::from(view.node().0) + 1;
+    let group = status.group.0;
+    let differ = |found: &Disagreement| {
+        let Disagreement { at, own, other, others } = found;
+        format!(
+            "the data of group {group} differ: after {} the digest of node {node} is {own:016x}, that of {} is {other:016x}",
+            place(status.kind, *at),
+            names(*others)
+        )
+    };
+    Some(match (&status.standing, &status.digests.dissent) {
+        (Standing::Outvoted(found), _) => format!(
+            "{}, and a majority agrees with the latter. Node {node} has lost or changed something, and serves nothing of this group. Keep a \
+             copy of its data directory for an examination, empty it, and start the node once with --rejoin",
+            differ(found)
+        ),
+        (Standing::Undecided(found), _) => format!(
+            "{}, and no digest has a majority of the nodes. Node {node} serves nothing of this group until one has: start the nodes that are \
+             down. If all are up, something is lost that only you can judge: keep copies of all data directories, decide which node is right, \
+             empty the data directories of the others, and start them one after the other with --rejoin",
+            differ(found)
+        ),
+        (Standing::Sound, Some(found)) if found.others != ReplicaSet::default() => format!(
+            "{}; node {node} agrees with a majority and goes on. Empty the data directory of {} and start it once with --rejoin",
+            differ(found),
+            names(found.others)
+        ),
+        _ => return None,
+    })
 }
 
 /// Every counter of the protocols over all groups: added up, except those that are the largest of something.
@@ -114,6 +178,7 @@ pub(crate) fn counters(groups: &[GroupStatus]) -> impl Iterator<Item = (&'static
 #[cfg(test)]
 mod tests {
     use panch_consensus::protocol::Status;
+    use panch_replica::divergence::DigestStatus;
     use panch_replica::probe::Probe;
     use panch_wire::ids::Slot;
 
@@ -136,6 +201,8 @@ mod tests {
             digest: 5,
             keys: 2,
             membership: Membership::Member,
+            standing: Standing::Sound,
+            digests: DigestStatus::default(),
             probe: Probe::default(),
             counters,
         }
@@ -149,16 +216,17 @@ mod tests {
         let rest = "committed=8,executed=7,last=9";
         let middle = format!("ballot=3.2,{rest}");
         let end = "lag=2,durability=sync,digest=0000000000000005,keys=2";
+        let tail = ",diverged=0,frontier=0,checkpoints=";
         let expected = [
             format!(
-                "protocol=basic,role=replica,leader=-,ballot=0.3.2,{rest},leading=0,{end},prepares=0,duels=4,moved=0"
+                "protocol=basic,role=replica,leader=-,ballot=0.3.2,{rest},leading=0,{end},prepares=0,duels=4,moved=0{tail}"
             ),
-            format!("protocol=multi,role=leader,leader=2,{middle},leading=1,{end},elections=0,terms=1"),
+            format!("protocol=multi,role=leader,leader=2,{middle},leading=1,{end},elections=0,terms=1{tail}"),
             format!(
-                "protocol=fast,role=coordinator,leader=2,{middle},leading=1,{end},fast_chosen=6,classic_chosen=0,collisions=0,recoveries=0"
+                "protocol=fast,role=coordinator,leader=2,{middle},leading=1,{end},fast_chosen=6,classic_chosen=0,collisions=0,recoveries=0{tail}"
             ),
             format!(
-                "protocol=epaxos,role=replica,leader=-,{middle},leading=0,{end},fast_commits=5,slow_commits=0,conflicts=0,component_max=0"
+                "protocol=epaxos,role=replica,leader=-,{middle},leading=0,{end},fast_commits=5,slow_commits=0,conflicts=0,component_max=0{tail}"
             ),
         ];
         for (kind, expected) in ProtocolKind::ALL.iter().zip(expected) {

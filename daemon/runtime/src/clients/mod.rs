@@ -227,6 +227,7 @@ mod tests {
                 request_timeout: Duration::from_secs(1),
                 snapshot_log_size: 1 << 20,
                 session_idle_max: Duration::from_secs(1),
+                checkpoint_every: 512,
             },
             tuning: Tuning::default(),
             default_read_level: ReadLevel::Quorum,

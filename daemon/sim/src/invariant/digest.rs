@@ -2,8 +2,24 @@
 
 use std::collections::BTreeMap;
 
+use panch_replica::divergence::Standing;
 use panch_replica::status::GroupStatus;
-use panch_wire::ids::GroupId;
+use panch_wire::ids::{GroupId, ReplicaSet};
+
+/// No replica takes itself or another for one with a wrong state where none has one.
+///
+/// # Errors
+/// If it does.
+pub fn check_standing(node: usize, status: &GroupStatus) -> Result<(), String> {
+    let wrong = status.digests.wrong;
+    if status.standing == Standing::Sound && wrong == ReplicaSet::default() {
+        return Ok(());
+    }
+    Err(format!(
+        "group {}: node {node} is {:?} and takes {wrong:?} for wrong",
+        status.group.0, status.standing
+    ))
+}
 
 /// The state after each set of positions, as its first observer had it. A set goes by the digest of its frontier, in a log
 /// the slot.

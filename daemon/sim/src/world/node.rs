@@ -322,7 +322,7 @@ impl Node {
         let mut fault = None;
         let recovered =
             panch_wal::recover(&mut LogDirectory(&self.disk), IDENTITY ^ self.index as u64, &pool, |entry| {
-                let kind = shared.kind(entry.group);
+                let kind = shared.kind(entry.group).filter(|_| entry.kind == log_watch::PROTOCOL);
                 if let Some(fact) = kind.and_then(|kind| inspect::fact(kind, entry.bytes)) {
                     let held = entry.body.as_ref().map_or(Held::Noop, |frame| Held::Batch(frame.checksum()));
                     replayed.push((entry.group, log_watch::entry(fact, held)));
@@ -407,7 +407,7 @@ impl Node {
         }
     }
 
-    fn newest_snapshot(
+    pub(crate) fn newest_snapshot(
         &self,
         group: GroupId,
         hash_seed: u64,

@@ -1,0 +1,165 @@
+//! Replicas whose states differ: it is noticed, who is in a minority stops serving, and without a majority all do.
+
+use panch_consensus::protocol::ProtocolKind;
+use panch_replica::divergence::Standing;
+use panch_replica::replica::Level;
+use panch_wire::command::CommandError;
+use panch_wire::ids::GroupId;
+
+use super::{Script, broken, ensure, steady};
+use crate::client::Outcome;
+use crate::disk::CrashKind;
+use crate::linear::register::Action;
+use crate::queue::{MILLISECOND, SECOND};
+use crate::settings::Settings;
+
+/// A state that differs is noticed within this time of quiet, in nanoseconds.
+const NOTICED_WITHIN: u64 = 5 * SECOND;
+
+fn standing(world: &Script, node: usize) -> Option<Standing> {
+    world.status_of(node, GroupId(0)).map(|status| status.standing)
+}
+
+fn is_sound(world: &Script, node: usize) -> bool {
+    standing(world, node) == Some(Standing::Sound)
+}
+
+fn is_undecided(world: &Script, node: usize) -> bool {
+    matches!(standing(world, node), Some(Standing::Undecided(_)))
+}
+
+fn is_outvoted(world: &Script, node: usize) -> bool {
+    matches!(standing(world, node), Some(Standing::Outvoted(_)))
+}
+
+/// A world in which every node has a snapshot.
+fn prepared(mut settings: Settings) -> Result<Script, String> {
+    let count = settings.replica_count;
+    settings.replica.snapshot_log_size = settings.replica.snapshot_log_size.min(32 << 10);
+    let mut world = steady(settings)?;
+    for number in 0..40 {
+        let written = world.set_soon(number % count, &format!("r{}", number % 3), &format!("v{number}"));
+        ensure!(written, "no write: {}", world.describe());
+        if (0..count).all(|node| world.newest_snapshot(node).is_some()) && number > 8 {
+            break;
+        }
+    }
+    let ready =
+        world.run_until(5 * SECOND, |world| (0..count).all(|node| world.newest_snapshot(node).is_some()));
+    ensure!(ready, "not everybody has a snapshot");
+    Ok(world)
+}
+
+/// A node ends, its state is changed, and it starts again.
+fn change(world: &mut Script, node: usize, key: &str) -> Result<(), String> {
+    world.crash(node, CrashKind::Kill);
+    ensure!(world.change_state(node, key), "no snapshot to change");
+    world.restart(node);
+    Ok(())
+}
+
+/// A node answers neither a read nor a write.
+fn refuses(world: &mut Script, node: usize) -> Result<(), String> {
+    let refused = Some(Outcome::Refused(CommandError::Diverged));
+    for level in [Level::Log, Level::Quorum, Level::Lease] {
+        let read = world.get(node, "r0", level);
+        ensure!(read == refused, "node {node} answers a read ({level:?}) with {read:?}");
+    }
+    let call = world.call(node, "r0", Action::Set(b"refused".as_slice().into()), Level::Log);
+    let written = world.wait(call, SECOND);
+    ensure!(written == refused, "node {node} answers a write with {written:?}");
+    Ok(())
+}
+
+/// T-D1. A minority has another state: it stops, for good, and the others go on.
+pub(super) fn minority_stops(seed: u64, count: usize) -> Result<(), String> {
+    for kind in ProtocolKind::ALL {
+        let mut world = prepared(Settings::calm_of(*kind, seed, count))?;
+        let wrong: Vec<usize> = (count.div_ceil(2)..count).collect();
+        for node in &wrong {
+            change(&mut world, *node, "changed")?;
+        }
+        let noticed =
+            world.run_until(NOTICED_WITHIN, |world| wrong.iter().all(|node| is_outvoted(world, *node)));
+        ensure!(noticed, "{kind:?}: not noticed: {}", world.describe());
+        for node in 0..count - wrong.len() {
+            ensure!(world.set_soon(node, "r1", "goes on"), "{kind:?}: node {node} does not go on");
+            ensure!(is_sound(&world, node), "{kind:?}: node {node} stops: {}", world.describe());
+        }
+        let last = count - 1;
+        refuses(&mut world, last)?;
+        // Nobody reminds it.
+        world.isolate(last);
+        world.bounce(last, CrashKind::Power);
+        ensure!(is_outvoted(&world, last), "{kind:?}: node {last} has forgotten that it must not serve");
+        refuses(&mut world, last)?;
+        world.check().map_err(broken)?;
+    }
+    Ok(())
+}
+
+/// T-D2. No state has a majority: all stop.
+pub(super) fn all_stop_without_a_majority(seed: u64, count: usize) -> Result<(), String> {
+    for kind in ProtocolKind::ALL {
+        let mut world = prepared(Settings::calm_of(*kind, seed, count))?;
+        // 1/1/1 of three, 2/2 of four.
+        for node in count.div_ceil(2) - count % 2..count {
+            let key = if count.is_multiple_of(2) { "changed".to_string() } else { format!("changed{node}") };
+            change(&mut world, node, &key)?;
+        }
+        let noticed =
+            world.run_until(NOTICED_WITHIN, |world| (0..count).all(|node| is_undecided(world, node)));
+        ensure!(noticed, "{kind:?}: not all stop: {}", world.describe());
+        for node in 0..count {
+            refuses(&mut world, node)?;
+            world.bounce(node, CrashKind::Power);
+            ensure!(is_undecided(&world, node), "{kind:?}: node {node} has forgotten that it must not serve");
+        }
+        world.run_for(2 * SECOND);
+        ensure!((0..count).all(|node| is_undecided(&world, node)), "{kind:?}: {}", world.describe());
+        world.check().map_err(broken)?;
+    }
+    Ok(())
+}
+
+/// T-D3. Two of three differ while the third is away: both stop until it can tell who is right.
+pub(super) fn third_tells_who_is_right(seed: u64) -> Result<(), String> {
+    for kind in ProtocolKind::ALL {
+        let mut world = prepared(Settings::calm_of(*kind, seed, 3))?;
+        world.crash(2, CrashKind::Kill);
+        change(&mut world, 1, "changed")?;
+        let stopped = world.run_until(NOTICED_WITHIN, |world| (0..2).all(|node| is_undecided(world, node)));
+        ensure!(stopped, "{kind:?}: not noticed: {}", world.describe());
+        world.restart(2);
+        let decided =
+            world.run_until(2 * NOTICED_WITHIN, |world| is_sound(world, 0) && is_outvoted(world, 1));
+        ensure!(decided, "{kind:?}: not decided: {}", world.describe());
+        ensure!(world.set_soon(0, "r1", "goes on"), "{kind:?}: the majority does not go on");
+        refuses(&mut world, 1)?;
+        world.check().map_err(broken)?;
+    }
+    Ok(())
+}
+
+/// T-D4. The segment in which it was written that a replica must not serve is recycled.
+pub(super) fn standing_outlives_its_segment(seed: u64) -> Result<(), String> {
+    let mut settings = Settings::calm(seed, 3);
+    settings.wal.segment_size = 64 << 10;
+    settings.wal.group_size_max = 16 << 10;
+    settings.log_size_max = 128 << 10;
+    let mut world = prepared(settings)?;
+    change(&mut world, 2, "changed")?;
+    let noticed = world.run_until(NOTICED_WITHIN, |world| is_outvoted(world, 2));
+    ensure!(noticed, "not noticed: {}", world.describe());
+    for number in 0..100 {
+        ensure!(world.set_soon(number % 2, "r0", &format!("after {number}")), "no write");
+    }
+    world.run_for(500 * MILLISECOND);
+    ensure!(world.coverage().recycled_segments > 0, "no segment was recycled");
+    world.isolate(2);
+    for _ in 0..3 {
+        world.bounce(2, CrashKind::Power);
+        ensure!(is_outvoted(&world, 2), "it has forgotten that it must not serve: {}", world.describe());
+    }
+    world.check().map_err(broken)
+}
