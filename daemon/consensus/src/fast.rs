@@ -36,9 +36,11 @@ use panch_wire::time::{Duration, Instant};
 use rand_xoshiro::rand_core::Rng;
 
 use crate::ballot::Ballot;
+use crate::fitness::Fitness;
 use crate::frontier::Frontier;
 use crate::protocol::{
-    Counters, Effects, Event, Group, Past, Place, Protocol, ProtocolKind, Random, Status, Tuning,
+    Counters, Dest, Effects, Event, Group, Past, Persist, Place, Protocol, ProtocolKind, Random, Status,
+    Tuning,
 };
 use crate::quorum::{classic_quorum, fast_quorum};
 use crate::rejoin::Horizon;
@@ -65,7 +67,7 @@ mod tests;
 use catchup::Catchup;
 use coordinator::Term;
 use election::Candidacy;
-use message::{Message, Plan, PromiseRecord, Record};
+use message::{Logged, Message, Plan, PromiseRecord, Record};
 use proposer::Proposer;
 use reads::Reads;
 use slots::Slots;
@@ -158,6 +160,7 @@ pub struct Fast {
     proposer: Proposer,
     catchup: Catchup,
     reads: Reads,
+    fitness: Fitness,
     counters: Counters,
 }
 
@@ -215,6 +218,29 @@ impl Fast {
         if std::mem::take(&mut self.due.catchup) {
             self.ask_for_missing(effects);
         }
+        self.ask_own_log(effects);
+    }
+
+    /// Sees now and then how long the own log takes.
+    fn ask_own_log(&mut self, effects: &mut Effects<Self>) {
+        let written = effects.last_persist();
+        if self.group.replica_count > 1 && self.fitness.log.asks(written, self.now, &self.tuning) {
+            effects.send_after(written, Dest::One(self.me()), Logged { point: written.0 }, None);
+        }
+    }
+
+    fn on_logged(&mut self, from: ReplicaId, message: Logged) {
+        if from == self.me() {
+            self.stalled = false;
+            self.fitness.log.on_durable(Persist(message.point), self.now);
+        }
+    }
+
+    /// Tells the others now and then whom this replica reaches and how fast its disk is.
+    fn tell_condition(&mut self, effects: &mut Effects<Self>) {
+        if let Some(condition) = self.fitness.tell(self.now, &self.tuning) {
+            effects.send(Dest::Others, condition, None);
+        }
     }
 
     fn on_deadline(&mut self, effects: &mut Effects<Self>) {
@@ -252,6 +278,7 @@ impl Fast {
         if from.index() >= self.group.replica_count || !message.is_plausible() {
             return;
         }
+        self.fitness.hear(from, self.now);
         match message {
             Message::PreVote(message) => self.on_pre_vote(from, message, effects),
             Message::PreVoteReply(message) => self.on_pre_vote_reply(from, message, effects),
@@ -275,6 +302,13 @@ impl Fast {
             Message::Decided(message) => self.on_decided(from, message, body, effects),
             Message::ReadRequest(message) => self.on_read_request(from, message, effects),
             Message::ReadReply(message) => self.on_read_reply(from, message, effects),
+            Message::Condition(condition) => {
+                self.fitness.on_condition(from, condition, self.now);
+                // Who hears no coordinator has no other occasion.
+                self.tell_condition(effects);
+            }
+            Message::Logged(message) => self.on_logged(from, message),
+            Message::TakeOver(message) => self.on_take_over(from, message, effects),
         }
     }
 }
@@ -319,6 +353,7 @@ impl Protocol for Fast {
             proposer: Proposer::default(),
             catchup: Catchup::default(),
             reads: Reads::new(past.incarnation),
+            fitness: Fitness::new(group.me, group.replica_count),
             counters: Counters::default(),
         }
     }
@@ -345,6 +380,7 @@ impl Protocol for Fast {
 
     fn start(&mut self, now: Instant, effects: &mut Effects<Self>) {
         self.now = now;
+        self.fitness.start(now);
         self.slots.keep_tail(self.tuning.tail_size_max);
         self.count_own_votes();
         // What the log calls chosen may rest on a vote that a lost disk has taken along: no promise may leave it out.

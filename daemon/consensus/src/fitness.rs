@@ -5,7 +5,15 @@
 //! longer than its votes take at their slowest. One whose votes are merely late, because its disk stalls now and then, is
 //! not.
 //!
+//! [`own_log`] is about the own disk, [`condition`] about what replicas tell each other of themselves: whom they reach, and
+//! how fast their disks are.
+//!
 //! Nothing here is relied on for safety.
+
+pub(crate) mod condition;
+pub(crate) mod own_log;
+
+pub(crate) use condition::Fitness;
 
 use panch_wire::time::{Duration, Instant};
 
@@ -29,6 +37,10 @@ pub(crate) struct Voter {
     missed: Option<Miss>,
     /// How long its votes that came after all were lately missed at most; fades.
     stall: Duration,
+    /// How long it lately took to answer at once, on average; zero: not known.
+    round_trip: Duration,
+    /// Since when its disk seems slow.
+    slow_since: Option<Instant>,
 }
 
 /// Silence of a replica that is waited for.
@@ -60,6 +72,23 @@ impl Voter {
             self.steady_since = now;
         }
         self.contact = Some(now);
+    }
+
+    /// It answered after so long what needs no disk.
+    pub(crate) fn on_round_trip(&mut self, time: Duration) {
+        self.round_trip = if self.round_trip.is_zero() { time } else { (self.round_trip * 7 + time) / 8 };
+    }
+
+    /// How long it lately took to answer what needs no disk; zero: not known.
+    pub(crate) fn round_trip(&self) -> Duration {
+        self.round_trip
+    }
+
+    /// Its disk seems slow, or not; whether it has seemed so for `wait`.
+    pub(crate) fn on_disk(&mut self, is_slow: bool, wait: Duration, now: Instant) -> bool {
+        let since = self.slow_since.filter(|_| is_slow).unwrap_or(now);
+        self.slow_since = is_slow.then_some(since);
+        is_slow && now.since(since) >= wait
     }
 
     /// It says something that it has written down: its disk works.

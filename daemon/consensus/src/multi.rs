@@ -29,9 +29,11 @@ use panch_wire::time::{Duration, Instant};
 use rand_xoshiro::rand_core::Rng;
 
 use crate::ballot::Ballot;
+use crate::fitness::Fitness;
 use crate::frontier::Frontier;
 use crate::protocol::{
-    Counters, Dest, Effects, Event, Group, Past, Place, Protocol, ProtocolKind, Random, Status, Tuning, Value,
+    Counters, Dest, Effects, Event, Group, Past, Persist, Place, Protocol, ProtocolKind, Random, Status,
+    Tuning, Value,
 };
 use crate::quorum::classic_quorum;
 use crate::rejoin::Horizon;
@@ -52,7 +54,7 @@ mod tests;
 use election::Candidacy;
 use leader::Term;
 use lease::Lease;
-use message::{AcceptRecord, Accepted, Message, PromiseRecord, Record, Release};
+use message::{AcceptRecord, Accepted, Logged, Message, PromiseRecord, Record, Release};
 use reads::Reads;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -136,6 +138,7 @@ pub struct Multi {
     term: Term,
     reads: Reads,
     lease: Lease,
+    fitness: Fitness,
     /// While mute: what must be executed first.
     floor: Slot,
     /// Whether an earlier life may have granted a lease.
@@ -228,6 +231,29 @@ impl Multi {
         if std::mem::take(&mut self.due.read_index) {
             self.send_read_index_request(effects);
         }
+        self.ask_own_log(effects);
+    }
+
+    /// Sees now and then how long the own log takes.
+    fn ask_own_log(&mut self, effects: &mut Effects<Self>) {
+        let written = effects.last_persist();
+        if self.group.replica_count > 1 && self.fitness.log.asks(written, self.now, &self.tuning) {
+            effects.send_after(written, Dest::One(self.me()), Logged { point: written.0 }, None);
+        }
+    }
+
+    fn on_logged(&mut self, from: ReplicaId, message: Logged) {
+        if from == self.me() {
+            self.fitness.log.on_durable(Persist(message.point), self.now);
+            self.lease.on_durable(Persist(message.point));
+        }
+    }
+
+    /// Tells the others now and then whom this replica reaches and how fast its disk is.
+    fn tell_condition(&mut self, effects: &mut Effects<Self>) {
+        if let Some(condition) = self.fitness.tell(self.now, &self.tuning) {
+            effects.send(Dest::Others, condition, None);
+        }
     }
 
     fn on_deadline(&mut self, effects: &mut Effects<Self>) {
@@ -261,6 +287,7 @@ impl Multi {
             self.stalled = false;
             self.lease.on_log_progress();
         }
+        self.fitness.hear(from, self.now);
         match message {
             Message::PreVote(message) => self.on_pre_vote(from, message, effects),
             Message::PreVoteReply(message) => self.on_pre_vote_reply(from, message, effects),
@@ -279,6 +306,12 @@ impl Multi {
             Message::Forward(_) => self.on_forward(body, effects),
             Message::TransferLeader(message) => self.on_transfer_leader(from, message, effects),
             Message::FillRequest(message) => self.on_fill_request(message, effects),
+            Message::Condition(condition) => {
+                self.fitness.on_condition(from, condition, self.now);
+                // Who hears no leader has no other occasion.
+                self.tell_condition(effects);
+            }
+            Message::Logged(message) => self.on_logged(from, message),
         }
     }
 }
@@ -318,6 +351,7 @@ impl Protocol for Multi {
             term: Term::default(),
             reads: Reads::new(past.incarnation),
             lease: Lease::new(),
+            fitness: Fitness::new(group.me, group.replica_count),
             floor: Slot(0),
             restarted: past.incarnation.0 > 1,
             counters: Counters::default(),
@@ -346,6 +380,7 @@ impl Protocol for Multi {
 
     fn start(&mut self, now: Instant, effects: &mut Effects<Self>) {
         self.now = now;
+        self.fitness.start(now);
         // While records were replayed the promise rose over what had been accepted below it.
         self.accepted_upto = self.commit;
         self.advance_accepted();
@@ -355,6 +390,7 @@ impl Protocol for Multi {
             return;
         }
         self.lease.start(&self.tuning, self.restarted, now);
+        self.name_lease(effects);
         // The home replica comes first when all start together, so that the leaders of different groups spread.
         let timeout = self.tuning.election_timeout;
         let wait = if self.group.home == self.me() {
@@ -401,7 +437,8 @@ impl Protocol for Multi {
     fn restate(&self) -> Record {
         // Only what a durable snapshot covers is stated to be chosen: acceptances below the commit index may still wait to
         // be written behind this record, and a crash between the two would leave a losing value in their place.
-        Record::Promise(PromiseRecord { ballot: self.promised, commit: self.loadable_from.prev() })
+        let (ballot, commit) = (self.promised, self.loadable_from.prev());
+        self.lease.restated(ballot, commit).unwrap_or(Record::Promise(PromiseRecord { ballot, commit }))
     }
 
     fn truncated(&mut self, covered: &Frontier) {

@@ -145,9 +145,9 @@ pub struct Tuning {
     /// EPaxos: a command leader sends to a fast quorum only.
     pub thrifty: bool,
     /// Multi-Paxos: how long a follower that heard its leader promises to follow nobody else, on its own clock; zero: no
-    /// leases. Below `election_timeout`: after a leader's death nobody is elected before its last grants are over. A node
-    /// may be started with a smaller value than before only once it was down for the larger one: it grants no longer than
-    /// it waits after a restart. Other differences between nodes only cost the lease.
+    /// leases. Below `election_timeout`: after a leader's death nobody is elected before its last grants are over. The log
+    /// names the longest one granted, so a node that is started with a smaller value waits for the larger one. Differences
+    /// between nodes only cost the lease.
     pub lease: Duration,
     /// Multi-Paxos: the most by which the rate of a clock may differ from true time, in millionths. Lease reads are
     /// linearizable only while every clock keeps to it.

@@ -1,11 +1,12 @@
 //! What the tests of all protocols share: one replica under a magnifying glass ([`solo`]), a deterministic cluster
-//! ([`cluster`]) with what its replicas must agree on ([`agreement`]), faults at random ([`random`]), and the proof that
+//! ([`cluster`]) with what its replicas must agree on ([`agreement`]), faults at random ([`random`]), faults that last ([`gray`]), and the proof that
 //! tests notice when a safety rule is removed ([`mutants`]).
 #![allow(dead_code, reason = "each protocol's tests use their part")]
 
 pub(crate) mod agreement;
 pub(crate) mod cluster;
 pub(crate) mod commits;
+pub(crate) mod gray;
 #[cfg(feature = "mutants")]
 pub(crate) mod mutants;
 pub(crate) mod random;

@@ -37,6 +37,8 @@ rules! {
     BallotNeverReused = "ballot-never-reused",
     /// The cumulative acknowledgement never jumps over a gap (PM10, T-M14).
     AckContiguous = "ack-contiguous",
+    /// A leader hands over to a replica that reaches more others, or whose disk works when its own does not.
+    FittestLeads = "fittest-leads",
     /// An acceptor refuses ballots below its promise.
     RefuseLowerBallot = "refuse-lower-ballot",
     /// No read is served before the leader's term-start entry is committed (PM6, T-M9).
@@ -109,6 +111,8 @@ rules! {
     LeaseBootDelay = "lease-boot-delay",
     /// No grant is longer than what the granter would wait after a restart.
     LeaseWithinBootDelay = "lease-within-boot-delay",
+    /// The longest lease granted is in the log before it is granted, and a restarted replica waits for that one.
+    LeaseLongestRecorded = "lease-longest-recorded",
     /// A leader counts on less than the granted time, by as much as clocks may differ.
     LeaseDrift = "lease-drift",
     /// The lease is compared with the time at each read (T-M6).
@@ -187,6 +191,11 @@ rules! {
     FastSecondSlotAfterLoss = "fast-second-slot-after-loss",
     /// A fast round decides with a fast quorum.
     FastQuorumSize = "fast-quorum-size",
+    /// A coordinator hands over to a replica that reaches more others, or whose disk works when its own does not; fast rounds
+    /// are for groups whose members all reach each other and have disks of about the same speed.
+    FastFittestCoordinates = "fast-fittest-coordinates",
+    /// Of the batches that came by for an open slot, those leave memory that nobody is known to vote for any more.
+    FastPayloadsLeave = "fast-payloads-leave",
     /// An acceptor obeys no term below the one it promised (T-F9).
     FastRefuseOldTerm = "fast-refuse-old-term",
     /// A promise counts only when all the votes it reports have arrived.

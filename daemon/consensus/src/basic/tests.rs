@@ -1,9 +1,10 @@
 //! Tests of Basic Paxos: exact effects of single events (`acceptor_rules`, `proposer_rules`, `learner_rules`), named
-//! schedules (`scenarios`), what a batch costs (`cost`), memory (`pressure`), random schedules (`random`), and that they notice when a safety
+//! schedules (`scenarios`), faults that last (`gray`), what a batch costs (`cost`), memory (`pressure`), random schedules (`random`), and that they notice when a safety
 //! rule is removed (`mutants`).
 
 mod acceptor_rules;
 mod cost;
+mod gray;
 mod learner_rules;
 #[cfg(feature = "mutants")]
 mod mutants;

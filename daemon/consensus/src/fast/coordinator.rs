@@ -2,7 +2,9 @@
 //!
 //! A fast round needs `ceil(3n/4)` votes, with three replicas all of them. A coordinator that misses a replica opens a new
 //! term without it: in stripes of those that are fit, or, if they are no fast quorum, in classic rounds, where it proposes
-//! alone and pipelined as in Multi-Paxos. Once the replica has been back for a while, another new term takes it in.
+//! alone and pipelined as in Multi-Paxos. Once the replica has been back for a while, another new term takes it in. Classic
+//! rounds, too, if some replicas do not reach each other: votes for what one of them proposes would always be missing. Who
+//! reaches more replicas than the coordinator, or has a much better disk, is asked to coordinate instead.
 //!
 //! Invariants:
 //! * A plan is settled once per term, after a quorum has promised the term, and starts above every slot that a promise
@@ -11,6 +13,7 @@
 
 use panch_wire::frame::Frame;
 use panch_wire::ids::{REPLICAS_MAX, ReplicaId, ReplicaSet, Slot};
+use panch_wire::rule::{Rule, holds};
 use panch_wire::time::{Duration, Instant};
 
 use super::message::{Any, Heartbeat, HeartbeatReply, Mode, Plan};
@@ -39,6 +42,8 @@ pub(super) struct Term {
     /// When fast rounds were last returned to.
     returned: Option<Instant>,
     doublings: u32,
+    /// When the last heartbeat left.
+    pub(super) heartbeat_sent: Instant,
     /// The highest commit index that was seen when slots were looked at, and when it was first seen.
     progress: (Slot, Instant),
 }
@@ -68,6 +73,7 @@ impl Fast {
         }
         self.term.progress = (self.commit(), now);
         self.term.mode_before = renewed;
+        self.drop_slow_voters();
         let me = self.me();
         self.term.fit.insert(me);
     }
@@ -100,7 +106,8 @@ impl Fast {
 
     /// How proposing should work with the replicas that are fit.
     fn wished_mode(&self) -> Mode {
-        if self.term.fit.count() < self.fast_quorum() {
+        let is_meshed = self.fitness.is_meshed() || !holds(Rule::FastFittestCoordinates);
+        if self.term.fit.count() < self.fast_quorum() || !is_meshed {
             Mode::Classic
         } else if self.tuning.free_for_all {
             Mode::FreeForAll
@@ -177,6 +184,7 @@ impl Fast {
     fn send_heartbeats(&mut self, effects: &mut Effects<Self>) {
         let message = Heartbeat { term: self.promised, commit: self.commit(), plan: self.plan };
         effects.send(Dest::Others, message, None);
+        self.term.heartbeat_sent = self.now;
         self.timers.arm(Timer::Heartbeat, self.now + self.tuning.heartbeat_interval);
     }
 
@@ -190,6 +198,16 @@ impl Fast {
             return;
         }
         self.send_heartbeats(effects);
+        self.tell_condition(effects);
+        self.watch_links();
+        self.hand_over(effects);
+        if self.fitness.log.is_dead(self.now, &self.tuning) {
+            // Nobody took over who was asked.
+            self.counters.step_downs += 1;
+            self.stalled = true;
+            self.become_follower(effects);
+            return;
+        }
         self.judge_peers();
         self.reconsider_plan(effects);
     }
@@ -202,6 +220,8 @@ impl Fast {
             self.adopt_plan(plan, effects);
         }
         self.hear_commit(from, message.commit);
+        self.watch_links();
+        self.tell_condition(effects);
         let reply = HeartbeatReply {
             term: self.promised,
             commit: self.commit(),
@@ -229,6 +249,7 @@ impl Fast {
         }
         if message.votes {
             self.note_contact(from);
+            self.note_round_trip(from);
         }
         self.hear_commit(from, message.commit);
         if self.slots.admits(message.last) {

@@ -16,6 +16,7 @@ use panch_wire::time::Instant;
 
 use super::message::{
     Any, Mode, Plan, PreVote, PreVoteReply, Prepare, Promise, PromiseRecord, PromiseVote, Record, Refused,
+    TakeOver,
 };
 use super::round::{ValueName, Vote};
 use super::slots::SPAN_MAX;
@@ -80,7 +81,7 @@ impl Fast {
             self.stalled = true;
         }
         self.become_follower(effects);
-        if !self.stalled {
+        if !self.stalled && !self.fitness.log.is_hung(self.now, &self.tuning) {
             self.start_pre_vote(effects);
         }
     }
@@ -128,6 +129,15 @@ impl Fast {
         }
         self.candidacy.grants.insert(from);
         if self.candidacy.grants.count() >= self.quorum() {
+            self.stand(effects);
+        }
+    }
+
+    /// The coordinator asks this replica to take its place.
+    pub(super) fn on_take_over(&mut self, from: ReplicaId, message: TakeOver, effects: &mut Effects<Self>) {
+        let following = self.role == Role::Follower && self.leader == Some(from) && from != self.me();
+        let is_fit = !self.stalled && !self.mute && !self.fitness.log.is_hung(self.now, &self.tuning);
+        if following && message.term == self.promised && is_fit {
             self.stand(effects);
         }
     }

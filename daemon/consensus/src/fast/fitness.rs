@@ -1,18 +1,21 @@
 //! Whom a coordinator relies on: see [`crate::fitness`].
 //!
 //! A replica is dropped when its connection is lost, when it does not answer heartbeats, or when slots wait for its vote and
-//! it is silent. One whose votes are merely late stays: its slots are recovered one by one.
+//! it is silent. One whose votes are merely late stays: its slots are recovered one by one. But one whose disk is much slower
+//! than those of a majority is dropped as soon as waiting for it costs more than the additional way of a classic round.
 //!
 //! Invariants:
 //! * This replica always counts as fit to itself.
 //! * Nobody is dropped for want of votes in the turn in which that is noticed.
 
 use panch_wire::ids::{BatchId, REPLICAS_MAX, ReplicaId, Slot};
+use panch_wire::rule::{Rule, holds};
 use panch_wire::time::Duration;
 
+use super::message::TakeOver;
 use super::round::Round;
 use super::{Fast, Role};
-use crate::protocol::Effects;
+use crate::protocol::{Dest, Effects};
 use crate::quorum::reached_by_quorum;
 
 impl Fast {
@@ -44,6 +47,49 @@ impl Fast {
         }
     }
 
+    /// The replica answered the last heartbeat.
+    pub(super) fn note_round_trip(&mut self, from: ReplicaId) {
+        let time = self.now.since(self.term.heartbeat_sent);
+        // An answer to an earlier one would seem faster than it was: rarely, and then the next one does not.
+        self.term.peers[from.index()].on_round_trip(time);
+    }
+
+    /// Whether waiting for the disk of a replica costs more than going on in classic rounds would.
+    fn is_slow(&self, id: ReplicaId) -> bool {
+        let trips = self.peers().map(|peer| self.term.peers[peer.index()].round_trip());
+        let trip = trips.max().unwrap_or_default();
+        holds(Rule::FastFittestCoordinates) && self.fitness.is_slow(id, trip, self.now, &self.tuning)
+    }
+
+    /// A term begins without those whose disks are slow already.
+    pub(super) fn drop_slow_voters(&mut self) {
+        for id in self.peers() {
+            if self.is_slow(id) {
+                self.count_as_unfit(id);
+            }
+        }
+    }
+
+    pub(super) fn watch_links(&mut self) {
+        let settling = self.settling_time();
+        self.fitness.watch_links(settling, self.now, &self.tuning);
+    }
+
+    /// Asks a replica that reaches more others, or has a much better disk, to coordinate instead.
+    pub(super) fn hand_over(&mut self, effects: &mut Effects<Self>) {
+        if !holds(Rule::FastFittestCoordinates) {
+            return;
+        }
+        let fresh = 2 * self.tuning.heartbeat_interval;
+        let peers = &self.term.peers;
+        let now = self.now;
+        let is_here = |id: ReplicaId| peers[id.index()].contact_age(now) <= fresh;
+        if let Some(to) = self.fitness.successor(now, &self.tuning, is_here) {
+            self.counters.transfers += 1;
+            effects.send(Dest::One(to), TakeOver { term: self.promised }, None);
+        }
+    }
+
     fn contact_age(&self, id: ReplicaId) -> Duration {
         if id == self.me() {
             return Duration::ZERO;
@@ -65,8 +111,14 @@ impl Fast {
                 self.count_as_unfit(id);
                 continue;
             }
+            let (is_slow, wait) = (self.is_slow(id), self.tuning.election_timeout / 2);
+            if self.term.peers[id.index()].on_disk(is_slow, wait, self.now) {
+                self.count_as_unfit(id);
+                continue;
+            }
             let steady = self.term.peers[id.index()].steady_time(self.now);
-            let is_back = steady >= self.settling_time() && age <= 2 * self.tuning.heartbeat_interval;
+            let is_back =
+                !is_slow && steady >= self.settling_time() && age <= 2 * self.tuning.heartbeat_interval;
             if is_back && self.term.fit.insert(id) {
                 self.term.peers[id.index()].forgive();
             }

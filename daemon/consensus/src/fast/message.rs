@@ -10,6 +10,7 @@ use super::Fast;
 use super::round::{Round, ValueName, Vote};
 use super::slots::SPAN_MAX;
 use crate::ballot::Ballot;
+pub use crate::fitness::condition::{Condition, Logged};
 use crate::messages::{is_plausible_ballot, is_plausible_slot, messages};
 
 /// The most entries of one [`Votes`].
@@ -166,6 +167,13 @@ pub struct HeartbeatReply {
     pub votes: bool,
 }
 
+/// The coordinator asks a replica that should coordinate instead to open a term at once.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TakeOver {
+    /// The coordinator's term.
+    pub term: Ballot,
+}
+
 /// A batch for the fast round, to all acceptors; it travels beside.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Propose {
@@ -320,6 +328,9 @@ messages! { Fast:
     Decided: Hint,
     ReadRequest: Hint,
     ReadReply: Hint,
+    Condition: Hint,
+    Logged: Claim(FastVoteAfterDurable),
+    TakeOver: Hint,
 }
 
 impl Votes {
@@ -383,7 +394,10 @@ impl Message {
             Message::CatchupRequest(m) => ([none; 2], [m.from_slot, m.to_slot]),
             Message::Decided(m) => ([none; 2], [m.slot, m.commit]),
             Message::ReadReply(m) => ([none; 2], [m.last, m.last]),
-            Message::ReadRequest(_) | Message::Forward(_) => return true,
+            Message::TakeOver(m) => ([m.term, none], [Slot(0); 2]),
+            Message::ReadRequest(_) | Message::Forward(_) | Message::Condition(_) | Message::Logged(_) => {
+                return true;
+            }
         };
         terms.into_iter().all(is_plausible_ballot) && slots.into_iter().all(is_plausible_slot)
     }

@@ -55,6 +55,7 @@ impl Fast {
     /// Claims leave from now on: this replica is as fit to coordinate as any.
     pub(super) fn speak(&mut self) {
         (self.stalled, self.mute) = (false, false);
+        self.fitness.log.forget_question();
     }
 
     /// Whether an earlier life of this replica may have voted in the slot, or promised it.

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 
 use panch_wire::frame::Frame;
 use panch_wire::ids::{REPLICAS_MAX, ReplicaId, ReplicaSet, Slot};
+use panch_wire::rule::{Rule, holds};
 use panch_wire::time::Instant;
 
 use super::round::{Round, ValueName, Vote};
@@ -20,6 +21,9 @@ use crate::protocol::Value;
 
 /// The most slots that may be open: a bound against nonsense from outside, far above what proposers leave open.
 pub(super) const SPAN_MAX: u64 = 1 << 13;
+
+/// The most batches that are kept for one slot without a vote for them in sight.
+const PAYLOADS_MAX: usize = REPLICAS_MAX;
 
 /// What a value without a frame counts for, in bytes.
 const NOOP_FOOTPRINT: usize = 64;
@@ -77,6 +81,22 @@ impl Open {
     /// Whether a vote for that value is known, the own one also while it is not durable.
     pub(super) fn has_vote_for(&self, name: ValueName) -> bool {
         self.vote.iter().chain(self.tally.iter().flatten()).any(|vote| vote.name == name)
+    }
+
+    /// Whether the batch is voted for, proposed or chosen here.
+    fn is_wanted(&self, body: Option<&Frame>) -> bool {
+        let name = ValueName::of(body);
+        let proposed = self.recovery.proposed.as_ref().map(ValueName::of_value);
+        self.has_vote_for(name) || self.chosen == Some(name) || proposed == Some(name)
+    }
+
+    /// Lets go of the batches that are not wanted; returns how much memory they took, in bytes.
+    fn drop_losers(&mut self) -> usize {
+        let mut payloads = std::mem::take(&mut self.payloads);
+        let before: usize = payloads.iter().map(Frame::footprint).sum();
+        payloads.retain(|frame| self.is_wanted(Some(frame)));
+        self.payloads = payloads;
+        before - self.payloads.iter().map(Frame::footprint).sum::<usize>()
     }
 
     fn clear(&mut self) {
@@ -186,9 +206,23 @@ impl Slots {
 
     /// Keeps a batch that came by, if there is room for it.
     pub(super) fn keep(&mut self, slot: Slot, body: Option<&Frame>, size_max: usize) {
-        let few = self.get(slot).is_none_or(|open| open.payloads.len() < REPLICAS_MAX);
+        self.drop_losers(slot);
+        let is_wanted = |open: &Open| holds(Rule::FastPayloadsLeave) && open.is_wanted(body);
+        let few = self.get(slot).is_none_or(|open| open.payloads.len() < PAYLOADS_MAX || is_wanted(open));
         if few && self.has_room(slot, body, size_max) {
             self.keep_voted(slot, body);
+        }
+    }
+
+    /// Lets go of batches that came by in earlier terms, if there are many: what no vote is known for any more is neither chosen
+    /// nor picked, or comes again with the vote.
+    fn drop_losers(&mut self, slot: Slot) {
+        let Some(open) = self.get_mut(slot).filter(|open| open.payloads.len() >= PAYLOADS_MAX) else {
+            return;
+        };
+        if holds(Rule::FastPayloadsLeave) {
+            let freed = open.drop_losers();
+            self.held_size -= freed;
         }
     }
 

@@ -1,5 +1,5 @@
 //! Tests of Fast Paxos: rule O4 by table and by brute force (`picking`), exact effects of single events (`acceptor_rules`,
-//! `coordinator_rules`, `direct_rules`, `election_rules`, `pressure`), named schedules (`scenarios`), what a batch costs (`budget`), random schedules (`random`), and that
+//! `coordinator_rules`, `direct_rules`, `election_rules`, `pressure`), named schedules (`scenarios`), faults that last (`gray`), what is kept for a slot (`payloads`), what a batch costs (`budget`), random schedules (`random`), and that
 //! all of these notice when a safety rule is removed (`mutants`).
 
 mod acceptor_rules;
@@ -7,8 +7,10 @@ mod budget;
 mod coordinator_rules;
 mod direct_rules;
 mod election_rules;
+mod gray;
 #[cfg(feature = "mutants")]
 mod mutants;
+mod payloads;
 mod picking;
 mod pressure;
 mod random;

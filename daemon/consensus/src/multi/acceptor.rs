@@ -153,6 +153,7 @@ impl Multi {
             // An acknowledgement may have been lost.
             self.due.ack |= message.acked < self.accepted_upto;
             self.ask_to_fill(effects);
+            self.tell_condition(effects);
         }
         if obeyed || message.ballot < self.promised {
             let reply = HeartbeatReply {
@@ -214,6 +215,9 @@ impl Multi {
         self.promised = self.promised.max(ballot);
         self.recorded = self.promised;
         self.seen = self.promised;
+        if let Record::Lease(record) = record {
+            self.lease.replay(record);
+        }
         // What the record calls chosen was accepted before it was written, with the values that are here by now.
         while self.commit < commit && self.window.get(self.commit.next()).is_some() {
             let next = self.commit.next();

@@ -105,7 +105,7 @@ impl Multi {
             self.stalled = true;
         }
         self.become_follower(effects);
-        if !self.stalled {
+        if !self.stalled && !self.fitness.log.is_hung(self.now, &self.tuning) {
             self.start_pre_vote(effects);
         }
     }
@@ -141,6 +141,10 @@ impl Multi {
         let wait = if led || !reaches { 0 } else { lease_wait.as_nanos() as u64 };
         let reply = PreVoteReply { ballot: message.ballot, seen, granted, wait };
         effects.send(Dest::One(from), reply, None);
+        if !led && !reaches {
+            // It may be the only one that reaches a quorum, and then nobody else can lead before it has what it lacks.
+            effects.send_snapshot(from, message.commit.next());
+        }
     }
 
     pub(super) fn on_pre_vote_reply(
@@ -174,7 +178,8 @@ impl Multi {
         let released = message.released;
         let following = self.role == Role::Follower && self.leader == Some(from);
         let free = self.lease_wait(self.me(), released).is_zero();
-        if following && released.ballot == self.promised && free && !self.stalled {
+        let is_fit = !self.stalled && !self.fitness.log.is_hung(self.now, &self.tuning);
+        if following && released.ballot == self.promised && free && is_fit {
             self.stand(released, effects);
         }
     }

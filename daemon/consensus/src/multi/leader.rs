@@ -6,7 +6,7 @@
 //! * A leader that a quorum no longer follows, or whose own log stands still, steps down by itself.
 
 use panch_wire::frame::Frame;
-use panch_wire::ids::{REPLICAS_MAX, ReplicaId, Slot};
+use panch_wire::ids::{REPLICAS_MAX, ReplicaId, ReplicaSet, Slot};
 use panch_wire::rule::{Rule, holds};
 use panch_wire::time::{Duration, Instant};
 
@@ -19,12 +19,14 @@ use crate::quorum::reached_by_quorum;
 /// Election timeouts between two attempts to hand leadership to the home replica.
 const TRANSFER_PAUSE: u32 = 8;
 
-/// Handing over to the home replica: nothing new is proposed meanwhile.
+/// Handing over to another replica: nothing new is proposed meanwhile.
 #[derive(Clone, Copy, Debug)]
 struct Transfer {
+    /// Who should lead.
+    to: ReplicaId,
     /// When this replica goes on leading after all.
     until: Instant,
-    /// Whether the home replica was asked: that happens once it has everything.
+    /// Whether it was asked: that happens once it has everything.
     asked: bool,
 }
 
@@ -163,7 +165,7 @@ impl Multi {
         if from != self.me() {
             self.pump(from, effects);
         }
-        self.ask_home(effects);
+        self.ask_successor(effects);
     }
 
     fn advance_commit(&mut self, effects: &mut Effects<Self>) {
@@ -191,7 +193,7 @@ impl Multi {
     pub(super) fn send_heartbeats(&mut self, effects: &mut Effects<Self>) {
         self.due.round = false;
         self.term.round += 1;
-        let lease = self.ask_lease();
+        let lease = self.ask_lease(effects);
         for id in self.peers() {
             let peer = &mut self.term.peers[id.index()];
             peer.commit_sent = self.commit;
@@ -225,6 +227,7 @@ impl Multi {
             return;
         }
         self.send_heartbeats(effects);
+        self.tell_condition(effects);
         self.consider_transfer(effects);
         self.timers.arm(Timer::Heartbeat, self.now + self.tuning.heartbeat_interval);
     }
@@ -234,7 +237,7 @@ impl Multi {
         self.term.matched[self.me().index()] < self.term.last
     }
 
-    /// Whether the home replica is about to be asked to take over, or was.
+    /// Whether another replica is about to be asked to take over, or was.
     pub(super) fn is_transferring(&self) -> bool {
         self.term.transfer.is_some()
     }
@@ -248,12 +251,9 @@ impl Multi {
         self.now.since(reached) < self.tuning.election_timeout
     }
 
-    /// Leaders of different groups are spread over the nodes by their homes; after a failover leadership returns.
+    /// Hands over to whoever reaches more replicas or has a better disk, or to the home replica: by their homes, leaders of
+    /// different groups are spread over the nodes, and return there after a failover.
     fn consider_transfer(&mut self, effects: &mut Effects<Self>) {
-        let home = self.group.home;
-        if home == self.me() {
-            return;
-        }
         let timeout = self.tuning.election_timeout;
         if let Some(transfer) = self.term.transfer {
             if self.now >= transfer.until {
@@ -262,32 +262,60 @@ impl Multi {
             }
             return;
         }
-        let peer = &self.term.peers[home.index()];
-        let fresh: Duration = 2 * self.tuning.heartbeat_interval;
-        if self.now >= self.term.transfer_after
-            && self.term.start <= self.commit
-            && self.now.since(peer.contact) <= fresh
-            && self.now.since(peer.contact_since) >= 2 * timeout
-            && self.term.matched[home.index()] >= self.commit
-            && !peer.snapshotting
-        {
+        if self.term.start > self.commit {
+            return;
+        }
+        if let Some(to) = self.fitter_replica().or_else(|| self.waiting_home()) {
             self.counters.transfers += 1;
-            self.term.transfer = Some(Transfer { until: self.now + timeout, asked: false });
+            self.term.transfer = Some(Transfer { to, until: self.now + timeout, asked: false });
             self.term.transfer_after = self.now + TRANSFER_PAUSE * timeout;
-            self.ask_home(effects);
+            self.ask_successor(effects);
         }
     }
 
-    fn ask_home(&mut self, effects: &mut Effects<Self>) {
+    /// Who should lead instead of this replica.
+    fn fitter_replica(&mut self) -> Option<ReplicaId> {
+        if !holds(Rule::FittestLeads) {
+            return None;
+        }
+        let mut could_lead = ReplicaSet::default();
+        for peer in self.peers().filter(|peer| self.could_lead(*peer)) {
+            could_lead.insert(peer);
+        }
+        self.fitness.successor(self.now, &self.tuning, |id| could_lead.contains(id))
+    }
+
+    /// The home replica, if it has been back for a while and leads as well as this one.
+    fn waiting_home(&self) -> Option<ReplicaId> {
         let home = self.group.home;
+        let peer = &self.term.peers[home.index()];
+        let is_back = home != self.me()
+            && self.now >= self.term.transfer_after
+            && self.now.since(peer.contact_since) >= 2 * self.tuning.election_timeout
+            && self.could_lead(home);
+        let is_fit = self.fitness.is_as_fit(home, self.now, &self.tuning) || !holds(Rule::FittestLeads);
+        (is_back && is_fit).then_some(home)
+    }
+
+    /// Whether the replica is here and has everything that is chosen.
+    fn could_lead(&self, id: ReplicaId) -> bool {
+        let peer = &self.term.peers[id.index()];
+        let fresh: Duration = 2 * self.tuning.heartbeat_interval;
+        self.now.since(peer.contact) <= fresh
+            && self.term.matched[id.index()] >= self.commit
+            && !peer.snapshotting
+    }
+
+    fn ask_successor(&mut self, effects: &mut Effects<Self>) {
         if let Some(transfer) = &mut self.term.transfer
             && !transfer.asked
-            && self.term.matched[home.index()] == self.term.last
+            && self.term.matched[transfer.to.index()] == self.term.last
         {
             transfer.asked = true;
+            let to = transfer.to;
             // First the lease ends, then the request leaves: the new ballot need not wait for what was granted.
             let released = self.release_lease();
-            effects.send(Dest::One(home), TransferLeader { released }, None);
+            effects.send(Dest::One(to), TransferLeader { released }, None);
         }
     }
 }

@@ -17,20 +17,22 @@
 //!
 //! Invariants:
 //! * While a grant runs, the replica promises nothing to others and does not stand for election.
-//! * A replica that may have granted before a restart promises nothing for a full grant, of its own length. [D7]
-//! * A follower grants at most the length it would wait for after a restart; a leader counts only grants of what it asked.
+//! * A replica that may have granted before a restart promises nothing for a full grant, of its own length or of the longest
+//!   that its log says it granted, whichever is longer. [D7]
+//! * A follower grants at most the length it would wait for after a restart, and none that its log does not durably name; a
+//!   leader counts only grants of what it asked. A shorter length is written down only once the wait is over.
 //! * A leader that hands over stops first. Its request names the rounds it gives up; only grants of those may be ended by
 //!   the new ballot, whenever its Prepare arrives, and only later rounds count if the leader goes on.
 //! * A replica whose own log stands still neither asks nor grants: a lease must not keep a leader that cannot work.
 
-use panch_wire::ids::{REPLICAS_MAX, ReplicaId};
+use panch_wire::ids::{REPLICAS_MAX, ReplicaId, Slot};
 use panch_wire::rule::{Rule, holds};
 use panch_wire::time::{Duration, Instant};
 
-use super::message::{Accepted, Release};
+use super::message::{Accepted, LeaseRecord, Logged, Record, Release};
 use super::{Multi, Role};
 use crate::ballot::Ballot;
-use crate::protocol::{Dest, Effects, Tuning};
+use crate::protocol::{Dest, Effects, Persist, Tuning};
 use crate::quorum::reached_by_quorum;
 
 /// Rounds whose send time is remembered. Replies to older ones are late or the reader of many rounds; they do not count.
@@ -52,11 +54,23 @@ struct Grant {
     until: Instant,
 }
 
+/// The longest lease that this replica may have granted, as its log says.
+#[derive(Clone, Copy, Default, Debug)]
+struct Longest {
+    /// Written down, perhaps not durably.
+    written: Duration,
+    /// Durable.
+    durable: Duration,
+    /// What must be durable for the one to become the other.
+    point: Option<Persist>,
+}
+
 /// What a replica granted, and what was granted to it.
 #[derive(Clone, Debug)]
 pub(super) struct Lease {
     /// Before this no ballot is promised: an earlier life may have granted.
     boot_until: Instant,
+    longest: Longest,
     grant: Grant,
     /// Since when an answer of the own log is awaited.
     probe: Option<Instant>,
@@ -74,6 +88,7 @@ impl Lease {
     pub(super) fn new() -> Self {
         Self {
             boot_until: Instant(0),
+            longest: Longest::default(),
             grant: Grant::default(),
             probe: None,
             sent: [(0, Instant(0)); ROUND_COUNT_MAX],
@@ -86,7 +101,28 @@ impl Lease {
     /// The replica begins its life; `restarted`: it had one before.
     pub(super) fn start(&mut self, tuning: &Tuning, restarted: bool, now: Instant) {
         if restarted && holds(Rule::LeaseBootDelay) {
-            self.boot_until = now + grown(tuning.lease, tuning.clock_drift_ppm);
+            let recorded =
+                if holds(Rule::LeaseLongestRecorded) { self.longest.durable } else { Duration::ZERO };
+            self.boot_until = now + grown(tuning.lease.max(recorded), tuning.clock_drift_ppm);
+        }
+    }
+
+    /// The log says so.
+    pub(super) fn replay(&mut self, record: LeaseRecord) {
+        let longest = Duration::from_nanos(record.longest);
+        self.longest = Longest { written: longest, durable: longest, point: None };
+    }
+
+    /// The record that says so again in a new log segment, if there is anything to say.
+    pub(super) fn restated(&self, ballot: Ballot, commit: Slot) -> Option<Record> {
+        let longest = self.longest.written.as_nanos() as u64;
+        (longest > 0).then_some(Record::Lease(LeaseRecord { ballot, commit, longest }))
+    }
+
+    /// The own log is durable up to `point`.
+    pub(super) fn on_durable(&mut self, point: Persist) {
+        if self.longest.point.take_if(|needed| *needed <= point).is_some() {
+            self.longest.durable = self.longest.written;
         }
     }
 
@@ -159,11 +195,47 @@ impl Multi {
         if length.is_zero() || length > self.tuning.lease && holds(Rule::LeaseWithinBootDelay) {
             return false;
         }
+        if !self.names_lease(effects) {
+            return false;
+        }
         let moves = self.own_log_answers(effects);
         if moves || !holds(Rule::LeaseNeedsLog) {
             self.extend_grant(round, length);
         }
         moves || !holds(Rule::LeaseNeedsLog)
+    }
+
+    /// Whether the own log durably names the longest lease that this replica grants; if not, that is written down. A restart,
+    /// perhaps with a shorter lease configured, waits for what is named. [D7]
+    fn names_lease(&mut self, effects: &mut Effects<Self>) -> bool {
+        if !holds(Rule::LeaseLongestRecorded) {
+            return true;
+        }
+        let length = self.tuning.lease;
+        let written = self.lease.longest.written;
+        // What an earlier life granted is over once the wait for it is.
+        let may_shrink = self.now >= self.lease.boot_until && self.lease.longest.point.is_none();
+        if length > written || length < written && may_shrink {
+            let (ballot, commit, longest) = (self.promised, self.commit, length.as_nanos() as u64);
+            let point = effects.persist(Record::Lease(LeaseRecord { ballot, commit, longest }), None);
+            self.recorded = ballot;
+            let longest = &mut self.lease.longest;
+            longest.written = length;
+            if length > written {
+                longest.point = Some(point);
+                effects.send_after(point, Dest::One(self.me()), Logged { point: point.0 }, None);
+            } else {
+                longest.durable = length;
+            }
+        }
+        length <= self.lease.longest.durable
+    }
+
+    /// A lease that is longer than what the own log names will be asked for: it is better named now than then.
+    pub(super) fn name_lease(&mut self, effects: &mut Effects<Self>) {
+        if !self.tuning.lease.is_zero() {
+            self.names_lease(effects);
+        }
     }
 
     fn extend_grant(&mut self, round: u64, length: Duration) {
@@ -190,11 +262,14 @@ impl Multi {
     // Holding.
 
     /// A heartbeat round is sent now: what it asks for, in nanoseconds; 0: nothing. The leader grants it to itself, too.
-    pub(super) fn ask_lease(&mut self) -> u64 {
+    pub(super) fn ask_lease(&mut self, effects: &mut Effects<Self>) -> u64 {
         let length = self.tuning.lease;
         let round = self.term.round;
         let log_moves = !self.own_log_lags() || self.now.since(self.term.own_progress) < length;
         if length.is_zero() || self.is_transferring() || !log_moves && holds(Rule::LeaseNeedsLog) {
+            return 0;
+        }
+        if !self.names_lease(effects) {
             return 0;
         }
         self.lease.sent[round as usize % ROUND_COUNT_MAX] = (round, self.now);

@@ -8,6 +8,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use super::Multi;
 use crate::ballot::Ballot;
+pub use crate::fitness::condition::{Condition, Logged};
 use crate::messages::{is_plausible_ballot, is_plausible_slot, messages};
 
 /// "Would you promise me this ballot?" Changes nothing durable.
@@ -182,7 +183,7 @@ pub struct ReadIndexReply {
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Forward;
 
-/// The leader asks the home replica to stand for election at once.
+/// The leader asks a replica that should lead instead to stand for election at once.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TransferLeader {
     /// The leader's ballot, and up to which round it has given up its lease.
@@ -218,6 +219,8 @@ messages! { Multi:
     Forward: Hint,
     TransferLeader: Hint,
     FillRequest: Hint,
+    Condition: Hint,
+    Logged: Claim(ClaimAfterDurable),
 }
 
 impl Message {
@@ -239,7 +242,12 @@ impl Message {
             Message::ReadIndexReply(m) => ([Ballot::default(); 2], [m.slot.unwrap_or_default(); 2]),
             Message::TransferLeader(m) => ([m.released.ballot; 2], [Slot(0); 2]),
             Message::FillRequest(m) => ([m.ballot; 2], [m.upto; 2]),
-            Message::ReadIndexRequest(_) | Message::Forward(_) => return true,
+            Message::ReadIndexRequest(_)
+            | Message::Forward(_)
+            | Message::Condition(_)
+            | Message::Logged(_) => {
+                return true;
+            }
         };
         ballots.into_iter().all(is_plausible_ballot) && slots.into_iter().all(is_plausible_slot)
     }
@@ -265,6 +273,18 @@ pub struct AcceptRecord {
     pub commit: Slot,
 }
 
+/// The longest lease that this replica grants from here on, written down before it grants one of that length. It promises the
+/// ballot too.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LeaseRecord {
+    /// The ballot promised.
+    pub ballot: Ballot,
+    /// What was known to be chosen.
+    pub commit: Slot,
+    /// In nanoseconds.
+    pub longest: u64,
+}
+
 /// What a replica writes down. Every record repeats what was then known to be chosen, so that a restart need not learn
 /// it again. Never reorder: the position is the disk format.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
@@ -273,6 +293,8 @@ pub enum Record {
     Promise(PromiseRecord),
     /// See [`AcceptRecord`].
     Accept(AcceptRecord),
+    /// See [`LeaseRecord`].
+    Lease(LeaseRecord),
 }
 
 impl Record {
@@ -281,6 +303,7 @@ impl Record {
         match self {
             Record::Promise(record) => record.ballot,
             Record::Accept(record) => record.ballot,
+            Record::Lease(record) => record.ballot,
         }
     }
 
@@ -289,13 +312,14 @@ impl Record {
         match self {
             Record::Promise(record) => record.commit,
             Record::Accept(record) => record.commit,
+            Record::Lease(record) => record.commit,
         }
     }
 
     /// Where a value is accepted.
     pub fn slot(&self) -> Option<Slot> {
         match self {
-            Record::Promise(_) => None,
+            Record::Promise(_) | Record::Lease(_) => None,
             Record::Accept(record) => Some(record.slot),
         }
     }

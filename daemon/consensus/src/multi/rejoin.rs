@@ -59,6 +59,7 @@ impl Multi {
         self.floor = Slot(0);
         self.stalled = false;
         self.lease.on_log_progress();
+        self.fitness.log.forget_question();
         self.due.ack = self.leader.is_some();
     }
 

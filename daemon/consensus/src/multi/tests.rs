@@ -1,7 +1,8 @@
-//! Tests of Multi-Paxos: exact effects of single events (`acceptor_rules`, `leader_rules`), named schedules (`scenarios`), random schedules
+//! Tests of Multi-Paxos: exact effects of single events (`acceptor_rules`, `leader_rules`), named schedules (`scenarios`), faults that last (`gray`), random schedules
 //! (`random`), leases one event at a time (`lease_rules`) and as schedules (`leases`), and that the two latter notice when a safety rule is removed (`mutants`).
 
 mod acceptor_rules;
+mod gray;
 mod leader_rules;
 mod lease_rules;
 mod leases;

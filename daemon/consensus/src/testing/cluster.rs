@@ -77,6 +77,8 @@ pub(crate) struct Node<P: Protocol> {
     snapshot: State,
     disk_free_at: Instant,
     disk_stalled: bool,
+    /// Writes take so many times as long as the weather says.
+    disk_factor: u32,
     clock: Clock,
     /// Does nothing till it goes on.
     paused: bool,
@@ -143,6 +145,7 @@ impl<P: Protocol> Cluster<P> {
             snapshot: State::default(),
             disk_free_at: Instant(0),
             disk_stalled: false,
+            disk_factor: 1,
             clock: Clock::default(),
             paused: false,
         };
@@ -290,6 +293,11 @@ impl<P: Protocol> Cluster<P> {
         }
     }
 
+    /// The disk of `id` takes `factor` times as long from now on.
+    pub(crate) fn slow_disk(&mut self, id: u8, factor: u32) {
+        self.nodes[usize::from(id)].disk_factor = factor;
+    }
+
     /// The replica's clock runs at `rate` millionths of true time from now on.
     pub(crate) fn set_clock_rate(&mut self, id: u8, rate: u64) {
         self.nodes[usize::from(id)].clock.set_rate(self.now, rate);
@@ -407,6 +415,11 @@ impl<P: Protocol> Cluster<P> {
     /// In a log: the last slot that `id` has executed.
     pub(crate) fn chosen_upto(&self, id: u8) -> Slot {
         self.nodes[usize::from(id)].life.as_ref().map_or(Slot(0), |life| life.state.executed.slot())
+    }
+
+    /// Whether any read waits for its answer.
+    pub(crate) fn reads_wait(&self) -> bool {
+        !self.reads.is_empty()
     }
 
     /// In a log: the last slot that anybody has executed.

@@ -1,6 +1,6 @@
 //! Every test must notice when its rule is removed: otherwise it proves nothing.
 
-use super::{acceptor_rules, coordinator_rules, election_rules, picking, random, scenarios};
+use super::{acceptor_rules, coordinator_rules, election_rules, gray, payloads, picking, random, scenarios};
 use crate::testing::mutants::mutants;
 
 mutants! {
@@ -51,5 +51,8 @@ mutants! {
     promises_mixed: FastPromiseComplete,
         election_rules::votes_that_an_earlier_answer_reported_do_not_make_up_for_those_of_a_later_one;
     learned_not_written: FastLearnedWrittenDown, acceptor_rules::a_value_chosen_without_the_own_vote_is_written_down;
+    unfit_coordinators: FastFittestCoordinates, gray::hung_disk_of_the_coordinator;
+    coordinators_with_few_links: FastFittestCoordinates, gray::link_of_the_coordinator;
+    losers_kept: FastPayloadsLeave, payloads::many_terms_collide;
     reads_of_one: FastReadQuorum, acceptor_rules::a_read_waits_for_what_a_quorum_may_have_voted_in;
 }

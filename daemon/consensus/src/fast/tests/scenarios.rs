@@ -16,8 +16,12 @@ type Cluster = cluster::Cluster<Fast>;
 
 /// A group whose coordinator is replica 0 and whose fast rounds everybody takes part in.
 fn group(replica_count: u8, free_for_all: bool) -> Cluster {
+    seeded_group(7, replica_count, free_for_all)
+}
+
+fn seeded_group(seed: u64, replica_count: u8, free_for_all: bool) -> Cluster {
     let tuning = Tuning { free_for_all, pipeline_depth: 10, ..tuning() };
-    let mut cluster = Cluster::new(replica_count, 0, 7, tuning);
+    let mut cluster = Cluster::new(replica_count, 0, seed, tuning);
     cluster.run_till("a plan", 1_000, |cluster| cluster.leader() == Some(0));
     cluster.run_for(50);
     assert!(cluster.ids().all(|id| cluster.protocol(id).plan.is_some_and(|plan| plan.mode.is_fast())));
@@ -71,7 +75,11 @@ pub(super) fn t_f5_a_lost_vote_does_not_let_the_coordinator_contradict_what_othe
 
 #[test]
 pub(super) fn t_f6_a_batch_is_decided_once_although_it_was_proposed_twice() {
-    let mut cluster = group(3, true);
+    (0..10).for_each(proposed_twice);
+}
+
+fn proposed_twice(seed: u64) {
+    let mut cluster = seeded_group(seed, 3, true);
     let blocked = Rc::new(RefCell::new(true));
     let switch = blocked.clone();
     let lost = move |_: u8, _: u8, message: &Message| match message {

@@ -78,7 +78,7 @@ impl Solo {
 
     /// What was sent; a message whose rule is removed leaves at once.
     pub(super) fn released(&mut self) -> Vec<Sent<Message>> {
-        let outgoing = self.effects.outgoing.drain(..);
+        let outgoing = self.effects.outgoing.drain(..).filter(|out| !solo::is_about_fitness(&out.message));
         let after = |after: Option<(Persist, rule::Rule)>| after.filter(|(_, rule)| rule::holds(*rule));
         outgoing.map(|out| (after(out.after).map(|(point, _)| point.0), out.dest, out.message)).collect()
     }

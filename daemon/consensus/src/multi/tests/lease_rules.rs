@@ -8,7 +8,7 @@ use super::super::message::*;
 use super::leases::{LEASE, leasing};
 use super::solo::{ME, R1, R2, Solo, ballot, promised};
 use crate::ballot::Ballot;
-use crate::protocol::{Dest, Event, Protocol, ReadContext};
+use crate::protocol::{Dest, Event, Protocol, ReadContext, Tuning};
 use crate::testing::{HEARTBEAT, TIMEOUT};
 
 const fn ms(count: u64) -> Duration {
@@ -16,7 +16,10 @@ const fn ms(count: u64) -> Duration {
 }
 
 fn follower() -> Solo {
-    Solo::open(3, leasing(), &Slot(0).into(), &[])
+    let mut solo = Solo::open(3, leasing(), &Slot(0).into(), &[]);
+    // The length of its lease is durable.
+    solo.settle();
+    solo
 }
 
 fn heartbeat(ballot: Ballot, round: u64, lease: Duration) -> Heartbeat {
@@ -80,6 +83,46 @@ fn reads(solo: &mut Solo, context: u64) -> bool {
     solo.effects.reads.clear();
     solo.step(Event::Read { context: ReadContext(context), lease: true });
     solo.effects.reads.contains(&(ReadContext(context), Some(Slot(1))))
+}
+
+/// What the log says of the longest lease.
+fn named(records: &[Record]) -> Vec<Duration> {
+    let named = records.iter().filter_map(|record| match record {
+        Record::Lease(record) => Some(Duration::from_nanos(record.longest)),
+        _ => None,
+    });
+    named.collect()
+}
+
+pub(super) fn longest_lease_is_written_down() {
+    let mut solo = Solo::open(3, leasing(), &Slot(0).into(), &[]);
+    let written = solo.effects.records.clone();
+    assert!(
+        !granted(&mut solo, heartbeat(ballot(1, 1), 1, LEASE)),
+        "D7: a crash now, and nobody waits for it"
+    );
+    assert_eq!(named(&solo.records()), [LEASE]);
+    solo.deliver(ME, Logged { point: 1 }, None);
+    assert!(granted(&mut solo, heartbeat(ballot(1, 1), 2, LEASE)));
+    assert_eq!(named(&[solo.protocol.restate()]), [LEASE], "it survives recycling");
+    // A later life with a shorter lease waits for the longer one, and only then forgets it.
+    let shorter = Tuning { lease: ms(10), ..leasing() };
+    let mut solo = Solo::open(3, shorter, &Slot(0).into(), &written);
+    solo.settle();
+    assert!(wait_of(&mut solo, R2, prepare(ballot(2, 2))).is_some_and(|wait| wait >= LEASE));
+    solo.now = solo.now + ms(5);
+    assert!(granted(&mut solo, heartbeat(ballot(1, 1), 1, ms(10))));
+    assert_eq!(named(&[solo.protocol.restate()]), [LEASE]);
+    solo.now = solo.now + LEASE;
+    solo.deliver(ME, Logged { point: u64::MAX }, None);
+    assert!(granted(&mut solo, heartbeat(ballot(1, 1), 2, ms(10))));
+    assert_eq!(named(&solo.records()), [ms(10)]);
+    assert_eq!(named(&[solo.protocol.restate()]), [ms(10)]);
+}
+
+#[test]
+fn the_longest_lease_is_in_the_log_before_it_is_granted() {
+    longest_lease_is_written_down();
 }
 
 pub(super) fn lease_from_the_send_time() {
@@ -221,6 +264,7 @@ pub(super) fn granter_does_not_stand() {
     for round in 1..20 {
         assert!(granted(&mut solo, heartbeat(ballot(1, 1), round, LEASE)));
         solo.deliver(ME, Accepted { ballot: ballot(1, 1), upto: Slot(0) }, None);
+        solo.deliver(ME, Logged { point: u64::MAX }, None);
         solo.step(Event::Suspect(R1));
         solo.sent();
         for _ in 1..LEASE.as_millis() {

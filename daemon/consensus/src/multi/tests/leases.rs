@@ -133,11 +133,21 @@ fn a_leader_that_wakes_up_does_not_answer_from_the_past() {
 
 /// T-M7: a follower grants, restarts at once and is asked for a promise.
 pub(super) fn granter_restarts() {
+    granter_restarts_with(LEASE);
+}
+
+/// The same, and it is started with a lease that is over at once.
+pub(super) fn granter_restarts_with_a_shorter_lease() {
+    granter_restarts_with(Duration::from_millis(1));
+}
+
+fn granter_restarts_with(lease: Duration) {
     let mut cluster = leased_by_0(7, leasing());
-    // Only 1 grants; 2 hears nothing, and stands.
+    // Only 1 grants; 2 hears nothing, and stands. That 1 reaches more than the leader does is not told.
     cluster.block(0, 2);
     cluster.filter = Some(Box::new(|from, _, message| match message {
         Message::PreVote(_) if from == 2 => Verdict::Hold,
+        Message::Condition(_) => Verdict::Drop,
         _ => Verdict::Pass,
     }));
     cluster.run_till("a candidate", 1_000, |cluster| cluster.held_count() > 0);
@@ -145,7 +155,9 @@ pub(super) fn granter_restarts() {
     cluster.isolate(0);
     cluster.filter = None;
     cluster.crash(1);
+    cluster.tuning.lease = lease;
     cluster.restart(1);
+    cluster.run_for(3);
     cluster.release_held();
     cluster.run_for(5);
     if cluster.leader() == Some(2) {
@@ -160,6 +172,7 @@ pub(super) fn granter_restarts() {
 #[test]
 fn a_granter_that_restarts_still_keeps_its_word() {
     granter_restarts();
+    granter_restarts_with_a_shorter_lease();
 }
 
 /// Replica 0 was away; the leader of that time, the second one returned, asks it to take over again. The request is held.

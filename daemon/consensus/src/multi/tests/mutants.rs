@@ -1,6 +1,6 @@
 //! Every scenario must notice when its rule is removed: otherwise it proves nothing.
 
-use super::{acceptor_rules, leader_rules, lease_rules, leases, random, scenarios};
+use super::{acceptor_rules, gray, leader_rules, lease_rules, leases, random, scenarios};
 use crate::testing::mutants::mutants;
 
 mutants! {
@@ -53,5 +53,9 @@ mutants! {
     handover_that_comes_late: LeaseReleaseNamesRounds, leases::late_handover;
     grants_of_a_stalled_log: LeaseNeedsLog, lease_rules::granter_whose_log_stands_still;
     leases_of_stalled_logs: LeaseNeedsLog, leases::stalled_logs;
+    unfit_leaders: FittestLeads, gray::hung_disk_of_the_leader;
+    leaders_with_few_links: FittestLeads, gray::link_of_the_leader;
+    longer_grants_forgotten: LeaseLongestRecorded, leases::granter_restarts_with_a_shorter_lease;
+    longer_grants_not_written: LeaseLongestRecorded, lease_rules::longest_lease_is_written_down;
     grants_of_any_ballot: ContactOwnBallot, lease_rules::grants_in_another_ballot;
 }

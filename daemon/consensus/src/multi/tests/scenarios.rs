@@ -148,6 +148,8 @@ pub(super) fn read_before_the_term_start() {
     cluster.run_till("a new term", 1_000, |cluster| {
         [1, 2].into_iter().any(|id| cluster.protocol(id).counters().terms > 0)
     });
+    // The other one hears of it.
+    cluster.run_for(1);
     for id in [1, 2] {
         cluster.read(id);
     }

@@ -82,6 +82,7 @@ impl Solo {
     /// Leads, but its term-start entry is not chosen yet.
     pub(super) fn new_leader_with(replica_count: usize, tuning: Tuning) -> (Self, Ballot) {
         let mut solo = Self::open(replica_count, tuning, &Slot(0).into(), &[]);
+        solo.settle();
         let ballot = solo.candidate();
         for peer in (1..=replica_count as u8 / 2).map(ReplicaId) {
             solo.promise(peer, ballot, 1, 0, 0);

@@ -238,7 +238,7 @@ impl<P: Protocol> Cluster<P> {
     pub(super) fn schedule_durable(&mut self, id: u8) {
         let time = self.random_time(self.weather.disk);
         let node = &mut self.nodes[usize::from(id)];
-        let at = self.now.max(node.disk_free_at) + time;
+        let at = self.now.max(node.disk_free_at) + time * node.disk_factor;
         node.disk_free_at = at;
         let happening =
             Happening::Durable { node: id, incarnation: node.incarnation, length: node.log.len() };

@@ -1,0 +1,114 @@
+//! Faults that last: the coordinator's disk, and links.
+
+use super::super::Fast;
+use crate::protocol::Tuning;
+use crate::testing::gray::{cut, leave_star, pace};
+use crate::testing::{cluster, tuning};
+
+type Cluster = cluster::Cluster<Fast>;
+
+/// A group that 0 coordinates, in fast rounds.
+fn group(replica_count: u8) -> Cluster {
+    let mut cluster = Cluster::new(replica_count, 0, 7, Tuning { pipeline_depth: 10, ..tuning() });
+    cluster.run_till("a plan", 1_000, |cluster| cluster.leader() == Some(0));
+    cluster.run_for(300);
+    assert!(cluster.ids().all(|id| cluster.protocol(id).plan.is_some_and(|plan| plan.mode.is_fast())));
+    cluster
+}
+
+fn all_but(cluster: &Cluster, out: u8) -> Vec<u8> {
+    cluster.ids().filter(|id| *id != out).collect()
+}
+
+/// The disk of `bad` does what `break_disk` says: the others are nearly as fast as before.
+fn beside_a_disk(replica_count: u8, bad: u8, soon: u64, break_disk: impl Fn(&mut Cluster, u8)) {
+    let mut cluster = group(replica_count);
+    let well = all_but(&cluster, bad);
+    let before = pace(&mut cluster, &well, 300);
+    break_disk(&mut cluster, bad);
+    let _ = pace(&mut cluster, &well, soon);
+    assert!(
+        cluster.leader().is_some_and(|leader| leader != bad),
+        "progress: {bad} coordinates with such a disk"
+    );
+    let what = format!("n = {replica_count}, beside the bad disk of {bad}");
+    pace(&mut cluster, &well, 3_000).assert_like(&before, &what);
+}
+
+pub(super) fn hung_disk_of_the_coordinator() {
+    for replica_count in [3, 5] {
+        beside_a_disk(replica_count, 0, 150, |cluster, bad| cluster.stall_disk(bad, true));
+    }
+}
+
+#[test]
+fn a_coordinator_whose_disk_hangs_hands_over() {
+    hung_disk_of_the_coordinator();
+}
+
+#[test]
+fn a_hung_disk_of_a_voter_costs_little() {
+    for replica_count in [3, 5] {
+        beside_a_disk(replica_count, replica_count - 1, 500, |cluster, bad| cluster.stall_disk(bad, true));
+    }
+}
+
+#[test]
+fn a_disk_that_has_become_slow_costs_little() {
+    for (replica_count, bad) in [(3, 0), (3, 2), (5, 0), (5, 4)] {
+        beside_a_disk(replica_count, bad, 500, |cluster, bad| cluster.slow_disk(bad, 20));
+    }
+}
+
+pub(super) fn link_of_the_coordinator() {
+    for replica_count in [3, 5] {
+        for ways in 0..3 {
+            let mut cluster = group(replica_count);
+            let all: Vec<_> = cluster.ids().collect();
+            let before = pace(&mut cluster, &all, 300);
+            cut(&mut cluster, 0, replica_count - 1, ways);
+            cluster.run_for(1_000);
+            let what = format!("n = {replica_count}, ways {ways}");
+            pace(&mut cluster, &all, 2_000).assert_like(&before, &what);
+            cluster.heal();
+            cluster.run_till("fast rounds", 10_000, |cluster| {
+                cluster.protocol(0).plan.is_some_and(|plan| plan.mode.is_fast())
+            });
+        }
+    }
+}
+
+#[test]
+fn who_reaches_more_replicas_than_the_coordinator_takes_over() {
+    link_of_the_coordinator();
+}
+
+#[test]
+fn beside_a_link_between_two_voters_the_group_goes_on_in_classic_rounds() {
+    for replica_count in [3, 5] {
+        for ways in 0..3 {
+            let mut cluster = group(replica_count);
+            let all: Vec<_> = cluster.ids().collect();
+            let before = pace(&mut cluster, &all, 300);
+            cut(&mut cluster, 1, 2, ways);
+            cluster.run_for(1_000);
+            let what = format!("n = {replica_count}, ways {ways}");
+            pace(&mut cluster, &all, 2_000).assert_like(&before, &what);
+            assert_eq!(cluster.leader(), Some(0));
+        }
+    }
+}
+
+/// Reads of the others need a quorum that they do not reach; what they write is decided all the same.
+#[test]
+fn the_only_replica_that_reaches_a_quorum_coordinates() {
+    let mut cluster = group(5);
+    leave_star(&mut cluster, 2);
+    cluster.run_for(2_000);
+    let _ = pace(&mut cluster, &[2], 500);
+    for id in cluster.ids() {
+        let batch = cluster.propose(id).expect("it has room");
+        cluster.run_till("a write", 1_000, |cluster| cluster.is_decided(batch));
+    }
+    assert_eq!(cluster.leader(), Some(2));
+}

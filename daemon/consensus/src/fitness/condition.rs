@@ -1,0 +1,239 @@
+//! What replicas tell each other of themselves: whom they hear and reach, and how fast their disks are. Who leads learns from
+//! it that somebody else would do better.
+//!
+//! A link is *two-way* if each end hears the other. A replica that the leader has no such link with is not served while it
+//! leads, however healthy it is; so the lead goes to whoever has the most. A leader whose disk hangs, or is much slower than
+//! another's, holds up nothing as long as a majority has other disks, but it could not win the next ballot, and what its own
+//! clients send goes through its log: the lead goes to a better disk.
+//!
+//! Invariants:
+//! * What is told is a hint, and is believed for one election timeout.
+//! * Nobody is outdone by one condition: links and averages must be worse for half an election timeout. Only a log that hangs
+//!   is not waited for: it has been waited for.
+//! * Nobody hands over to a replica with fewer links, except that a log that hangs leaves no choice: then to one that
+//!   reaches a quorum.
+
+use panch_wire::ids::{REPLICAS_MAX, ReplicaId, ReplicaSet};
+use panch_wire::time::{Duration, Instant};
+use rkyv::{Archive, Deserialize, Serialize};
+
+use super::own_log::{OwnLog, SLOW_MIN, hung_after};
+use crate::protocol::Tuning;
+use crate::quorum::classic_quorum;
+
+/// A disk is much slower than another if it takes so many times as long.
+const SLOWER: u32 = 8;
+
+/// What a replica tells everybody of itself, about once in a heartbeat interval.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Condition {
+    /// Whom it heard lately, itself included: bit `i` for replica `i`.
+    pub hears: u16,
+    /// With whom it has a link both ways, as far as it knows, itself included.
+    pub linked: u16,
+    /// How long its log takes to make a record durable, in nanoseconds.
+    pub log_time: u64,
+}
+
+impl Condition {
+    fn reaches(self) -> usize {
+        self.linked.count_ones() as usize
+    }
+
+    fn log_time(self) -> Duration {
+        Duration::from_nanos(self.log_time)
+    }
+}
+
+/// A replica tells itself that its log is durable up to a point of its present life.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Logged {
+    /// See [`Persist`](crate::protocol::Persist).
+    pub point: u64,
+}
+
+/// Whether a disk that takes `time` is much slower than one that takes `other`; zero: nothing is known of that one.
+fn is_much_slower(time: Duration, other: Duration) -> bool {
+    !other.is_zero() && time >= SLOW_MIN && time >= SLOWER * other
+}
+
+fn bit(id: ReplicaId) -> u16 {
+    1u16.checked_shl(u32::from(id.0)).unwrap_or(0)
+}
+
+/// What a replica knows of its own fitness and of others'.
+#[derive(Clone, Debug)]
+pub(crate) struct Fitness {
+    me: ReplicaId,
+    replica_count: usize,
+    pub(crate) log: OwnLog,
+    /// When each was last heard. All count as heard at the start.
+    heard: [Instant; REPLICAS_MAX],
+    /// What each last told, and when.
+    told: [Option<(Condition, Instant)>; REPLICAS_MAX],
+    /// When this replica last told its own condition.
+    told_own: Instant,
+    /// Since when somebody else would lead better.
+    outdone_since: Option<Instant>,
+    /// Who was last asked to lead instead, and when.
+    asked: Option<(ReplicaId, Instant)>,
+    /// Whether all who are here have links with each other, and since when it looks otherwise.
+    meshed: bool,
+    meshed_since: Option<Instant>,
+}
+
+impl Fitness {
+    pub(crate) fn new(me: ReplicaId, replica_count: usize) -> Self {
+        Self {
+            me,
+            replica_count,
+            log: OwnLog::default(),
+            heard: [Instant::default(); REPLICAS_MAX],
+            told: [None; REPLICAS_MAX],
+            told_own: Instant::default(),
+            outdone_since: None,
+            asked: None,
+            meshed: true,
+            meshed_since: None,
+        }
+    }
+
+    /// Life begins.
+    pub(crate) fn start(&mut self, now: Instant) {
+        self.heard = [now; REPLICAS_MAX];
+        self.told_own = now;
+    }
+
+    /// A message of `from` arrived.
+    pub(crate) fn hear(&mut self, from: ReplicaId, now: Instant) {
+        self.heard[from.index()] = now;
+    }
+
+    /// `from` told its condition.
+    pub(crate) fn on_condition(&mut self, from: ReplicaId, condition: Condition, now: Instant) {
+        self.told[from.index()] = Some((condition, now));
+    }
+
+    /// The own condition, if it is time to tell it.
+    pub(crate) fn tell(&mut self, now: Instant, tuning: &Tuning) -> Option<Condition> {
+        let is_due = now.since(self.told_own) >= tuning.heartbeat_interval / 2;
+        is_due.then(|| {
+            self.told_own = now;
+            self.own(now, tuning)
+        })
+    }
+
+    fn peers(&self) -> impl Iterator<Item = ReplicaId> + use<> {
+        let me = self.me;
+        ReplicaSet::first(self.replica_count).iter().filter(move |peer| *peer != me)
+    }
+
+    /// What `id` told lately.
+    fn condition(&self, id: ReplicaId, now: Instant, tuning: &Tuning) -> Option<Condition> {
+        let lately = |(_, at): &(Condition, Instant)| now.since(*at) < tuning.election_timeout;
+        self.told[id.index()].filter(lately).map(|(condition, _)| condition)
+    }
+
+    fn own(&self, now: Instant, tuning: &Tuning) -> Condition {
+        let mut own = Condition { hears: bit(self.me), linked: bit(self.me), ..Condition::default() };
+        for peer in self.peers() {
+            if now.since(self.heard[peer.index()]) >= tuning.election_timeout {
+                continue;
+            }
+            own.hears |= bit(peer);
+            if self.condition(peer, now, tuning).is_some_and(|told| told.hears & bit(self.me) != 0) {
+                own.linked |= bit(peer);
+            }
+        }
+        own.log_time = self.log.time(now).as_nanos() as u64;
+        own
+    }
+
+    /// Who should lead instead of this replica, out of those who `can`. Asked at every heartbeat; after an answer the next
+    /// one takes a while.
+    pub(crate) fn successor(
+        &mut self,
+        now: Instant,
+        tuning: &Tuning,
+        can: impl Fn(ReplicaId) -> bool,
+    ) -> Option<ReplicaId> {
+        let own = self.own(now, tuning);
+        let is_hung = self.log.is_hung(now, tuning);
+        let quorum = classic_quorum(self.replica_count);
+        let asked = self.asked.map(|(id, _)| id);
+        let rank = |id: ReplicaId| {
+            let other = self.condition(id, now, tuning).filter(|_| can(id))?;
+            let is_better = if is_hung {
+                other.reaches() >= quorum
+            } else {
+                let by_disk = is_much_slower(own.log_time(), other.log_time());
+                other.reaches() > own.reaches() || other.reaches() == own.reaches() && by_disk
+            };
+            let stands_still = other.log_time() >= hung_after(tuning);
+            let rank = (asked != Some(id), other.reaches(), std::cmp::Reverse(other.log_time), id);
+            (is_better && !stands_still).then_some(rank)
+        };
+        let Some((.., best)) = self.peers().filter_map(rank).max() else {
+            self.outdone_since = None;
+            return None;
+        };
+        let since = *self.outdone_since.get_or_insert(now);
+        let is_certain = is_hung || now.since(since) >= tuning.election_timeout / 2;
+        let was_asked = self.asked.is_some_and(|(_, at)| now.since(at) < tuning.election_timeout);
+        if !is_certain || was_asked {
+            return None;
+        }
+        self.asked = Some((best, now));
+        Some(best)
+    }
+
+    /// Whether `id` would lead as well as this replica does.
+    pub(crate) fn is_as_fit(&self, id: ReplicaId, now: Instant, tuning: &Tuning) -> bool {
+        let own = self.own(now, tuning);
+        self.condition(id, now, tuning).is_some_and(|other| {
+            other.reaches() >= own.reaches()
+                && other.log_time() < hung_after(tuning)
+                && !is_much_slower(other.log_time(), own.log_time())
+        })
+    }
+
+    /// Whether the disk of `id` is much slower than those of a majority, by more than `spare`.
+    pub(crate) fn is_slow(&self, id: ReplicaId, spare: Duration, now: Instant, tuning: &Tuning) -> bool {
+        let mut times = [None; REPLICAS_MAX];
+        for replica in ReplicaSet::first(self.replica_count).iter() {
+            let told = self.condition(replica, now, tuning).map(Condition::log_time);
+            times[replica.index()] = if replica == self.me { Some(self.log.time(now)) } else { told };
+        }
+        let Some(time) = times[id.index()] else { return false };
+        let mut known: [_; REPLICAS_MAX] = times.map(|time| time.unwrap_or(Duration::MAX));
+        known[..self.replica_count].sort_unstable();
+        let majority = known[classic_quorum(self.replica_count) - 1];
+        majority < time && is_much_slower(time, majority) && time - majority >= spare
+    }
+
+    /// Looks whether all who are here have links with each other. What it looks like must last, before it counts as changed: for an
+    /// election timeout for the worse, for `settling` for the better.
+    pub(crate) fn watch_links(&mut self, settling: Duration, now: Instant, tuning: &Tuning) {
+        let here = self.own(now, tuning).hears;
+        let has_all = |id: ReplicaId| {
+            // Who has told nothing yet is not suspected.
+            self.condition(id, now, tuning).is_none_or(|told| told.linked & here == here)
+        };
+        let all = self.peers().filter(|peer| here & bit(*peer) != 0).all(has_all);
+        if all == self.meshed {
+            self.meshed_since = None;
+            return;
+        }
+        let since = *self.meshed_since.get_or_insert(now);
+        let wait = if self.meshed { tuning.election_timeout } else { settling };
+        if now.since(since) >= wait {
+            self.meshed = all;
+            self.meshed_since = None;
+        }
+    }
+
+    /// Whether all who are here have links with each other, as far as [`Fitness::watch_links`] saw.
+    pub(crate) fn is_meshed(&self) -> bool {
+        self.meshed
+    }
+}
