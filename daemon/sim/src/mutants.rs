@@ -58,6 +58,11 @@ const TABLES: &[(Rule, &str)] = &[
         "others that are up know the instance, or its row has no gap any more, before that matters",
     ),
     (
+        // It takes more terms than a group has replicas, each with votes for another batch in one slot that stays open.
+        Rule::FastPayloadsLeave,
+        "no run has so many terms while a slot is open",
+    ),
+    (
         // What is left of a client's name is 64 bits of its hash: enough for anything but an attack of 2^32 hashes.
         Rule::FastDigestCompared,
         "a node gives no two batches one id, and a client's batches are told apart by the other half of their names",

@@ -1,7 +1,8 @@
 //! Nasty schedules, scripted: each ends in a violation, or in an error of its own, if the rule it is about is removed.
 //!
 //! The names `T-C*` and `T-M*` are those of the protocol reference (nasty scenarios); `T-X*` and, about leases, `T-L*`,
-//! about lost disks `T-R*` and `T-ER*`, about states that differ `T-D*`, about clients' own batches `T-FD*`, and `T-FX*` are the simulator's own, for rules that need
+//! about lost disks `T-R*` and `T-ER*`, about states that differ `T-D*`, about faults that last `T-MG*` and `T-FG*`, about clients' own
+//! batches `T-FD*`, and `T-FX*` are the simulator's own, for rules that need
 //! a schedule and have none there.
 //!
 //! | not yet | needs |
@@ -15,6 +16,7 @@ mod divergence;
 mod election;
 mod epaxos;
 mod fast;
+mod gray;
 mod lease;
 mod log;
 mod read;
@@ -124,6 +126,11 @@ scenarios! {
     "T-L5" "a leader hands over, and hears nothing of who takes over" Run(lease::handover);
     "T-L6" "a request to take over comes late, and its leader has gone on" Run(lease::late_handover);
     "T-L7" "the logs of a quorum stand still" Run(lease::stalled_logs);
+    "T-L8" "a granter restarts at once with a shorter lease than it has granted" Run(lease::granter_restarts_with_less);
+    "T-MG1" "the leader's disk hangs, its process lives" Sized(SIZES, gray::leaders_hung_disk);
+    "T-MG2" "the leader does not reach one other, one way or both" Sized(SIZES, gray::leaders_cut_link);
+    "T-FG1" "the coordinator's disk hangs, its process lives" Sized(SIZES, gray::coordinators_hung_disk);
+    "T-FG2" "the coordinator does not reach one other, one way or both" Sized(SIZES, gray::coordinators_cut_link);
     "T-B1" "a value accepted in a higher ballot wins, though a lower one was accepted first" Sized(SIZES, basic::highest_ballot_wins);
     "T-B2" "an acceptor accepts without a promise; a lower Prepare arrives" Sized(SIZES, basic::accepting_promises);
     "T-B3" "all propose at the same moments" Sized(SIZES, basic::duelling_proposers);
