@@ -128,6 +128,12 @@ pub fn unblock_stop_signals() {
     sys::set_stop_signals_blocked(false);
 }
 
+/// Names the time since this machine was started; 0 if it does not say.
+pub fn boot() -> u64 {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    if id.trim().is_empty() { 0 } else { panch_wire::checksum::checksum(id.trim().as_bytes()) }
+}
+
 /// Raises the limit on open files as far as this process may. Returns the new limit.
 ///
 /// # Errors

@@ -228,6 +228,7 @@ fn node_options(config: &Config, order: Order, stop: Arc<AtomicBool>) -> Result<
         data_dir: node.data_dir.clone(),
         loss: order.loss,
         told_to_found: order.told_to_found,
+        boot: host::boot(),
         stop,
         peer_listen: node.peer_listen,
         resp_listen: node.resp_listen,

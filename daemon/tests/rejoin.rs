@@ -126,6 +126,63 @@ fn a_node_whose_log_is_in_memory_comes_back_by_itself() {
     cluster.assert_same_state();
 }
 
+/// As if the machine of a node that does not run had been started anew.
+fn pretend_reboot(cluster: &Cluster, id: usize) {
+    let path = cluster.data_dir(id).join("identity");
+    let text = std::fs::read_to_string(&path).expect("the identity");
+    let (body, _) = text.split_once("checksum ").expect("a checksum");
+    let line = body.lines().find(|line| line.starts_with("life ")).expect("the life before");
+    let boot = line.split(' ').nth(2).expect("the start of the machine");
+    let body = body.replace(boot, "0x00000000000000b0");
+    let sum = panch_wire::checksum::checksum(body.as_bytes());
+    std::fs::write(path, format!("{body}checksum {sum:#018x}\n")).expect("written");
+}
+
+#[test]
+fn a_node_whose_machine_stopped_before_its_votes_were_synced_comes_back_by_itself() {
+    let settings = settings("multi");
+    let node = format!("{}durability = \"periodic\"\n", settings.node);
+    let mut cluster = Cluster::start(Settings { node, ..settings });
+    let load = Load::start(&cluster, LoadOptions { threads: 3, ..LoadOptions::default() });
+    let text = "was not stopped in order before its machine";
+    load.wait_for_writes(50);
+    // A process that is killed loses nothing.
+    cluster.kill(2);
+    cluster.start_node(2);
+    assert!(!cluster.errors(2).contains(text), "{}", cluster.errors(2));
+    load.wait_for_writes(50);
+    cluster.kill(2);
+    pretend_reboot(&cluster, 2);
+    load.wait_for_writes(50);
+    cluster.start_node(2);
+    assert!(cluster.errors(2).contains(text), "{}", cluster.errors(2));
+    cluster.wait_member(2);
+    // Nor does a machine that is stopped in order.
+    load.wait_for_writes(50);
+    cluster.stop(3, PATIENCE);
+    pretend_reboot(&cluster, 3);
+    cluster.start_node(3);
+    assert!(!cluster.errors(3).contains(text), "{}", cluster.errors(3));
+    load.wait_for_writes(50);
+    let outcome = load.stop();
+    println!("votes that were not synced: {}", outcome.describe());
+    cluster.assert_all_serve();
+    outcome.check(&cluster);
+    cluster.assert_same_state();
+    // All machines at once: nobody can tell what was decided last, and nobody pretends to.
+    for id in cluster.ids() {
+        cluster.kill(id);
+        pretend_reboot(&cluster, id);
+        cluster.spawn(id);
+    }
+    for id in cluster.ids() {
+        eventually("it says for whom it waits", PATIENCE, || {
+            (cluster.try_info(id)?.text("rejoining") == "1" && cluster.errors(id).contains(text))
+                .then_some(())
+        });
+    }
+}
+
 #[test]
 fn a_node_that_waits_for_others_says_for_whom_and_can_be_stopped() {
     let mut cluster = Cluster::start(settings("multi"));

@@ -10,6 +10,11 @@
 //! * Only answers to this incarnation count; only members give them, after they know of the incarnation: they take in nothing
 //!   of the earlier life any more ([`Core::admits`](crate::core::Core::admits)).
 //! * While mute, no claim leaves the gate, not even to this replica itself, and no command of a client is taken.
+//!
+//! A node whose votes counted before they were on stable storage has forgotten the last of them when its machine stops ([`Life`]). It
+//! comes back in the same way, with what its log still holds: that was said, and is remembered. What was said after it is
+//! what a lost disk has forgotten. The replica cannot tell what of its log was said last, so it must not be believed before it has executed
+//! everything up to the horizon, whatever the log holds.
 
 use panch_consensus::protocol::{Persist, Protocol};
 use panch_consensus::quorum::classic_quorum;
@@ -23,6 +28,33 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::outbox::{MessageKind, Outbox};
 use crate::replica::{Replica, Surroundings};
+
+/// What a node writes down of its present life when it begins, before anything else; and at an orderly end.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Life {
+    /// Votes count that may not be on stable storage.
+    pub is_unsynced: bool,
+    /// Names the time since the machine was started; 0: unknown.
+    pub boot: u64,
+    /// It has ended in order: everything is on stable storage.
+    pub is_closed: bool,
+}
+
+impl Life {
+    /// Whether votes of this life are forgotten, as seen after the start of the machine named `boot`. What a process has written
+    /// is there for the next one, unless the machine has stopped in between.
+    pub fn has_lost_votes(&self, boot: u64) -> bool {
+        let same_boot = self.boot == boot && boot != 0;
+        self.is_unsynced && !self.is_closed && !same_boot && holds(Rule::PeriodicPowerRejoins)
+    }
+
+    /// The life that begins after this one. What this one has left unsynced is no safer for that, unless it is known to be lost.
+    #[must_use]
+    pub fn next(&self, is_unsynced: bool, boot: u64) -> Self {
+        let is_owed = self.is_unsynced && !self.is_closed && !self.has_lost_votes(boot);
+        Self { is_unsynced: is_unsynced || is_owed, boot, is_closed: false }
+    }
+}
 
 /// Who has not answered is asked again after this.
 const ASK_EVERY: Duration = Duration::from_millis(100);
@@ -220,5 +252,31 @@ impl<P: Protocol> Replica<P> {
         message.encode_fixed(&mut self.encoded);
         out.send(to, self.group.id, MessageKind::Rejoin, &self.encoded, None);
         self.probe.messages += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn votes_are_lost_with_the_power_unless_they_were_synced_or_the_life_was_closed() {
+        let life = Life { is_unsynced: true, boot: 5, is_closed: false };
+        for (life, boot, lost) in [
+            (life, 5, false),
+            (life, 6, true),
+            (life, 0, true),
+            (Life { boot: 0, ..life }, 0, true),
+            (Life { is_closed: true, ..life }, 6, false),
+            (Life { is_unsynced: false, ..life }, 6, false),
+            // Started with another durability meanwhile, and killed: what the first life wrote is as unsynced as it was.
+            (life.next(false, 5), 6, true),
+            (life.next(false, 5).next(false, 5), 6, true),
+            (Life { is_closed: true, ..life }.next(false, 5), 6, false),
+            (life.next(false, 6), 7, false),
+            (Life::default().next(true, 5), 6, true),
+        ] {
+            assert_eq!(life.has_lost_votes(boot), lost, "{life:?} {boot}");
+        }
     }
 }

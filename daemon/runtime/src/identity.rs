@@ -8,11 +8,12 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use panch_consensus::protocol::ProtocolKind;
 use panch_replica::core::next_incarnation;
 use panch_replica::founding::{Founder, Founders};
+use panch_replica::rejoin::Life;
 use panch_wire::ids::{Incarnation, ReplicaId};
 
 use crate::memory::PeerMemory;
@@ -31,6 +32,12 @@ const OWN_FILES: [&str; 3] = [LOCK, "identity.new", "lost+found"];
 
 /// What stands for the directory of a node that was absent when the cluster was founded.
 const ABSENT: &str = "absent";
+/// Whether votes count before they are on stable storage.
+const SYNCED: &str = "synced";
+const UNSYNCED: &str = "unsynced";
+/// Whether the life has ended in order.
+const CLOSED: &str = "closed";
+const OPEN: &str = "open";
 /// States of a node, as the file spells them.
 const MEMBER: &str = "member";
 const REJOINING: &str = "rejoining";
@@ -56,6 +63,8 @@ pub(crate) struct Identity {
     pub(crate) rejoining: bool,
     /// What the nodes were when the cluster was founded.
     pub(crate) founders: Founders,
+    /// The life that has begun.
+    pub(crate) life: Life,
 }
 
 /// What a node is told about the loss of its disk.
@@ -194,8 +203,12 @@ pub(crate) struct DataDir {
     pub(crate) identity: Identity,
     /// What is remembered of other nodes.
     pub(crate) peers: PeerMemory,
+    /// The node comes back because it has lost the votes that were not on stable storage, with the power.
+    pub(crate) has_lost_votes: bool,
     /// Cores that are not through with their way back.
     rejoining_cores: AtomicUsize,
+    /// A core could not bring everything to stable storage.
+    is_open: AtomicBool,
     /// Held for the life of the process: the kernel releases it however the process ends.
     _lock: File,
 }
@@ -203,7 +216,13 @@ pub(crate) struct DataDir {
 impl DataDir {
     /// Opens or creates the directory for the node described by `wanted` (its incarnation and log name are ignored) and
     /// begins the next incarnation. A node that knows of no earlier one gets none: see [`DataDir::begin`].
-    pub(crate) fn open(path: &Path, wanted: &Identity, loss: Loss) -> Result<Self, IdentityFault> {
+    /// A node that is `alone` has nobody to whom it could have said what it has forgotten.
+    pub(crate) fn open(
+        path: &Path,
+        wanted: &Identity,
+        loss: Loss,
+        alone: bool,
+    ) -> Result<Self, IdentityFault> {
         let at = |path: &Path| {
             let path = path.to_path_buf();
             move |error| IdentityFault::Io { path, error }
@@ -239,7 +258,11 @@ impl DataDir {
         if loss == Loss::OfDisk && has_run && !identity.rejoining {
             return Err(IdentityFault::NotEmpty(path.to_path_buf()));
         }
-        identity.rejoining |= loss == Loss::OfDisk || loss == Loss::OfMemory && has_run;
+        let Life { is_unsynced, boot, .. } = wanted.life;
+        let has_lost_votes = has_run && identity.life.has_lost_votes(boot);
+        identity.rejoining |=
+            loss == Loss::OfDisk || loss == Loss::OfMemory && has_run || has_lost_votes && !alone;
+        identity.life = identity.life.next(is_unsynced, boot);
         if has_run {
             identity.incarnation = next_incarnation(identity.incarnation);
         }
@@ -247,7 +270,8 @@ impl DataDir {
         let mut peers = PeerMemory::open(path)?;
         peers.set_founders(identity.founders);
         let rejoining_cores = AtomicUsize::new(if identity.rejoining { identity.cores } else { 0 });
-        Ok(Self { path: path.to_path_buf(), identity, peers, rejoining_cores, _lock: lock })
+        let (path, is_open) = (path.to_path_buf(), AtomicBool::new(false));
+        Ok(Self { path, identity, peers, has_lost_votes, rejoining_cores, is_open, _lock: lock })
     }
 
     /// The others have said what they remember of this node, which knows of no earlier life, and of the founding of the cluster: its
@@ -267,6 +291,21 @@ impl DataDir {
         }
         self.write(&Identity { rejoining: false, ..self.identity.clone() })?;
         Ok(true)
+    }
+
+    /// Something is not on stable storage at the end.
+    pub(crate) fn leave_open(&self) {
+        self.is_open.store(true, Ordering::Release);
+    }
+
+    /// All cores have ended in order: it is written that nothing of this life is lost if the power fails now.
+    pub(crate) fn close(&self) -> Result<(), IdentityFault> {
+        if self.is_open.load(Ordering::Acquire) || self.identity.incarnation == Incarnation(0) {
+            return Ok(());
+        }
+        let life = Life { is_closed: true, ..self.identity.life };
+        let rejoining = self.rejoining_cores.load(Ordering::Acquire) > 0;
+        self.write(&Identity { rejoining, life, ..self.identity.clone() })
     }
 
     fn write(&self, identity: &Identity) -> Result<(), IdentityFault> {
@@ -349,7 +388,11 @@ fn render(identity: &Identity, format: u64) -> String {
         if identity.rejoining { REJOINING } else { MEMBER },
     );
     if format > FORMAT_WITHOUT_FOUNDERS {
+        let Life { is_unsynced, boot, is_closed } = identity.life;
+        let (votes, end) =
+            (if is_unsynced { UNSYNCED } else { SYNCED }, if is_closed { CLOSED } else { OPEN });
         body += &format!("founders {}\n", render_founders(&identity.founders));
+        body += &format!("life {votes} {boot:#018x} {end}\n");
     }
     let sum = panch_wire::checksum::checksum(body.as_bytes());
     format!("{body}checksum {sum:#018x}\n")
@@ -378,6 +421,17 @@ fn parse_founders(text: &str) -> Option<Founders> {
     Some(founders)
 }
 
+/// `synced BOOT open`, or other words for what [`Life`] says.
+fn parse_life(text: &str) -> Option<Life> {
+    let [votes, boot, end] = text.split(' ').collect::<Vec<_>>()[..] else { return None };
+    let is = |word: &str, yes: &str, no: &str| (word == yes || word == no).then_some(word == yes);
+    Some(Life {
+        is_unsynced: is(votes, UNSYNCED, SYNCED)?,
+        boot: u64::from_str_radix(boot.strip_prefix("0x")?, 16).ok()?,
+        is_closed: is(end, CLOSED, OPEN)?,
+    })
+}
+
 /// Parses the file, of this layout or of the one before; the number of the first bad line as the error.
 fn parse(text: &str) -> Result<Identity, usize> {
     let line = |index: usize, key: &str| {
@@ -402,10 +456,11 @@ fn parse(text: &str) -> Result<Identity, usize> {
         MEMBER => false,
         _ => return Err(9),
     };
-    let founders = if format > FORMAT_WITHOUT_FOUNDERS {
-        parse_founders(line(9, "founders")?).ok_or(10usize)?
+    let (founders, life) = if format > FORMAT_WITHOUT_FOUNDERS {
+        let founders = parse_founders(line(9, "founders")?).ok_or(10usize)?;
+        (founders, parse_life(line(10, "life")?).ok_or(11usize)?)
     } else {
-        Founders::default()
+        Default::default()
     };
     let protocols: Option<Vec<_>> = line(4, "protocols")?.split(',').map(ProtocolKind::from_name).collect();
     let identity = Identity {
@@ -418,6 +473,7 @@ fn parse(text: &str) -> Result<Identity, usize> {
         log: number(7, "log")?,
         rejoining,
         founders,
+        life,
     };
     if render(&identity, format) != text {
         return Err(text.lines().count());
@@ -468,30 +524,31 @@ mod tests {
             log: 0,
             rejoining: false,
             founders: Founders::default(),
+            life: Life { is_unsynced: false, boot: 1, is_closed: false },
         }
     }
 
     fn open(dir: &Path, wanted: &Identity) -> Result<DataDir, IdentityFault> {
-        DataDir::open(dir, wanted, Loss::None)
+        DataDir::open(dir, wanted, Loss::None, false)
     }
 
     #[test]
     fn a_lost_disk_has_no_incarnation_until_the_others_say_the_last_and_comes_back_without_being_told_again()
     {
         let dir = tempfile::tempdir().unwrap();
-        let mut data = DataDir::open(dir.path(), &wanted(), Loss::OfDisk).unwrap();
+        let mut data = DataDir::open(dir.path(), &wanted(), Loss::OfDisk, false).unwrap();
         assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(0), true));
         drop(data);
         data = open(dir.path(), &wanted()).unwrap();
         assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(0), true));
         data.begin(Incarnation(6), Founders::default()).unwrap();
         drop(data);
-        let data = DataDir::open(dir.path(), &wanted(), Loss::OfDisk).unwrap();
+        let data = DataDir::open(dir.path(), &wanted(), Loss::OfDisk, false).unwrap();
         assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(8), true));
         assert!(!data.core_is_through().unwrap() && data.core_is_through().unwrap());
         drop(data);
         assert!(matches!(
-            DataDir::open(dir.path(), &wanted(), Loss::OfDisk),
+            DataDir::open(dir.path(), &wanted(), Loss::OfDisk, false),
             Err(IdentityFault::NotEmpty(_))
         ));
         let data = open(dir.path(), &wanted()).unwrap();
@@ -503,18 +560,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("core-0"), "").unwrap();
         assert!(matches!(
-            DataDir::open(dir.path(), &wanted(), Loss::OfDisk),
+            DataDir::open(dir.path(), &wanted(), Loss::OfDisk, false),
             Err(IdentityFault::NotEmpty(_))
         ));
         fs::remove_file(dir.path().join("core-0")).unwrap();
         // What a crash and a file system of its own leave is nothing.
         fs::write(dir.path().join("identity.new"), "format").unwrap();
         fs::create_dir(dir.path().join("lost+found")).unwrap();
-        assert!(DataDir::open(dir.path(), &wanted(), Loss::OfDisk).unwrap().identity.rejoining);
+        assert!(DataDir::open(dir.path(), &wanted(), Loss::OfDisk, false).unwrap().identity.rejoining);
 
         let dir = tempfile::tempdir().unwrap();
         for (incarnation, rejoining) in [(1, false), (2, true), (3, true)] {
-            let mut data = DataDir::open(dir.path(), &wanted(), Loss::OfMemory).unwrap();
+            let mut data = DataDir::open(dir.path(), &wanted(), Loss::OfMemory, false).unwrap();
             if incarnation == 1 {
                 data.begin(Incarnation(0), Founders::default()).unwrap();
             }
@@ -543,7 +600,7 @@ mod tests {
     fn a_directory_that_never_ran_may_turn_out_to_be_a_lost_one() {
         let dir = tempfile::tempdir().unwrap();
         drop(open(dir.path(), &wanted()).unwrap());
-        let mut data = DataDir::open(dir.path(), &wanted(), Loss::OfDisk).unwrap();
+        let mut data = DataDir::open(dir.path(), &wanted(), Loss::OfDisk, false).unwrap();
         assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(0), true));
         let last = data.begin(Incarnation(u32::MAX), Founders::default());
         assert!(matches!(last, Err(IdentityFault::Exhausted)));
@@ -589,6 +646,38 @@ mod tests {
     }
 
     #[test]
+    fn unsynced_votes_are_lost_with_the_power_and_not_with_the_process() {
+        let at =
+            |boot, is_unsynced| Identity { life: Life { is_unsynced, boot, is_closed: false }, ..wanted() };
+        let dir = tempfile::tempdir().unwrap();
+        let open_at = |boot, is_unsynced, alone| {
+            DataDir::open(dir.path(), &at(boot, is_unsynced), Loss::None, alone).unwrap()
+        };
+        open_at(5, true, false).begin(Incarnation(0), Founders::default()).unwrap();
+        assert!(!open_at(5, true, false).identity.rejoining, "killed");
+        open_at(5, true, false).close().unwrap();
+        assert!(!open_at(6, true, false).identity.rejoining, "stopped in order");
+        let open = open_at(6, true, false);
+        open.leave_open();
+        open.close().unwrap();
+        drop(open);
+        let alone = open_at(7, true, true);
+        assert!(alone.has_lost_votes && !alone.identity.rejoining);
+        drop(alone);
+        // Synced by now, but not what the life before has written.
+        assert!(!open_at(7, false, false).identity.rejoining);
+        let lost = open_at(8, false, false);
+        assert!(lost.has_lost_votes && lost.identity.rejoining);
+        drop(lost);
+        let lost = open_at(9, false, false);
+        assert!(!lost.has_lost_votes && lost.identity.rejoining, "it goes on");
+        assert!(!lost.core_is_through().unwrap() && lost.core_is_through().unwrap());
+        lost.close().unwrap();
+        drop(lost);
+        assert!(!open_at(10, true, false).identity.rejoining);
+    }
+
+    #[test]
     fn what_the_nodes_were_at_the_founding_is_kept_and_the_layout_before_is_converted() {
         let dir = tempfile::tempdir().unwrap();
         let mut founders = Founders::default();
@@ -616,7 +705,7 @@ mod tests {
     fn foreign_changed_and_damaged_directories_are_refused_with_the_reason() {
         let dir = tempfile::tempdir().unwrap();
         drop(open(dir.path(), &wanted()).unwrap());
-        let open = |wanted: Identity| DataDir::open(dir.path(), &wanted, Loss::None).map(drop);
+        let open = |wanted: Identity| DataDir::open(dir.path(), &wanted, Loss::None, false).map(drop);
         assert!(matches!(
             open(Identity { cluster: 8, ..wanted() }),
             Err(IdentityFault::Foreign { what: "cluster", .. })

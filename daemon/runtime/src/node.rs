@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use glommio::{LocalExecutorBuilder, Placement};
 use panch_consensus::protocol::random;
 use panch_replica::core::{Core, CoreConfig, ReplayFault};
+use panch_replica::rejoin::Life;
 use panch_ring::clock;
 use panch_ring::file::LogFile;
 use panch_ring::mesh::{self, MeshPort};
@@ -21,6 +22,7 @@ use panch_wire::time::Instant;
 
 use crate::clients::overrun_size;
 use crate::clients::table::Clients;
+use crate::complaints::say;
 use crate::core::{CoreFault, CoreLoop, check_ports};
 use crate::counters::Reports;
 use crate::identity::{DataDir, Identity, IdentityFault, Loss};
@@ -104,7 +106,7 @@ pub enum NodeFault {
     },
     /// A node without a durable log may not come back by itself.
     #[error(
-        "this node has forgotten its votes (its log was in memory, or its disk is lost), and cannot come back: that takes a majority without it, so three nodes and more that do not run in one process. Empty the data directories of all nodes to start a new cluster, and use durability = \"sync\""
+        "this node has forgotten its votes (its log was in memory, its disk is lost, or its machine stopped with durability = \"periodic\"), and cannot come back: that takes a majority without it, so three nodes and more that do not run in one process. Empty the data directories of all nodes to start a new cluster, and use durability = \"sync\""
     )]
     Forgotten,
     /// The node was asked to stop while it waited for others: nothing of it has run.
@@ -129,6 +131,7 @@ pub enum NodeFault {
 /// A running node.
 pub struct Node {
     threads: Vec<JoinHandle<Result<(), NodeFault>>>,
+    data: Arc<DataDir>,
     control: Arc<MeshPort<Parcel>>,
     reports: Arc<Reports>,
 }
@@ -170,6 +173,11 @@ impl Node {
             log: 0,
             rejoining: false,
             founders: Default::default(),
+            life: Life {
+                is_unsynced: matches!(options.log.durability, Durability::Periodic { .. }),
+                boot: options.boot,
+                is_closed: false,
+            },
         };
         if options.loss == Loss::OfDisk && options.members.len() < REJOIN_MEMBERS_MIN {
             return Err(NodeFault::Forgotten);
@@ -177,7 +185,11 @@ impl Node {
         if options.log.durability == Durability::Memory {
             refuse_logs(&options)?;
         }
-        let mut data = DataDir::open(&options.data_dir, &wanted, options.loss)?;
+        let node_count = options.members.len();
+        let mut data = DataDir::open(&options.data_dir, &wanted, options.loss, node_count == 1)?;
+        if data.has_lost_votes {
+            say_what_is_lost(&options);
+        }
         let forgotten = options.log.durability == Durability::Memory
             && data.identity.incarnation > Incarnation(1)
             && options.loss == Loss::None;
@@ -229,7 +241,7 @@ impl Node {
             threads.push(thread.map_err(io("cannot start a core's thread"))?);
         }
         drop(ready_sender);
-        let node = Self { threads, control, reports };
+        let node = Self { threads, data, control, reports };
         for _ in 0..cores {
             if ready.recv().is_err() {
                 return Err(node.wait().err().unwrap_or(NodeFault::Io {
@@ -263,7 +275,27 @@ impl Node {
                 result = ended;
             }
         }
+        if result.is_ok() {
+            self.data.close()?;
+        }
         result
+    }
+}
+
+/// The machine stopped, and with it went what was written and not synced.
+fn say_what_is_lost(options: &NodeOptions) {
+    let node = u64::from(options.node.0) + 1;
+    if options.members.len() == 1 {
+        say(format_args!(
+            "node {node} was not stopped in order before its machine, and ran with durability = \"periodic\": what was acknowledged in \
+             the last interval may be lost"
+        ));
+    } else {
+        say(format_args!(
+            "node {node} was not stopped in order before its machine, and ran with durability = \"periodic\": it may have forgotten \
+             its last votes, and comes back as a node that has lost its disk. Until all other nodes have answered it serves nothing but stale \
+             reads. If another one lost its power at the same time, no node can tell what the two have decided together last"
+        ));
     }
 }
 

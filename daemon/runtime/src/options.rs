@@ -61,6 +61,8 @@ pub struct NodeOptions {
     pub loss: Loss,
     /// Found the cluster without the nodes that do not answer, if a majority is there and none has data.
     pub told_to_found: bool,
+    /// Names the time since this machine was started, as no other; 0 if that is not known.
+    pub boot: u64,
     /// Once it is set, a start that waits for other nodes ends with [`NodeFault::Stopped`](crate::NodeFault::Stopped).
     pub stop: Arc<AtomicBool>,
     /// Where to listen for nodes.

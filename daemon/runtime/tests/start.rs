@@ -27,6 +27,7 @@ fn options(data_dir: &Path, cores: usize, durability: Durability) -> NodeOptions
         data_dir: data_dir.into(),
         loss: Default::default(),
         told_to_found: false,
+        boot: 1,
         stop: Default::default(),
         peer_listen: any,
         resp_listen: any,

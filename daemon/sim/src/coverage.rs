@@ -119,6 +119,8 @@ coverage! {
     refused_logs: true,
     /// Disks lost.
     wipes: true,
+    /// Nodes that lost votes with the power, because these counted before they were synced.
+    lost_votes: true,
     /// Nodes that lost their disk and became members again.
     rejoins: true,
     /// Records replayed at boots.
@@ -229,7 +231,7 @@ const OF_LOGS: &[&str] = &["duplicates", "held", "loads"];
 const OF_FAST: &[&str] = &["direct", "direct_retries"];
 
 /// Counts that two replicas cannot have: without one of them there is no majority.
-const OF_LOST_DISKS: &[&str] = &["wipes", "rejoins"];
+const OF_LOST_DISKS: &[&str] = &["wipes", "rejoins", "lost_votes"];
 
 /// The counters that a long sweep of a protocol must have: its branches, the rare ones included.
 fn expected(kind: ProtocolKind, mix: Mix, replica_count: usize) -> Vec<&'static str> {

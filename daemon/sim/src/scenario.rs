@@ -119,6 +119,7 @@ scenarios! {
     "T-D2" "replicas have different states, and none has a majority" Sized(&[3, 4], divergence::all_stop_without_a_majority);
     "T-D3" "two have different states while the third is away" Run(divergence::third_tells_who_is_right);
     "T-D4" "the segment that says that a replica must not serve is recycled" Run(divergence::standing_outlives_its_segment);
+    "T-R7" "one node loses power before its votes are synced, while another is cut off" Run(rejoin::unsynced_votes_are_lost);
     "T-L1" "a leader with a lease is cut off" Run(lease::cut_off);
     "T-L2" "a follower whose own lease is shorter grants, restarts and votes for another" Run(lease::short_granter);
     "T-L3" "the only follower that grants stands for election" Run(lease::granter_stands);

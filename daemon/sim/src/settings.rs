@@ -356,8 +356,8 @@ impl Settings {
         if random.chance(40_000) {
             let interval = Duration::from_millis(random.range(1, 100));
             settings.wal.durability = Durability::Periodic { interval };
-            // What was acknowledged since the last sync is lost with the power, by design.
-            settings.faults.power = 0;
+            // Votes since the last sync are lost with the power: one node at a time comes back from that.
+            settings.faults.power = if replica_count > 2 { random.range(1, 10) } else { 0 };
             settings.faults.blackout = 0;
             settings.faults.rot = 0;
             settings.final_blackout = false;

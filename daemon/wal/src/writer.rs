@@ -198,6 +198,8 @@ pub struct Wal {
     stated_oldest: SegmentSequence,
     sealed_at: Instant,
     attest_requested: bool,
+    /// Nothing that is written waits for the interval any more: an orderly stop.
+    sync_requested: bool,
     /// What recovery read is not yet known to be on stable storage.
     resync: bool,
     /// Segments of the round still to be issued.
@@ -232,6 +234,7 @@ impl Wal {
             stated_oldest: SegmentSequence(0),
             sealed_at: Instant(0),
             attest_requested: false,
+            sync_requested: false,
             resync: false,
             to_sync: Vec::new(),
             round: None,
@@ -434,6 +437,9 @@ impl Wal {
         match self.config.durability {
             _ if self.round.is_some() => None,
             _ if self.resync => Some(Instant(0)),
+            Durability::Periodic { .. } if self.written > self.synced && self.sync_requested => {
+                Some(Instant(0))
+            }
             Durability::Periodic { interval } if self.written > self.synced => {
                 Some(self.synced_at + interval)
             }
@@ -509,6 +515,21 @@ impl Wal {
     /// Whether appended records wait to be written.
     pub fn has_pending(&self) -> bool {
         !self.pending.is_empty()
+    }
+
+    /// Syncs what is written without waiting for the interval; for an orderly stop.
+    pub fn request_sync(&mut self) {
+        self.sync_requested = true;
+    }
+
+    /// Whether everything that was appended is on stable storage, as far as the [`Durability`] aims at that.
+    pub fn is_settled(&self) -> bool {
+        let is_written = self.pending.is_empty() && self.in_flight.is_empty() && !self.failed;
+        match self.config.durability {
+            Durability::Sync => is_written && !self.resync,
+            Durability::Periodic { .. } => is_written && !self.resync && self.synced >= self.written,
+            Durability::Memory => true,
+        }
     }
 
     // Attesting.

@@ -216,6 +216,7 @@ mod tests {
             data_dir: "unused".into(),
             loss: Default::default(),
             told_to_found: false,
+            boot: 1,
             stop: Default::default(),
             peer_listen: member(1),
             resp_listen: member(2),

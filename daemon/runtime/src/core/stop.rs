@@ -40,6 +40,7 @@ impl CoreLoop {
         self.listen_again.clear();
         if let Some(wal) = self.core.wal() {
             wal.request_attest();
+            wal.request_sync();
         }
     }
 
@@ -59,10 +60,17 @@ impl CoreLoop {
         let drained = stopping.drained && self.cores_drained + 1 >= self.view.cores();
         let late = now >= stopping.deadline();
         self.send_parcels();
-        let pending = self.core.wal().is_some_and(|wal| wal.outstanding() > 0 || wal.has_pending());
+        let settled = self.core.wal().is_some_and(|wal| wal.is_settled());
+        let pending = self
+            .core
+            .wal()
+            .is_some_and(|wal| wal.outstanding() > 0 || wal.has_pending() || !wal.is_settled());
         if (drained && !pending && !self.has_unsent_parcels()) || late || failed {
             self.out.clients.close_all(&mut self.ring);
             self.stopped = true;
+            if !settled {
+                self.data.leave_open();
+            }
         }
     }
 }

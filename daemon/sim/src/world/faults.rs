@@ -1,5 +1,6 @@
 //! Faults: when they strike, what they do, and how they end.
 
+use panch_wal::Durability;
 use panch_wire::ids::GroupId;
 
 use super::node::{Node, State};
@@ -155,6 +156,11 @@ impl World {
         let duration = self.faults.random.skewed(1, 400) * MILLISECOND;
         let now = self.now();
         match fault {
+            Fault::Power if matches!(self.shared.settings.wal.durability, Durability::Periodic { .. }) => {
+                if self.are_others_whole(node) && !self.nodes[node].memory.is_returning() {
+                    self.strike_down(node, CrashKind::Power);
+                }
+            }
             Fault::Kill | Fault::Power => {
                 let kind = if fault == Fault::Kill { CrashKind::Kill } else { CrashKind::Power };
                 // Crashes are worst while something is being written.

@@ -6,10 +6,13 @@ use std::rc::Rc;
 use panch_consensus::protocol::Random;
 use panch_replica::batcher::BatchLimits;
 use panch_replica::core::Core;
+use panch_replica::rejoin::Life as Written;
 use panch_replica::snapshot::{Restored, SnapshotReader};
 use panch_replica::status::GroupStatus;
 use panch_replica::transfer::SnapshotFile;
-use panch_wal::{End, Location, Lsn, SegmentFile, SegmentReader, SegmentSequence, Sync, Wal, Write};
+use panch_wal::{
+    Durability, End, Location, Lsn, SegmentFile, SegmentReader, SegmentSequence, Sync, Wal, Write,
+};
 use panch_wire::frame::{FramePool, PAGE_SIZE};
 use panch_wire::ids::{GroupId, Incarnation, Position, ReplicaId, ReplicaSet, Slot};
 use panch_wire::peer::{PacketReader, PacketWriter};
@@ -449,6 +452,14 @@ impl Node {
         self.next_turn = None;
         self.disk.crash(kind);
         shared.invariants.on_crash(self.index);
+        let life = Written {
+            is_unsynced: matches!(shared.settings.wal.durability, Durability::Periodic { .. }),
+            boot: 1,
+            is_closed: false,
+        };
+        if kind == CrashKind::Power && life.has_lost_votes(2) {
+            self.lose_votes(shared);
+        }
         for (client, attempt) in std::mem::take(&mut self.asking) {
             // Some connections are reset, some clients just hear nothing.
             if self.random.chance(500_000) {

@@ -104,6 +104,14 @@ impl Node {
         }
     }
 
+    /// The last votes went with the power; the identity file tells. Other files are synced whenever they change.
+    pub(crate) fn lose_votes(&mut self, shared: &mut Shared) {
+        shared.trace(|| format!("node {} has lost its last votes", self.index));
+        shared.coverage.lost_votes += 1;
+        self.memory.lost = true;
+        shared.invariants.on_wipe(self.index);
+    }
+
     /// The disk is lost with everything on it; the operator knows.
     pub(crate) fn wipe(&mut self, shared: &mut Shared, kind: CrashKind) {
         self.crash(shared, kind);
