@@ -445,6 +445,10 @@ impl Protocol for Multi {
         self.loadable_from = self.loadable_from.max(covered.slot().next());
     }
 
+    fn may_decide(&self) -> bool {
+        self.leader.is_some()
+    }
+
     fn status(&self) -> Status {
         Status {
             leader: self.leader,

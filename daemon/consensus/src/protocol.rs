@@ -645,6 +645,12 @@ pub trait Protocol: Sized {
     /// The snapshot could not be written down.
     fn abandon_install(&mut self) {}
 
+    /// Whether this replica knows of anybody who could decide a batch that is proposed now. While it does not, batches are better
+    /// kept where they can still be given up: nothing of them has left. A replica that reaches no majority need not know that.
+    fn may_decide(&self) -> bool {
+        true
+    }
+
     /// For operators.
     fn status(&self) -> Status;
 

@@ -18,6 +18,7 @@ use panch_wire::batch::{BatchWriter, Entry, OVERHEAD, size_of_command};
 use panch_wire::command::{Command, KEY_SIZE_MAX};
 use panch_wire::frame::{FRAME_SIZE_MAX, Frame, FramePool};
 use panch_wire::ids::{BatchId, Incarnation, ReplicaId};
+use panch_wire::rule::{Rule, holds};
 use panch_wire::time::{Duration, Instant};
 
 use crate::outbox::ReplyTo;
@@ -267,7 +268,8 @@ impl Batcher {
         (batch.since < limit).then(|| std::mem::take(&mut batch.tokens))
     }
 
-    /// Gives up the next batch that waits for the pipeline since before `limit`: it was never proposed.
+    /// Gives up the next batch that waits to be proposed since before `limit`: it never was and never will be, so its commands are
+    /// known not to be applied.
     pub(crate) fn overdue_waiting(&mut self, limit: Instant) -> Option<Vec<ReplyTo>> {
         if self.queue.is_empty() && self.open.as_ref().is_some_and(|open| open.since < limit) {
             self.queue.extend(self.open.take());
@@ -275,13 +277,18 @@ impl Batcher {
         if self.queue.front()?.since >= limit {
             return None;
         }
+        if !holds(Rule::RefusedIsDropped) {
+            let refused = self.queue.iter_mut().find(|it| it.since < limit && !it.tokens.is_empty())?;
+            return Some(std::mem::take(&mut refused.tokens));
+        }
         self.queue.pop_front().map(|filling| filling.tokens)
     }
 
     /// Since when the oldest command waits.
     pub(crate) fn oldest(&self) -> Option<Instant> {
         let flying = self.outstanding.iter().find(|batch| !batch.tokens.is_empty()).map(|batch| batch.since);
-        let waiting = self.queue.front().or(self.open.as_ref()).map(|filling| filling.since);
+        let mut waiting = self.queue.iter().chain(&self.open);
+        let waiting = waiting.find(|filling| !filling.tokens.is_empty()).map(|filling| filling.since);
         [flying, waiting].into_iter().flatten().min()
     }
 }

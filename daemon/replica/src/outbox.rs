@@ -49,6 +49,10 @@ pub trait Outbox {
         message: &[u8],
         body: Option<&Frame>,
     );
+    /// Whether something sent to that peer now would leave this node, as far as is known. A stream that is down is noticed late.
+    fn reaches(&self, _peer: ReplicaId) -> bool {
+        true
+    }
     /// Answers a command. `commit` says which point of the group's history the answer belongs to, where there is one.
     fn reply(&mut self, to: ReplyTo, reply: Reply<'_>, commit: Option<&Commit>);
     /// Reads a frame back from the log; answered by [`Core::loaded`].

@@ -101,6 +101,8 @@ pub struct Replica<P: Protocol> {
     /// When batches below this counter are proposed again: a later one was decided before them.
     overtaken: Option<(Instant, u64)>,
     reproposed: Instant,
+    /// At the end of the last turn a batch could have been decided.
+    may_propose: bool,
     /// The stamps at the last few steps of the session clock, oldest first.
     session_marks: [u64; SESSION_MARKS],
     session_mark_at: Instant,
@@ -168,6 +170,7 @@ impl<P: Protocol> Replica<P> {
             repropose_at: None,
             overtaken: None,
             reproposed: Instant::default(),
+            may_propose: false,
             session_marks: [0; SESSION_MARKS],
             session_mark_at: Instant::default(),
             probe: Probe::default(),
@@ -337,7 +340,8 @@ impl<P: Protocol> Replica<P> {
             self.expire_sessions(around);
             self.propose_arrived(around);
         }
-        if is_member && takes_proposals(around.wal) {
+        self.may_propose = self.may_decide(around.out);
+        if is_member && self.may_propose && takes_proposals(around.wal) {
             while let Some(frame) = self.batcher.seal_next(now) {
                 let frame = frame.clone();
                 self.probe.batches += 1;
@@ -365,7 +369,7 @@ impl<P: Protocol> Replica<P> {
 
     /// When this replica wants its next turn even if nothing happens.
     ///
-    /// While the log takes no proposals, batches are not waited for: the log's own events end that.
+    /// While the log takes no proposals, or nobody could decide them, batches are not waited for: what ends that is an event.
     pub(crate) fn deadline(&self, takes_proposals: bool) -> Option<Instant> {
         if let Some(at) = self.rejoin.deadline() {
             return Some(at);
@@ -375,7 +379,7 @@ impl<P: Protocol> Replica<P> {
         let overdue = overdue.into_iter().flatten().map(|since| since + self.config.request_timeout);
         [
             self.protocol.deadline(),
-            self.batcher.deadline().filter(|_| takes_proposals),
+            self.batcher.deadline().filter(|_| takes_proposals && self.may_propose),
             quorum.deadline(),
             lease.deadline(),
             self.snapshots.deadline(),

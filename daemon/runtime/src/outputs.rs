@@ -40,6 +40,10 @@ impl Outbox for Outputs {
         self.peers.send(to, group, kind as u8, message, body);
     }
 
+    fn reaches(&self, peer: ReplicaId) -> bool {
+        self.peers.is_up(peer)
+    }
+
     fn reply(&mut self, to: ReplyTo, reply: Reply<'_>, commit: Option<&Commit>) {
         if to == ReplyTo::NOBODY {
             return;

@@ -136,6 +136,11 @@ impl Peers {
         }
     }
 
+    /// Whether the stream to a peer is there.
+    pub(crate) fn is_up(&self, id: ReplicaId) -> bool {
+        self.outbound.get(id.index()).is_some_and(|peer| matches!(peer.state, State::Up(_)))
+    }
+
     /// Gives this turn's packets to the ring.
     pub(crate) fn flush(&mut self, ring: &mut Ring) {
         for (index, peer) in self.outbound.iter_mut().enumerate() {

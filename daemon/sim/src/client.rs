@@ -355,6 +355,7 @@ impl Clients {
                 let again = matches!(error, CommandError::Unavailable | CommandError::LogFull);
                 if again && client.persistent {
                     coverage.busy += u64::from(error == CommandError::LogFull);
+                    coverage.not_applied += u64::from(error == CommandError::Unavailable);
                     return self.retry_later(index);
                 }
                 client.task = None;

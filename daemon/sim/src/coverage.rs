@@ -69,6 +69,8 @@ coverage! {
     retries: true,
     /// Commands refused for lack of room.
     busy: true,
+    /// Commands that clients were told not to be applied, and sent again as if they never had.
+    not_applied: true,
     /// Commands refused because they are too long for the node that was asked.
     too_large: true,
     /// Starts of nodes with limits of their own.

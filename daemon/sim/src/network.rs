@@ -8,6 +8,8 @@
 
 use std::rc::Rc;
 
+use panch_wire::ids::{ReplicaId, ReplicaSet};
+
 use crate::queue::{MICROSECOND, MILLISECOND, Time};
 use crate::random::Stream;
 
@@ -136,6 +138,25 @@ impl Network {
     fn connection(&mut self, a: usize, b: usize) -> &mut Connection {
         let (low, high) = (a.min(b), a.max(b));
         &mut self.connections[low * self.node_count + high]
+    }
+
+    /// The nodes to which `node` knows to have no connection; datagrams need none, and that a blocked link delivers nothing is not
+    /// noticed.
+    pub fn unreached(&self, node: usize) -> ReplicaSet {
+        let mut set = ReplicaSet::default();
+        if !self.settings.streams {
+            return set;
+        }
+        for other in (0..self.node_count).filter(|other| *other != node) {
+            let (low, high) = (node.min(other), node.max(other));
+            let is_blocked = [(node, other), (other, node)]
+                .into_iter()
+                .any(|(from, to)| self.links[from * self.node_count + to].blocked);
+            if !self.connections[low * self.node_count + high].up && !is_blocked {
+                set.insert(ReplicaId(other as u8));
+            }
+        }
+        set
     }
 
     // Faults.

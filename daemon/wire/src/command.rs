@@ -175,8 +175,8 @@ errors! {
     SessionTableFull = 7, "ERR too many sessions";
     /// Keys of one command live in different groups.
     CrossSlot = 8, "CROSSSLOT Keys in request don't hash to the same slot";
-    /// The node cannot take the command now; it was not applied.
-    Unavailable = 9, "CLUSTERDOWN no majority of replicas is reachable, try again";
+    /// The node could not propose the command, or confirm the read, in time; it was not applied and never will be.
+    Unavailable = 9, "CLUSTERDOWN no majority of replicas is reachable, or the node is overloaded: the command was not applied, try again";
     /// The log's disk is full: writes are refused until there is room.
     LogFull = 10, "OOM the log has no room left on its disk; writes are refused until space is freed";
     /// The command's bytes mean nothing.
@@ -185,8 +185,9 @@ errors! {
     NoDirectProposals = 13, "ERR the group takes no batches of clients: only groups of the protocol fast do";
     /// The state of this node is not that of others: it serves nothing, and the command was not applied by it.
     Diverged = 14, "CLUSTERDOWN the data of this node differ from those of other nodes, so that it serves nothing; its log and INFO say what to do";
-    /// The node stopped before the outcome was known.
-    Unknown = 12, "UNKNOWN the outcome of this command is not known: the node is stopping";
+    /// The command was proposed, or was by others, but this node did not learn of the outcome in time: it was applied, or will be, or
+    /// never is.
+    Unknown = 12, "UNKNOWN the outcome of this command is not known: it was proposed, but its result did not come in time; it may have been applied, and may still be";
 }
 
 /// Several byte strings in one: each as a little-endian `u32` length and its bytes.

@@ -3,6 +3,7 @@
 use panch_consensus::protocol::{Event, Protocol};
 use panch_wire::command::{CommandError, Reply};
 use panch_wire::frame::Frame;
+use panch_wire::ids::ReplicaId;
 use panch_wire::time::{Duration, Instant};
 
 use super::{Replica, Surroundings};
@@ -40,6 +41,14 @@ impl<P: Protocol> Replica<P> {
         for frame in frames.drain(..) {
             self.step(Event::Propose(frame), around);
         }
+    }
+
+    /// Whether a batch that is proposed now could be decided, as far as is known here. If not it stays in the batcher: what has not
+    /// been proposed when its time is over is given up for good, and its clients are told that it was not applied.
+    pub(super) fn may_decide(&self, out: &impl Outbox) -> bool {
+        let count = self.group.replica_count;
+        let is_reached = |id: &ReplicaId| *id == self.group.me || out.reaches(*id);
+        2 * (0..count as u8).map(ReplicaId).filter(is_reached).count() > count && self.protocol.may_decide()
     }
 
     pub(super) fn answer_overdue<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {

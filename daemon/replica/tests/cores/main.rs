@@ -4,5 +4,6 @@
 
 mod latency;
 mod limits;
+mod refused;
 mod sessions;
 mod world;

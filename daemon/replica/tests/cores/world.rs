@@ -10,7 +10,7 @@ use panch_replica::replica::{Level, ReplicaConfig};
 use panch_replica::transfer::SnapshotFile;
 use panch_wal::{Config, Durability, Location, Lsn, Wal};
 use panch_wire::client::Commit;
-use panch_wire::command::{Command, CommandKind, Reply};
+use panch_wire::command::{Command, CommandError, CommandKind, Reply};
 use panch_wire::frame::{Frame, FramePool};
 use panch_wire::ids::{GroupId, Incarnation, Position, ReplicaId, Slot};
 use panch_wire::time::{Duration, Instant};
@@ -35,6 +35,8 @@ struct Net<'a> {
     me: ReplicaId,
     packets: &'a mut VecDeque<Packet>,
     replies: &'a mut u64,
+    refused: &'a mut Vec<CommandError>,
+    cut: Option<ReplicaId>,
 }
 
 impl Outbox for Net<'_> {
@@ -46,6 +48,9 @@ impl Outbox for Net<'_> {
         message: &[u8],
         body: Option<&Frame>,
     ) {
+        if !self.reaches(to) {
+            return;
+        }
         let (at, from) = (self.now + DELAY, self.me);
         let message = message.to_vec();
         self.packets.push_back(Packet {
@@ -59,8 +64,16 @@ impl Outbox for Net<'_> {
         });
     }
 
+    fn reaches(&self, peer: ReplicaId) -> bool {
+        self.cut.is_none_or(|cut| (cut == peer) == (cut == self.me))
+    }
+
     fn reply(&mut self, to: ReplyTo, reply: Reply<'_>, _: Option<&Commit>) {
-        assert!(!matches!(reply, Reply::Error(_)), "{reply:?}");
+        if let Reply::Error(error) = reply {
+            assert!(self.cut.is_some(), "{reply:?}");
+            self.refused.push(error);
+            return;
+        }
         *self.replies += u64::from(to != ReplyTo::NOBODY);
     }
 
@@ -83,8 +96,12 @@ pub(crate) struct World {
     now: Instant,
     pub(crate) cores: Vec<Core>,
     packets: VecDeque<Packet>,
-    /// Commands answered; none may fail.
+    /// Commands answered; none may fail unless a node is cut off.
     pub(crate) replies: u64,
+    /// What commands were refused with.
+    pub(crate) refused: Vec<CommandError>,
+    /// A node whose streams to the others are down.
+    cut: Option<ReplicaId>,
 }
 
 /// The configuration of a core.
@@ -123,7 +140,14 @@ impl World {
         session_idle_max: Duration,
         limits: impl Fn(ReplicaId) -> BatchLimits,
     ) -> Self {
-        let mut world = Self { now: Instant(1), cores: Vec::new(), packets: VecDeque::new(), replies: 0 };
+        let mut world = Self {
+            now: Instant(1),
+            cores: Vec::new(),
+            packets: VecDeque::new(),
+            replies: 0,
+            refused: Vec::new(),
+            cut: None,
+        };
         for me in (0..NODE_COUNT).map(ReplicaId) {
             let config = config(me, kind, session_idle_max, limits(me));
             let pool = FramePool::new(1 << 24);
@@ -136,8 +160,8 @@ impl World {
     }
 
     fn act(&mut self, me: ReplicaId, work: impl FnOnce(Instant, &mut Net<'_>)) {
-        let Self { now, packets, replies, .. } = self;
-        work(*now, &mut Net { now: *now, me, packets, replies });
+        let Self { now, packets, replies, refused, cut, .. } = self;
+        work(*now, &mut Net { now: *now, me, packets, replies, refused, cut: *cut });
     }
 
     /// Every core takes in what has arrived and ends its turn.
@@ -160,6 +184,22 @@ impl World {
 
     pub(crate) fn now(&self) -> Instant {
         self.now
+    }
+
+    /// The streams of a node go down, or with `None` are there again.
+    pub(crate) fn cut(&mut self, node: Option<u8>) {
+        self.cut = node.map(ReplicaId);
+        let Some(cut) = self.cut else { return };
+        self.packets.retain(|packet| packet.from != cut && packet.to != cut);
+        let mut cores = std::mem::take(&mut self.cores);
+        for (me, core) in (0..).map(ReplicaId).zip(&mut cores) {
+            for peer in
+                (0..NODE_COUNT).map(ReplicaId).filter(|peer| *peer != me && (*peer == cut || me == cut))
+            {
+                self.act(me, |now, net| core.suspect(now, peer, net));
+            }
+        }
+        self.cores = cores;
     }
 
     pub(crate) fn run_for(&mut self, time: Duration) {

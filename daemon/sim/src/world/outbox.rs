@@ -8,7 +8,7 @@ use panch_wal::Location;
 use panch_wire::client::Commit;
 use panch_wire::command::Reply;
 use panch_wire::frame::Frame;
-use panch_wire::ids::{GroupId, Incarnation, Position, REPLICAS_MAX, ReplicaId, Slot};
+use panch_wire::ids::{GroupId, Incarnation, Position, REPLICAS_MAX, ReplicaId, ReplicaSet, Slot};
 
 use crate::client::{Outcome, outcome_of};
 use crate::invariant::Decision;
@@ -45,6 +45,8 @@ pub(crate) struct Deeds {
     pub(crate) list: Vec<Deed>,
     /// The incarnation of each peer, as the core knows it.
     pub(crate) peers: [Incarnation; REPLICAS_MAX],
+    /// Peers to which no connection is open.
+    pub(crate) unreached: ReplicaSet,
     /// Groups without a log.
     pub(crate) graphs: Vec<GroupId>,
 }
@@ -61,6 +63,10 @@ impl Outbox for Deeds {
         let receiver = self.peers[to.index()];
         let sent = Sent { to, receiver, group, kind, message: message.to_vec(), body: body.cloned() };
         self.list.push(Deed::Send(sent));
+    }
+
+    fn reaches(&self, peer: ReplicaId) -> bool {
+        !self.unreached.contains(peer)
     }
 
     fn reply(&mut self, to: ReplyTo, reply: Reply<'_>, _: Option<&Commit>) {

@@ -106,6 +106,7 @@ impl Node {
             }
         }
         let State::Up(life) = &mut self.state else { return Ok(()) };
+        life.deeds.unreached = shared.network.unreached(self.index);
         life.core.end_turn(now, &mut life.deeds);
         self.remember_peers();
         self.consider_promotion(shared);
