@@ -191,7 +191,7 @@ fn exit_code(fault: &NodeFault) -> u8 {
         | NodeFault::LogOnDisk { .. }
         | NodeFault::Core(CoreFault::Disowned { .. })
         | NodeFault::Forgotten
-        | NodeFault::Hole { .. }
+        | NodeFault::Past { .. }
         | NodeFault::Replay { .. } => exit::CONFIG,
         _ => exit::IO,
     }

@@ -28,7 +28,7 @@ fn get(cluster: &Cluster, id: usize, is_stale: bool) -> redis::RedisResult<Optio
     cmd("GET").arg("key0").query(&mut connection)
 }
 
-/// Writes a snapshot of the node that has one more key, and is sound otherwise: what a disk, a hand or a fault of the daemon may do.
+/// Writes a snapshot of the node that has another value of a key, and is sound otherwise: what a disk, a hand or a fault of the daemon may do.
 fn change_state(cluster: &Cluster, id: usize) {
     let files = fs::read_dir(cluster.snapshot_dir(id, 0)).expect("a folder");
     let files = files.map(|entry| entry.expect("an entry").path());
@@ -37,7 +37,11 @@ fn change_state(cluster: &Cluster, id: usize) {
     let mut reader = SnapshotReader::new(0);
     reader.feed(&fs::read(&path).expect("it is readable")).expect("it is sound");
     let Restored { covered, stamp, mut machine, .. } = reader.finish().expect("it is whole");
-    let (key, value) = (b"stranger".as_slice(), b"value".as_slice());
+    let key = b"key0".as_slice();
+    // As long as before: the log knows how large the file is.
+    let mut value = machine.kv().value(key).expect("it was written").to_vec();
+    value[0] ^= 1;
+    let value = &value[..];
     let command = KvCommand { kind: CommandKind::Set, flags: 0, session: None, key, value };
     machine.apply(stamp, &command, &mut Vec::new());
     machine.begin_snapshot(GroupId(0), &covered, stamp);

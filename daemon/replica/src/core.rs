@@ -20,9 +20,9 @@ use crate::any::{AnyReplica, each};
 use crate::batcher::Refusal;
 use crate::client_batch::{self, BatchRefusal, Sound, Terms};
 use crate::latency::Latencies;
-use crate::outbox::{Outbox, ReplyTo};
-use crate::replica::{Level, PROTOCOL_RECORD, ReplicaConfig, STANDING_RECORD, Surroundings, takes_proposals};
-use crate::snapshot::Restored;
+use crate::outbox::{MessageKind, Outbox, ReplyTo};
+use crate::replica::{Level, ReplicaConfig, Surroundings, takes_proposals};
+use crate::snapshot::{Restored, SnapshotName};
 use crate::status::GroupStatus;
 use crate::transfer::SnapshotFile;
 
@@ -105,22 +105,22 @@ impl Core {
     pub fn replay(&mut self, entry: panch_wal::Entry<'_>, out: &mut impl Outbox) -> Result<(), ReplayFault> {
         let group = entry.group;
         let index = self.index_of(group).ok_or(ReplayFault::UnknownGroup(group))?;
-        let taken = match entry.kind {
-            PROTOCOL_RECORD => {
-                each!(&mut self.replicas[index], replica => replica.replay(entry, &mut self.latencies, out))
-            }
-            STANDING_RECORD => {
-                each!(&mut self.replicas[index], replica => replica.replay_standing(entry.bytes))
-            }
-            _ => None,
-        };
-        taken.ok_or(ReplayFault::Undecodable(group))
+        each!(&mut self.replicas[index], replica => replica.replay(entry, &mut self.latencies, out))
+            .ok_or(ReplayFault::Undecodable(group))
     }
 
-    /// After the replay: a slot that was known to be chosen and is now neither in the snapshot nor in the log. A node with
-    /// such a hole must not start.
-    pub fn hole(&self) -> Option<(GroupId, Slot)> {
-        self.replicas.iter().find_map(|any| each!(any, replica => Some((replica.group.id, replica.hole()?))))
+    /// After the replay: whether what was found is the whole past.
+    ///
+    /// # Errors
+    /// What is missing. A node without it must not start.
+    pub fn check_past(&self) -> Result<(), PastFault> {
+        self.replicas.iter().try_for_each(|any| {
+            each!(any, replica => {
+                let group = replica.group.id;
+                replica.snapshots.check_name(group)?;
+                replica.hole().map_or(Ok(()), |slot| Err(PastFault::Hole { group, slot }))
+            })
+        })
     }
 
     /// The log is replayed and this incarnation is durable: life begins as soon as the log is durable up to `replayed`,
@@ -246,7 +246,7 @@ impl Core {
     /// Takes in one message of a peer. The body was validated.
     ///
     /// # Errors
-    /// [`Undecodable`] if it is no message: the peer misbehaves or has another version.
+    /// What is wrong with it: the peer misbehaves, or has another version or configuration.
     pub fn deliver(
         &mut self,
         now: Instant,
@@ -256,15 +256,20 @@ impl Core {
         bytes: &[u8],
         body: Option<Frame>,
         out: &mut impl Outbox,
-    ) -> Result<(), Undecodable> {
-        let index = self.index_of(group).ok_or(Undecodable)?;
+    ) -> Result<(), Misbehaviour> {
+        let index = self.index_of(group).ok_or(Misbehaviour::Undecodable)?;
         if !self.is_live() {
             return Ok(());
         }
         let Some(wal) = &mut self.wal else { return Ok(()) };
+        // What a protocol is given it may have to write down.
+        let is_logged = kind == MessageKind::Protocol as u8;
+        if let Some(body) = body.as_ref().filter(|body| is_logged && !wal.takes_body(body)) {
+            return Err(Misbehaviour::BodyTooLarge { size: body.bytes().len() });
+        }
         let around = &mut Surroundings { now, wal, pool: &self.pool, latencies: &mut self.latencies, out };
         each!(&mut self.replicas[index], replica => replica.on_bytes(from, kind, bytes, body, around))
-            .ok_or(Undecodable)
+            .ok_or(Misbehaviour::Undecodable)
     }
 
     /// The connection to `peer` was lost.
@@ -487,7 +492,41 @@ pub enum ReplayFault {
     Undecodable(GroupId),
 }
 
-/// Bytes of a peer that are no message.
+/// What is missing of a replica's past.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the peer sent something that is not a message of this protocol")]
-pub struct Undecodable;
+pub enum PastFault {
+    /// A slot that was known to be chosen is neither in the snapshot nor in the log.
+    #[error("slot {} of group {} was decided, but is neither in the newest snapshot nor in the log: it is lost here. Restore the data directory from an exact copy of its last state, or empty it whole and start the node with --rejoin", slot.0, group.0)]
+    Hole {
+        /// The group.
+        group: GroupId,
+        /// The first slot that is missing.
+        slot: Slot,
+    },
+    /// The log continues a snapshot that is not there.
+    #[error("the log continues the snapshot of slot {} of group {} ({} bytes), and {}: an older state would contradict what was acknowledged. Restore the file or the data directory from an exact copy of its last state, or empty the data directory whole and start the node with --rejoin", named.slot, group.0, named.size, found.map_or("there is none".to_string(), |file| format!("the newest file is of slot {} with {} bytes", file.slot.0, file.size)))]
+    Snapshot {
+        /// The group.
+        group: GroupId,
+        /// What the log names.
+        named: SnapshotName,
+        /// The newest file.
+        found: Option<SnapshotFile>,
+    },
+}
+
+/// What a peer should not have sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Misbehaviour {
+    /// It is no message of the group's protocol.
+    #[error("the peer sent something that is not a message of this protocol")]
+    Undecodable,
+    /// A batch that the log here cannot take.
+    #[error(
+        "the peer sent a batch of {size} bytes, which does not fit this node's log segments: all nodes need the same `log_segment_size` and batch sizes"
+    )]
+    BodyTooLarge {
+        /// Bytes of the batch.
+        size: usize,
+    },
+}

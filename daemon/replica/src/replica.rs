@@ -27,7 +27,7 @@ use crate::outbox::{MessageKind, Outbox, ReplyTo};
 use crate::probe::Probe;
 use crate::reads::Reads;
 use crate::rejoin::{Rejoin, RejoinMessage};
-use crate::snapshot::Restored;
+use crate::snapshot::{Restored, SNAPSHOT_RECORD, SnapshotName};
 use crate::snapshots::Snapshots;
 use crate::status::GroupStatus;
 use crate::transfer::TransferMessage;
@@ -36,10 +36,10 @@ mod direct;
 mod execution;
 mod overdue;
 
-/// A record of the group's protocol.
-pub(crate) const PROTOCOL_RECORD: RecordKind = RecordKind(1);
+/// The kind of log record that a protocol writes. The others are [`STANDING_RECORD`] and [`crate::snapshot::SNAPSHOT_RECORD`].
+pub const PROTOCOL_RECORD: RecordKind = RecordKind(1);
 /// A [`StandingRecord`](crate::divergence::StandingRecord).
-pub(crate) const STANDING_RECORD: RecordKind = RecordKind(2);
+pub(crate) const STANDING_RECORD: RecordKind = RecordKind(3);
 /// The time after which a session expires is measured in this many steps.
 const SESSION_MARKS: usize = 8;
 
@@ -186,7 +186,14 @@ impl<P: Protocol> Replica<P> {
         latencies: &mut Latencies,
         out: &mut impl Outbox,
     ) -> Option<()> {
-        let record = P::Record::decode_fixed(entry.bytes)?;
+        if entry.kind == SNAPSHOT_RECORD {
+            self.snapshots.read_name(SnapshotName::decode_fixed(entry.bytes)?);
+            return Some(());
+        }
+        if entry.kind == STANDING_RECORD {
+            return self.replay_standing(entry.bytes);
+        }
+        let record = P::Record::decode_fixed(entry.bytes).filter(|_| entry.kind == PROTOCOL_RECORD)?;
         let (body, body_ref, lsn) = (entry.body, entry.body_at.map(|(body, _)| body), entry.lsn);
         if let Some(place) = P::record_place(&record) {
             let value = place.has_value.then_some(found(body.is_none(), body_ref));
@@ -214,6 +221,7 @@ impl<P: Protocol> Replica<P> {
     /// The log is replayed and this incarnation is durable.
     pub(crate) fn start<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
         self.session_mark_at = around.now;
+        self.name_found(around);
         self.raise_floor(around.wal);
         if self.rejoin.is_asking() {
             return;
@@ -304,6 +312,7 @@ impl<P: Protocol> Replica<P> {
             self.deliver(message.dest, message.message, message.body.as_ref(), around);
             self.settle(around);
         }
+        self.end_naming(lsn, around);
     }
 
     /// The end of a turn: batches leave, reads ask, deadlines fall.
@@ -412,7 +421,7 @@ impl<P: Protocol> Replica<P> {
         }
     }
 
-    /// Repeats the record that states this replica's promise, at the start of a log segment.
+    /// Repeats the record that states this replica's promise, and the name of its snapshot, at the start of a log segment.
     pub(crate) fn restate(&mut self, restatement: &mut Restatement<'_>) {
         self.encoded.clear();
         self.protocol.restate().encode_fixed(&mut self.encoded);
@@ -421,6 +430,11 @@ impl<P: Protocol> Replica<P> {
             self.encoded.clear();
             record.encode_fixed(&mut self.encoded);
             restatement.record(self.group.id, STANDING_RECORD, &self.encoded);
+        }
+        if let Some(name) = self.snapshots.name() {
+            self.encoded.clear();
+            name.encode_fixed(&mut self.encoded);
+            restatement.record(self.group.id, SNAPSHOT_RECORD, &self.encoded);
         }
     }
 

@@ -8,6 +8,7 @@
 //! counts and the state digest. Zero bytes behind the last chunk are padding. Every byte is under a checksum, so damage
 //! is noticed and placed; the digest shows in the end that the whole is the state that was meant.
 
+pub mod file;
 mod reader;
 pub(crate) mod record;
 pub(crate) mod scan;
@@ -15,6 +16,7 @@ pub(crate) mod scan;
 mod tests;
 pub(crate) mod writer;
 
+pub use file::{SNAPSHOT_RECORD, SnapshotFault, SnapshotName};
 pub use reader::{Restored, SnapshotError, SnapshotHeader, SnapshotReader};
 
 /// Bytes of the header.

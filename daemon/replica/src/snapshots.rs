@@ -1,23 +1,36 @@
 //! A replica's snapshots: when to make one, who needs one, and what the log may forget.
 
+use std::collections::VecDeque;
+
 use panch_consensus::frontier::Frontier;
 use panch_consensus::protocol::{Event, Order, Protocol};
-use panch_wal::Wal;
+use panch_wal::{Lsn, Wal};
 use panch_wire::batch::{BatchView, BatchWriter};
 use panch_wire::command::{Command, CommandKind};
 use panch_wire::frame::Frame;
-use panch_wire::ids::{BatchId, Incarnation, ReplicaId, Slot};
+use panch_wire::ids::{BatchId, GroupId, Incarnation, ReplicaId, Slot};
 use panch_wire::record::Fixed;
 use panch_wire::rule::{self, Rule};
 use panch_wire::time::{Duration, Instant};
 
+use crate::core::PastFault;
 use crate::outbox::{MessageKind, Outbox};
 use crate::replica::{Replica, Surroundings};
-use crate::snapshot::{Restored, SnapshotReader};
+use crate::snapshot::{Restored, SNAPSHOT_RECORD, SnapshotName, SnapshotReader};
 use crate::transfer::{Ack, CHUNK_SIZE, Chunk, Making, Receiving, Sendings, SnapshotFile, TransferMessage};
 
 /// How long a snapshot that could not be written waits for the next try.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A complete snapshot whose name is on its way to the log. Until it is durable there, the file has no effect.
+struct Naming {
+    /// The name is durable with this commit group.
+    lsn: Lsn,
+    file: SnapshotFile,
+    covered: Frontier,
+    /// It came from a peer.
+    received: Option<(ReplicaId, Restored)>,
+}
 
 /// The snapshots of one replica.
 pub(crate) struct Snapshots {
@@ -30,6 +43,10 @@ pub(crate) struct Snapshots {
     making_covers: Frontier,
     latest: Option<SnapshotFile>,
     latest_covers: Frontier,
+    /// The last one that the log names.
+    named: Option<SnapshotName>,
+    /// Oldest first; at most one of a snapshot that was received.
+    naming: VecDeque<Naming>,
     /// Peers that wait for a snapshot to exist.
     waiting: Vec<ReplicaId>,
     /// A snapshot that could not be written is tried again not before this.
@@ -56,6 +73,8 @@ impl Snapshots {
             making_covers: Frontier::default(),
             latest: None,
             latest_covers: Frontier::default(),
+            named: None,
+            naming: VecDeque::new(),
             waiting: Vec::new(),
             retry_at: Instant(0),
             last_received: Slot(0),
@@ -72,6 +91,28 @@ impl Snapshots {
     pub(crate) fn found(&mut self, file: SnapshotFile, covers: &Frontier) {
         self.latest = Some(file);
         self.latest_covers = covers.clone();
+    }
+
+    /// The log names a snapshot. A name that is repeated may lie behind a later one.
+    pub(crate) fn read_name(&mut self, name: SnapshotName) {
+        if self.named.is_none_or(|named| named.slot < name.slot) {
+            self.named = Some(name);
+        }
+    }
+
+    /// The name that a new log segment repeats.
+    pub(crate) fn name(&self) -> Option<SnapshotName> {
+        self.named
+    }
+
+    /// After the replay: whether the snapshot that was found is the one that the log continues, or a later one.
+    pub(crate) fn check_name(&self, group: GroupId) -> Result<(), PastFault> {
+        let Some(named) = self.named.filter(|_| rule::holds(Rule::LogNamesSnapshot)) else { return Ok(()) };
+        let found = self.latest;
+        let is_it = found.is_some_and(|file| {
+            file.slot.0 > named.slot || SnapshotName::of(file, &self.latest_covers) == named
+        });
+        if is_it { Ok(()) } else { Err(PastFault::Snapshot { group, named, found }) }
     }
 
     /// The log took in `size` bytes of this replica.
@@ -112,8 +153,13 @@ impl Snapshots {
         let making = self.making.is_some_and(|making| making.has_room()).then_some(Instant(0));
         let retry = self.is_due().then_some(self.retry_at);
         // Neither begins while another is on its way.
-        let retry = retry.filter(|_| self.making.is_none() && self.received.is_none());
+        let retry = retry.filter(|_| self.is_idle());
         [making, retry, self.sending.deadline()].into_iter().flatten().min()
+    }
+
+    /// Whether none is being made or waits to take effect.
+    fn is_idle(&self) -> bool {
+        self.making.is_none() && self.received.is_none() && self.naming.is_empty()
     }
 
     fn is_due(&self) -> bool {
@@ -125,10 +171,8 @@ impl<P: Protocol> Replica<P> {
     /// Moves every snapshot on its way by one turn's worth.
     pub(crate) fn pump_snapshots<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
         let group = self.group.id;
-        let due = self.snapshots.is_due()
-            && self.snapshots.making.is_none()
-            && self.snapshots.received.is_none()
-            && self.snapshots.retry_at <= around.now;
+        let due =
+            self.snapshots.is_due() && self.snapshots.is_idle() && self.snapshots.retry_at <= around.now;
         if due {
             self.snapshots.wanted = false;
             self.snapshots.log_size = 0;
@@ -194,29 +238,68 @@ impl<P: Protocol> Replica<P> {
                 self.snapshots.making = None;
                 self.probe.snapshots += 1;
                 let covered = std::mem::take(&mut self.snapshots.making_covers);
-                self.supersede(file, &covered, around);
-                for peer in std::mem::take(&mut self.snapshots.waiting) {
-                    self.snapshots.sending.start(around.now, peer, file);
-                }
+                self.name(file, covered, None, around);
             }
             return;
         }
         if durable && self.snapshots.received.as_ref().is_some_and(|(_, file, _)| file.slot == slot) {
             let (from, file, restored) = self.snapshots.received.take().expect("just seen");
-            if P::ORDER == Order::Log && file.slot <= self.executed() {
-                // The log went on meanwhile and has everything.
-                around.out.snapshot_remove(self.group.id, file.slot);
-            } else {
+            self.name(file, restored.covered.clone(), Some((from, restored)), around);
+        }
+    }
+
+    /// `file` is durable: the log names it, and once the name is durable, too, the file takes effect.
+    fn name<O: Outbox>(
+        &mut self,
+        file: SnapshotFile,
+        covered: Frontier,
+        received: Option<(ReplicaId, Restored)>,
+        around: &mut Surroundings<'_, O>,
+    ) {
+        let name = SnapshotName::of(file, &covered);
+        if !rule::holds(Rule::LogNamesSnapshot) {
+            self.take_effect(Naming { lsn: Lsn(0), file, covered, received }, around);
+            return;
+        }
+        self.encoded.clear();
+        name.encode_fixed(&mut self.encoded);
+        let lsn = around.wal.append(self.group.id, SNAPSHOT_RECORD, &self.encoded, None).lsn;
+        self.snapshots.read_name(name);
+        self.snapshots.naming.push_back(Naming { lsn, file, covered, received });
+    }
+
+    /// At the start: the log may not name the snapshot that was found, because the process ended in between or the file is
+    /// of an earlier version.
+    pub(crate) fn name_found<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
+        let Some(file) = self.snapshots.latest else { return };
+        let covered = self.snapshots.latest_covers.clone();
+        if self.snapshots.named != Some(SnapshotName::of(file, &covered)) {
+            self.name(file, covered, None, around);
+        }
+    }
+
+    /// The log is durable up to `lsn`: what it names by now takes effect.
+    pub(crate) fn end_naming<O: Outbox>(&mut self, lsn: Lsn, around: &mut Surroundings<'_, O>) {
+        while let Some(naming) = self.snapshots.naming.pop_front_if(|naming| naming.lsn <= lsn) {
+            self.take_effect(naming, around);
+        }
+    }
+
+    fn take_effect<O: Outbox>(&mut self, naming: Naming, around: &mut Surroundings<'_, O>) {
+        let Naming { file, covered, received, .. } = naming;
+        self.supersede(file, &covered, around);
+        if let Some((from, restored)) = received {
+            // Or else the log went on meanwhile and has everything.
+            if P::ORDER == Order::Graph || file.slot > self.executed() {
                 self.probe.installs += 1;
-                self.supersede(file, &restored.covered, around);
                 self.installed(restored, around);
             }
-            self.send_transfer(
-                from,
-                TransferMessage::Ack(Ack { slot: slot.0, offset: file.size }),
-                None,
-                around.out,
-            );
+            let ack = Ack { slot: file.slot.0, offset: file.size };
+            self.send_transfer(from, TransferMessage::Ack(ack), None, around.out);
+            return;
+        }
+        for peer in std::mem::take(&mut self.snapshots.waiting) {
+            self.snapshots.sending.start(around.now, peer, file);
         }
     }
 
@@ -260,7 +343,7 @@ impl<P: Protocol> Replica<P> {
 
     /// The log below what the latest snapshot covers is not needed.
     pub(crate) fn raise_floor(&mut self, wal: &mut Wal) {
-        if self.snapshots.latest.is_some() {
+        if self.snapshots.latest.is_some() && self.snapshots.naming.is_empty() {
             let floor = self.log.earliest().unwrap_or_else(|| wal.next_record());
             wal.set_floor(self.group.id, floor);
         }
@@ -339,7 +422,8 @@ impl<P: Protocol> Replica<P> {
             );
             return;
         }
-        if self.snapshots.received.is_some() {
+        let is_naming = self.snapshots.naming.iter().any(|naming| naming.received.is_some());
+        if self.snapshots.received.is_some() || is_naming {
             return; // waiting for the disk
         }
         let view = body.as_ref().and_then(|frame| BatchView::access(frame).ok());

@@ -8,8 +8,9 @@ use std::thread::JoinHandle;
 
 use glommio::{LocalExecutorBuilder, Placement};
 use panch_consensus::protocol::random;
-use panch_replica::core::{Core, CoreConfig, ReplayFault};
+use panch_replica::core::{Core, CoreConfig, PastFault, ReplayFault};
 use panch_replica::rejoin::Life;
+use panch_replica::snapshot::SnapshotFault;
 use panch_ring::clock;
 use panch_ring::file::LogFile;
 use panch_ring::mesh::{self, MeshPort};
@@ -80,15 +81,21 @@ pub enum NodeFault {
         /// Why.
         fault: ReplayFault,
     },
-    /// The log does not reach back to the snapshot.
-    #[error("{}: slot {slot} of group {group} was decided, but is neither in the newest usable snapshot nor in the log: it is lost here. Restore the directory from an exact copy, or empty this node's data directory and start it with --rejoin", path.display())]
-    Hole {
+    /// The snapshots and the log are not the whole past.
+    #[error("{}: {fault}", path.display())]
+    Past {
         /// The core's directory.
         path: PathBuf,
-        /// The group.
-        group: u16,
-        /// The first slot that is missing.
-        slot: u64,
+        /// What is missing.
+        fault: PastFault,
+    },
+    /// A snapshot cannot be used.
+    #[error("{}: {fault}", path.display())]
+    Snapshot {
+        /// The file, which stays as it is.
+        path: PathBuf,
+        /// Why.
+        fault: SnapshotFault,
     },
     /// The log is not there although votes may be in it.
     #[error("{}: the log of core {core} is gone but this node has run before: it may have voted and can no longer know how; restore the directory from an exact copy, or empty the whole data directory and start the node with --rejoin", path.display())]
@@ -374,16 +381,25 @@ fn open_core(
         loads: Default::default(),
     };
     let mut segments = directory.segments();
-    let existing = segments.segments().map_err(directory_fault)?;
+    let mut existing = segments.segments().map_err(directory_fault)?;
     let memory = options.log.durability == Durability::Memory;
-    let mut snapshots = directory.load_snapshots(options.replica.hash_seed).map_err(directory_fault)?;
+    let (newest, superseded) = directory.snapshot_files().map_err(directory_fault)?;
+    let mut snapshots = Vec::new();
+    for (group, slot) in newest {
+        let loaded = directory.load_snapshot(group, slot, options.replica.hash_seed);
+        let fault = |fault| NodeFault::Snapshot { path: directory.snapshot(group, slot), fault };
+        let (file, restored) = loaded.map_err(fault)?;
+        snapshots.push((group, file, restored));
+    }
     // Judged by what it left behind and not by its incarnation: a first start that failed early has not voted.
     let begun = directory.has_begun().map_err(directory_fault)? || !snapshots.is_empty();
     if existing.is_empty() && begun && !memory {
         return Err(NodeFault::LogMissing { path, core: view.core });
     }
-    if memory || !existing.is_empty() {
-        directory.mark_begun().map_err(directory_fault)?;
+    let log_fault = |fault| NodeFault::Log { path: path.clone(), fault };
+    let inventory = directory.inventory().map_err(directory_fault)?.map_err(log_fault)?;
+    if memory {
+        directory.note(|_| ()).map_err(directory_fault)?;
     }
     let config = CoreConfig {
         me: options.node,
@@ -416,24 +432,33 @@ fn open_core(
         core.start(now, Wal::create(options.log.clone(), identity), panch_wal::Lsn(0), &mut out);
     } else {
         let mut fault = None;
-        let recovered = recover(&mut segments, identity, &pool, |entry| {
+        let recovered = recover(&mut segments, identity, inventory.as_ref(), &pool, |entry| {
             if fault.is_none() {
                 fault = core.replay(entry, &mut out).err();
             }
         });
-        let recovered = recovered.map_err(|fault| NodeFault::Log { path: path.clone(), fault })?;
+        let mut recovered = recovered.map_err(log_fault)?;
         if let Some(fault) = fault {
             return Err(NodeFault::Replay { path: path.clone(), fault });
         }
-        if let Some((group, slot)) = core.hole() {
-            return Err(NodeFault::Hole { path: path.clone(), group: group.0, slot: slot.0 });
+        core.check_past().map_err(|fault| NodeFault::Past { path: path.clone(), fault })?;
+        if inventory.is_none() {
+            // A directory of an earlier version. On a full disk that waits for the next segment.
+            existing.sort_unstable_by_key(|file| file.sequence);
+            let _ = directory.note(|inventory| {
+                existing.iter().for_each(|file| inventory.add(file.sequence, file.size));
+            });
         }
-        for file in &existing {
+        let misfits = recovered.take_misfits(options.log.segment_size);
+        directory.discard(&misfits).map_err(directory_fault)?;
+        for file in existing.iter().filter(|file| !misfits.contains(&file.sequence)) {
             let segment = LogFile::open(&directory.segment(file.sequence)).map_err(directory_fault)?;
             log.open(file.sequence, ring.add_file(segment));
         }
         let last = recovered.last;
         core.start(now, Wal::resume(options.log.clone(), recovered), last, &mut out);
     }
+    // Only now: a start that fails changes nothing.
+    directory.remove_snapshots(&superseded).map_err(directory_fault)?;
     Ok(CoreLoop::new(view, ring, port, pool, core, out, log, hello, Arc::clone(data), Arc::clone(failed)))
 }

@@ -1,12 +1,13 @@
 //! Files: the directory of one core, read at start, and the helper threads that do what would block a turn.
 //!
 //! ```text
-//! DATA_DIR/core-N.begun                         the core has had a log: without one it may not start again
+//! DATA_DIR/core-N.begun                         the inventory of the core's log: which segments it was ever given
 //! DATA_DIR/core-N/log/0000000000000001.wal      segments of the core's log
 //! DATA_DIR/core-N/snapshot/G-SLOT.snapshot      the state of group G up to and including SLOT
 //! DATA_DIR/core-N/snapshot/G-SLOT.partial       one that is being written; removed at start
 //! ```
-//! A snapshot file is complete when it has its final name: it is synced before it is renamed, and the directory after.
+//! The inventory is there once the core has had a log: without one it may not start again. It does not lie in the core's own
+//! directory, because that may be what gets lost. A snapshot file is complete when it has its final name: it is synced before it is renamed, and the directory after.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -19,15 +20,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
-use panch_replica::snapshot::{Restored, SnapshotReader};
+use panch_replica::snapshot::{self, Restored, SnapshotFault};
 use panch_replica::transfer::SnapshotFile;
 use panch_ring::doorbell::Doorbell;
 use panch_ring::file::{self, LogFile};
-use panch_wal::{Preparation, SegmentFile, SegmentReader, SegmentSequence};
+use panch_wal::{
+    INVENTORY_SIZE, Inventory, Preparation, RecoverError, SegmentFile, SegmentReader, SegmentSequence,
+};
 use panch_wire::frame::{PAGE_SIZE, Page};
 use panch_wire::ids::{GroupId, ReplicaId, Slot};
-
-use crate::complaints::say;
 
 /// Something for a helper thread.
 pub(crate) enum Job {
@@ -225,8 +226,8 @@ impl Worker {
             }
             None => LogFile::create(&path, self.segment_size)?,
         };
-        // Before the log can be written to: nothing in it may be forgotten from now on.
-        self.directory.mark_begun()?;
+        // The file is there for good, and the log is not told yet: nothing in it may be forgotten from now on.
+        self.directory.note(|inventory| inventory.add(preparation.sequence, self.segment_size))?;
         Ok(log.into())
     }
 
@@ -274,6 +275,9 @@ pub(crate) struct CoreDirectory {
     begun: Arc<Path>,
 }
 
+/// Snapshot files, by group and slot.
+type Files = Vec<(GroupId, Slot)>;
+
 const COMPLETE: &str = "snapshot";
 const PARTIAL: &str = "partial";
 
@@ -305,20 +309,48 @@ impl CoreDirectory {
         self.begun.try_exists()
     }
 
-    /// Notes for good that the core may vote from now on. Not in the core's own directory: that may be what gets lost.
-    pub(crate) fn mark_begun(&self) -> io::Result<()> {
-        if self.has_begun()? {
-            return Ok(());
+    /// The inventory of the core's log; `None` if there is none, or only the mark of an earlier version.
+    pub(crate) fn inventory(&self) -> io::Result<Result<Option<Inventory>, RecoverError>> {
+        match fs::read(&self.begun) {
+            Ok(bytes) => Ok(Inventory::read(&bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Ok(None)),
+            Err(error) => Err(error),
         }
-        File::create(&self.begun)?.sync_all()?;
-        file::sync_directory(self.begun.parent().expect("it lies in the data directory"))
+    }
+
+    /// Changes the inventory, for good once this returns. The core may vote from then on.
+    pub(crate) fn note(&self, change: impl FnOnce(&mut Inventory)) -> io::Result<()> {
+        let known = self.inventory()?.map_err(io::Error::other)?;
+        let is_new = known.is_none();
+        let mut inventory = known.unwrap_or_default();
+        change(&mut inventory);
+        let (offset, page) = inventory.encode();
+        if !is_new {
+            // In place: on a full disk, too, a segment can be taken over.
+            let file = File::options().write(true).open(&self.begun)?;
+            file.write_all_at(&page.0, offset)?;
+            return file.sync_data();
+        }
+        let temporary = self.begun.with_extension("begun.new");
+        let file = File::create(&temporary)?;
+        file.write_all_at(&[0; INVENTORY_SIZE], 0)?;
+        file.write_all_at(&page.0, offset)?;
+        file.sync_all()?;
+        file::rename(&temporary, &self.begun)
+    }
+
+    /// Strikes prepared segments from the inventory and removes them, from the highest down.
+    pub(crate) fn discard(&self, segments: &[SegmentSequence]) -> io::Result<()> {
+        let Some(lowest) = segments.last() else { return Ok(()) };
+        self.note(|inventory| inventory.remove_from(*lowest))?;
+        segments.iter().try_for_each(|segment| file::remove(&self.segment(*segment)))
     }
 
     pub(crate) fn segment(&self, sequence: SegmentSequence) -> PathBuf {
         self.log.join(sequence.file_name())
     }
 
-    fn snapshot(&self, group: GroupId, slot: Slot) -> PathBuf {
+    pub(crate) fn snapshot(&self, group: GroupId, slot: Slot) -> PathBuf {
         self.snapshots.join(format!("{}-{}.{COMPLETE}", group.0, slot.0))
     }
 
@@ -326,15 +358,9 @@ impl CoreDirectory {
         self.snapshots.join(format!("{}-{}.{PARTIAL}", group.0, slot.0))
     }
 
-    /// Loads the newest snapshot of each group, and removes what is superseded or incomplete.
-    ///
-    /// A damaged newest snapshot falls back to an older one if there is any; the log then decides whether it reaches back
-    /// far enough.
-    pub(crate) fn load_snapshots(
-        &self,
-        hash_seed: u64,
-    ) -> io::Result<Vec<(GroupId, SnapshotFile, Restored)>> {
-        let mut found: Vec<(GroupId, Slot)> = Vec::new();
+    /// The complete snapshot files: those that count at this start, and the others. Removes incomplete ones.
+    pub(crate) fn snapshot_files(&self) -> io::Result<(Files, Files)> {
+        let mut found = Files::new();
         for entry in fs::read_dir(&self.snapshots)? {
             let path = entry?.path();
             match parse_name(&path) {
@@ -343,24 +369,23 @@ impl CoreDirectory {
                 None => {}
             }
         }
-        found.sort_unstable_by(|left, right| right.cmp(left));
-        let mut loaded: Vec<(GroupId, SnapshotFile, Restored)> = Vec::new();
-        for (group, slot) in found {
-            let path = self.snapshot(group, slot);
-            if loaded.iter().any(|(other, _, _)| *other == group) {
-                fs::remove_file(&path)?;
-                continue;
-            }
-            match load(&path, group, slot, hash_seed) {
-                Ok((file, machine)) => loaded.push((group, file, machine)),
-                Err(reason) => {
-                    say(format_args!("snapshot {} is not usable: {reason}", path.display()));
-                    // Kept for inspection, out of the way.
-                    fs::rename(&path, path.with_extension("damaged"))?;
-                }
-            }
-        }
-        Ok(loaded)
+        Ok(snapshot::file::newest(found))
+    }
+
+    /// Loads a snapshot.
+    pub(crate) fn load_snapshot(
+        &self,
+        group: GroupId,
+        slot: Slot,
+        hash_seed: u64,
+    ) -> Result<(SnapshotFile, Restored), SnapshotFault> {
+        let file = File::open(self.snapshot(group, slot))?;
+        snapshot::file::load(group, slot, hash_seed, |offset, into| file.read_at(into, offset))
+    }
+
+    /// Removes snapshots that others supersede.
+    pub(crate) fn remove_snapshots(&self, files: &[(GroupId, Slot)]) -> io::Result<()> {
+        files.iter().try_for_each(|(group, slot)| fs::remove_file(self.snapshot(*group, *slot)))
     }
 
     /// The log's segments, for recovery.
@@ -377,26 +402,6 @@ fn parse_name(path: &Path) -> Option<(GroupId, Slot, bool)> {
     };
     let (group, slot) = path.file_stem()?.to_str()?.split_once('-')?;
     Some((GroupId(group.parse().ok()?), Slot(slot.parse().ok()?), complete))
-}
-
-fn load(path: &Path, group: GroupId, slot: Slot, hash_seed: u64) -> Result<(SnapshotFile, Restored), String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    let mut reader = SnapshotReader::new(hash_seed);
-    let mut buffer = vec![0; 1 << 20];
-    let mut size = 0;
-    loop {
-        let count = file.read_at(&mut buffer, size).map_err(|error| error.to_string())?;
-        if count == 0 {
-            break;
-        }
-        reader.feed(&buffer[..count]).map_err(|error| error.to_string())?;
-        size += count as u64;
-    }
-    let restored = reader.finish().map_err(|error| error.to_string())?;
-    if (restored.group, restored.covered.count()) != (group, slot) {
-        return Err("it is another group's or slot's under a wrong name".into());
-    }
-    Ok((SnapshotFile { slot, size }, restored))
 }
 
 /// Reads segments with blocking calls, at start.
@@ -474,6 +479,39 @@ mod tests {
     }
 
     #[test]
+    fn every_segment_is_in_the_inventory_before_the_log_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (directory, storage) = storage(dir.path());
+        // The mark of an earlier version: nothing is known, and the segment that is there is not added by itself.
+        fs::write(&directory.begun, b"").unwrap();
+        assert!(directory.inventory().unwrap().unwrap().is_none());
+        let mut expected = Inventory::default();
+        for (sequence, recycle) in [(1, None), (2, None), (3, Some(1))] {
+            prepare(&storage, sequence, recycle).unwrap();
+            expected.add(SegmentSequence(sequence), SEGMENT_SIZE);
+            let _ = expected.encode();
+            assert_eq!(directory.inventory().unwrap().unwrap(), Some(expected.clone()));
+        }
+        assert_eq!(fs::metadata(&directory.begun).unwrap().len(), INVENTORY_SIZE as u64);
+        directory.discard(&[SegmentSequence(3), SegmentSequence(2)]).unwrap();
+        expected.remove_from(SegmentSequence(2));
+        let _ = expected.encode();
+        assert_eq!(directory.inventory().unwrap().unwrap(), Some(expected));
+        assert_eq!(fs::read_dir(&directory.log).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_segment_that_cannot_be_noted_is_not_given_to_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let (directory, storage) = storage(dir.path());
+        // A directory cannot be written to.
+        fs::create_dir(&directory.begun).unwrap();
+        assert!(prepare(&storage, 1, None).is_err());
+        fs::remove_dir(&directory.begun).unwrap();
+        prepare(&storage, 1, None).unwrap();
+    }
+
+    #[test]
     fn a_segment_that_is_there_already_is_taken_if_it_is_whole() {
         let dir = tempfile::tempdir().unwrap();
         let (directory, storage) = storage(dir.path());
@@ -514,6 +552,25 @@ mod tests {
         let size = fs::metadata(directory.snapshot(GROUP, Slot(9))).unwrap().len();
         assert_eq!(size, 4 * chunk.len() as u64);
         assert!(!directory.partial(GROUP, Slot(9)).exists());
+    }
+
+    /// Whatever the reason, a start leaves the file as it is, and takes no older one for it.
+    #[test]
+    fn a_snapshot_that_cannot_be_loaded_stays_where_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (directory, _storage) = storage(dir.path());
+        let newest = directory.snapshot(GROUP, Slot(9));
+        fs::write(directory.snapshot(GROUP, Slot(4)), b"older").unwrap();
+        fs::write(directory.partial(GROUP, Slot(10)), b"incomplete").unwrap();
+        std::os::unix::fs::symlink("nowhere", &newest).unwrap();
+        let load = || directory.load_snapshot(GROUP, Slot(9), 1).err().unwrap();
+        assert!(matches!(load(), SnapshotFault::Read(_)), "a dangling link");
+        fs::remove_file(&newest).unwrap();
+        fs::write(&newest, vec![1; 100]).unwrap();
+        assert!(matches!(load(), SnapshotFault::Damaged(_)));
+        let (counts, superseded) = directory.snapshot_files().unwrap();
+        assert_eq!((counts, superseded), (vec![(GROUP, Slot(9))], vec![(GROUP, Slot(4))]));
+        assert!(newest.exists() && !directory.partial(GROUP, Slot(10)).exists());
     }
 
     #[test]

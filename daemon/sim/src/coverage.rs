@@ -117,7 +117,11 @@ coverage! {
     torn_tails: true,
     /// Log pages damaged while their node was down.
     rotten_pages: true,
-    /// Logs refused because of such damage.
+    /// Files removed while their node was down.
+    lost_files: true,
+    /// Starts that failed because a snapshot could not be read.
+    unreadable_snapshots: true,
+    /// Nodes that refused to start because of such damage.
     refused_logs: true,
     /// Disks lost.
     wipes: true,

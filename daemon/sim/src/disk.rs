@@ -26,6 +26,8 @@ use content::{Content, Written};
 pub enum Name {
     /// The node's incarnation, and whether it is on its way back.
     Identity,
+    /// Which segments the log was ever given.
+    Inventory,
     /// A log segment, by its sequence.
     Segment(u64),
     /// A complete snapshot.
@@ -130,6 +132,8 @@ pub struct DiskCounters {
     pub failures: u64,
     /// Pages of the log damaged.
     pub rotten: u64,
+    /// Files removed while the node was down.
+    pub lost_files: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -283,6 +287,13 @@ impl<T> Disk<T> {
         self.files.get_mut(&file).expect("it was just made").stabilise(&written);
         self.names.insert(name, file);
         self.stable_names.insert(name, file);
+    }
+
+    /// Removes a name for good, as an operator does while the node is down.
+    pub fn lose(&mut self, name: Name) {
+        self.names.remove(&name);
+        self.stable_names.remove(&name);
+        self.counters.lost_files += 1;
     }
 
     /// Flips bits of a page of `name`, on stable storage.

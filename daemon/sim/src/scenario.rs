@@ -83,6 +83,8 @@ scenarios! {
     "T-C9" "a session expires while a retry is on its way" Run(sessions::expiry_and_retry);
     "T-C10" "a clock jumps, crawls and races (without leases)" Run(read::unsteady_clock);
     "T-C10L" "clocks drift while a lease is held" Run(lease::drifting_clocks);
+    "T-C11" "a segment of the log is gone; the node must not start" Run(storage::lost_segment);
+    "T-C12" "the snapshot that the log continues is gone or damaged; the node must not start" Run(storage::lost_snapshot);
     "T-M1" "a deposed leader hears of a commit where it holds a losing value" Run(log::losing_value_on_old_leader);
     "T-M2" "a new leader keeps a value that only one promise reports" Run(election::value_reported_once);
     "T-M3" "part of a promise is lost" Run(election::part_of_a_promise_lost);

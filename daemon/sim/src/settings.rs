@@ -41,6 +41,8 @@ pub struct FaultWeights {
     pub clock: u64,
     /// A page of the log of a node that is down is damaged.
     pub rot: u64,
+    /// A file of a node that is down is removed, or a snapshot damaged or unreadable.
+    pub lose: u64,
     /// A leader is cut off while its clock crawls, so that it does not notice that it was deposed.
     pub depose: u64,
     /// A node loses its disk and comes back as one that has.
@@ -324,6 +326,7 @@ impl Settings {
         let families = &mut Stream::new(seed, Concern::Families);
         settings.clients.many = *families.pick(&[0, 100_000, 300_000, 600_000]);
         settings.clients.family_size = families.range(2, 3);
+        settings.faults.lose = if wipes.chance(150_000) { wipes.range(1, 10) } else { 0 };
         settings.replica.batch = BatchLimits {
             commands_max: random.range(1, 6) as usize,
             size_max: random.range(1, 4) as usize * PAGE_SIZE,
@@ -360,6 +363,7 @@ impl Settings {
             settings.faults.power = if replica_count > 2 { random.range(1, 10) } else { 0 };
             settings.faults.blackout = 0;
             settings.faults.rot = 0;
+            settings.faults.lose = 0;
             settings.final_blackout = false;
         }
         settings.pool_size = random.skewed(1 << 20, 3 << 20) as usize;
@@ -432,6 +436,7 @@ fn weights(random: &mut Stream) -> FaultWeights {
         fail_write: weight(150_000),
         clock: weight(250_000),
         rot: weight(150_000),
+        lose: 0,
         depose: weight(250_000),
         wipe: 0,
     }

@@ -40,8 +40,8 @@ pub enum RecoverError {
     /// The log is damaged below what was acknowledged.
     #[error(
         "log segment {segment} is damaged at or behind offset {offset} (lsn {} or later){}: this replica may have voted there and can \
-         no longer know how. Restore the segment from an exact copy, or empty this node's data directory and let it join \
-         again as a new member; do not delete single segments",
+         no longer know how. Restore the data directory from an exact copy of its last state, or empty it whole and start the \
+         node with --rejoin; do not delete single segments",
         lsn.0, attested(*attested_by)
     )]
     Damaged {
@@ -70,6 +70,13 @@ pub enum RecoverError {
         /// The identity found.
         found: u64,
     },
+    /// The inventory is damaged.
+    #[error(
+        "the inventory of the log's segments (the file with the core's name and `.begun`) is damaged: whether segments are \
+         missing cannot be told. Restore the data directory from an exact copy of its last state, or empty it whole and \
+         start the node with --rejoin"
+    )]
+    Inventory,
     /// The directory cannot be listed.
     #[error("the log's segments cannot be listed: {0}")]
     List(#[source] io::Error),
@@ -87,11 +94,11 @@ pub enum RecoverError {
     },
     /// A segment that is part of the log is not there.
     #[error(
-        "log segment {missing} is missing: restore it, or empty this node's data directory and let it join again as a new \
-         member"
+        "log segment {missing} is missing: this replica may have voted there and can no longer know how. Restore the data \
+         directory from an exact copy of its last state, or empty it whole and start the node with --rejoin"
     )]
     MissingSegment {
-        /// The newest segment that is missing.
+        /// A segment that is missing.
         missing: SegmentSequence,
     },
     /// The disk failed.
@@ -103,6 +110,20 @@ pub enum RecoverError {
         offset: u64,
         /// What the operating system said.
         source: io::Error,
+    },
+    /// A segment's file was cut off.
+    #[error(
+        "log segment {segment} has {size} of {expected} bytes: this replica may have voted in what is cut off and can no \
+         longer know how. Restore the data directory from an exact copy of its last state, or empty it whole and start the \
+         node with --rejoin"
+    )]
+    ShortSegment {
+        /// The segment.
+        segment: SegmentSequence,
+        /// Bytes of the file.
+        size: u64,
+        /// Bytes that it was given.
+        expected: u64,
     },
     /// Written by a version of the format that this program does not know.
     #[error(

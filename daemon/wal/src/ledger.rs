@@ -63,7 +63,7 @@ pub(crate) struct Ledger {
     current: SegmentSequence,
     /// Prepared, ascending.
     ready: Vec<SegmentSequence>,
-    requested: Vec<Preparation>,
+    requested: Option<Preparation>,
     /// Files to rename.
     released: Vec<SegmentSequence>,
     /// Files to delete.
@@ -87,7 +87,7 @@ impl Ledger {
             retained: VecDeque::new(),
             current: SegmentSequence(0),
             ready: Vec::new(),
-            requested: Vec::new(),
+            requested: None,
             released: Vec::new(),
             surplus: VecDeque::new(),
             floors: Vec::new(),
@@ -110,17 +110,14 @@ impl Ledger {
         self.retained = retained;
         self.placed = placed;
         for (sequence, size) in prepared {
-            if size == self.segment_size {
-                self.ready.push(sequence);
-            } else {
-                self.surplus.push_back(sequence);
-            }
+            assert_eq!(size, self.segment_size, "{sequence} does not fit");
+            self.ready.push(sequence);
         }
     }
 
     // Preparing.
 
-    /// The next segment to prepare, if one is wanted. Each is asked for once, until it fails.
+    /// The next segment to prepare, if one is wanted. One after the other, so that a crash leaves no gap between them.
     pub(crate) fn wants(&mut self, now: Instant) -> Option<Preparation> {
         let sequence = self.wanted()?;
         if self.failed && self.released.is_empty() {
@@ -131,18 +128,15 @@ impl Ledger {
         }
         self.retry_at = None;
         let preparation = Preparation { sequence, recycle: self.released.pop() };
-        self.requested.push(preparation);
-        Some(preparation)
+        self.requested = Some(preparation);
+        self.requested
     }
 
     fn wanted(&self) -> Option<SegmentSequence> {
         // The first segment of all is wanted besides its spares.
         let count = self.spares as u64 + u64::from(self.retained.is_empty());
-        (1..=count).map(|step| SegmentSequence(self.current.0 + step)).find(|sequence| {
-            !self.ready.contains(sequence)
-                && !self.surplus.contains(sequence)
-                && self.requested.iter().all(|request| request.sequence != *sequence)
-        })
+        let mut wanted = (1..=count).map(|step| SegmentSequence(self.current.0 + step));
+        wanted.find(|sequence| !self.ready.contains(sequence)).filter(|_| self.requested.is_none())
     }
 
     /// When to ask again after a failure.
@@ -167,8 +161,8 @@ impl Ledger {
     }
 
     fn take_request(&mut self, sequence: SegmentSequence) -> Preparation {
-        let at = self.requested.iter().position(|request| request.sequence == sequence);
-        self.requested.swap_remove(at.expect("only a segment that was asked for is reported"))
+        let request = self.requested.take().filter(|request| request.sequence == sequence);
+        request.expect("only a segment that was asked for is reported")
     }
 
     /// Whether the last preparation failed and no spare is left.

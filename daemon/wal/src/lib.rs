@@ -8,7 +8,8 @@
 //! wal.append(..)                         while the replicas take their turn
 //! while let Some(write) = wal.next_write(now, restate)     write it, keep it until it completes
 //! while let Some(sync) = wal.next_sync(now)                fdatasync that segment
-//! while let Some(preparation) = wal.wants_segment(now)     rename, or create and zero; then `segment_ready`
+//! while let Some(preparation) = wal.wants_segment(now)     rename, or create and zero; note it in the inventory; then
+//!                                        `segment_ready`
 //! while let Some(sequence) = wal.take_surplus()            delete that file
 //! wal.on_written(write, result)?         for each completion; an error stops the node
 //! wal.durable()                          releases the claims up to it
@@ -29,6 +30,7 @@ pub mod disk;
 pub mod error;
 mod format;
 mod group;
+pub mod inventory;
 mod ledger;
 pub mod recover;
 mod scan;
@@ -39,6 +41,7 @@ pub use config::{Config, ConfigFault, Durability};
 pub use disk::{SegmentFile, SegmentReader};
 pub use error::{RecoverError, WriteFailed};
 pub use format::FORMAT_VERSION;
+pub use inventory::{INVENTORY_SIZE, Inventory};
 pub use recover::{End, Entry, Recovered, recover};
 pub use segment::{Preparation, SegmentSequence};
 pub use writer::{Appended, Restatement, Sync, Wal, Write};

@@ -14,7 +14,8 @@
 //! not confuse the search either: a header names its own segment and offset.
 //!
 //! The oldest segment that is part of the log is stated by the commit groups, so a file missing at the front is noticed,
-//! and files that were released but not yet renamed are ignored.
+//! and files that were released but not yet renamed are ignored. From there on every file must be there, up to the last in
+//! the [`Inventory`]: segments are prepared one after the other, so a crash leaves no gap.
 
 use std::collections::VecDeque;
 
@@ -27,6 +28,7 @@ use panch_wire::rule::{Rule, holds};
 use crate::disk::{SegmentFile, SegmentReader};
 use crate::error::RecoverError;
 use crate::format::{self, Body, Header, Link};
+use crate::inventory::Inventory;
 use crate::ledger::{Placed, Segment};
 use crate::scan::{Found, Look, Scanner};
 use crate::segment::SegmentSequence;
@@ -83,6 +85,17 @@ pub struct Recovered {
     pub(crate) tail: Tail,
 }
 
+impl Recovered {
+    /// Takes out the prepared segments that have another size than `segment_size`, with all after them. They hold nothing.
+    /// The caller strikes the last of these, which is the lowest, from the inventory, and then removes the files in the
+    /// order given, from the highest down: so a crash leaves no gap.
+    pub fn take_misfits(&mut self, segment_size: u64) -> Vec<SegmentSequence> {
+        let prepared = &mut self.tail.prepared;
+        let fitting = prepared.iter().take_while(|file| file.size == segment_size).count();
+        prepared.drain(fitting..).rev().map(|file| file.sequence).collect()
+    }
+}
+
 /// What the writer continues from.
 #[derive(Debug)]
 pub(crate) struct Tail {
@@ -105,6 +118,8 @@ pub(crate) struct Tail {
 /// Records below their group's floor may or may not be among them, as long as their segment was not reused: even ones that
 /// an earlier recovery left out. A receiver skips what its snapshot covers.
 ///
+/// `inventory` is `None` if nothing is known of the segments: a directory of an earlier version.
+///
 /// Memory: one commit group at a time, its bodies in frames of `pool`.
 ///
 /// # Errors
@@ -112,6 +127,7 @@ pub(crate) struct Tail {
 pub fn recover<D, F>(
     disk: &mut D,
     identity: u64,
+    inventory: Option<&Inventory>,
     pool: &FramePool,
     receive: F,
 ) -> Result<Recovered, RecoverError>
@@ -139,7 +155,7 @@ where
         commit_group_count: 0,
         record_count: 0,
     };
-    walk.run(&files)
+    walk.run(&files, inventory)
 }
 
 /// Which segments are the log.
@@ -220,7 +236,11 @@ struct Walk<'a, D, F> {
 }
 
 impl<D: SegmentReader, F: FnMut(Entry<'_>)> Walk<'_, D, F> {
-    fn run(mut self, files: &[SegmentFile]) -> Result<Recovered, RecoverError> {
+    fn run(
+        mut self,
+        files: &[SegmentFile],
+        inventory: Option<&Inventory>,
+    ) -> Result<Recovered, RecoverError> {
         let first = files.partition_point(|file| file.sequence < self.start);
         // Released earlier and not yet renamed. They go the usual way once the log says so again.
         self.retained.extend(files[..first].iter().map(|file| Segment::new(file.sequence, file.size)));
@@ -246,6 +266,9 @@ impl<D: SegmentReader, F: FnMut(Entry<'_>)> Walk<'_, D, F> {
                     (index, offset) = (index + 1, 0);
                 }
             }
+        }
+        if holds(Rule::RefuseLostSegments) {
+            self.check_complete(files, inventory)?;
         }
         if let Some(torn) = self.check_rest(files)? {
             end = torn;
@@ -369,6 +392,23 @@ impl<D: SegmentReader, F: FnMut(Entry<'_>)> Walk<'_, D, F> {
         self.commit_group_count += 1;
     }
 
+    /// Checks that no file is missing from the oldest segment on.
+    fn check_complete(
+        &self,
+        files: &[SegmentFile],
+        inventory: Option<&Inventory>,
+    ) -> Result<(), RecoverError> {
+        let oldest = self.oldest.max(SegmentSequence(1));
+        let mut expected = oldest;
+        for file in files.iter().filter(|file| file.sequence >= oldest) {
+            if file.sequence > expected {
+                return Err(RecoverError::MissingSegment { missing: expected });
+            }
+            expected = file.sequence.next();
+        }
+        inventory.map_or(Ok(()), |inventory| inventory.check(files, oldest))
+    }
+
     /// Searches everything behind the chain. `Some` if commit groups were cut off.
     fn check_rest(&mut self, files: &[SegmentFile]) -> Result<Option<End>, RecoverError> {
         let Some(link) = self.link else {
@@ -380,14 +420,8 @@ impl<D: SegmentReader, F: FnMut(Entry<'_>)> Walk<'_, D, F> {
         };
         let least = link.lsn.next();
         let (current, end) = self.cursor.map_or_else(Default::default, |end| (end.segment, end.offset));
-        let mut expected = current;
-        let mut missing = None;
         let mut torn = None;
         for file in files.iter().filter(|file| file.sequence >= current) {
-            if file.sequence > expected && self.cursor.is_some() {
-                missing = Some(SegmentSequence(file.sequence.0 - 1));
-            }
-            expected = file.sequence.next();
             let from = if file.sequence == current { end } else { 0 };
             for page in from / PAGE..file.size / PAGE {
                 let found = self.scanner.probe(*file, page * PAGE, Look::Search)?;
@@ -398,10 +432,8 @@ impl<D: SegmentReader, F: FnMut(Entry<'_>)> Walk<'_, D, F> {
                     torn = Some(End::Torn);
                 }
                 if header.durable >= least && holds(Rule::RefuseDamagedLog) {
-                    return Err(match missing {
-                        Some(missing) => RecoverError::MissingSegment { missing },
-                        None => self.damaged(files, least, Some((file.sequence, page * PAGE, header.lsn))),
-                    });
+                    let attested_by = Some((file.sequence, page * PAGE, header.lsn));
+                    return Err(self.damaged(files, least, attested_by));
                 }
             }
         }

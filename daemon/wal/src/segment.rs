@@ -51,7 +51,8 @@ pub struct Preparation {
     pub sequence: SegmentSequence,
     /// The segment whose file shall be renamed; its bytes stay as they are. `None`: create a file of
     /// [`crate::Config::segment_size`] bytes and write zeros to all of it, so that later writes change no metadata. In
-    /// both cases the directory is synced before the answer.
+    /// both cases the directory is synced before the answer, and then the segment is noted in the
+    /// [`crate::Inventory`].
     pub recycle: Option<SegmentSequence>,
 }
 

@@ -247,7 +247,8 @@ impl Wal {
     /// acting on it, wait until [`Wal::durable`] has reached [`Recovered::last`].
     ///
     /// # Panics
-    /// If `config` does not hold its bounds or keeps nothing on disk.
+    /// If `config` does not hold its bounds or keeps nothing on disk, or if a prepared segment has another size
+    /// ([`Recovered::take_misfits`]).
     pub fn resume(config: Config, recovered: Recovered) -> Self {
         assert!(config.durability != Durability::Memory, "a log in memory has no past");
         let mut wal = Self::create(config, recovered.tail.identity);
@@ -300,6 +301,11 @@ impl Wal {
         let lsn = open.lsn;
         let body = body.map(|frame| BodyRef { lsn, page, length: frame.bytes().len() as u32 });
         Appended { lsn, body }
+    }
+
+    /// Whether [`Wal::append`] takes a body of this size. What comes from others must be asked about first.
+    pub fn takes_body(&self, body: &Frame) -> bool {
+        body.page_count() * PAGE_SIZE <= self.config.body_size_max()
     }
 
     fn open(&mut self) {
@@ -582,7 +588,7 @@ impl Wal {
         self.config.durability != Durability::Memory && self.ledger.is_full()
     }
 
-    /// The next segment to prepare; called until `None`.
+    /// The next segment to prepare; called until `None`. There is one at a time.
     pub fn wants_segment(&mut self, now: Instant) -> Option<Preparation> {
         if self.config.durability == Durability::Memory { None } else { self.ledger.wants(now) }
     }

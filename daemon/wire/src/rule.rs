@@ -51,6 +51,8 @@ rules! {
     VotePerMember = "vote-per-member",
     /// A log that is damaged below what was acknowledged is refused at start (D3, T-C6).
     RefuseDamagedLog = "refuse-damaged-log",
+    /// A log of whose segments one is missing or cut off is refused at start, wherever it was.
+    RefuseLostSegments = "refuse-lost-segments",
     /// Recovery accepts a commit group only with a correct checksum (torn tail).
     TornTailCut = "torn-tail-cut",
     /// The snapshot carries the session table (PM9, T-C8).
@@ -71,6 +73,8 @@ rules! {
     SnapshotKeepsSuffix = "snapshot-keeps-suffix",
     /// The promise survives recycling of the segment it was written in.
     PromiseRestated = "promise-restated",
+    /// The log names the snapshot that it continues, and a start without that one is refused.
+    LogNamesSnapshot = "log-names-snapshot",
     /// The log below the snapshot is recycled only once the snapshot is durable (D9).
     RecycleAfterSnapshot = "recycle-after-snapshot",
 

@@ -5,5 +5,6 @@
 mod latency;
 mod limits;
 mod refused;
+mod rogue;
 mod sessions;
 mod world;

@@ -4,7 +4,7 @@ use panch_consensus::multi::message::Message;
 use panch_replica::replica::Level;
 use panch_wire::ids::GroupId;
 
-use super::{begin, broken, end, ensure, others};
+use super::{Script, begin, broken, end, ensure, others};
 use crate::client::Outcome;
 use crate::disk::{CrashKind, Latency};
 use crate::linear::register::{Action, Answer};
@@ -71,6 +71,89 @@ pub(super) fn damaged_log(seed: u64) -> Result<(), String> {
     world.check().map_err(broken)?;
     ensure!(world.has_refused(damaged) || world.is_up(damaged), "neither refused nor started");
     end(world)
+}
+
+/// T-C11. A file of a follower's log is gone: the one with its vote for what was acknowledged, or a blank one behind it. It
+/// refuses to start, and comes back by the way of a lost disk.
+pub(super) fn lost_segment(seed: u64) -> Result<(), String> {
+    for used in [true, false] {
+        let mut settings = Settings::calm(seed, 3);
+        settings.wal.segment_size = 64 << 10;
+        settings.wal.group_size_max = 16 << 10;
+        let (mut world, leader) = begin(settings)?;
+        for number in 0..30 {
+            ensure!(world.set(leader, "r0", &format!("v{number}")), "no write");
+        }
+        let [follower, away] = others(3, leader)[..] else { unreachable!("three nodes") };
+        world.isolate(away);
+        ensure!(world.set(leader, "r0", "acknowledged"), "no write");
+        world.run_for(100 * MILLISECOND);
+        world.crash(follower, CrashKind::Kill);
+        world.lose_segment(follower, used);
+        world.isolate(leader);
+        world.rejoin(away);
+        world.isolate(leader);
+        world.restart(follower);
+        let served = world.set_soon(away, "r1", "other");
+        world.check().map_err(broken)?;
+        ensure!(!served && world.has_refused(follower), "it started: {}", world.describe());
+        world.rejoin(leader);
+        world.wipe(follower);
+        world.restart(follower);
+        ensure!(world.set_soon(follower, "r1", "back"), "not a member again: {}", world.describe());
+        end(world)?;
+    }
+    Ok(())
+}
+
+/// T-C12. A node installs a snapshot over values that lost, and then the file is gone or damaged. It must not go back to
+/// them.
+pub(super) fn lost_snapshot(seed: u64) -> Result<(), String> {
+    for remove in [true, false] {
+        let mut settings = Settings::calm(seed, 5);
+        settings.replica.snapshot_log_size = 48 << 10;
+        settings.tuning.tail_size_max = 16 << 10;
+        settings.wal.segment_size = 1 << 20;
+        let (mut world, old) = begin(settings)?;
+        ensure!(world.set(old, "r0", "a"), "no write");
+        world.run_for(100 * MILLISECOND);
+        // The leader and one follower accept what the three others never hear of.
+        let rest = others(5, old);
+        let (victim, majority) = (rest[0], &rest[1..]);
+        world.isolate(old);
+        world.isolate(victim);
+        world.unblock(old, victim);
+        world.unblock(victim, old);
+        world.run_for(50 * MILLISECOND);
+        for number in 0..3 {
+            let _ = world.call(old, "r1", set(&format!("loses{number}")), Level::Log);
+        }
+        let leads = |world: &Script, node: usize| world.status(node).protocol.leading;
+        let led = world.run_until(10 * SECOND, |world| majority.iter().any(|node| leads(world, *node)));
+        ensure!(led, "the three others have no leader: {}", world.describe());
+        let leader = *majority.iter().find(|node| leads(&world, **node)).ok_or("just seen")?;
+        let big = "x".repeat(3500);
+        for number in 0..40 {
+            ensure!(world.set_soon(leader, &format!("big{number}"), &big), "no write: {}", world.describe());
+        }
+        world.rejoin(victim);
+        world.rejoin(old);
+        let installed = world.run_until(10 * SECOND, |world| world.status(victim).probe.installs > 0);
+        ensure!(installed, "no snapshot was installed: {}", world.describe());
+        ensure!(world.set_soon(leader, "r0", "b"), "no write");
+        world.run_for(200 * MILLISECOND);
+        world.crash(victim, CrashKind::Kill);
+        world.harm_snapshot(victim, remove);
+        world.restart(victim);
+        world.run_for(SECOND);
+        world.check().map_err(broken)?;
+        ensure!(world.has_refused(victim), "it started: {}", world.describe());
+        world.wipe(victim);
+        world.restart(victim);
+        ensure!(world.set_soon(victim, "r1", "back"), "not a member again: {}", world.describe());
+        end(world)?;
+    }
+    Ok(())
 }
 
 /// T-M5. The leader's own disk is slow; one follower is not enough.

@@ -37,6 +37,7 @@ enum Fault {
     FailWrite,
     Clock,
     Rot,
+    Lose,
     Depose,
     Wipe,
 }
@@ -64,6 +65,7 @@ impl Faults {
             fail_write,
             clock,
             rot,
+            lose,
             depose,
             wipe,
         } = settings.faults;
@@ -81,6 +83,7 @@ impl Faults {
             (Fault::FailWrite, fail_write),
             (Fault::Clock, clock),
             (Fault::Rot, rot),
+            (Fault::Lose, lose),
             (Fault::Depose, depose),
             (Fault::Wipe, wipe),
         ];
@@ -244,14 +247,18 @@ impl World {
                     self.shared.queue.push_in(absence, Event::Restart { node });
                 }
             }
-            Fault::Rot => {
+            Fault::Rot | Fault::Lose => {
                 // A quorum stays whole: it must be able to go on when the damaged nodes refuse to start.
                 let rotten = self.nodes.iter().filter(|node| node.rotten).count();
                 // And nobody needs to hear from all the others.
                 let calm = !self.nodes.iter().any(|node| node.memory.is_returning());
                 if rotten < (self.nodes.len() - 1) / 2 && calm {
                     self.strike_down(node, CrashKind::Power);
-                    self.nodes[node].rot(&mut self.shared);
+                    if fault == Fault::Rot {
+                        self.nodes[node].rot(&mut self.shared);
+                    } else {
+                        self.nodes[node].harm_file(&mut self.shared);
+                    }
                 }
             }
         }

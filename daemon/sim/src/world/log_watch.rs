@@ -4,15 +4,13 @@
 //! time: what the code under test says about its own log is no evidence.
 
 use panch_consensus::protocol::ProtocolKind;
-use panch_wal::RecordKind;
+use panch_replica::replica::PROTOCOL_RECORD;
 use panch_wire::ids::GroupId;
 
 use crate::inspect::{self, Commitment, Content, Fact};
 use crate::invariant::Held;
 use crate::invariant::ledger::{Entry, Vote};
 
-/// The kind of a protocol's records; others are about the replica itself.
-pub(crate) const PROTOCOL: RecordKind = RecordKind(1);
 const RECORDS_AT: usize = 96;
 const RECORD_COUNT_AT: usize = 88;
 const HAS_BODY: u8 = 1;
@@ -61,7 +59,7 @@ pub(crate) fn records(header: &[u8], kind: impl Fn(GroupId) -> Option<ProtocolKi
             held = Held::Batch(u64::from_le_bytes(sum));
             bytes_at += 16;
         }
-        if RecordKind(header[at + 2]) != PROTOCOL {
+        if header[at + 2] != PROTOCOL_RECORD.0 {
             at = (bytes_at + length).next_multiple_of(8);
             continue;
         }

@@ -7,11 +7,13 @@ use panch_consensus::protocol::Random;
 use panch_replica::batcher::BatchLimits;
 use panch_replica::core::Core;
 use panch_replica::rejoin::Life as Written;
-use panch_replica::snapshot::{Restored, SnapshotReader};
+use panch_replica::replica::PROTOCOL_RECORD;
+use panch_replica::snapshot::{Restored, SnapshotFault, file};
 use panch_replica::status::GroupStatus;
 use panch_replica::transfer::SnapshotFile;
 use panch_wal::{
-    Durability, End, Location, Lsn, SegmentFile, SegmentReader, SegmentSequence, Sync, Wal, Write,
+    Durability, End, INVENTORY_SIZE, Inventory, Location, Lsn, RecoverError, SegmentFile, SegmentReader,
+    SegmentSequence, Sync, Wal, Write,
 };
 use panch_wire::frame::{FramePool, PAGE_SIZE};
 use panch_wire::ids::{GroupId, Incarnation, Position, ReplicaId, ReplicaSet, Slot};
@@ -53,6 +55,8 @@ pub(crate) enum Tag {
     Log(LogWrite),
     Sync(Sync),
     Segment(SegmentSequence),
+    /// The segment is in the inventory.
+    Noted(SegmentSequence),
     SnapshotWrite {
         group: GroupId,
         slot: Slot,
@@ -144,8 +148,10 @@ pub(crate) struct Node {
     pub(crate) life: u64,
     /// What it knows of its own way back, and of the lives of others.
     pub(crate) memory: Memory,
-    /// Its log was damaged.
+    /// Its files were damaged: it may refuse to start.
     pub(crate) rotten: bool,
+    /// Its snapshots cannot be read at its next start.
+    pub(crate) unreadable: bool,
     /// It is kept down.
     pub(crate) is_absent: bool,
     /// It will end in the middle of its next log write.
@@ -180,6 +186,7 @@ impl Node {
             life: 0,
             memory: Memory::default(),
             rotten: false,
+            unreadable: false,
             is_absent: false,
             doomed: None,
             in_flight: VecDeque::new(),
@@ -250,6 +257,7 @@ impl Node {
             }
             Progress::Ended(Tag::Promotion, succeeded) => self.on_promotion(shared, succeeded),
             Progress::Ended(Tag::Nothing, _) => {}
+            Progress::Ended(Tag::Segment(sequence), true) => self.note_segment(shared, sequence),
             Progress::Ended(mut tag, succeeded) => {
                 if let Tag::Log(log) = &mut tag
                     && succeeded
@@ -259,6 +267,29 @@ impl Node {
                 self.take_in(shared, Input::Disk(tag, succeeded));
             }
         }
+    }
+
+    /// What the disk says of the segments that the log was given.
+    fn inventory(&self) -> Result<Option<Inventory>, RecoverError> {
+        let Some(file) = self.disk.open(Name::Inventory) else { return Ok(None) };
+        let mut bytes = vec![0; INVENTORY_SIZE];
+        self.disk.read(file, 0, &mut bytes);
+        Inventory::read(&bytes)
+    }
+
+    /// A segment's file is there for good: it is noted before the log is told.
+    fn note_segment(&mut self, shared: &mut Shared, sequence: SegmentSequence) {
+        let mut inventory = self.inventory().ok().flatten().unwrap_or_default();
+        inventory.add(sequence, shared.settings.wal.segment_size);
+        let (offset, page) = inventory.encode();
+        let known = self.disk.open(Name::Inventory);
+        let file = known.unwrap_or_else(|| self.disk.create(INVENTORY_SIZE as u64));
+        let written = self.disk.write(file, offset, [&page.0[..]].into_iter());
+        let mut steps = vec![Step::WriteStable(written)];
+        if known.is_none() {
+            steps.extend([Step::Link(file, Name::Inventory), Step::SyncDirectory]);
+        }
+        self.submit(shared, Tag::Noted(sequence), steps);
     }
 
     fn on_log_stable(&mut self, shared: &mut Shared, log: &mut LogWrite) {
@@ -297,14 +328,21 @@ impl Node {
         let limits = shared.settings.replica_at(self.index, incarnation.0);
         shared.coverage.own_limits += u64::from(shared.settings.limits_vary);
         let config = shared.core_config(self.id(), limits, rejoining);
+        let is_unreadable = std::mem::take(&mut self.unreadable);
         let mut restored = Vec::new();
-        for (group, _) in &config.groups {
-            match self.newest_snapshot(*group, config.replica.hash_seed) {
+        for (group, slot) in self.snapshot_files().0 {
+            match self.load_snapshot(group, slot, config.replica.hash_seed, is_unreadable) {
                 Ok(found) => {
-                    shared.coverage.restored += u64::from(found.is_some());
-                    restored.push((*group, found));
+                    shared.coverage.restored += 1;
+                    restored.push((group, Some(found)));
                 }
-                Err(text) => shared.invariants.note("snapshot", Err(format!("node {}: {text}", self.index))),
+                Err(SnapshotFault::Read(_)) if is_unreadable => {
+                    shared.coverage.unreadable_snapshots += 1;
+                    self.state = State::Down;
+                    shared.queue.push_in(20 * MILLISECOND, Event::Restart { node: self.index });
+                    return;
+                }
+                Err(fault) => return self.refuse(shared, format!("snapshot of slot {}: {fault}", slot.0)),
             }
         }
         let protocol_random = &mut self.protocol_random;
@@ -323,9 +361,10 @@ impl Node {
         let mut replayed = Vec::new();
         let mut committed = Vec::new();
         let mut fault = None;
-        let recovered =
-            panch_wal::recover(&mut LogDirectory(&self.disk), IDENTITY ^ self.index as u64, &pool, |entry| {
-                let kind = shared.kind(entry.group).filter(|_| entry.kind == log_watch::PROTOCOL);
+        let identity = IDENTITY ^ self.index as u64;
+        let recovered = self.inventory().and_then(|inventory| {
+            panch_wal::recover(&mut LogDirectory(&self.disk), identity, inventory.as_ref(), &pool, |entry| {
+                let kind = shared.kind(entry.group).filter(|_| entry.kind == PROTOCOL_RECORD);
                 if let Some(fact) = kind.and_then(|kind| inspect::fact(kind, entry.bytes)) {
                     let held = entry.body.as_ref().map_or(Held::Noop, |frame| Held::Batch(frame.checksum()));
                     replayed.push((entry.group, log_watch::entry(fact, held)));
@@ -335,7 +374,8 @@ impl Node {
                 if let Err(error) = core.replay(entry, &mut deeds) {
                     fault = Some(error.to_string());
                 }
-            });
+            })
+        });
         let recovered = match (recovered, fault) {
             (Ok(recovered), None) => recovered,
             (Ok(_), Some(error)) => {
@@ -343,18 +383,11 @@ impl Node {
                 shared.invariants.note("recovery", Err(text));
                 return;
             }
-            (Err(error), _) => {
-                shared.trace(|| format!("node {} refuses to start: {error}", self.index));
-                if self.rotten {
-                    shared.coverage.refused_logs += 1;
-                } else {
-                    let text = format!("node {} refuses a log that was not damaged: {error}", self.index);
-                    shared.invariants.note("recovery", Err(text));
-                }
-                self.state = State::Refused;
-                return;
-            }
+            (Err(error), _) => return self.refuse(shared, error.to_string()),
         };
+        if let Err(fault) = core.check_past() {
+            return self.refuse(shared, fault.to_string());
+        }
         shared.coverage.torn_tails += u64::from(recovered.end == End::Torn);
         shared.coverage.replayed_records += recovered.record_count;
         for (peer, known) in (0..).map(ReplicaId).zip(self.memory.known) {
@@ -390,48 +423,54 @@ impl Node {
         }
     }
 
+    /// The process does not start, for this reason: right only if its files were damaged.
+    fn refuse(&mut self, shared: &mut Shared, reason: String) {
+        shared.trace(|| format!("node {} refuses to start: {reason}", self.index));
+        if self.rotten {
+            shared.coverage.refused_logs += 1;
+        } else {
+            let text = format!("node {} refuses files that were not damaged: {reason}", self.index);
+            shared.invariants.note("recovery", Err(text));
+        }
+        self.state = State::Refused;
+    }
+
     /// Removes what earlier lives left unfinished, and snapshots older than the newest.
     fn tidy(&mut self, shared: &mut Shared) {
-        let mut newest: Vec<(GroupId, Slot)> = Vec::new();
-        let names: Vec<Name> = self.disk.names().collect();
-        for name in names.into_iter().rev() {
-            let useless = match name {
-                Name::Temporary(_) => true,
-                Name::Snapshot(group, slot) => {
-                    let older = newest.iter().any(|(of, _)| *of == group);
-                    newest.push((group, slot));
-                    older
-                }
-                Name::Identity | Name::Segment(_) => false,
-            };
-            if useless {
-                self.submit(shared, Tag::Nothing, [Step::Unlink(name)]);
-            }
+        let superseded = self.snapshot_files().1.into_iter().map(|(group, slot)| Name::Snapshot(group, slot));
+        let unfinished = self.disk.names().filter(|name| matches!(name, Name::Temporary(_)));
+        let useless: Vec<Name> = superseded.chain(unfinished).collect();
+        for name in useless {
+            self.submit(shared, Tag::Nothing, [Step::Unlink(name)]);
         }
     }
 
-    pub(crate) fn newest_snapshot(
-        &self,
-        group: GroupId,
-        hash_seed: u64,
-    ) -> Result<Option<(SnapshotFile, Restored)>, String> {
-        let slots = self.disk.names().filter_map(|name| match name {
-            Name::Snapshot(of, slot) if of == group => Some(slot),
+    /// The complete snapshots: those that count, and the others.
+    pub(super) fn snapshot_files(&self) -> (Vec<(GroupId, Slot)>, Vec<(GroupId, Slot)>) {
+        let files = self.disk.names().filter_map(|name| match name {
+            Name::Snapshot(group, slot) => Some((group, slot)),
             _ => None,
         });
-        let Some(slot) = slots.max() else { return Ok(None) };
+        file::newest(files.collect())
+    }
+
+    pub(super) fn load_snapshot(
+        &self,
+        group: GroupId,
+        slot: Slot,
+        hash_seed: u64,
+        is_unreadable: bool,
+    ) -> Result<(SnapshotFile, Restored), SnapshotFault> {
         let file = self.disk.open(Name::Snapshot(group, slot)).expect("the name was just listed");
         let size = self.disk.size(file);
-        let mut bytes = vec![0; size as usize];
-        self.disk.read(file, 0, &mut bytes);
-        let mut reader = SnapshotReader::new(hash_seed);
-        let unusable = |error| format!("a complete snapshot is unusable: {error}");
-        reader.feed(&bytes).map_err(unusable)?;
-        let restored = reader.finish().map_err(unusable)?;
-        if (restored.group, restored.covered.count()) != (group, slot) {
-            return Err(format!("the snapshot of slot {} is of another: {:?}", slot.0, restored.covered));
-        }
-        Ok(Some((SnapshotFile { slot, size }, restored)))
+        file::load(group, slot, hash_seed, |offset, into| {
+            if is_unreadable {
+                return Err(std::io::Error::other("the disk failed"));
+            }
+            let count = into.len().min((size - offset) as usize);
+            self.disk.read(file, offset, &mut into[..count]);
+            Ok(count)
+        })
     }
 
     /// The process ends.
@@ -480,6 +519,37 @@ impl Node {
     pub(crate) fn forget_log(&mut self) {
         self.extents.clear();
         self.attested = Lsn::default();
+    }
+
+    /// Something happens to a file of the log or to a snapshot while the node is down.
+    pub(crate) fn harm_file(&mut self, shared: &mut Shared) {
+        let names = self.disk.names().filter(|name| matches!(name, Name::Segment(_) | Name::Snapshot(..)));
+        let names: Vec<Name> = names.collect();
+        if names.is_empty() || !matches!(self.state, State::Down) {
+            return;
+        }
+        let name = *self.random.pick(&names);
+        match (name, self.random.below(3)) {
+            (Name::Snapshot(..), 0) => self.unreadable = true,
+            (Name::Snapshot(..), 1) => self.rot_snapshot(shared, name),
+            _ => self.lose(shared, name),
+        }
+    }
+
+    /// Flips bits of a snapshot.
+    pub(crate) fn rot_snapshot(&mut self, shared: &mut Shared, name: Name) {
+        let size = self.disk.open(name).map_or(0, |file| self.disk.size(file));
+        let page = self.random.below(size.div_ceil(PAGE_SIZE as u64).max(1)) as usize;
+        self.disk.rot(name, page);
+        shared.trace(|| format!("node {}: {name:?} rots at page {page}", self.index));
+        self.rotten = true;
+    }
+
+    /// Removes a file while the node is down.
+    pub(crate) fn lose(&mut self, shared: &mut Shared, name: Name) {
+        shared.trace(|| format!("node {}: {name:?} is lost", self.index));
+        self.disk.lose(name);
+        self.rotten = true;
     }
 
     /// Damages a page that later writes know to be durable; false if there is none.

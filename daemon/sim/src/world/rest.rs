@@ -96,6 +96,7 @@ impl World {
             self.shared.coverage.lost_pages += disk.lost_pages;
             self.shared.coverage.torn_pages += disk.torn_pages;
             self.shared.coverage.rotten_pages += disk.rotten;
+            self.shared.coverage.lost_files += disk.lost_files;
         }
         let network = self.shared.network.counters;
         self.shared.coverage.lost_packets += network.lost;

@@ -2,6 +2,7 @@
 
 use panch_replica::replica::Level;
 use panch_replica::status::GroupStatus;
+use panch_wire::frame::PAGE_SIZE;
 use panch_wire::ids::{GroupId, Slot};
 
 use super::faults::Undo;
@@ -235,6 +236,31 @@ impl World {
     /// Damages the log of a node that is down, where it is known to be durable; false if there is no such place yet.
     pub fn rot(&mut self, node: usize) -> bool {
         self.nodes[node].rot(&mut self.shared)
+    }
+
+    /// Removes a segment of the log of a node that is down: the one that it wrote to last, if `used`, or else the last one
+    /// that was prepared.
+    pub fn lose_segment(&mut self, node: usize, used: bool) {
+        let disk = &self.nodes[node].disk;
+        let is_used = |name: &Name| {
+            let mut page = [0; PAGE_SIZE];
+            disk.open(*name).inspect(|file| disk.read(*file, 0, &mut page));
+            page.iter().any(|byte| *byte != 0)
+        };
+        let segments = disk.names().filter(|name| matches!(name, Name::Segment(_)));
+        let lost = segments.filter(|name| !used || is_used(name)).max().expect("a log has segments");
+        self.nodes[node].lose(&mut self.shared, lost);
+    }
+
+    /// Removes the newest snapshot of a node that is down, or flips bits in it.
+    pub fn harm_snapshot(&mut self, node: usize, remove: bool) {
+        let slot = self.newest_snapshot(node).expect("the node has a snapshot");
+        let name = Name::Snapshot(GroupId(0), slot);
+        if remove {
+            self.nodes[node].lose(&mut self.shared, name);
+        } else {
+            self.nodes[node].rot_snapshot(&mut self.shared, name);
+        }
     }
 
     // Network.

@@ -10,13 +10,19 @@ use super::{Shared, World};
 use crate::disk::Name;
 
 impl Node {
-    fn change_state(&mut self, shared: &mut Shared, key: &str) -> bool {
+    fn change_state(&mut self, shared: &mut Shared, key: &str, change: u8) -> bool {
         assert!(matches!(self.state, State::Down), "the disk of a running node is its own");
         let group = GroupId(0);
-        let found = self.newest_snapshot(group, shared.settings.replica.hash_seed);
-        let Ok(Some((file, Restored { covered, stamp, mut machine, .. }))) = found else { return false };
-        let key = key.as_bytes();
-        let command = Command { kind: CommandKind::Set, flags: 0, session: None, key, value: b"changed" };
+        let newest = self.snapshot_files().0.into_iter().find(|(of, _)| *of == group);
+        let Some((_, slot)) = newest else { return false };
+        let found = self.load_snapshot(group, slot, shared.settings.replica.hash_seed, false);
+        let Ok((file, Restored { covered, stamp, mut machine, .. })) = found else { return false };
+        let Some(mut value) = machine.kv().value(key.as_bytes()).map(<[u8]>::to_vec) else { return false };
+        // The file keeps its size: the log names that.
+        let Some(last) = value.last_mut() else { return false };
+        *last = change;
+        let (key, value) = (key.as_bytes(), &value[..]);
+        let command = Command { kind: CommandKind::Set, flags: 0, session: None, key, value };
         machine.apply(stamp, &command, &mut Vec::new());
         machine.begin_snapshot(group, &covered, stamp);
         let mut bytes = Vec::new();
@@ -29,9 +35,9 @@ impl Node {
 }
 
 impl World {
-    /// Changes the state of the first group in the newest snapshot of a node that is down: there is another key. All checksums are
-    /// right. False if there is no snapshot.
-    pub fn change_state(&mut self, node: usize, key: &str) -> bool {
-        self.nodes[node].change_state(&mut self.shared, key)
+    /// Changes the state of the first group in the newest snapshot of a node that is down: the value of `key` ends with another
+    /// byte. All checksums are right. False if there is no snapshot, or no such key in it.
+    pub fn change_state(&mut self, node: usize, key: &str, change: u8) -> bool {
+        self.nodes[node].change_state(&mut self.shared, key, change)
     }
 }

@@ -486,8 +486,10 @@ impl Life {
                 core.log_synced(now, sync, result, deeds).map_err(|_| Stop("a log sync failed"))?
             }
             // A directory that was not synced: nothing is known about its names any more.
-            Tag::Segment(_) if !succeeded => return Err(Stop("a segment could not be prepared")),
-            Tag::Segment(sequence) => {
+            Tag::Segment(_) | Tag::Noted(_) if !succeeded => {
+                return Err(Stop("a segment could not be prepared"));
+            }
+            Tag::Noted(sequence) => {
                 if let Some(wal) = core.wal() {
                     wal.segment_ready(sequence);
                 }
@@ -509,7 +511,8 @@ impl Life {
                 shared.coverage.failed_loads += u64::from(frame.is_none());
                 core.loaded(now, group, position, location, frame, deeds);
             }
-            Tag::Identity(..) | Tag::Promotion | Tag::Nothing => {}
+            // A segment that is there is noted first.
+            Tag::Identity(..) | Tag::Promotion | Tag::Segment(_) | Tag::Nothing => {}
         }
         Ok(())
     }

@@ -40,6 +40,21 @@ fn without_refuse_damaged_log_acknowledged_records_vanish() {
 }
 
 #[test]
+fn without_refuse_lost_segments_acknowledged_records_vanish() {
+    let mut node = Node::create(config());
+    for _ in 0..19 {
+        node.append(0, b"acknowledged");
+        node.settle();
+    }
+    node.disk.files.remove(&2);
+    assert!(read_back(&mut node.disk, IDENTITY).is_err());
+    remove(Some(Rule::RefuseLostSegments));
+    let (_, past) = read_back(&mut node.disk, IDENTITY).unwrap();
+    remove(None);
+    assert_eq!(past.appended.len(), 16);
+}
+
+#[test]
 fn without_failed_write_stops_a_lost_write_counts_as_durable() {
     let mut node = Node::create(config());
     let lost = node.append(0, b"lost");

@@ -1,6 +1,6 @@
 //! Where recovery ends, what it cuts and what it refuses.
 
-use panch_wal::{End, Lsn, RecoverError, SegmentSequence};
+use panch_wal::{End, Inventory, Lsn, RecoverError, SegmentSequence};
 use panch_wire::frame::{FramePool, PAGE_SIZE};
 use panch_wire::ids::GroupId;
 
@@ -24,9 +24,9 @@ fn refuse(node: &mut Node) -> RecoverError {
 fn an_empty_directory_is_an_empty_log() {
     let (recovered, past) = read_back(&mut MemoryDisk::default(), IDENTITY).unwrap();
     assert_eq!((recovered.last, recovered.end, past.appended.len()), (Lsn(0), End::Blank, 0));
-    // Prepared segments do not make a log, even if the first did not survive.
+    // Prepared segments do not make a log. The last may not be in the inventory yet.
     let mut node = Node::create(config());
-    node.disk.files.remove(&1);
+    node.disk.inventory = Inventory::default();
     let (recovered, _) = node.restart(config()).unwrap();
     assert_eq!(recovered.last, Lsn(0));
     node.prepare();
@@ -130,7 +130,7 @@ fn damage_below_what_was_acknowledged_is_refused() {
     assert_eq!(attested_by.unwrap().2, Lsn(4));
     let text = error.to_string();
     assert!(text.contains("0000000000000001.wal is damaged at or behind offset 8192 (lsn 3"), "{text}");
-    assert!(text.contains("join again"), "{text}");
+    assert!(text.contains("--rejoin"), "{text}");
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn a_missing_segment_is_refused_wherever_it_was() {
     let node = recycled();
     let sequences: Vec<_> = node.disk.files.keys().copied().collect();
     let used = &sequences[..3];
-    for missing in &used[..2] {
+    for missing in used {
         let mut disk = node.disk.clone();
         disk.files.remove(missing);
         let error = read_back(&mut disk, IDENTITY).err().unwrap();
@@ -194,7 +194,7 @@ fn a_missing_segment_is_refused_wherever_it_was() {
             matches!(error, RecoverError::MissingSegment { missing: named } if named.0 == *missing),
             "{missing} of {sequences:?}: {error}"
         );
-        assert!(error.to_string().contains("is missing: restore it"));
+        assert!(error.to_string().contains("--rejoin"));
     }
 }
 
@@ -335,7 +335,7 @@ fn bodies_that_do_not_fit_the_pool_are_an_error() {
     node.append_body(0, b"batch", 9000);
     node.settle();
     let pool = FramePool::new(PAGE_SIZE);
-    let error = panch_wal::recover(&mut node.disk, IDENTITY, &pool, |_| ()).err().unwrap();
+    let error = panch_wal::recover(&mut node.disk, IDENTITY, None, &pool, |_| ()).err().unwrap();
     assert!(matches!(error, RecoverError::Memory { .. }));
 }
 
@@ -344,5 +344,41 @@ fn a_truncated_segment_is_refused() {
     let mut node = log_of(19);
     node.disk.files.get_mut(&1).unwrap().truncate(9 * PAGE_SIZE + 77);
     let error = refuse(&mut node);
+    assert!(matches!(error, RecoverError::ShortSegment { segment: SegmentSequence(1), .. }), "{error}");
+    // Of a directory of an earlier version what lies behind tells.
+    node.disk.inventory = Inventory::default();
+    let error = refuse(&mut node);
     assert!(matches!(error, RecoverError::Damaged { lsn: Lsn(10), .. }), "{error}");
+}
+
+/// Every file that a log has, removed alone and with all behind it, or cut off.
+#[test]
+fn no_segment_of_the_log_or_prepared_for_it_can_go_unnoticed() {
+    let node = recycled();
+    let sequences: Vec<u64> = node.disk.files.keys().copied().collect();
+    assert!(sequences.len() >= 4, "three in use and a spare: {sequences:?}");
+    for first in &sequences {
+        for tail in [false, true] {
+            let mut disk = node.disk.clone();
+            disk.files.retain(|sequence, _| sequence < first || sequence > first && !tail);
+            let error = read_back(&mut disk, IDENTITY).err().unwrap();
+            let RecoverError::MissingSegment { missing } = error else { panic!("{first} {tail}: {error}") };
+            assert!(missing.0 == *first || missing.0 < *first && tail, "{missing} instead of {first}");
+        }
+        let mut disk = node.disk.clone();
+        disk.files.get_mut(first).unwrap().truncate(PAGE_SIZE);
+        let error = read_back(&mut disk, IDENTITY).err().unwrap();
+        assert!(matches!(error, RecoverError::ShortSegment { .. } | RecoverError::Damaged { .. }), "{error}");
+    }
+}
+
+/// A directory of an earlier version has no inventory: a gap is noticed all the same, whatever lies behind it.
+#[test]
+fn a_gap_before_a_blank_segment_is_refused_without_an_inventory() {
+    let mut node = log_of(19);
+    node.disk.inventory = Inventory::default();
+    assert_eq!(node.disk.files.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+    node.disk.files.remove(&2);
+    let error = refuse(&mut node);
+    assert!(matches!(error, RecoverError::MissingSegment { missing: SegmentSequence(2) }), "{error}");
 }

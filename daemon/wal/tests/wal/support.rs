@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 
 use panch_wal::{
-    Appended, BodyRef, Config, Durability, Entry, Location, Lsn, RecordKind, RecoverError, Recovered,
-    SegmentFile, SegmentReader, SegmentSequence, Wal, Write, recover,
+    Appended, BodyRef, Config, Durability, Entry, Inventory, Location, Lsn, RecordKind, RecoverError,
+    Recovered, SegmentFile, SegmentReader, SegmentSequence, Wal, Write, recover,
 };
 use panch_wire::batch::BatchWriter;
 use panch_wire::command::{Command, CommandKind};
@@ -43,6 +43,7 @@ pub(crate) fn frame(pool: &FramePool, counter: u64, size: usize) -> Frame {
 pub(crate) struct MemoryDisk {
     pub(crate) files: BTreeMap<u64, Vec<u8>>,
     unstable: BTreeMap<(u64, u64), Vec<u8>>,
+    pub(crate) inventory: Inventory,
 }
 
 impl MemoryDisk {
@@ -146,7 +147,8 @@ pub(crate) struct Past {
 pub(crate) fn read_back(disk: &mut MemoryDisk, identity: u64) -> Result<(Recovered, Past), RecoverError> {
     let mut past = Past::default();
     let pool = FramePool::new(16 << 20);
-    let recovered = recover(disk, identity, &pool, |entry| {
+    let inventory = disk.inventory.clone();
+    let recovered = recover(disk, identity, Some(&inventory), &pool, |entry| {
         let remembered = Remembered::of(&entry);
         if entry.kind == STATE {
             let state = u64::from_le_bytes(entry.bytes.try_into().unwrap());
@@ -198,7 +200,11 @@ impl Node {
     pub(crate) fn restart(&mut self, config: Config) -> Result<(Recovered, Past), RecoverError> {
         self.in_flight.clear();
         let (recovered, past) = read_back(&mut self.disk, IDENTITY)?;
-        let (again, _) = read_back(&mut self.disk, IDENTITY)?;
+        let (mut again, _) = read_back(&mut self.disk, IDENTITY)?;
+        for misfit in again.take_misfits(config.segment_size) {
+            self.disk.inventory.remove_from(misfit);
+            self.disk.files.remove(&misfit.0).unwrap();
+        }
         self.durability = config.durability;
         self.wal = Wal::resume(config, again);
         self.states = past.states.clone();
@@ -220,6 +226,7 @@ impl Node {
                 Some(old) => self.disk.rename(old, preparation.sequence),
                 None => assert!(self.disk.files.insert(preparation.sequence.0, vec![0; size]).is_none()),
             }
+            self.disk.inventory.add(preparation.sequence, size as u64);
             self.wal.segment_ready(preparation.sequence);
         }
     }
