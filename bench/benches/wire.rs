@@ -80,7 +80,7 @@ fn fill_packet(packet: &mut PacketWriter, frame: &Frame) {
     packet.start(Incarnations { sender: life, receiver: life });
     assert!(packet.push_bytes(GroupId(0), 0, black_box(&[7; 48]), Some(frame)));
     assert!(packet.push_bytes(GroupId(1), 0, black_box(&[7; 24]), None));
-    packet.finish();
+    packet.finish(0);
 }
 
 #[divan::bench]

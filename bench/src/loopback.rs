@@ -211,7 +211,7 @@ impl Loopback {
                     continue;
                 }
                 let mut packet = std::mem::take(&mut mail.packets[to]);
-                packet.finish();
+                packet.finish(0);
                 for part in packet.parts() {
                     self.nodes[to].inbox[from].extend_from_slice(part);
                 }

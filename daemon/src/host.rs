@@ -18,6 +18,7 @@ use crate::cli::{self, CheckArgs, exit};
 use crate::config::schema::list;
 use crate::config::units::Size;
 use crate::config::{Address, Config};
+use crate::secret;
 
 use sys::{Limit, Resource, UNLIMITED};
 
@@ -105,6 +106,10 @@ pub fn examine(config: &Config) -> Vec<Finding> {
         Err(error) => Finding::warning("open files", format!("the limit cannot be read: {error}"), ""),
     });
     findings.push(cpus(config, allowed));
+    findings.extend(config.node.secret_file.as_deref().map(|path| match secret::read(path) {
+        Ok(_) => Finding::fine("cluster secret", path.display().to_string()),
+        Err(text) => Finding::failure("cluster secret", text, "every node needs the same"),
+    }));
     findings.extend(disk::examine(&config.node, config.cluster.groups, cores));
     let listeners = [
         ("node.resp_listen", config.node.resp_listen),

@@ -5,4 +5,5 @@ pub mod cli;
 pub mod config;
 pub mod host;
 pub mod run;
+pub mod secret;
 pub mod status;

@@ -22,6 +22,7 @@ use crate::cli::{DevArgs, RunArgs, exit, print};
 use crate::config::dev::connect_text;
 use crate::config::{self, Config};
 use crate::host;
+use crate::secret;
 
 /// A command that has waited this long is answered with an error.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -221,6 +222,7 @@ fn node_options(config: &Config, order: Order, stop: Arc<AtomicBool>) -> Result<
         node: node.id.replica(),
         cluster: cluster.cluster_id(),
         fingerprint: cluster.fingerprint(),
+        secret: node.secret_file.as_deref().map(secret::read).transpose()?,
         members,
         protocols: cluster.protocols().into_iter().map(config::ProtocolKind::of_replica).collect(),
         routing: cluster.routing(),

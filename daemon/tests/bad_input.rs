@@ -6,12 +6,13 @@ mod common;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use common::peer::{hello_of, key_of, shake};
 use common::raw::encode;
 use common::{Cluster, Dice, Raw, Settings, eventually};
 use panch_wire::client;
 use panch_wire::command::{Command, CommandKind};
 use panch_wire::ids::{Incarnation, ReplicaId};
-use panch_wire::peer::{Hello, HelloReply, RefusalCode};
+use panch_wire::peer::{Challenge, Hello, HelloReply, PACKET_HEADER_SIZE, Proof, RefusalCode};
 use redis::cmd;
 
 /// A node must close a hopeless connection within this time.
@@ -33,22 +34,6 @@ enum Listener {
     Peer,
     /// The peers' port, after a hello that was accepted.
     Stream,
-}
-
-/// What `node` would say to node 1, if it had one more core: nodes take one stream of each core, so the node's own streams
-/// are not disturbed.
-fn hello_of(cluster: &Cluster, node: u8) -> Hello {
-    let loaded = panchd::config::load(&cluster.config_path(1), &[]).expect("the configuration is valid");
-    Hello {
-        cluster: loaded.config.cluster.cluster_id(),
-        fingerprint: loaded.config.cluster.fingerprint(),
-        node: ReplicaId(node - 1),
-        core_index: 1,
-        core_count: 2,
-        incarnation: Incarnation(cluster.info(usize::from(node)).number("incarnation") as u32),
-        directory: cluster.directory_name(usize::from(node)),
-        ..Hello::new(panch_wal::FORMAT_VERSION)
-    }
 }
 
 fn bytes_of(hello: &Hello) -> Vec<u8> {
@@ -78,11 +63,14 @@ fn native_get(key: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Bytes of a packet with one message of eight bytes, and without its body.
+const HEAD: u32 = PACKET_HEADER_SIZE as u32 + 16;
+
 /// The head of a packet that announces `message_count` messages and `total_length` bytes; its checksum is right.
 fn packet_from(sender: Incarnation, messages: &[u8], total_length: u32, message_count: u32) -> Vec<u8> {
-    let mut bytes = vec![0; 32];
+    let mut bytes = vec![0; PACKET_HEADER_SIZE];
     bytes[8..12].copy_from_slice(b"PNPK");
-    let head_length = 32 + messages.len() as u32;
+    let head_length = PACKET_HEADER_SIZE as u32 + messages.len() as u32;
     for (at, number) in [(12, head_length), (16, total_length), (20, message_count), (24, sender.0)] {
         bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
     }
@@ -130,17 +118,17 @@ fn garbage_on_any_port_ends_its_own_connection_and_nothing_else() {
     let half = |bytes: &[u8]| bytes[..bytes.len() / 2].to_vec();
     // Too short for any message of a protocol.
     let short = message(0, 0, 0, &[0xff; 8]);
-    let whole = packet(&short, 32 + 16, 1);
+    let whole = packet(&short, HEAD, 1);
     let endless_head = {
         let mut bytes = whole.clone();
         bytes[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
         bytes
     };
-    let foreign_group = packet(&message(999, 0, 0, &[0; 8]), 32 + 16, 1);
-    let unknown_kind = packet(&message(0, 77, 0, &[0; 8]), 32 + 16, 1);
-    let large_body = packet(&message(0, 0, 100_000_000, &[0; 8]), 32 + 16 + 100_000_000, 1);
-    let half_a_body = packet(&message(0, 0, 1_000_000, &[0; 8]), 32 + 16 + 1_000_000, 1);
-    let random_body = packet(&message(0, 0, 5000, &[0; 8]), 32 + 16 + 5000, 1);
+    let foreign_group = packet(&message(999, 0, 0, &[0; 8]), HEAD, 1);
+    let unknown_kind = packet(&message(0, 77, 0, &[0; 8]), HEAD, 1);
+    let large_body = packet(&message(0, 0, 100_000_000, &[0; 8]), HEAD + 100_000_000, 1);
+    let half_a_body = packet(&message(0, 0, 1_000_000, &[0; 8]), HEAD + 1_000_000, 1);
+    let random_body = packet(&message(0, 0, 5000, &[0; 8]), HEAD + 5000, 1);
     let cases: Vec<(&str, Listener, Vec<u8>, Fate)> = vec![
         ("nothing", Resp, vec![], Dropped),
         ("nothing", Native, vec![], Dropped),
@@ -172,7 +160,7 @@ fn garbage_on_any_port_ends_its_own_connection_and_nothing_else() {
         ("random bytes", Stream, dice.bytes(5000), Closed),
         ("a head of 4 GiB", Stream, endless_head, Closed),
         ("a packet of 4 GiB", Stream, packet(&short, u32::MAX, 1), Closed),
-        ("too many messages", Stream, packet(&short, 32 + 16, u32::MAX), Closed),
+        ("too many messages", Stream, packet(&short, HEAD, u32::MAX), Closed),
         ("half a packet", Stream, half(&whole), Dropped),
         ("a message that means nothing", Stream, whole.clone(), Closed),
         ("a message for a group that is not there", Stream, foreign_group, Closed),
@@ -197,9 +185,10 @@ fn garbage_on_any_port_ends_its_own_connection_and_nothing_else() {
         };
         let mut raw = Raw::connect(port);
         if *listener == Stream {
-            raw.send(&peer_hello);
-            let mut answer = vec![0; HelloReply::SIZE];
-            std::io::Read::read_exact(&mut raw.stream, &mut answer).expect("the answer to the hello");
+            let proof = Proof { key: key_of(&cluster, 2), ..Proof::default() };
+            let shaken = shake(port, &hello, &proof, None);
+            assert_eq!(shaken.refusal, None);
+            raw = shaken.raw;
         }
         let _ = raw.try_send(bytes);
         if *fate == Closed {
@@ -270,10 +259,9 @@ fn bytes_that_drip_in_one_by_one_are_understood_and_delay_nobody() {
     let mut answer = vec![0; client::HELLO_REPLY_SIZE + client::REPLY_HEADER_SIZE + 4];
     std::io::Read::read_exact(&mut slow[1].0.stream, &mut answer).expect("hello and value");
     assert!(answer.ends_with(b"drop"), "{}", answer.escape_ascii());
-    let mut answer = vec![0; HelloReply::SIZE];
+    let mut answer = vec![0; Challenge::SIZE];
     std::io::Read::read_exact(&mut slow[2].0.stream, &mut answer).expect("the answer to the hello");
-    let (reply, _) = HelloReply::parse(&answer).expect("an answer").expect("a whole one");
-    assert_eq!(reply.refusal, None);
+    assert!(Challenge::parse(&answer).expect("a challenge").is_some());
 }
 
 #[test]

@@ -13,6 +13,7 @@ pub mod checkpoint;
 pub mod client_batch;
 pub mod core;
 pub mod divergence;
+pub mod familiarity;
 pub mod founding;
 mod gate;
 pub mod kv;

@@ -10,10 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use panch_wire::ids::Incarnation;
-use panch_wire::peer::{Hello, HelloReply, Purpose, RefusalCode};
+use panch_wire::peer::{Hello, Proof, Secret};
 
-use crate::memory::render_word;
+use crate::inbound::{Greeting, Host, Opening, Recollection};
 
 /// Between two looks at what has arrived.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -30,16 +29,25 @@ pub(crate) struct Answering {
 
 impl Answering {
     /// Answers on `listener` as `ours` of a cluster of so many nodes: that the node is new, or else that it is on its way back.
-    pub(crate) fn start(listener: OwnedFd, ours: Hello, node_count: u8, is_new: bool) -> io::Result<Self> {
+    pub(crate) fn start(
+        listener: OwnedFd,
+        ours: Hello,
+        node_count: u8,
+        secret: Option<Secret>,
+        is_new: bool,
+    ) -> io::Result<Self> {
         let listener = TcpListener::from(listener);
         listener.set_nonblocking(true)?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("panch-answers".into()).spawn(move || {
             let mut strangers = Vec::new();
+            let (hello, secret) = (&ours, secret.as_ref());
+            let recollection = Recollection::Waiting { is_new };
+            let host = Host { hello, node_count, secret, recollection };
             while !stopped.load(Ordering::Acquire) {
                 accept(&listener, &mut strangers);
-                strangers.retain_mut(|stranger| stranger.is_listened_to(&ours, node_count, is_new));
+                strangers.retain_mut(|stranger| stranger.is_listened_to(&host));
                 sleep(PAUSE);
             }
         })?;
@@ -62,7 +70,7 @@ fn accept(listener: &TcpListener, strangers: &mut Vec<Stranger>) {
         && let Ok((stream, _)) = listener.accept()
     {
         if stream.set_nonblocking(true).is_ok() {
-            strangers.push(Stranger { stream, said: Vec::new(), since: Instant::now() });
+            strangers.push(Stranger { stream, opening: Opening::default(), since: Instant::now() });
         }
     }
 }
@@ -70,55 +78,33 @@ fn accept(listener: &TcpListener, strangers: &mut Vec<Stranger>) {
 /// Somebody who has connected and was not answered yet.
 struct Stranger {
     stream: TcpStream,
-    said: Vec<u8>,
+    opening: Opening,
     since: Instant,
 }
 
 impl Stranger {
-    /// Takes in what has arrived, and answers a whole hello; false when nothing more is to be expected.
-    fn is_listened_to(&mut self, ours: &Hello, node_count: u8, is_new: bool) -> bool {
-        let mut buffer = [0; Hello::SIZE];
+    /// Takes in what has arrived, and goes on with the handshake; false when nothing more is to be expected.
+    fn is_listened_to(&mut self, host: &Host<'_>) -> bool {
+        let mut buffer = [0; Hello::SIZE + Proof::SIZE];
         match self.stream.read(&mut buffer) {
             Ok(0) => return false,
-            Ok(count) => self.said.extend_from_slice(&buffer[..count]),
+            Ok(count) => self.opening.push(&buffer[..count]),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return self.since.elapsed() < PATIENCE,
             Err(_) => return false,
         }
-        match Hello::parse(&self.said) {
-            Ok(None) => true,
-            Ok(Some(hello)) => {
-                // An answer fits into the buffer of a new socket. If not, the other node asks again.
-                let _ = self.stream.write_all(&answer(&hello, ours, node_count, is_new));
-                false
-            }
-            Err(_) => false,
-        }
+        let mut out = Vec::new();
+        let greeting = host.greet(&mut self.opening, &mut out);
+        // An answer fits into the buffer of a new socket. If not, the other node asks again.
+        let is_sent = self.stream.write_all(&out).is_ok();
+        is_sent && matches!(greeting, Greeting::Incomplete | Greeting::Challenged)
     }
-}
-
-fn answer(hello: &Hello, ours: &Hello, node_count: u8, is_new: bool) -> Vec<u8> {
-    let not_ready = (hello.purpose != Purpose::Inquiry || !is_new).then_some(RefusalCode::NotReady);
-    let refusal = hello.refusal(ours, node_count).or(not_ready);
-    let own = render_word(ours.node.0 + 1, Incarnation(0), ours.directory);
-    let text = match refusal {
-        None => &own,
-        Some(RefusalCode::NotReady) if is_new => {
-            "it has an empty data directory and waits for the other nodes"
-        }
-        Some(RefusalCode::NotReady) => "it has lost its disk itself, and waits for the other nodes",
-        Some(code) => code.text(),
-    };
-    let (version, core_count) = (ours.version, ours.core_count);
-    let mut out = Vec::new();
-    HelloReply { version, refusal, incarnation: Incarnation(0), core_count, known: Incarnation(0), text }
-        .write(&mut out);
-    out
 }
 
 #[cfg(test)]
 mod tests {
     use panch_ring::socket::{ListenOptions, listen};
-    use panch_wire::ids::ReplicaId;
+    use panch_wire::ids::{Incarnation, ReplicaId};
+    use panch_wire::peer::{Challenge, HelloReply, Purpose, RefusalCode};
 
     use super::*;
 
@@ -128,7 +114,7 @@ mod tests {
         let listener = listen(([127, 0, 0, 1], 0).into(), ListenOptions::default()).unwrap();
         let listener = TcpListener::from(listener);
         let address = listener.local_addr().unwrap();
-        let answering = Answering::start(listener.into(), ours, 3, true).unwrap();
+        let answering = Answering::start(listener.into(), ours, 3, None, true).unwrap();
         let ask = |hello: Hello| -> io::Result<(Option<RefusalCode>, String)> {
             let mut stream = TcpStream::connect(address)?;
             let (mut bytes, mut answer) = (Vec::new(), Vec::new());
@@ -137,12 +123,23 @@ mod tests {
             stream.write_all(&bytes[..9])?;
             sleep(Duration::from_millis(5));
             stream.write_all(&bytes[9..])?;
+            let mut challenge = [0; Challenge::SIZE];
+            stream.read_exact(&mut challenge[..4])?;
+            if Challenge::may_be(&challenge[..4]) {
+                stream.read_exact(&mut challenge[4..])?;
+                bytes.extend_from_slice(&challenge);
+                let mut proof = Vec::new();
+                Proof::default().write(None, &bytes, &mut proof);
+                stream.write_all(&proof)?;
+            } else {
+                answer.extend_from_slice(&challenge[..4]);
+            }
             stream.read_to_end(&mut answer)?;
             let (reply, _) = HelloReply::parse(&answer).unwrap().unwrap();
             Ok((reply.refusal, reply.text.to_owned()))
         };
         let theirs = Hello { node: ReplicaId(2), directory: 7, ..ours };
-        assert_eq!(ask(theirs).unwrap(), (None, "1:0:ab".to_owned()));
+        assert_eq!(ask(theirs).unwrap(), (None, "1:0:ab:0:-".to_owned()));
         let stream = Hello { purpose: Purpose::Stream, incarnation: Incarnation(1), ..theirs };
         assert_eq!(ask(stream).unwrap().0, Some(RefusalCode::NotReady));
         assert_eq!(ask(Hello { cluster: 1, ..theirs }).unwrap().0, Some(RefusalCode::Cluster));

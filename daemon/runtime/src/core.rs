@@ -68,9 +68,9 @@ pub enum CoreFault {
     /// It could not be written down that the node is a member again.
     #[error(transparent)]
     Identity(#[from] IdentityFault),
-    /// Another node remembers this one with another data directory, or in a later incarnation.
+    /// Another node remembers this one with another data directory, in a later life, or with more of its log.
     #[error(
-        "node {by} says that this data directory is not the one that the node ran with before, or an older copy of it: votes may be forgotten. Start the node with the right directory; if that is lost, empty `data_dir` and start it with --rejoin"
+        "node {by} says that this data directory is not the one that the node ran with before, or an older copy of it, or that a part of its log is lost: votes may be forgotten. Start the node with the right directory; if that is lost, empty `data_dir` and start it with --rejoin"
     )]
     Disowned {
         /// The number of the other node.
@@ -207,7 +207,8 @@ impl CoreLoop {
         self.write_log(now);
         self.start_loads(now);
         self.send_parcels();
-        self.out.peers.flush(&mut self.ring);
+        let log_end = self.core.wal().map_or(0, |wal| wal.synced().0);
+        self.out.peers.flush(now, &mut self.ring, log_end);
         self.out.clients.flush(&mut self.ring);
         self.close_finished();
         // Frame memory that came back after somebody had looked for it in vain.
@@ -241,6 +242,7 @@ impl CoreLoop {
     pub(crate) fn report(&mut self, now: Instant) {
         self.reported = now;
         self.count();
+        self.inbound.tell(&self.data.peers);
         let mut report = self.view.reports.core(self.view.core);
         report.counters = self.counters;
         report.groups.clear();
@@ -275,6 +277,9 @@ impl CoreLoop {
         self.counters.log_bytes = self.log.write_bytes;
         self.counters.connections = self.out.clients.count() as u64;
         self.counters.frames_used = self.pool.used() as u64;
+        if self.view.core == 0 {
+            self.counters.peer_memory_writes = self.data.peers.writes();
+        }
     }
 
     fn on_event(&mut self, now: Instant, event: Event) -> Result<(), CoreFault> {

@@ -39,6 +39,8 @@ pub struct CoreCounters {
     pub output_overruns: u64,
     /// Connections of peers ended because of their bytes.
     pub peer_faults: u64,
+    /// Times that what is remembered of other nodes was written to its file; counted by the first core.
+    pub peer_memory_writes: u64,
     /// Bytes of frame memory in use.
     pub frames_used: u64,
 }
@@ -62,6 +64,7 @@ impl CoreCounters {
             client_faults,
             output_overruns,
             peer_faults,
+            peer_memory_writes,
             frames_used,
         } = other;
         self.turns += turns;
@@ -79,6 +82,7 @@ impl CoreCounters {
         self.client_faults += client_faults;
         self.output_overruns += output_overruns;
         self.peer_faults += peer_faults;
+        self.peer_memory_writes += peer_memory_writes;
         self.frames_used += frames_used;
     }
 }

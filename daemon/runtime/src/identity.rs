@@ -2,21 +2,25 @@
 //!
 //! Whether the node is on its way back from the loss of its disk is in it, too: a crash must not make a member of it.
 //!
-//! One small file, replaced atomically: written beside, synced, renamed, directory synced. The incarnation in it is
-//! durable before the node sends anything (protocols D5).
+//! One small file, replaced as a whole ([`crate::small_file`]). The incarnation in it is durable before the node sends anything
+//! (protocols D5).
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use panch_consensus::protocol::ProtocolKind;
 use panch_replica::core::next_incarnation;
+use panch_replica::familiarity::Starts;
 use panch_replica::founding::{Founder, Founders};
 use panch_replica::rejoin::Life;
 use panch_wire::ids::{Incarnation, ReplicaId};
+use panch_wire::peer::LifeKey;
 
+use crate::draw::draw;
 use crate::memory::PeerMemory;
+use crate::small_file::{read, replace};
 
 const FILE: &str = "identity";
 const LOCK: &str = "lock";
@@ -205,6 +209,10 @@ pub(crate) struct DataDir {
     pub(crate) peers: PeerMemory,
     /// The node comes back because it has lost the votes that were not on stable storage, with the power.
     pub(crate) has_lost_votes: bool,
+    /// The key of this life.
+    pub(crate) key: LifeKey,
+    /// This life, once it is noted, and those before.
+    pub(crate) lives: Starts,
     /// Cores that are not through with their way back.
     rejoining_cores: AtomicUsize,
     /// A core could not bring everything to stable storage.
@@ -267,11 +275,22 @@ impl DataDir {
             identity.incarnation = next_incarnation(identity.incarnation);
         }
         replace(path, FILE, &render(&identity, FORMAT)).map_err(at(&file))?;
-        let mut peers = PeerMemory::open(path)?;
+        let peers = PeerMemory::open(path)?;
         peers.set_founders(identity.founders);
+        let key = LifeKey(draw().map_err(at(path))?);
         let rejoining_cores = AtomicUsize::new(if identity.rejoining { identity.cores } else { 0 });
         let (path, is_open) = (path.to_path_buf(), AtomicBool::new(false));
-        Ok(Self { path, identity, peers, has_lost_votes, rejoining_cores, is_open, _lock: lock })
+        Ok(Self {
+            path,
+            identity,
+            peers,
+            has_lost_votes,
+            key,
+            lives: Starts::default(),
+            rejoining_cores,
+            is_open,
+            _lock: lock,
+        })
     }
 
     /// The others have said what they remember of this node, which knows of no earlier life, and of the founding of the cluster: its
@@ -479,29 +498,6 @@ fn parse(text: &str) -> Result<Identity, usize> {
         return Err(text.lines().count());
     }
     Ok(identity)
-}
-
-/// A small file of the directory; `None` if there is none.
-pub(crate) fn read(file: &Path) -> Result<Option<String>, IdentityFault> {
-    match fs::read_to_string(file) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            Err(IdentityFault::Damaged { path: file.to_path_buf(), line: 1 })
-        }
-        Err(error) => Err(IdentityFault::Io { path: file.to_path_buf(), error }),
-    }
-}
-
-/// Replaces a small file of the directory as a whole, durably.
-pub(crate) fn replace(directory: &Path, name: &str, text: &str) -> io::Result<()> {
-    let file = directory.join(name);
-    let beside = file.with_extension("new");
-    let mut handle = File::create(&beside)?;
-    handle.write_all(text.as_bytes())?;
-    handle.sync_all()?;
-    fs::rename(&beside, file)?;
-    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]

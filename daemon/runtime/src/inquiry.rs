@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 
 use panch_replica::founding::{Answer, Decision, Founder, Founders, Newcomer, Word, decide};
 use panch_wire::ids::{Incarnation, REPLICAS_MAX, ReplicaId};
-use panch_wire::peer::{Hello, HelloReply, Purpose, RefusalCode};
+use panch_wire::peer::{Challenge, Hello, HelloReply, Proof, Purpose, RefusalCode, Secret};
 
 use crate::answering::Answering;
 use crate::complaints::say;
 use crate::core::listen_before_start;
+use crate::draw::draw;
 use crate::identity::{DataDir, IdentityFault};
 use crate::memory::{PeerMemory, words_of};
 use crate::node::NodeFault;
@@ -85,7 +86,13 @@ impl<'a> Inquiry<'a> {
         let is_new = !data.identity.rejoining;
         let answering = if options.members.len() > 1 {
             let listener = listen_before_start(options)?;
-            let answering = Answering::start(listener, hello, options.members.len() as u8, is_new);
+            let answering = Answering::start(
+                listener,
+                hello,
+                options.members.len() as u8,
+                options.secret.clone(),
+                is_new,
+            );
             Some(answering.map_err(|error| NodeFault::Io { what: "cannot answer other nodes", error })?)
         } else {
             None
@@ -97,10 +104,11 @@ impl<'a> Inquiry<'a> {
     fn ask_all(&self) -> Round {
         let others = (0..).map(ReplicaId).zip(&self.options.members);
         let others = others.filter(|(id, _)| *id != self.options.node);
+        let secret = self.options.secret.as_ref();
         scope(|scope| {
             let asked: Vec<_> = others
                 .map(|(id, member)| {
-                    let question = move || ask(member.peer, id, &self.hello, &self.data.peers);
+                    let question = move || ask(member.peer, id, &self.hello, secret, &self.data.peers);
                     (id, member.peer, scope.spawn(question))
                 })
                 .collect();
@@ -246,31 +254,51 @@ fn is_due(said: &mut Option<Instant>) -> bool {
 }
 
 /// Asks one node, which must say that it is `id`.
-fn ask(address: SocketAddr, id: ReplicaId, hello: &Hello, peers: &PeerMemory) -> io::Result<Said> {
+fn ask(
+    address: SocketAddr,
+    id: ReplicaId,
+    hello: &Hello,
+    secret: Option<&Secret>,
+    peers: &PeerMemory,
+) -> io::Result<Said> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let mut bytes = Vec::new();
-    hello.write(&mut bytes);
-    stream.write_all(&bytes)?;
-    let mut answer = Vec::new();
-    let mut buffer = [0; HelloReply::SIZE + HelloReply::TEXT_SIZE_MAX];
+    let mut before = Vec::new();
+    Hello { nonce: draw()?, ..*hello }.write(&mut before);
+    stream.write_all(&before)?;
+    let (mut answer, mut is_proven) = (Vec::new(), false);
+    let mut buffer = [0; 4096];
     loop {
         let count = stream.read(&mut buffer)?;
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         answer.extend_from_slice(&buffer[..count]);
+        if !is_proven && Challenge::may_be(&answer) {
+            let Some(challenge) = Challenge::parse(&answer).map_err(io::Error::other)? else { continue };
+            challenge.check(secret, &before, &answer).map_err(io::Error::other)?;
+            before.extend(answer.drain(..Challenge::SIZE));
+            let mut proof = Vec::new();
+            Proof::default().write(secret, &before, &mut proof);
+            stream.write_all(&proof)?;
+            before.append(&mut proof);
+            is_proven = true;
+            continue;
+        }
         match HelloReply::parse(&answer).map_err(io::Error::other)? {
             None => {}
-            Some((HelloReply { refusal: None, known, text, .. }, _)) => {
+            Some((HelloReply { refusal: Some(code), text, .. }, _)) => {
+                return Err(io::Error::other(refusal_text(code, text).to_owned()));
+            }
+            Some((HelloReply { known, text, .. }, size)) => {
+                if !is_proven || !HelloReply::is_sealed(&answer[..size], secret, &before) {
+                    return Err(io::Error::other("its answer does not have the seal of the cluster secret"));
+                }
                 let answer = answer_of(text, id)
                     .ok_or_else(|| io::Error::other("another node answers at this address"))?;
                 peers.learn(text, hello.node)?;
                 return Ok(Said { known, answer });
-            }
-            Some((HelloReply { refusal: Some(code), text, .. }, _)) => {
-                return Err(io::Error::other(refusal_text(code, text).to_owned()));
             }
         }
     }

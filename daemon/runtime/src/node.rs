@@ -9,13 +9,14 @@ use std::thread::JoinHandle;
 use glommio::{LocalExecutorBuilder, Placement};
 use panch_consensus::protocol::random;
 use panch_replica::core::{Core, CoreConfig, PastFault, ReplayFault};
+use panch_replica::familiarity::Start;
 use panch_replica::rejoin::Life;
 use panch_replica::snapshot::SnapshotFault;
 use panch_ring::clock;
 use panch_ring::file::LogFile;
 use panch_ring::mesh::{self, MeshPort};
 use panch_ring::ring::{Ring, RingConfig, RingError};
-use panch_wal::{Durability, RecoverError, SegmentReader, Wal, recover};
+use panch_wal::{Durability, Lsn, RecoverError, SegmentReader, Wal, recover};
 use panch_wire::frame::FramePool;
 use panch_wire::ids::{Incarnation, ReplicaId};
 use panch_wire::peer::{Hello, Purpose};
@@ -29,11 +30,13 @@ use crate::counters::Reports;
 use crate::identity::{DataDir, Identity, IdentityFault, Loss};
 use crate::inquiry::before_first_incarnation;
 use crate::log_io::LogIo;
+use crate::notes::Notes;
 use crate::options::NodeOptions;
 use crate::outputs::Outputs;
 use crate::park;
 use crate::peers::Peers;
 use crate::remote::Parcel;
+use crate::starts;
 use crate::storage::{CoreDirectory, Storage};
 use crate::view::NodeView;
 
@@ -141,6 +144,7 @@ pub struct Node {
     data: Arc<DataDir>,
     control: Arc<MeshPort<Parcel>>,
     reports: Arc<Reports>,
+    _notes: Notes,
 }
 
 /// Stops a node; usable from any thread, and from several.
@@ -222,7 +226,10 @@ impl Node {
         let options = Arc::new(options);
         let failed = Arc::new(AtomicBool::new(false));
         let (ready_sender, ready) = crossbeam::channel::bounded(cores);
+        let start = Start { incarnation, key: data.key, log_end: Lsn(0) };
+        data.lives = starts::note(&data.path, None, start)?;
         let data = Arc::new(data);
+        let notes = Notes::start(Arc::clone(&data)).map_err(io("cannot start a thread"))?;
         let mut threads = Vec::new();
         for (core, port) in ports.into_iter().enumerate() {
             let view = NodeView {
@@ -248,7 +255,7 @@ impl Node {
             threads.push(thread.map_err(io("cannot start a core's thread"))?);
         }
         drop(ready_sender);
-        let node = Self { threads, data, control, reports };
+        let node = Self { threads, data, control, reports, _notes: notes };
         for _ in 0..cores {
             if ready.recv().is_err() {
                 return Err(node.wait().err().unwrap_or(NodeFault::Io {
@@ -365,6 +372,7 @@ fn open_core(
         fingerprint: options.fingerprint,
         incarnation: view.incarnation,
         directory: data.identity.log,
+        life: data.key.life(),
         purpose: if view.rejoining { Purpose::Rejoin } else { Purpose::Stream },
         ..Hello::new(panch_wal::FORMAT_VERSION)
     };
@@ -374,7 +382,13 @@ fn open_core(
     let queue_size_max = (options.frame_pool_size / PEER_QUEUE_SHARE).max(PEER_QUEUE_SIZE_MIN);
     let mut out = Outputs {
         core: view.core,
-        peers: Peers::new(hello, options.members.iter().map(|member| member.peer), queue_size_max),
+        peers: Peers::new(
+            hello,
+            options.members.iter().map(|member| member.peer),
+            queue_size_max,
+            Arc::clone(data),
+            options.secret.clone(),
+        ),
         clients: Clients::new(view.core, view.cores(), connections_max, overrun_size(&options)),
         storage,
         replies: vec![Vec::new(); view.cores()],
@@ -423,13 +437,13 @@ fn open_core(
         },
     );
     for peer in (0..options.members.len() as u8).map(ReplicaId) {
-        core.admits(peer, data.peers.incarnation(peer), Incarnation(0));
+        core.admits(peer, data.peers.of(peer).life.incarnation, Incarnation(0));
     }
     let mut log = LogIo::default();
     let identity = data.identity.log ^ view.core as u64;
     let now: Instant = clock::now();
-    if memory || existing.is_empty() {
-        core.start(now, Wal::create(options.log.clone(), identity), panch_wal::Lsn(0), &mut out);
+    let (wal, last) = if memory || existing.is_empty() {
+        (Wal::create(options.log.clone(), identity), Lsn(0))
     } else {
         let mut fault = None;
         let recovered = recover(&mut segments, identity, inventory.as_ref(), &pool, |entry| {
@@ -456,8 +470,11 @@ fn open_core(
             log.open(file.sequence, ring.add_file(segment));
         }
         let last = recovered.last;
-        core.start(now, Wal::resume(options.log.clone(), recovered), last, &mut out);
-    }
+        (Wal::resume(options.log.clone(), recovered), last)
+    };
+    let start = Start { incarnation: view.incarnation, key: data.key, log_end: last };
+    out.peers.show(starts::note(&data.path, Some(view.core), start)?);
+    core.start(now, wal, last, &mut out);
     // Only now: a start that fails changes nothing.
     directory.remove_snapshots(&superseded).map_err(directory_fault)?;
     Ok(CoreLoop::new(view, ring, port, pool, core, out, log, hello, Arc::clone(data), Arc::clone(failed)))

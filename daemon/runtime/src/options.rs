@@ -10,6 +10,7 @@ use panch_replica::replica::ReplicaConfig;
 use panch_wal::Config as LogConfig;
 use panch_wire::client::ReadLevel;
 use panch_wire::ids::ReplicaId;
+use panch_wire::peer::Secret;
 use panch_wire::routing::Routing;
 use panch_wire::time::Duration;
 
@@ -47,6 +48,8 @@ pub struct NodeOptions {
     pub cluster: u64,
     /// Digest of the configuration that all nodes must have alike.
     pub fingerprint: u64,
+    /// What all nodes of the cluster know and strangers do not, if there is such a thing.
+    pub secret: Option<Secret>,
     /// All nodes, by number.
     pub members: Vec<Member>,
     /// The protocol of every consensus group of the cluster, by group.

@@ -7,17 +7,23 @@
 //! * What waits for a peer is bounded: beyond that, messages are dropped, and the protocol repairs it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use panch_replica::familiarity::Starts;
 use panch_ring::event::Token;
 use panch_ring::parts::SendList;
 use panch_ring::ring::{Ring, SocketId};
 use panch_ring::socket::{self, Liveness};
 use panch_wire::frame::Frame;
 use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
-use panch_wire::peer::{Hello, HelloReply, Incarnations, PacketWriter, RefusalCode};
+use panch_wire::peer::{
+    Challenge, Hello, HelloReply, Incarnations, PacketWriter, PeerFault, Proof, RefusalCode, Secret,
+};
 use panch_wire::time::{Duration, Instant};
 
 use crate::complaints::Complaints;
+use crate::draw::draw;
+use crate::identity::DataDir;
 use crate::token;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
@@ -33,13 +39,34 @@ pub(crate) const PEER_LIVENESS: Liveness = Liveness {
     unacknowledged_max: Some(Duration::from_secs(5)),
 };
 
+/// A peer that is sent nothing else hears at most this late how far the log is.
+const TELL_EVERY: Duration = Duration::from_millis(200);
+
 enum State {
     /// Not connected; try again at this time.
     Down(Instant),
-    /// Waiting for the connection, or for the answer to the hello.
-    Opening { socket: SocketId, since: Instant, answer: Vec<u8> },
+    /// Waiting for the connection, or for the other side's part of the handshake.
+    Opening(Opening),
     /// Packets flow.
     Up(SocketId),
+}
+
+/// The handshake of a stream, as far as it has come.
+struct Opening {
+    socket: SocketId,
+    since: Instant,
+    /// All bytes of the handshake until now, in the order in which they were said.
+    before: Vec<u8>,
+    /// Received, and not understood yet.
+    answer: Vec<u8>,
+    is_proven: bool,
+}
+
+/// What is shown to a peer of this node's past: the life that it remembers, and that since which it knows an end of the log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Shown {
+    earlier: Incarnation,
+    since: Incarnation,
 }
 
 /// The stream to one peer.
@@ -48,12 +75,20 @@ struct Outbound {
     state: State,
     backoff: Duration,
     incarnation: Incarnation,
+    /// `None`: nothing was asked for yet.
+    shown: Option<Shown>,
     writer: PacketWriter,
     /// The writer has a packet open.
     open: bool,
     /// A packet is with the ring.
     sending: bool,
+    /// The end of the log that the last packet stated, and when.
+    told: u64,
+    told_at: Instant,
 }
+
+/// What is wrong, and the detail.
+type Complaint = (&'static str, String);
 
 /// What happened on the streams of this node to others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,10 +103,16 @@ pub(crate) enum PeerEvent {
 pub(crate) struct Peers {
     hello: Hello,
     me: ReplicaId,
+    data: Arc<DataDir>,
+    secret: Option<Secret>,
+    /// What is noted of this core's log at earlier starts.
+    starts: Starts,
     outbound: Vec<Outbound>,
     list: SendList,
     /// Bytes that may gather for one peer.
     queue_size_max: usize,
+    /// How far the log was on stable storage at the last flush.
+    log_end: u64,
     complaints: Complaints,
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
@@ -85,27 +126,41 @@ impl Peers {
         hello: Hello,
         addresses: impl Iterator<Item = SocketAddr>,
         queue_size_max: usize,
+        data: Arc<DataDir>,
+        secret: Option<Secret>,
     ) -> Self {
         let outbound = addresses.map(|address| Outbound {
             address,
             state: State::Down(Instant(0)),
             backoff: BACKOFF_MIN,
             incarnation: Incarnation(0),
+            shown: None,
             writer: PacketWriter::new(),
             open: false,
             sending: false,
+            told: 0,
+            told_at: Instant(0),
         });
         Self {
             me: hello.node,
             hello,
+            data,
+            secret,
+            starts: Starts::default(),
             outbound: outbound.collect(),
             list: SendList::new(),
             queue_size_max,
+            log_end: 0,
             complaints: Complaints::default(),
             packets: 0,
             bytes: 0,
             dropped: 0,
         }
+    }
+
+    /// What this node can show of its past; before any stream is opened.
+    pub(crate) fn show(&mut self, starts: Starts) {
+        self.starts = starts;
     }
 
     /// Adds a message to the packet that is gathering for `to`.
@@ -141,14 +196,26 @@ impl Peers {
         self.outbound.get(id.index()).is_some_and(|peer| matches!(peer.state, State::Up(_)))
     }
 
-    /// Gives this turn's packets to the ring.
-    pub(crate) fn flush(&mut self, ring: &mut Ring) {
+    /// Gives this turn's packets to the ring. `log_end`: how far the log is on stable storage; those that get nothing else
+    /// hear of it at times, too.
+    pub(crate) fn flush(&mut self, now: Instant, ring: &mut Ring, log_end: u64) {
+        self.log_end = log_end;
+        let sender = self.hello.incarnation;
         for (index, peer) in self.outbound.iter_mut().enumerate() {
             let State::Up(socket) = peer.state else { continue };
-            if !peer.open || peer.sending || peer.writer.is_empty() {
+            if peer.sending {
                 continue;
             }
-            self.bytes += peer.writer.finish() as u64;
+            let is_due = log_end > peer.told && now.since(peer.told_at) >= TELL_EVERY;
+            if is_due && !peer.open {
+                peer.open = true;
+                peer.writer.start(Incarnations { sender, receiver: peer.incarnation });
+            }
+            if !peer.open || peer.writer.is_empty() && !is_due {
+                continue;
+            }
+            (peer.told, peer.told_at) = (log_end, now);
+            self.bytes += peer.writer.finish(log_end) as u64;
             self.packets += 1;
             let (head, frames) = peer.writer.take_parts(ring.send_buffers().take());
             self.list.push_bytes(head);
@@ -170,7 +237,7 @@ impl Peers {
             }
             match self.outbound[index].state {
                 State::Down(at) if at <= now => self.dial(now, id, ring),
-                State::Opening { since, .. } if now.since(since) > OPEN_TIMEOUT => {
+                State::Opening(Opening { since, .. }) if now.since(since) > OPEN_TIMEOUT => {
                     self.fail(now, id, ring, Some(("no answer", "")));
                     report(PeerEvent::Down(id));
                 }
@@ -185,10 +252,20 @@ impl Peers {
         others
             .filter_map(|(_, peer)| match peer.state {
                 State::Down(at) => Some(at),
-                State::Opening { since, .. } => Some(since + OPEN_TIMEOUT + Duration::from_millis(1)),
+                State::Opening(Opening { since, .. }) => {
+                    Some(since + OPEN_TIMEOUT + Duration::from_millis(1))
+                }
+                State::Up(_) if self.log_end > peer.told && !peer.sending => Some(peer.told_at + TELL_EVERY),
                 State::Up(_) => None,
             })
             .min()
+    }
+
+    /// Somebody says that this peer has started again: whether it has, the peer itself must say.
+    pub(crate) fn dial_soon(&mut self, now: Instant, id: ReplicaId) {
+        if let Some(State::Down(at)) = self.outbound.get_mut(id.index()).map(|peer| &mut peer.state) {
+            *at = (*at).min(now + BACKOFF_MIN);
+        }
     }
 
     fn dial(&mut self, now: Instant, id: ReplicaId, ring: &mut Ring) {
@@ -201,7 +278,9 @@ impl Peers {
             Ok(stream) => {
                 let socket = ring.add_socket(stream);
                 ring.connect(socket, address, token::peer_out(id.0));
-                self.outbound[id.index()].state = State::Opening { socket, since: now, answer: Vec::new() };
+                let (before, answer) = (Vec::new(), Vec::new());
+                let opening = Opening { socket, since: now, before, answer, is_proven: false };
+                self.outbound[id.index()].state = State::Opening(opening);
             }
             Err(error) => self.fail(now, id, ring, Some(("cannot connect", &error.to_string()))),
         }
@@ -215,21 +294,30 @@ impl Peers {
         result: Result<(), std::io::Error>,
         ring: &mut Ring,
     ) -> Option<PeerEvent> {
-        let State::Opening { socket, .. } = self.outbound[id.index()].state else { return None };
+        let State::Opening(opening) = &mut self.outbound[id.index()].state else { return None };
         if result.is_err() {
             // A peer that is not up yet is no news.
             self.fail(now, id, ring, None);
             return Some(PeerEvent::Down(id));
         }
+        let nonce = match draw() {
+            Ok(nonce) => nonce,
+            Err(error) => {
+                self.fail(now, id, ring, Some(("no random numbers", &error.to_string())));
+                return Some(PeerEvent::Down(id));
+            }
+        };
         let mut bytes = ring.send_buffers().take();
-        self.hello.write(&mut bytes);
+        Hello { nonce, ..self.hello }.write(&mut bytes);
+        opening.before.extend_from_slice(&bytes);
+        let socket = opening.socket;
         self.list.push_bytes(bytes);
         ring.send(socket, &mut self.list, token::peer_out(id.0));
         ring.receive(socket, token::peer_out(id.0));
         None
     }
 
-    /// Bytes came back on the stream to `id`: the answer to the hello, and nothing else.
+    /// Bytes came back on the stream to `id`: the challenge, then the answer to the hello, and nothing else.
     pub(crate) fn received(
         &mut self,
         now: Instant,
@@ -237,38 +325,98 @@ impl Peers {
         bytes: &[u8],
         ring: &mut Ring,
     ) -> Option<PeerEvent> {
-        let peer = &mut self.outbound[id.index()];
-        let State::Opening { socket, answer, .. } = &mut peer.state else {
+        let State::Opening(opening) = &mut self.outbound[id.index()].state else {
             self.fail(now, id, ring, Some(("it sent something on a stream that goes the other way", "")));
             return Some(PeerEvent::Down(id));
         };
-        answer.extend_from_slice(bytes);
-        let socket = *socket;
-        let complaint = match HelloReply::parse(answer) {
-            Ok(None) => return None,
-            Ok(Some((HelloReply { refusal: Some(RefusalCode::Incarnation), .. }, _))) => {
-                return Some(PeerEvent::Disowned(id));
-            }
-            Ok(Some((HelloReply { refusal: None, incarnation, .. }, _))) => {
-                peer.incarnation = incarnation;
-                None
-            }
-            Ok(Some((HelloReply { refusal: Some(code), text, .. }, _))) => {
-                let detail = if text.is_empty() { code.text() } else { text };
-                Some(("it refused this node", detail.to_string()))
-            }
-            Err(fault) => Some(("its answer to the hello is wrong", fault.to_string())),
+        opening.answer.extend_from_slice(bytes);
+        let heard = if !opening.is_proven && Challenge::may_be(&opening.answer) {
+            self.prove(id, ring).map(|()| None)
+        } else {
+            self.read_answer(id)
         };
-        if let Some((kind, detail)) = complaint {
-            self.fail(now, id, ring, Some((kind, &detail)));
-            return Some(PeerEvent::Down(id));
+        match heard {
+            Ok(event) => event,
+            Err(None) => {
+                self.fail(now, id, ring, None);
+                Some(PeerEvent::Down(id))
+            }
+            Err(Some((kind, detail))) => {
+                self.fail(now, id, ring, Some((kind, &detail)));
+                Some(PeerEvent::Down(id))
+            }
         }
-        peer.state = State::Up(socket);
+    }
+
+    /// Answers the challenge, if it is all here: who is at this address has said who it is.
+    fn prove(&mut self, id: ReplicaId, ring: &mut Ring) -> Result<(), Option<Complaint>> {
+        let peer = &mut self.outbound[id.index()];
+        let State::Opening(opening) = &mut peer.state else { return Ok(()) };
+        let wrong = |fault: PeerFault| Some(("its part of the handshake is wrong", fault.to_string()));
+        let Some(challenge) = Challenge::parse(&opening.answer).map_err(wrong)? else { return Ok(()) };
+        let secret = self.secret.as_ref();
+        let differs = |what: &str| Some(("the two do not belong together", what.to_owned()));
+        challenge.check(secret, &opening.before, &opening.answer).map_err(differs)?;
+        if challenge.node != id {
+            let text = format!("it is node {}: compare the members of both", u64::from(challenge.node.0) + 1);
+            return Err(Some(("another node is at this address", text)));
+        }
+        self.data.peers.confirm(id, challenge.life);
+        opening.before.extend(opening.answer.drain(..Challenge::SIZE));
+        let last = self.data.lives.previous();
+        let Shown { earlier, since } = *peer.shown.get_or_insert(Shown { earlier: last, since: last });
+        let proof = Proof {
+            key: self.data.key,
+            earlier,
+            earlier_key: self.data.lives.key(earlier).unwrap_or_default(),
+            since,
+            log_end: self.starts.log_end_after(since).0,
+        };
+        let mut bytes = ring.send_buffers().take();
+        proof.write(secret, &opening.before, &mut bytes);
+        opening.before.extend_from_slice(&bytes);
+        opening.is_proven = true;
+        self.list.push_bytes(bytes);
+        ring.send(opening.socket, &mut self.list, token::peer_out(id.0));
+        Ok(())
+    }
+
+    /// Reads the answer to the hello, if it is all here.
+    fn read_answer(&mut self, id: ReplicaId) -> Result<Option<PeerEvent>, Option<Complaint>> {
+        let peer = &mut self.outbound[id.index()];
+        let State::Opening(opening) = &mut peer.state else { return Ok(None) };
+        let wrong = |fault: PeerFault| Some(("its answer to the hello is wrong", fault.to_string()));
+        let Some((reply, size)) = HelloReply::parse(&opening.answer).map_err(wrong)? else { return Ok(None) };
+        let is_sealed = opening.is_proven
+            && HelloReply::is_sealed(&opening.answer[..size], self.secret.as_ref(), &opening.before);
+        match reply.refusal {
+            None if is_sealed => {}
+            Some(RefusalCode::Incarnation) if is_sealed => return Ok(Some(PeerEvent::Disowned(id))),
+            Some(RefusalCode::Descent) if is_sealed => {
+                let asked = Shown { earlier: reply.known, since: reply.since };
+                if peer.shown.replace(asked) != Some(asked) {
+                    // Nothing was wrong: the other side had to say first what it remembers.
+                    peer.backoff = Duration::from_millis(0);
+                }
+                return Err(None);
+            }
+            // Part of every first start: only one that lasts is worth a line.
+            Some(RefusalCode::Unconfirmed) if peer.backoff < BACKOFF_MAX => return Err(None),
+            Some(code) => {
+                let detail = if reply.text.is_empty() { code.text() } else { reply.text };
+                return Err(Some(("it refused this node", detail.to_owned())));
+            }
+            None => return Err(wrong(PeerFault::Misbehaved("seal of the hello's answer"))),
+        }
+        peer.incarnation = reply.incarnation;
+        self.data.peers.set_recognised(id);
+        peer.state = State::Up(opening.socket);
+        peer.told = 0;
         peer.backoff = BACKOFF_MIN;
         peer.sending = false;
         peer.open = false;
         peer.writer.release();
-        None
+        Ok(None)
     }
 
     /// A send on the stream to `id` has ended.
@@ -309,7 +457,7 @@ impl Peers {
         complaint: Option<(&'static str, &str)>,
     ) {
         let peer = &mut self.outbound[id.index()];
-        if let State::Opening { socket, .. } | State::Up(socket) = peer.state {
+        if let State::Opening(Opening { socket, .. }) | State::Up(socket) = peer.state {
             ring.close_socket(socket, Token(token::IGNORED));
         }
         if let Some((kind, detail)) = complaint {
@@ -319,7 +467,7 @@ impl Peers {
             self.complaints.print(now, kind, Some(address), text);
         }
         peer.state = State::Down(now + peer.backoff);
-        peer.backoff = (peer.backoff * 2).min(BACKOFF_MAX);
+        peer.backoff = (peer.backoff * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
         peer.sending = false;
         peer.open = false;
         peer.writer.release();

@@ -28,8 +28,8 @@ pub(crate) enum Parcel {
     Replies(Vec<u8>),
     /// So many bytes of the other's requests have been taken in.
     Taken(usize),
-    /// A peer's stream whose sender speaks for the other's groups; its hello was accepted and not yet answered.
-    PeerStream { stream: OwnedFd, hello: Hello },
+    /// A peer's stream whose sender speaks for the other's groups; its hello was accepted and not yet answered, which `answer` does.
+    PeerStream { stream: OwnedFd, hello: Hello, answer: Vec<u8> },
     /// A message for a group of the other core, which arrived at this core.
     PeerMessage(Box<PeerMessage>),
     /// The node stops.

@@ -20,6 +20,7 @@ fn options(data_dir: &Path, cores: usize, durability: Durability) -> NodeOptions
         node: ReplicaId(0),
         cluster: 1,
         fingerprint: 2,
+        secret: None,
         members: vec![Member { peer: any, resp: any, native: any }],
         protocols: vec![ProtocolKind::Multi; 2],
         routing: Routing::even(2),

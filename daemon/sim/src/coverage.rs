@@ -127,6 +127,10 @@ coverage! {
     wipes: true,
     /// Nodes that lost votes with the power, because these counted before they were synced.
     lost_votes: true,
+    /// Disks replaced by an older copy.
+    restores: true,
+    /// Nodes that others refused because they have forgotten what they said.
+    disowned: true,
     /// Nodes that lost their disk and became members again.
     rejoins: true,
     /// Records replayed at boots.
@@ -237,7 +241,7 @@ const OF_LOGS: &[&str] = &["duplicates", "held", "loads"];
 const OF_FAST: &[&str] = &["direct", "direct_retries"];
 
 /// Counts that two replicas cannot have: without one of them there is no majority.
-const OF_LOST_DISKS: &[&str] = &["wipes", "rejoins", "lost_votes"];
+const OF_LOST_DISKS: &[&str] = &["wipes", "rejoins", "lost_votes", "restores", "disowned"];
 
 /// The counters that a long sweep of a protocol must have: its branches, the rare ones included.
 fn expected(kind: ProtocolKind, mix: Mix, replica_count: usize) -> Vec<&'static str> {

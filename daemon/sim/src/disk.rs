@@ -173,6 +173,13 @@ struct Running<T> {
     promised: Promised,
 }
 
+/// What a disk showed at one moment.
+#[derive(Clone)]
+pub struct Copy {
+    files: BTreeMap<FileId, Content>,
+    names: BTreeMap<Name, FileId>,
+}
+
 /// A disk. `T` is what the driver hangs on its jobs.
 pub struct Disk<T> {
     random: Stream,
@@ -294,6 +301,23 @@ impl<T> Disk<T> {
         self.names.remove(&name);
         self.stable_names.remove(&name);
         self.counters.lost_files += 1;
+    }
+
+    /// Everything as the running process sees it.
+    pub fn copy(&self) -> Copy {
+        let named: Vec<FileId> = self.names.values().copied().collect();
+        let files = self.files.iter().filter(|(id, _)| named.contains(id));
+        Copy { files: files.map(|(id, file)| (*id, file.clone())).collect(), names: self.names.clone() }
+    }
+
+    /// Everything is as in a copy, and stable.
+    pub fn restore(&mut self, copy: &Copy) {
+        self.wipe();
+        self.files.clone_from(&copy.files);
+        self.files.values_mut().for_each(Content::settle);
+        self.next_file = self.next_file.max(copy.files.keys().last().map_or(0, |id| id.0 + 1));
+        self.names.clone_from(&copy.names);
+        self.stable_names.clone_from(&copy.names);
     }
 
     /// Flips bits of a page of `name`, on stable storage.

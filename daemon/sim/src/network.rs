@@ -59,6 +59,8 @@ pub struct Packet {
     pub to: usize,
     /// The connection it was sent on.
     pub connection: u64,
+    /// Names the life of the sender.
+    pub life: u64,
     /// As the sender wrote it.
     pub bytes: Rc<[u8]>,
 }
@@ -229,7 +231,7 @@ impl Network {
     /// A packet on the present connection.
     pub fn address(&mut self, from: usize, to: usize, bytes: Rc<[u8]>) -> Packet {
         let connection = self.connection(from, to).number;
-        Packet { from, to, connection, bytes }
+        Packet { from, to, connection, life: 0, bytes }
     }
 
     /// Sends a packet.

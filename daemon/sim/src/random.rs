@@ -26,6 +26,8 @@ pub enum Concern {
     Knobs,
     /// Whether nodes lose their disks.
     Wipes,
+    /// Whether older copies of disks are restored.
+    Copies,
     /// Which nodes stay away at the end.
     Absence,
     /// Limits that nodes do not agree on, and how soon sessions expire.
@@ -50,6 +52,7 @@ impl Stream {
             Concern::Absence => 6,
             Concern::Limits => 7,
             Concern::Families => 8,
+            Concern::Copies => 9,
             Concern::Client(index) => 0x100 + index as u64,
             Concern::Disk(index) => 0x200 + index as u64,
             Concern::Turns(index) => 0x300 + index as u64,

@@ -122,6 +122,8 @@ scenarios! {
     "T-D3" "two have different states while the third is away" Run(divergence::third_tells_who_is_right);
     "T-D4" "the segment that says that a replica must not serve is recycled" Run(divergence::standing_outlives_its_segment);
     "T-R7" "one node loses power before its votes are synced, while another is cut off" Run(rejoin::unsynced_votes_are_lost);
+    "T-R8" "a disk is restored from a copy that was made before its node's last start" Run(rejoin::copy_from_before_the_last_start);
+    "T-R9" "a disk is restored from a copy of the last run" Run(rejoin::copy_of_the_last_run);
     "T-L1" "a leader with a lease is cut off" Run(lease::cut_off);
     "T-L2" "a follower whose own lease is shorter grants, restarts and votes for another" Run(lease::short_granter);
     "T-L3" "the only follower that grants stands for election" Run(lease::granter_stands);

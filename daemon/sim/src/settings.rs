@@ -47,6 +47,8 @@ pub struct FaultWeights {
     pub depose: u64,
     /// A node loses its disk and comes back as one that has.
     pub wipe: u64,
+    /// A node's disk is replaced by an older copy of it.
+    pub restore: u64,
 }
 
 /// Settings of the clients.
@@ -327,6 +329,8 @@ impl Settings {
         settings.clients.many = *families.pick(&[0, 100_000, 300_000, 600_000]);
         settings.clients.family_size = families.range(2, 3);
         settings.faults.lose = if wipes.chance(150_000) { wipes.range(1, 10) } else { 0 };
+        let copies = &mut Stream::new(seed, Concern::Copies);
+        settings.faults.restore = if copies.chance(250_000) { copies.range(1, 10) } else { 0 };
         settings.replica.batch = BatchLimits {
             commands_max: random.range(1, 6) as usize,
             size_max: random.range(1, 4) as usize * PAGE_SIZE,
@@ -439,6 +443,7 @@ fn weights(random: &mut Stream) -> FaultWeights {
         lose: 0,
         depose: weight(250_000),
         wipe: 0,
+        restore: 0,
     }
 }
 

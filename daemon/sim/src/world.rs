@@ -11,6 +11,7 @@ mod node;
 mod outbox;
 mod rejoin;
 mod rest;
+mod restore;
 mod script;
 mod tamper;
 mod turn;
@@ -37,6 +38,8 @@ use crate::random::{Concern, Stream};
 use crate::settings::Settings;
 use faults::{Faults, Undo};
 use node::{Input, Node, State};
+pub use restore::DiskCopy;
+use restore::Greeting;
 pub use script::{Call, key_in};
 
 /// A message as a script sees it.
@@ -103,6 +106,8 @@ pub(crate) enum Event {
     Outcome { client: usize, attempt: u64, number: u64, outcome: Outcome },
     Timer { client: usize, ticket: u64 },
     Restart { node: usize },
+    Restore { node: usize, copy: Box<DiskCopy> },
+    Disowned { node: usize, life: u64, by: usize },
     Inquire { node: usize },
     Crash { node: usize, kind: CrashKind },
     Fault,
@@ -117,6 +122,8 @@ pub(crate) struct Shared {
     pub(crate) invariants: Invariants,
     pub(crate) coverage: Coverage,
     pub(crate) filter: Option<Filter>,
+    /// What each node says in its hello, since its last start.
+    pub(crate) hellos: Vec<Option<Greeting>>,
     tracing: bool,
 }
 
@@ -196,6 +203,7 @@ impl World {
             invariants: Invariants::new(count),
             coverage: Coverage { runs: 1, ..Coverage::default() },
             filter: None,
+            hellos: vec![None; count],
             tracing,
             settings,
         };
@@ -314,7 +322,9 @@ impl World {
                 let wishes = self.clients.on_timer(now, client, ticket, &mut shared.coverage);
                 self.grant(wishes);
             }
-            Event::Restart { node } => self.nodes[node].start(shared),
+            Event::Restart { node } => self.restart_node(node),
+            Event::Restore { node, copy } => self.consider_restoring(node, &copy),
+            Event::Disowned { node, life, by } => self.on_disowned(node, life, by),
             Event::Inquire { node } => self.inquire(node),
             Event::Crash { node, kind } => self.strike_down(node, kind),
             Event::Fault => self.strike(),
@@ -342,8 +352,8 @@ impl World {
             return;
         }
         for (node, peer) in [(a, b), (b, a)] {
-            let incarnation = self.nodes[peer].life().map(|life| life.core.incarnation()).unwrap_or_default();
-            self.nodes[node].take_in(shared, Input::Connected(peer, incarnation));
+            let life = self.nodes[peer].life().map_or(0, |life| life.name);
+            self.nodes[node].take_in(shared, Input::Connected(peer, life));
         }
     }
 
@@ -383,6 +393,7 @@ impl World {
                 }
                 State::Booting => "booting".to_string(),
                 State::Refused => "refused to start".to_string(),
+                State::Disowned => "disowned".to_string(),
                 State::Up(life) => {
                     let pool = format!("{} of {} bytes of frames", life.pool.used(), life.pool.size_max());
                     let groups: Vec<_> = life

@@ -85,6 +85,7 @@ fn node(node: &NodeConfig) -> String {
     };
     put("id", node.id.to_string());
     put("data_dir", path(&node.data_dir));
+    put("secret_file", node.secret_file.as_deref().map_or_else(|| quoted(""), path));
     put(
         "cores",
         match &node.cores {

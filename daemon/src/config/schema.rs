@@ -184,6 +184,8 @@ pub struct NodeConfig {
     pub id: NodeId,
     /// Log and snapshots; belongs to this node alone. A relative path of the file was resolved against the file's folder.
     pub data_dir: PathBuf,
+    /// A file with what all nodes know and strangers do not; `None`: strangers are told from nodes by what these remember only.
+    pub secret_file: Option<PathBuf>,
     /// Which CPUs run core threads.
     pub cores: Cores,
     /// When a vote counts as remembered.

@@ -225,6 +225,7 @@ fn node(
         notes.push(diagnostic.help(format!("the members are nodes {}", known.join(", "))));
     }
     let data_dir = data_dir(reader, file_folder);
+    let secret_file = secret_file(reader, file_folder);
     let cores = cores(reader);
     let durability = reader.choice("durability", Durability::ALL, Durability::Sync);
     let periodic_interval = reader.period("periodic_interval", ms(1)..=ms(60_000), ms(100));
@@ -288,6 +289,7 @@ fn node(
     let config = NodeConfig {
         id: NodeId(id.value as u8),
         data_dir,
+        secret_file,
         cores,
         durability: durability.value,
         periodic_interval: periodic_interval.value,
@@ -325,6 +327,13 @@ fn data_dir(reader: &mut Reader<'_>, file_folder: &Path) -> PathBuf {
         reader.note(diagnostic.at(place.clone(), path.display().to_string()).help(help));
     }
     path
+}
+
+/// A path like that of the data directory; empty: none. Whether the file is there is this machine's matter.
+fn secret_file(reader: &mut Reader<'_>, file_folder: &Path) -> Option<PathBuf> {
+    let text = reader.text("secret_file", "", "\"/etc/panch/secret\"");
+    let place = text.place.as_ref().filter(|_| text.sound && !text.value.is_empty())?;
+    Some(if place.source == 0 { file_folder.join(&text.value) } else { PathBuf::from(&text.value) })
 }
 
 fn cores(reader: &mut Reader<'_>) -> Cores {

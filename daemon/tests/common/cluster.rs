@@ -193,6 +193,31 @@ impl Cluster {
         fs::remove_dir_all(self.data_dir(id)).expect("a data directory is removed");
     }
 
+    fn copy_dir(&self, id: usize) -> PathBuf {
+        self.folder().join(format!("node-{id}.copy"))
+    }
+
+    /// Copies the data directory of a node that is not running.
+    pub fn copy_disk(&self, id: usize) {
+        assert!(self.nodes[id - 1].child.is_none(), "node {id} runs");
+        let _ = fs::remove_dir_all(self.copy_dir(id));
+        copy_folder(&self.data_dir(id), &self.copy_dir(id));
+    }
+
+    /// As [`Cluster::copy_disk`] of a node that runs: it is frozen meanwhile, as a snapshot of the file system would have it.
+    pub fn copy_disk_of_running(&mut self, id: usize) {
+        self.signal(id, libc::SIGSTOP);
+        let _ = fs::remove_dir_all(self.copy_dir(id));
+        copy_folder(&self.data_dir(id), &self.copy_dir(id));
+        self.signal(id, libc::SIGCONT);
+    }
+
+    /// A node that is not running gets the copy of its data directory back.
+    pub fn restore_disk(&mut self, id: usize) {
+        self.lose_disk(id);
+        copy_folder(&self.copy_dir(id), &self.data_dir(id));
+    }
+
     /// Waits until a node that has lost its disk is a member again.
     pub fn wait_member(&self, id: usize) {
         eventually("the node is a member again", START_PATIENCE, || {
@@ -488,6 +513,18 @@ pub fn tag_of_group(group: usize, groups: usize) -> String {
     let lives_there =
         |tag: &String| usize::from(panch_wire::slots::group_of_key(tag.as_bytes(), groups as u16).0) == group;
     (0..).map(|number| format!("t{number}")).find(lives_there).expect("some tag is in every group")
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder is made");
+    for entry in fs::read_dir(from).expect("a folder is read") {
+        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).expect("an entry");
+        if path.is_dir() {
+            copy_folder(&path, &to.join(name));
+        } else {
+            fs::copy(&path, to.join(name)).expect("a file is copied");
+        }
+    }
 }
 
 /// Runs the daemon with these arguments; its standard error goes to `errors`.

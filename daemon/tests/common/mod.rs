@@ -18,6 +18,7 @@ pub mod direct;
 pub mod info;
 pub mod links;
 pub mod load;
+pub mod peer;
 pub mod ports;
 pub mod raw;
 pub mod session;

@@ -1,12 +1,12 @@
 //! Packets between nodes: one per peer, core and turn, carrying the messages of all groups of that core.
 //!
-//! All numbers are little-endian. A stream starts with a [`Hello`] from the node that opened it and a [`HelloReply`]; then
-//! packets flow in both directions:
+//! All numbers are little-endian. A stream starts with a [`Hello`] from the node that opened it, its proof ([`Challenge`],
+//! [`Proof`]) and a [`HelloReply`]; then packets flow:
 //!
 //! ```text
 //! packet   0 checksum u64 (of the rest of the head)  8 magic u32  12 head length u32  16 total length u32
 //!          20 message count u32  24 sender incarnation u32  28 receiver incarnation u32 (0 = unknown)
-//!          32 messages, then the bodies in the order of their messages
+//!          32 log end u64  40 messages, then the bodies in the order of their messages
 //! message  0 group u16  2 kind u8  3 length u8  4 body length u32 (0 = none)  8 bytes
 //! ```
 //!
@@ -22,10 +22,12 @@ use crate::frame::{FrameFault, HEADER_SIZE};
 use crate::ids::{GroupId, Incarnation};
 use crate::record::FIXED_SIZE_MAX;
 
+mod handshake;
 mod hello;
 mod reader;
 mod writer;
 
+pub use handshake::{Challenge, Life, LifeKey, Nonce, Proof, Seal, Sealed, Secret, seal};
 pub use hello::{Hello, HelloReply, Purpose, RefusalCode};
 pub use reader::{Incoming, Next, PacketReader};
 pub use writer::PacketWriter;
@@ -33,7 +35,7 @@ pub use writer::PacketWriter;
 /// Version of this protocol.
 pub const VERSION: u16 = 3;
 /// Bytes of a packet before its messages.
-pub const PACKET_HEADER_SIZE: usize = 32;
+pub const PACKET_HEADER_SIZE: usize = 40;
 /// Bytes of a message before its own.
 pub const MESSAGE_HEADER_SIZE: usize = 8;
 /// The most messages in one packet.

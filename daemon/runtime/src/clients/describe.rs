@@ -173,6 +173,7 @@ pub(crate) fn info(
             ("client_output_overruns", counters.output_overruns.to_string()),
             ("client_protocol_errors", counters.client_faults.to_string()),
             ("peer_protocol_errors", counters.peer_faults.to_string()),
+            ("peer_memory_writes", counters.peer_memory_writes.to_string()),
         ],
     );
     section("replication", &[("role", "master".into()), ("connected_slaves", "0".into())]);

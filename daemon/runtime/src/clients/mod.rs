@@ -209,6 +209,7 @@ mod tests {
             node: ReplicaId(0),
             cluster: 1,
             fingerprint: 2,
+            secret: None,
             members: vec![Member { peer: member(1), resp: member(2), native: member(3) }],
             protocols: vec![ProtocolKind::Multi],
             routing: Routing::even(1),

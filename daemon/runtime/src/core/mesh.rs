@@ -30,7 +30,7 @@ impl CoreLoop {
                         at = next;
                     }
                 }
-                Parcel::PeerStream { stream, hello } => self.adopt(now, stream, hello),
+                Parcel::PeerStream { stream, hello, answer } => self.adopt(now, stream, hello, answer),
                 Parcel::PeerMessage(message) => self.on_forwarded(now, *message),
                 Parcel::Stop => self.begin_stop(now),
                 Parcel::Drained => self.cores_drained += 1,

@@ -8,12 +8,12 @@ use panch_ring::parts::SendList;
 use panch_ring::ring::SocketId;
 use panch_ring::socket;
 use panch_wire::ids::Incarnation;
-use panch_wire::peer::{Hello, Next, PacketReader};
+use panch_wire::peer::{Hello, Next, PacketReader, RefusalCode};
 use panch_wire::time::Instant;
 
 use super::{CoreFault, CoreLoop};
 use crate::complaints::without_port;
-use crate::inbound::{self, BODY_PATIENCE, Greeting, Inbound, InboundState};
+use crate::inbound::{BODY_PATIENCE, Greeting, Host, Inbound, InboundState, LogNews, Recollection};
 use crate::peers::PeerEvent;
 use crate::remote::{Parcel, PeerMessage};
 use crate::token;
@@ -22,7 +22,10 @@ impl CoreLoop {
     pub(super) fn on_peer_event(&mut self, now: Instant, event: Option<PeerEvent>) -> Result<(), CoreFault> {
         match event {
             Some(PeerEvent::Disowned(id)) => return Err(CoreFault::Disowned { by: u64::from(id.0) + 1 }),
-            Some(PeerEvent::Down(id)) => self.core.suspect(now, id, &mut self.out),
+            Some(PeerEvent::Down(id)) => {
+                self.core.suspect(now, id, &mut self.out);
+                self.data.peers.reminder.soon();
+            }
             None => {}
         }
         Ok(())
@@ -48,8 +51,8 @@ impl CoreLoop {
     pub(super) fn on_peer_bytes(&mut self, now: Instant, place: usize, bytes: &[u8]) {
         let Some(inbound) = self.inbound.get_mut(place) else { return };
         match &mut inbound.state {
-            InboundState::Greeting(early) => {
-                early.extend_from_slice(bytes);
+            InboundState::Greeting(opening) => {
+                opening.push(bytes);
                 self.greet(now, place);
             }
             InboundState::Refused | InboundState::HandedOver { .. } => {}
@@ -68,19 +71,26 @@ impl CoreLoop {
 
     fn greet(&mut self, now: Instant, place: usize) {
         let Some(inbound) = self.inbound.get_mut(place) else { return };
-        let InboundState::Greeting(early) = &inbound.state else { return };
+        let InboundState::Greeting(opening) = &mut inbound.state else { return };
         let (socket, address) = (inbound.socket, inbound.address);
         let mut answer = self.ring.send_buffers().take();
-        let members = self.view.options.members.len() as u8;
-        match inbound::greet(early, &self.hello, members, &self.data.peers, &mut answer) {
+        let options = &self.view.options;
+        let host = Host {
+            hello: &self.hello,
+            node_count: options.members.len() as u8,
+            secret: options.secret.as_ref(),
+            recollection: Recollection::Of(&self.data.peers),
+        };
+        match host.greet(opening, &mut answer) {
             Greeting::Incomplete => self.ring.send_buffers().give(answer),
+            Greeting::Challenged => self.answer(socket, answer, place),
             Greeting::Accepted(hello) => {
                 let owner = usize::from(hello.core_index) % self.view.cores();
                 let elsewhere = owner != self.view.core && usize::from(hello.core_count) == self.view.cores();
-                if elsewhere && self.hand_over(place, hello) {
-                    self.ring.send_buffers().give(answer);
-                } else {
+                if !elsewhere || !self.hand_over(place, hello, &answer) {
                     self.begin_stream(place, hello, answer);
+                } else {
+                    self.ring.send_buffers().give(answer);
                 }
             }
             Greeting::Answered => {
@@ -91,9 +101,14 @@ impl CoreLoop {
             }
             Greeting::Refused(node, code) => {
                 inbound.state = InboundState::Refused;
-                self.counters.peer_faults += 1;
                 self.answer(socket, answer, place);
                 self.ring.finish_sending(socket);
+                match code {
+                    // Part of every start.
+                    RefusalCode::Descent => return,
+                    RefusalCode::Unconfirmed => return self.out.peers.dial_soon(now, node),
+                    _ => self.counters.peer_faults += 1,
+                }
                 let shown = address.map_or_else(|| "?".to_string(), |address| address.ip().to_string());
                 let text = format_args!("node {} at {shown} refused: {}", u64::from(node.0) + 1, code.text());
                 self.complaints.print(now, code.text(), without_port(address), text);
@@ -112,7 +127,8 @@ impl CoreLoop {
         }
         let Some(inbound) = self.inbound.get_mut(place) else { return };
         let (from, core_index) = (hello.node, hello.core_index);
-        inbound.state = InboundState::Up { from, core_index, reader: PacketReader::new() };
+        let log = LogNews::new(hello.incarnation);
+        inbound.state = InboundState::Up { from, core_index, reader: PacketReader::new(), log };
         let socket = inbound.socket;
         self.core.admits(hello.node, hello.incarnation, Incarnation(0));
         self.answer(socket, answer, place);
@@ -120,11 +136,11 @@ impl CoreLoop {
 
     /// Begins to give a stream to the core that runs its groups: first this core's ring must let go of it, or it could
     /// still take bytes that are meant for the other. False if there is no descriptor left to do so.
-    fn hand_over(&mut self, place: usize, hello: Hello) -> bool {
+    fn hand_over(&mut self, place: usize, hello: Hello, answer: &[u8]) -> bool {
         let Some(inbound) = self.inbound.get_mut(place) else { return false };
         let stream = self.ring.socket_fd(inbound.socket).and_then(|fd| fd.try_clone_to_owned().ok());
         let Some(stream) = stream else { return false };
-        inbound.state = InboundState::HandedOver { stream, hello };
+        inbound.state = InboundState::HandedOver { stream, hello, answer: answer.to_vec() };
         self.ring.release_socket(inbound.socket, token::handed_over(place));
         true
     }
@@ -132,19 +148,17 @@ impl CoreLoop {
     /// The ring has let go of a stream: the other core goes on.
     pub(super) fn on_released(&mut self, place: usize) {
         let Some(inbound) = self.inbound.take(place) else { return };
-        if let InboundState::HandedOver { stream, hello } = inbound.state {
+        if let InboundState::HandedOver { stream, hello, answer } = inbound.state {
             let owner = usize::from(hello.core_index) % self.view.cores();
-            self.unsent.push_back((owner, Parcel::PeerStream { stream, hello }));
+            self.unsent.push_back((owner, Parcel::PeerStream { stream, hello, answer }));
         }
     }
 
-    /// Takes over a stream that another core accepted.
-    pub(super) fn adopt(&mut self, now: Instant, stream: OwnedFd, hello: Hello) {
+    /// Takes over a stream that another core accepted; `answer` says so.
+    pub(super) fn adopt(&mut self, now: Instant, stream: OwnedFd, hello: Hello, answer: Vec<u8>) {
         let address = socket::peer_address(&stream).ok();
         let socket = self.ring.add_socket(stream);
         let place = self.inbound.add(Inbound::new(now, socket, address));
-        let mut answer = self.ring.send_buffers().take();
-        inbound::accept(&self.hello, &mut answer);
         self.begin_stream(place, hello, answer);
         self.ring.receive(socket, token::peer_in(place));
     }
@@ -237,7 +251,8 @@ impl CoreLoop {
     }
 
     pub(super) fn close_inbound(&mut self, place: usize) {
-        if let Some(inbound) = self.inbound.take(place) {
+        if let Some(mut inbound) = self.inbound.take(place) {
+            inbound.tell(&self.data.peers);
             self.ring.close_socket(inbound.socket, Token(token::IGNORED));
         }
     }

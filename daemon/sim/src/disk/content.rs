@@ -27,6 +27,7 @@ impl Written {
     }
 }
 
+#[derive(Clone)]
 struct Unstable {
     /// What was written last.
     version: u64,
@@ -34,6 +35,7 @@ struct Unstable {
     stable: Option<Rc<PageData>>,
 }
 
+#[derive(Clone)]
 pub(super) struct Content {
     id: FileId,
     /// `None` is a page of zeros.
@@ -46,6 +48,11 @@ impl Content {
     pub(super) fn new(id: FileId, size: u64) -> Self {
         let count = (size as usize).div_ceil(PAGE_SIZE);
         Self { id, pages: vec![None; count], size, unstable: BTreeMap::new() }
+    }
+
+    /// Everything that was written is stable.
+    pub(super) fn settle(&mut self) {
+        self.unstable.clear();
     }
 
     pub(super) fn size(&self) -> u64 {

@@ -20,7 +20,7 @@ use crate::disk::{CrashKind, Latency};
 use crate::linear::register::{Action, Answer};
 use crate::queue::{MICROSECOND, MILLISECOND, SECOND};
 use crate::settings::Settings;
-use crate::world::{Letter, Verdict};
+use crate::world::{DiskCopy, Letter, Verdict};
 
 fn set(text: &str) -> Action {
     Action::Set(text.as_bytes().into())
@@ -207,6 +207,60 @@ pub(super) fn read_through_the_mute(seed: u64) -> Result<(), String> {
         end(world)?;
     }
     Ok(())
+}
+
+/// A write that the leader and a node whose disk is then restored have, and the third has not; what the third decides with
+/// the node while the leader is away.
+fn decide_with_a_copy(
+    mut world: Script,
+    [leader, lost, third]: [usize; 3],
+    copy: &DiskCopy,
+) -> Result<(), String> {
+    cut_off(&mut world, third, true);
+    ensure!(world.set_soon(leader, "r0", "kept"), "no write with two of three: {}", world.describe());
+    world.run_for(500 * MILLISECOND);
+    world.isolate(leader);
+    world.restore(lost, copy);
+    world.clear_filter();
+    world.unblock(lost, third);
+    world.unblock(third, lost);
+    world.restart(lost);
+    world.run_for(SECOND);
+    ensure!(!world.set_soon(third, "r0", "new"), "decided by a node with an older copy of its disk");
+    world.check().map_err(broken)?;
+    world.rejoin(leader);
+    let back = world.run_until(20 * SECOND, |world| world.is_up(lost) && !world.is_returning(lost));
+    ensure!(back, "the node does not come back: {}", world.describe());
+    end(world)
+}
+
+/// T-R8. The third knows of the node's last start, and of nothing that it wrote since.
+pub(super) fn copy_from_before_the_last_start(seed: u64) -> Result<(), String> {
+    let (mut world, leader) = begin(Settings::calm(seed, 3))?;
+    let rest = others(3, leader);
+    let (lost, third) = (rest[0], rest[1]);
+    ensure!(world.set_soon(leader, "r0", "before"), "no first write");
+    world.run_for(SECOND);
+    world.crash(lost, CrashKind::Kill);
+    let copy = world.copy(lost);
+    world.restart(lost);
+    let knows = world.run_until(2 * SECOND, |world| world.has_accepted(third, lost));
+    ensure!(knows, "the last start is not heard of: {}", world.describe());
+    world.block(lost, third);
+    world.block(third, lost);
+    world.bounce(third, CrashKind::Kill);
+    world.run_for(500 * MILLISECOND);
+    decide_with_a_copy(world, [leader, lost, third], &copy)
+}
+
+/// T-R9. The third knows how far the node's log was, and of nothing that was in it.
+pub(super) fn copy_of_the_last_run(seed: u64) -> Result<(), String> {
+    let (mut world, leader) = begin(Settings::calm(seed, 3))?;
+    let rest = others(3, leader);
+    ensure!(world.set_soon(leader, "r0", "before"), "no first write");
+    world.run_for(SECOND);
+    let copy = world.copy(rest[0]);
+    decide_with_a_copy(world, [leader, rest[0], rest[1]], &copy)
 }
 
 /// T-ER1. The node votes for a batch while it does not know of an earlier one that interferes, which its lost disk had

@@ -40,6 +40,7 @@ enum Fault {
     Lose,
     Depose,
     Wipe,
+    Restore,
 }
 
 pub(super) struct Faults {
@@ -68,6 +69,7 @@ impl Faults {
             lose,
             depose,
             wipe,
+            restore,
         } = settings.faults;
         let kinds = [
             (Fault::Kill, kill),
@@ -86,6 +88,7 @@ impl Faults {
             (Fault::Lose, lose),
             (Fault::Depose, depose),
             (Fault::Wipe, wipe),
+            (Fault::Restore, restore),
         ];
         Self {
             random: Stream::new(settings.seed, Concern::Faults),
@@ -120,6 +123,16 @@ impl World {
             let wait = self.faults.random.below(2 * self.faults.every);
             self.shared.queue.push_in(wait, Event::Fault);
         }
+    }
+
+    /// Whether everything has healed.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.faults.over
+    }
+
+    /// What else is decided about faults that last.
+    pub(super) fn fault_random(&mut self) -> &mut Stream {
+        &mut self.faults.random
     }
 
     fn any_node(&mut self) -> usize {
@@ -240,18 +253,23 @@ impl World {
                 let refused = |node: &Node| matches!(node.state, State::Refused);
                 let refused = self.nodes.iter().position(refused);
                 let node = refused.filter(|_| self.faults.random.chance(700_000)).unwrap_or(node);
-                if self.are_others_whole(node) && !self.nodes[node].memory.is_returning() {
+                if self.are_others_whole(node) && !self.nodes[node].is_on_its_way_back() {
                     let kind = *self.faults.random.pick(&[CrashKind::Kill, CrashKind::Power]);
                     self.nodes[node].wipe(&mut self.shared, kind);
                     let absence = self.faults.random.skewed(1, 600) * MILLISECOND;
                     self.shared.queue.push_in(absence, Event::Restart { node });
                 }
             }
+            Fault::Restore => {
+                let copy = self.nodes[node].copy_disk();
+                let age = self.faults.random.skewed(1, 2000) * MILLISECOND;
+                self.shared.queue.push_in(age, Event::Restore { node, copy });
+            }
             Fault::Rot | Fault::Lose => {
                 // A quorum stays whole: it must be able to go on when the damaged nodes refuse to start.
                 let rotten = self.nodes.iter().filter(|node| node.rotten).count();
                 // And nobody needs to hear from all the others.
-                let calm = !self.nodes.iter().any(|node| node.memory.is_returning());
+                let calm = !self.nodes.iter().any(Node::is_on_its_way_back);
                 if rotten < (self.nodes.len() - 1) / 2 && calm {
                     self.strike_down(node, CrashKind::Power);
                     if fault == Fault::Rot {

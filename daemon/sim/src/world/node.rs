@@ -16,7 +16,7 @@ use panch_wal::{
     SegmentSequence, Sync, Wal, Write,
 };
 use panch_wire::frame::{FramePool, PAGE_SIZE};
-use panch_wire::ids::{GroupId, Incarnation, Position, ReplicaId, ReplicaSet, Slot};
+use panch_wire::ids::{GroupId, Incarnation, Position, REPLICAS_MAX, ReplicaId, ReplicaSet, Slot};
 use panch_wire::peer::{PacketReader, PacketWriter};
 
 use super::clock::Clock;
@@ -35,7 +35,7 @@ use crate::random::{Concern, Stream};
 use crate::settings::Settings;
 
 /// Names the log of a node, so that another's is not taken for it.
-const IDENTITY: u64 = 0x70a6_c401;
+pub(super) const IDENTITY: u64 = 0x70a6_c401;
 
 /// Something that waits for the node's next turn.
 pub(crate) enum Input {
@@ -43,7 +43,8 @@ pub(crate) enum Input {
     Disk(Tag, bool),
     Request(Request),
     Batch(Rc<Proposal>),
-    Connected(usize, Incarnation),
+    /// A stream to a peer, in the life of this name.
+    Connected(usize, u64),
     Disconnected(usize),
 }
 
@@ -108,6 +109,8 @@ pub(crate) enum State {
     Up(Box<Life>),
     /// It refused to start: its log is damaged.
     Refused,
+    /// Others said that it has forgotten what it was.
+    Disowned,
 }
 
 /// A running process.
@@ -127,6 +130,13 @@ pub(crate) struct Life {
     /// Snapshot files that are being written.
     pub(crate) making: Vec<(GroupId, Slot, FileId)>,
     pub(crate) writers: Vec<PacketWriter>,
+    /// How far its log is on stable storage.
+    pub(crate) log_end: u64,
+    /// By peer, what the last packet said of that, and when.
+    pub(crate) told: [(u64, Time); REPLICAS_MAX],
+    /// Its name, and those of the lives of others whose hello it has accepted.
+    pub(crate) name: u64,
+    pub(crate) accepted: [u64; REPLICAS_MAX],
 }
 
 /// One node.
@@ -148,6 +158,8 @@ pub(crate) struct Node {
     pub(crate) life: u64,
     /// What it knows of its own way back, and of the lives of others.
     pub(crate) memory: Memory,
+    /// An older copy of its disk was restored.
+    pub(crate) restored: bool,
     /// Its files were damaged: it may refuse to start.
     pub(crate) rotten: bool,
     /// Its snapshots cannot be read at its next start.
@@ -165,6 +177,14 @@ pub(crate) struct Node {
 
 /// Completed writes that are remembered for damage.
 const EXTENTS_MAX: usize = 64;
+
+/// What a disk says of the segments that must be on it.
+pub(super) fn inventory_on<T>(disk: &Disk<T>) -> Result<Option<Inventory>, RecoverError> {
+    let Some(file) = disk.open(Name::Inventory) else { return Ok(None) };
+    let mut bytes = vec![0; INVENTORY_SIZE];
+    disk.read(file, 0, &mut bytes);
+    Inventory::read(&bytes)
+}
 
 impl Node {
     pub(crate) fn new(index: usize, settings: &Settings) -> Self {
@@ -185,6 +205,7 @@ impl Node {
             asking: BTreeSet::new(),
             life: 0,
             memory: Memory::default(),
+            restored: false,
             rotten: false,
             unreadable: false,
             is_absent: false,
@@ -271,10 +292,7 @@ impl Node {
 
     /// What the disk says of the segments that the log was given.
     fn inventory(&self) -> Result<Option<Inventory>, RecoverError> {
-        let Some(file) = self.disk.open(Name::Inventory) else { return Ok(None) };
-        let mut bytes = vec![0; INVENTORY_SIZE];
-        self.disk.read(file, 0, &mut bytes);
-        Inventory::read(&bytes)
+        inventory_on(&self.disk)
     }
 
     /// A segment's file is there for good: it is noted before the log is told.
@@ -390,10 +408,11 @@ impl Node {
         }
         shared.coverage.torn_tails += u64::from(recovered.end == End::Torn);
         shared.coverage.replayed_records += recovered.record_count;
-        for (peer, known) in (0..).map(ReplicaId).zip(self.memory.known) {
-            core.admits(peer, known, Incarnation(0));
+        for (peer, known) in (0..).map(ReplicaId).zip(self.memory.peers.known()) {
+            core.admits(peer, known.life.incarnation, Incarnation(0));
         }
         let last = recovered.last;
+        let name = self.note_start(shared, incarnation, last);
         let now = self.clock.at(shared.queue.now());
         core.start(now, Wal::resume(shared.settings.wal.clone(), recovered), last, &mut deeds);
         shared.coverage.resyncs += u64::from(!core.is_live());
@@ -409,6 +428,10 @@ impl Node {
             waiting: VecDeque::new(),
             making: Vec::new(),
             writers,
+            log_end: 0,
+            told: [(0, 0); REPLICAS_MAX],
+            name,
+            accepted: [0; REPLICAS_MAX],
         };
         self.state = State::Up(Box::new(life));
         self.inbox.clear();
@@ -489,6 +512,7 @@ impl Node {
         self.in_flight.clear();
         self.doomed = None;
         self.next_turn = None;
+        self.memory.peers = self.memory.written.clone();
         self.disk.crash(kind);
         shared.invariants.on_crash(self.index);
         let life = Written {
@@ -569,7 +593,7 @@ impl Node {
 }
 
 /// The log directory as recovery reads it.
-struct LogDirectory<'a>(&'a Disk<Tag>);
+pub(super) struct LogDirectory<'a>(pub(super) &'a Disk<Tag>);
 
 impl SegmentReader for LogDirectory<'_> {
     fn segments(&mut self) -> std::io::Result<Vec<SegmentFile>> {

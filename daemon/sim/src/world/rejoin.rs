@@ -3,26 +3,37 @@
 //! The operator says that a node was a member and has lost its disk. It asks every other node for the highest incarnation
 //! that it remembers of it, takes the next one, writes down that it is on its way back, and starts. When its core is
 //! through, it writes down that it is a member again.
+//!
+//! A hello is judged where a packet of a life arrives that was not judged yet: see [`super::restore`].
 
-use panch_wire::ids::{Incarnation, REPLICAS_MAX, ReplicaId, ReplicaSet};
+use panch_replica::familiarity::{Familiarity, Starts};
+use panch_wire::ids::{Incarnation, ReplicaId, ReplicaSet};
 
 use super::node::{Node, State, Tag};
 use super::{Event, Shared, World};
 use crate::disk::{CrashKind, Name, Step};
-use crate::queue::MILLISECOND;
+use crate::queue::{MILLISECOND, Time};
 use panch_replica::core::next_incarnation;
 
 /// What a node knows of its own way back, and of the lives of others.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Memory {
     /// The operator says that the disk was lost.
     pub(crate) lost: bool,
     /// The identity file says so.
     pub(crate) rejoining: bool,
     /// It is being written that the node is a member again.
-    promoting: bool,
-    /// The incarnations of others that are on the disk.
-    pub(crate) known: [Incarnation; REPLICAS_MAX],
+    pub(super) promoting: bool,
+    /// What it knows of others.
+    pub(crate) peers: Familiarity,
+    /// What of that is on the disk.
+    pub(crate) written: Familiarity,
+    /// When that was written.
+    pub(crate) written_at: Time,
+    /// Names the data directory.
+    pub(crate) directory: u64,
+    /// What it has noted of its own starts.
+    pub(crate) starts: Starts,
 }
 
 impl Memory {
@@ -95,15 +106,6 @@ impl Node {
         self.wake(shared, now);
     }
 
-    /// What the node has taken in of others it remembers whatever happens: a hello is accepted only once its incarnation is
-    /// on the disk, and nothing else goes on meanwhile.
-    pub(crate) fn remember_peers(&mut self) {
-        let State::Up(life) = &self.state else { return };
-        for (peer, known) in (0..).map(ReplicaId).zip(&mut self.memory.known) {
-            *known = life.core.peer_incarnation(peer).max(*known);
-        }
-    }
-
     /// The last votes went with the power; the identity file tells. Other files are synced whenever they change.
     pub(crate) fn lose_votes(&mut self, shared: &mut Shared) {
         shared.trace(|| format!("node {} has lost its last votes", self.index));
@@ -121,7 +123,9 @@ impl Node {
         self.rotten = false;
         self.forget_log();
         self.disk.wipe();
-        self.memory = Memory { lost: true, ..Memory::default() };
+        // No life had that number yet.
+        self.memory = Memory { lost: true, directory: self.life + 1, ..Memory::default() };
+        self.restored = false;
         shared.invariants.on_wipe(self.index);
     }
 }
@@ -134,13 +138,18 @@ impl World {
         let answers = self.nodes.iter().filter(|peer| peer.index != node && peer.is_up());
         let answers: Vec<_> = answers
             .filter(|peer| reaches(peer.index))
-            .map(|peer| (peer.id(), peer.memory.known[node]))
+            .map(|peer| (peer.id(), peer.memory.peers.clone()))
             .collect();
         let count = self.nodes.len();
-        let State::Inquiring { answered, highest } = &mut self.nodes[node].state else { return };
-        for (peer, known) in answers {
+        let me = ReplicaId(node as u8);
+        let asking = &mut self.nodes[node];
+        let State::Inquiring { answered, highest } = &mut asking.state else { return };
+        for (peer, told) in answers {
             answered.insert(peer);
-            *highest = known.max(*highest);
+            *highest = told.of(me).life.incarnation.max(*highest);
+            for (of, known) in (0..).map(ReplicaId).zip(told.known()) {
+                asking.memory.peers.learn(me, of, known);
+            }
         }
         let (is_complete, highest) = (answered.count() + 1 == count, *highest);
         if is_complete {
@@ -155,7 +164,7 @@ impl World {
         let mut others = self.nodes.iter().filter(|other| other.index != node);
         self.nodes.len() > 2
             && others.all(|other| {
-                !other.rotten && !other.memory.is_returning() && !matches!(other.state, State::Refused)
+                !other.rotten && !other.is_on_its_way_back() && !matches!(other.state, State::Refused)
             })
     }
 }

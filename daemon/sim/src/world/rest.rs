@@ -39,7 +39,7 @@ impl World {
         let is_lost = |node: &Node| node.rotten || matches!(node.state, State::Refused);
         let lost = self.nodes.iter().filter(|node| is_lost(node)).count();
         let room = ((count - 1) / 2).saturating_sub(lost);
-        if room == 0 || self.nodes.iter().any(|node| node.memory.is_returning()) {
+        if room == 0 || self.nodes.iter().any(Node::is_on_its_way_back) {
             return Ok(());
         }
         let mut random = Stream::new(self.shared.settings.seed, Concern::Absence);
@@ -154,7 +154,7 @@ impl World {
         self.nodes.iter().all(|node| match &node.state {
             State::Refused => true,
             _ if node.is_absent => true,
-            State::Up(life) => life.core.is_live() && !node.memory.is_returning(),
+            State::Up(life) => life.core.is_live() && !node.is_on_its_way_back(),
             _ => false,
         })
     }

@@ -7,6 +7,7 @@ use panch_wire::ids::{GroupId, Slot};
 
 use super::faults::Undo;
 use super::node::State;
+use super::restore::DiskCopy;
 use super::{Event, Filter, World};
 use crate::client::{Intent, Outcome, OwnedCommand, ScriptedBatch};
 use crate::disk::{CrashKind, Latency, Name};
@@ -171,6 +172,22 @@ impl World {
     /// A node loses its disk, whatever it does; it is started again by [`World::restart`], as one that has lost its disk.
     pub fn wipe(&mut self, node: usize) {
         self.nodes[node].wipe(&mut self.shared, CrashKind::Power);
+    }
+
+    /// Whether a node has accepted the hello of another one's present life.
+    pub fn has_accepted(&self, node: usize, peer: usize) -> bool {
+        let name = self.nodes[peer].life().map(|life| life.name);
+        self.nodes[node].life().is_some_and(|life| Some(life.accepted[peer]) == name)
+    }
+
+    /// A copy of a node's disk.
+    pub fn copy(&self, node: usize) -> DiskCopy {
+        *self.nodes[node].copy_disk()
+    }
+
+    /// A node ends, and its disk is replaced by a copy.
+    pub fn restore(&mut self, node: usize, copy: &DiskCopy) {
+        self.nodes[node].restore(&mut self.shared, copy);
     }
 
     /// Whether a node is on its way back from the loss of its disk.

@@ -21,13 +21,17 @@ use panch_wire::time::Instant;
 use super::log_watch::{Watched, records};
 use super::node::{Input, Life, LogWrite, Node, State, Tag};
 use super::outbox::{Deed, Sent};
+use super::rejoin::Memory;
 use super::{Event, Letter, Shared, Verdict};
 use crate::client::Outcome;
 use crate::disk::{CrashKind, Disk, FileId, Name, Step};
 use crate::inspect::Said;
 use crate::invariant::ledger::Page;
 use crate::network::{Fate, Packet};
-use crate::queue::{MICROSECOND, MILLISECOND};
+use crate::queue::{MICROSECOND, MILLISECOND, Time};
+
+/// As in the daemon.
+const TELL_EVERY: Time = 200 * MILLISECOND;
 
 /// Why a process ends by itself.
 #[derive(Debug)]
@@ -63,22 +67,24 @@ impl Node {
         let State::Up(life) = &mut self.state else { return Ok(()) };
         let waiting = std::mem::take(&mut life.waiting);
         for (packet, reader, at) in waiting {
-            life.take_packet(shared, now, self.index, packet, reader, at);
+            life.take_packet(shared, &mut self.memory, now, self.index, packet, reader, at);
         }
         while let Some(input) = self.inbox.pop_front() {
             let State::Up(life) = &mut self.state else { return Ok(()) };
             match input {
                 Input::Packet(packet) => {
                     if life.waiting.is_empty() {
-                        life.take_packet(shared, now, self.index, packet, PacketReader::new(), 0);
+                        let reader = PacketReader::new();
+                        life.take_packet(shared, &mut self.memory, now, self.index, packet, reader, 0);
                     } else {
                         life.waiting.push_back((packet, PacketReader::new(), 0));
                     }
                 }
                 Input::Disk(tag, succeeded) => life.take_disk(shared, now, &self.disk, tag, succeeded)?,
-                Input::Connected(peer, incarnation) => {
+                Input::Connected(peer, name) => {
+                    life.told[peer] = (0, 0);
+                    let known = life.accepts(shared, &mut self.memory, self.index, peer, name);
                     let peer = ReplicaId(peer as u8);
-                    let known = life.core.admits(peer, incarnation, Incarnation(0));
                     shared.coverage.stale_packets += u64::from(!known);
                     life.deeds.peers[peer.index()] = life.core.peer_incarnation(peer);
                 }
@@ -108,7 +114,6 @@ impl Node {
         let State::Up(life) = &mut self.state else { return Ok(()) };
         life.deeds.unreached = shared.network.unreached(self.index);
         life.core.end_turn(now, &mut life.deeds);
-        self.remember_peers();
         self.consider_promotion(shared);
         self.write_log(shared, now);
         self.observe(shared);
@@ -236,6 +241,7 @@ impl Node {
         let deeds = life.take_deeds();
         let mut writers = std::mem::take(&mut life.writers);
         let me = life.core.incarnation();
+        life.log_end = life.core.wal().map_or(0, |wal| wal.synced().0);
         let mut receivers: Vec<Option<Incarnation>> = vec![None; writers.len()];
         for deed in deeds {
             match deed {
@@ -294,8 +300,21 @@ impl Node {
             }
         }
         for (to, writer) in writers.iter_mut().enumerate() {
-            if receivers[to].is_some() {
-                self.send(shared, to, writer);
+            if receivers[to].is_none() && to != self.index {
+                // Those that are sent nothing hear at times how far the log is.
+                let State::Up(life) = &self.state else { return };
+                let (log_end, at) = life.told[to];
+                if life.log_end <= log_end || shared.queue.now() < at + TELL_EVERY {
+                    continue;
+                }
+                writer.start(Incarnations { sender: me, receiver: Incarnation(0) });
+            }
+            if to == self.index && receivers[to].is_none() {
+                continue;
+            }
+            self.send(shared, to, writer);
+            if let State::Up(life) = &mut self.state {
+                life.told[to] = (life.log_end, shared.queue.now());
             }
         }
         if let State::Up(life) = &mut self.state {
@@ -348,13 +367,14 @@ impl Node {
     }
 
     fn packet(&self, shared: &mut Shared, to: usize, writer: &mut PacketWriter) -> Packet {
-        writer.finish();
+        let State::Up(life) = &self.state else { unreachable!("only a node that is up sends") };
+        writer.finish(life.log_end);
         let mut bytes = Vec::with_capacity(writer.size());
         for part in writer.parts() {
             bytes.extend_from_slice(part);
         }
         writer.release();
-        shared.network.address(self.index, to, bytes.into())
+        Packet { life: life.name, ..shared.network.address(self.index, to, bytes.into()) }
     }
 
     fn send(&self, shared: &mut Shared, to: usize, writer: &mut PacketWriter) {
@@ -420,6 +440,7 @@ impl Life {
     fn take_packet(
         &mut self,
         shared: &mut Shared,
+        memory: &mut Memory,
         now: Instant,
         me: usize,
         packet: Packet,
@@ -427,6 +448,10 @@ impl Life {
         at: usize,
     ) {
         if !shared.network.is_current(&packet) {
+            return;
+        }
+        if !self.accepts(shared, memory, me, packet.from, packet.life) {
+            shared.coverage.stale_packets += 1;
             return;
         }
         let from = ReplicaId(packet.from as u8);
@@ -450,7 +475,7 @@ impl Life {
                         return;
                     }
                 }
-                Ok(Next::NeedBytes) => return,
+                Ok(Next::NeedBytes) => return memory.hear(shared, from, reader.log_end()),
                 Ok(Next::PoolExhausted) => {
                     shared.coverage.pool_waits += 1;
                     let at = bytes.len() - input.len();

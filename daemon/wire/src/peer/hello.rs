@@ -1,5 +1,6 @@
 //! The opening of a stream between nodes: both sides make sure that they belong together before anything else is said.
 
+use super::handshake::{Life, Nonce, Seal, Sealed, Secret, same_seal, seal};
 use super::{PeerFault, VERSION};
 use crate::checksum::checksum;
 use crate::fields::{cut, may_start_with, u16_at, u32_at, u64_at};
@@ -13,8 +14,8 @@ const REPLY_MAGIC: &[u8; 4] = b"PNPR";
 ///
 /// ```text
 /// 0 "PNPH"  4 peer version u16  6 frame version u16  8 log version u16  10 core u16  12 core count u16  14 node u8
-/// 15 purpose u8  16 cluster u64  24 fingerprint u64  32 incarnation u32  36 directory u64  44 zero[12]
-/// 56 checksum u64 of the rest
+/// 15 purpose u8  16 cluster u64  24 fingerprint u64  32 incarnation u32  36 directory u64  44 life u64  52 zero[4]
+/// 56 nonce[16]  72 checksum u64 of the rest
 /// ```
 /// The first six bytes never change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +40,10 @@ pub struct Hello {
     pub incarnation: Incarnation,
     /// Names the sender's data directory: drawn when it was made, so that an emptied one is told from the one before.
     pub directory: u64,
+    /// Names the sender's life: see [`LifeKey::life`](super::LifeKey::life).
+    pub life: u64,
+    /// The sender's, for this stream.
+    pub nonce: Nonce,
     /// What the sender wants.
     pub purpose: Purpose,
 }
@@ -64,7 +69,7 @@ impl Purpose {
 
 impl Hello {
     /// Bytes of a hello.
-    pub const SIZE: usize = 64;
+    pub const SIZE: usize = 80;
 
     /// Appends the hello.
     pub fn write(&self, out: &mut Vec<u8>) {
@@ -78,7 +83,9 @@ impl Hello {
         out.extend_from_slice(&self.fingerprint.to_le_bytes());
         out.extend_from_slice(&self.incarnation.0.to_le_bytes());
         out.extend_from_slice(&self.directory.to_le_bytes());
-        out.extend_from_slice(&[0; 12]);
+        out.extend_from_slice(&self.life.to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&self.nonce);
         let sum = checksum(&out[start..]);
         out.extend_from_slice(&sum.to_le_bytes());
         debug_assert_eq!(out.len() - start, Self::SIZE);
@@ -97,7 +104,7 @@ impl Hello {
             return Err(PeerFault::Incompatible(RefusalCode::Version.text()));
         }
         let Some(bytes) = bytes.get(..Self::SIZE) else { return Ok(None) };
-        if checksum(&bytes[..56]) != u64_at(bytes, 56) {
+        if checksum(&bytes[..72]) != u64_at(bytes, 72) {
             return Err(PeerFault::Corrupt("checksum of the hello"));
         }
         let Some(purpose) = Purpose::from_code(bytes[15]) else {
@@ -114,6 +121,8 @@ impl Hello {
             fingerprint: u64_at(bytes, 24),
             incarnation: Incarnation(u32_at(bytes, 32)),
             directory: u64_at(bytes, 36),
+            life: u64_at(bytes, 44),
+            nonce: bytes[56..72].try_into().expect("16 bytes"),
             purpose,
         }))
     }
@@ -156,8 +165,15 @@ impl Hello {
             fingerprint: 0,
             incarnation: Incarnation(0),
             directory: 0,
+            life: 0,
+            nonce: Nonce::default(),
             purpose: Purpose::Stream,
         }
+    }
+
+    /// The life that the sender names.
+    pub fn named_life(&self) -> Life {
+        Life { incarnation: self.incarnation, directory: self.directory, name: self.life }
     }
 }
 
@@ -201,19 +217,27 @@ refusals! {
     Fingerprint = 5, "the cluster configuration differs: compare [cluster] in `panchd check --print` of both nodes";
     /// Not a member, or the receiver's own number.
     Node = 6, "not a node of the cluster";
-    /// A later incarnation of the same node has already spoken, or one with another data directory.
-    Incarnation = 7, "the data directory is not the one that this node ran with before, so votes may be forgotten: if its disk was lost, empty the data directory and start it with --rejoin";
+    /// The data directory is another one than before, or an older copy, or part of its log is gone.
+    Incarnation = 7, "the data directory is not the one that this node ran with before, or an older copy of it, or part of its log is lost, so votes may be forgotten: empty the data directory and start the node with --rejoin";
     /// The fields contradict each other.
     Malformed = 8, "malformed hello";
     /// The node is starting or stopping.
     NotReady = 9, "not ready";
+    /// The [`Proof`](super::Proof) speaks of other lives than the one that is remembered, which the answer names.
+    Descent = 10, "show how this start follows from the one that is remembered";
+    /// Nobody at the node's configured address has named this life yet.
+    Unconfirmed = 11, "the node at the configured address has not confirmed this start yet: is its peer address in [cluster] members the right one, and can it be reached?";
+    /// The sender looks forgetful, but has not taken in the one who says so: that one may have the older memory.
+    Doubtful = 13, "one of the two nodes has an older copy of its data directory, or has lost it, and no other has said yet which";
+    /// The cluster secret is another one.
+    Secret = 12, "the cluster secret is another one: give every node the same `secret_file`";
 }
 
 /// What a node answers to a [`Hello`].
 ///
 /// ```text
 /// 0 "PNPR"  4 peer version u16  6 refusal u16 (0 = accepted)  8 incarnation u32  12 text length u16  14 core count u16
-/// 16 checksum u64 of the rest  24 known u32  28 zero[4]  32 text
+/// 16 checksum u64 of the rest  24 known u32  28 since u32  32 seal[32] (zeros without a secret)  64 text
 /// ```
 /// The first six bytes never change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -228,18 +252,21 @@ pub struct HelloReply<'a> {
     pub core_count: u16,
     /// The highest incarnation of the asking node that the answering one remembers; 0 if none.
     pub known: Incarnation,
+    /// The incarnation in which the asking node said the log end that the answering one remembers of this core; 0 if none.
+    pub since: Incarnation,
     /// For people, when refused. To an accepted [`Purpose::Inquiry`]: what the node remembers of others.
     pub text: &'a str,
 }
 
 impl<'a> HelloReply<'a> {
     /// Bytes of an answer before its text.
-    pub const SIZE: usize = 32;
-    /// The longest text, in bytes.
-    pub const TEXT_SIZE_MAX: usize = 512;
+    pub const SIZE: usize = 64;
+    /// The longest text, in bytes: what a node remembers of eight others with 255 cores each.
+    pub const TEXT_SIZE_MAX: usize = 63 << 10;
 
-    /// Appends the answer; a text longer than [`HelloReply::TEXT_SIZE_MAX`] is cut.
-    pub fn write(&self, out: &mut Vec<u8>) {
+    /// Appends the answer; a text longer than [`HelloReply::TEXT_SIZE_MAX`] is cut. `before`: the bytes of the handshake until
+    /// now. A refusal before the proof has no seal.
+    pub fn write(&self, secret: Option<&Secret>, before: &[u8], out: &mut Vec<u8>) {
         let text = cut(self.text, Self::TEXT_SIZE_MAX);
         let start = out.len();
         out.extend_from_slice(REPLY_MAGIC);
@@ -250,11 +277,23 @@ impl<'a> HelloReply<'a> {
         out.extend_from_slice(&self.core_count.to_le_bytes());
         out.extend_from_slice(&[0; 8]);
         out.extend_from_slice(&self.known.0.to_le_bytes());
-        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&self.since.0.to_le_bytes());
+        out.extend_from_slice(&Seal::default());
         out.extend_from_slice(text.as_bytes());
-        // The field itself counts as zero.
+        // Seal and checksum count as zero in the seal, the checksum in itself.
+        let seal = seal(secret, Sealed::Reply, before, &out[start..]);
+        out[start + 32..start + 64].copy_from_slice(&seal);
         let sum = checksum(&out[start..]);
         out[start + 16..start + 24].copy_from_slice(&sum.to_le_bytes());
+    }
+
+    /// Whether the answer in `bytes`, which were read as one, was sealed with this secret in this handshake.
+    pub fn is_sealed(bytes: &[u8], secret: Option<&Secret>, before: &[u8]) -> bool {
+        let mut message = bytes.to_vec();
+        let found: Seal = message[32..64].try_into().expect("32 bytes");
+        message[16..24].fill(0);
+        message[32..64].fill(0);
+        same_seal(&found, &seal(secret, Sealed::Reply, before, &message))
     }
 
     /// Reads an answer from the front of `bytes`, and how many bytes it takes. `None` if more bytes are needed.
@@ -277,10 +316,9 @@ impl<'a> HelloReply<'a> {
         }
         let end = Self::SIZE + text_size;
         let Some(bytes) = bytes.get(..end) else { return Ok(None) };
-        let mut covered = [0; Self::SIZE + Self::TEXT_SIZE_MAX];
-        covered[..end].copy_from_slice(bytes);
+        let mut covered = bytes.to_vec();
         covered[16..24].fill(0);
-        if checksum(&covered[..end]) != u64_at(bytes, 16) {
+        if checksum(&covered) != u64_at(bytes, 16) {
             return Err(PeerFault::Corrupt("checksum of the hello's answer"));
         }
         let reply = Self {
@@ -289,6 +327,7 @@ impl<'a> HelloReply<'a> {
             incarnation: Incarnation(u32_at(bytes, 8)),
             core_count: u16_at(bytes, 14),
             known: Incarnation(u32_at(bytes, 24)),
+            since: Incarnation(u32_at(bytes, 28)),
             text: str::from_utf8(&bytes[Self::SIZE..])
                 .map_err(|_| PeerFault::Misbehaved("text of the hello's answer"))?,
         };

@@ -1,7 +1,7 @@
 //! Takes packets apart, from received chunks of any size.
 //!
 //! ```text
-//!            32 bytes            head complete, sums right
+//!            40 bytes            head complete, sums right
 //!  Header ------------> Head --------------------------> Messages --last one--> Header
 //!                                              with a body |   ^ complete and valid; or passed over
 //!                                                          v   |
@@ -63,6 +63,7 @@ enum State {
 pub struct PacketReader {
     head: Vec<u8>,
     state: State,
+    log_end: u64,
 }
 
 impl Default for PacketReader {
@@ -74,7 +75,7 @@ impl Default for PacketReader {
 impl PacketReader {
     /// A reader at the start of a stream, behind the hellos.
     pub fn new() -> Self {
-        Self { head: Vec::new(), state: State::Head }
+        Self { head: Vec::new(), state: State::Head, log_end: 0 }
     }
 
     /// Whether the stream could end here without cutting a packet.
@@ -84,6 +85,11 @@ impl PacketReader {
             State::Messages { at } => at == self.head.len(),
             _ => false,
         }
+    }
+
+    /// The last commit group of the sender's log that was on stable storage when the last packet left; 0 before the first.
+    pub fn log_end(&self) -> u64 {
+        self.log_end
     }
 
     /// Bytes of memory that the reader itself holds.
@@ -217,6 +223,7 @@ impl PacketReader {
             return Err(PeerFault::Corrupt("checksum of a packet's head"));
         }
         check_messages(&self.head)?;
+        self.log_end = u64_at(&self.head, 32);
         Ok(true)
     }
 }

@@ -52,7 +52,7 @@ fn packet(messages: &Messages) -> Vec<u8> {
     for (group, kind, message, body) in messages {
         assert!(writer.push_bytes(GroupId(*group), *kind, message, body.as_ref()));
     }
-    let size = writer.finish();
+    let size = writer.finish(0x0b0a);
     let bytes = bytes_of(&writer);
     assert_eq!(bytes.len(), size);
     bytes
@@ -68,11 +68,16 @@ fn resign(bytes: &mut [u8], head_length: usize) {
 fn golden_bytes_of_a_packet() {
     let bytes = packet(&vec![(0x0201, 7, b"abc".to_vec(), None)]);
     let expected = [
-        b'P', b'N', b'P', b'K', 43, 0, 0, 0, 43, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 2, 1, 0, 0, // header
+        b'P', b'N', b'P', b'K', 51, 0, 0, 0, 51, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 2, 1, 0, 0, // header
+        10, 11, 0, 0, 0, 0, 0, 0, // log end
         1, 2, 7, 3, 0, 0, 0, 0, b'a', b'b', b'c',
     ];
     assert_eq!(bytes[8..], expected);
     assert_eq!(bytes[..8], checksum(&expected).to_le_bytes());
+    let mut reader = PacketReader::new();
+    let next = reader.next(&mut bytes.as_slice(), &FramePool::new(PAGE_SIZE));
+    assert!(matches!(next, Ok(Next::Message(_))));
+    assert_eq!(reader.log_end(), 0x0b0a);
 }
 
 #[test]
@@ -81,7 +86,7 @@ fn fixed_messages_are_written_as_their_archives() {
     let mut writer = PacketWriter::new();
     writer.start(BOTH);
     assert!(writer.push(GroupId(1), 2, &0x0a0b_0c0d_u32, None));
-    writer.finish();
+    writer.finish(0x0b0a);
     let messages = read(&bytes_of(&writer), &[], &pool).unwrap();
     assert_eq!(messages, vec![(1, 2, vec![0x0d, 0x0c, 0x0b, 0x0a], None)]);
 }
@@ -96,6 +101,8 @@ fn hellos_come_back_and_strangers_are_refused() {
         fingerprint: 13,
         incarnation: Incarnation(4),
         directory: 0xd1,
+        life: 0x11fe,
+        nonce: [9; 16],
         purpose: Purpose::Rejoin,
         ..Hello::new(5)
     };
@@ -133,10 +140,14 @@ fn hellos_come_back_and_strangers_are_refused() {
 #[test]
 fn answers_to_a_hello_come_back() {
     for (refusal, text) in [(None, ""), (Some(RefusalCode::Cluster), "cluster 3, not 4")] {
-        let (incarnation, known) = (Incarnation(9), Incarnation(7));
-        let reply = HelloReply { version: VERSION, refusal, incarnation, core_count: 4, known, text };
+        let (incarnation, known, since) = (Incarnation(9), Incarnation(7), Incarnation(6));
+        let reply = HelloReply { version: VERSION, refusal, incarnation, core_count: 4, known, since, text };
+        let secret = Secret::new(b"sixteen and more").unwrap();
         let mut out = Vec::new();
-        reply.write(&mut out);
+        reply.write(Some(&secret), b"before", &mut out);
+        assert!(HelloReply::is_sealed(&out, Some(&secret), b"before"));
+        assert!(!HelloReply::is_sealed(&out, Some(&secret), b"after"));
+        assert!(!HelloReply::is_sealed(&out, None, b"before"));
         assert_eq!(HelloReply::parse(&out), Ok(Some((reply, out.len()))));
         for at in 0..out.len() {
             assert_eq!(HelloReply::parse(&out[..at]), Ok(None));
@@ -146,7 +157,7 @@ fn answers_to_a_hello_come_back() {
         }
     }
     assert!(matches!(Hello::parse(b"HTTP"), Err(PeerFault::Incompatible(_))));
-    assert!(matches!(Hello::parse(b"PNPH\x03\0"), Err(PeerFault::Incompatible(_))));
+    assert!(matches!(Hello::parse(b"PNPH\x02\0"), Err(PeerFault::Incompatible(_))));
 }
 
 #[test]
@@ -250,7 +261,7 @@ fn a_fault_stays() {
     let pool = FramePool::new(1 << 20);
     let good = packet(&vec![(1, 1, vec![1], None)]);
     let mut bad = good.clone();
-    bad[33] ^= 1;
+    bad[41] ^= 1;
     let mut reader = PacketReader::new();
     let fault = reader.next(&mut bad.as_slice(), &pool).unwrap_err();
     assert!(matches!(fault, PeerFault::Corrupt(_)));
@@ -263,14 +274,14 @@ fn heads_that_contradict_themselves_are_misbehaviour() {
     let good = packet(&vec![(1, 1, vec![1; 8], None), (2, 2, vec![2; 8], None)]);
     let length = good.len();
     for (at, value) in [
-        (16, 65u8), // total length, without a body to account for it
+        (16, 73u8), // total length, without a body to account for it
         (20, 1),    // fewer messages than there are
         (20, 3),    // more messages than there are
         (23, 1),    // far more messages
-        (35, 200),  // a message longer than a message may be
-        (35, 7),    // the messages no longer fill the head
-        (36, 5),    // a body shorter than a frame
-        (39, 255),  // a body longer than a frame
+        (43, 200),  // a message longer than a message may be
+        (43, 7),    // the messages no longer fill the head
+        (44, 5),    // a body shorter than a frame
+        (47, 255),  // a body longer than a frame
     ] {
         let mut bad = good.clone();
         bad[at] = value;
@@ -323,7 +334,7 @@ fn a_full_packet_refuses_and_is_still_good() {
         count += 1;
     }
     assert_eq!(count, MESSAGE_COUNT_MAX);
-    assert_eq!(writer.finish(), HEAD_SIZE_MAX);
+    assert_eq!(writer.finish(0x0b0a), HEAD_SIZE_MAX);
     assert_eq!(read(&bytes_of(&writer), &[], &pool).unwrap().len(), count);
     writer.release();
     assert!(writer.is_empty());

@@ -108,11 +108,12 @@ impl PacketWriter {
         self.head.len() + self.body_size
     }
 
-    /// Writes the header: the packet is complete. Returns its size in bytes.
+    /// Writes the header: the packet is complete. Returns its size in bytes. `log_end`: the last commit group of the sender's
+    /// log that is on stable storage now, so that it covers every claim in the packet.
     ///
     /// # Panics
     /// If no packet was started.
-    pub fn finish(&mut self) -> usize {
+    pub fn finish(&mut self, log_end: u64) -> usize {
         assert!(!self.head.is_empty() && !self.finished, "a packet is open");
         let fields = [
             u32::from_le_bytes(MAGIC),
@@ -126,6 +127,7 @@ impl PacketWriter {
             let at = 8 + 4 * index;
             self.head[at..at + 4].copy_from_slice(&field.to_le_bytes());
         }
+        self.head[32..40].copy_from_slice(&log_end.to_le_bytes());
         let sum = checksum(&self.head[8..]);
         self.head[..8].copy_from_slice(&sum.to_le_bytes());
         self.finished = true;

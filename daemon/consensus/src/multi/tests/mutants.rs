@@ -9,7 +9,7 @@ mutants! {
         RefuseDamagedLog, TornTailCut, SessionsInSnapshot, SessionDedupe, SessionGeneration, RefusedIsDropped, BatchInOrder, FailedWriteStops,
         IncarnationDurable, PromiseRestated, RecycleAfterSnapshot, RejoinAsksEverybody, RejoinMute,
         RejoinKeepsBallot, RejoinDurable, PeriodicPowerRejoins, FoundingAsksEverybody, FoundingAsksTwice,
-        FoundersAreNamed,
+        FoundersAreNamed, PeerLifeRemembered, PeerLogEndRemembered,
     ];
     random {
         random_schedules_notice_too: 400 of random::run, [

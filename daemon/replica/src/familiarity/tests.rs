@@ -1,0 +1,267 @@
+use super::*;
+
+const NODE: ReplicaId = ReplicaId(2);
+
+/// A data directory that can be copied.
+#[derive(Clone, Default)]
+struct Directory {
+    name: u64,
+    starts: Starts,
+    log: Lsn,
+}
+
+impl Directory {
+    fn new(name: u64) -> Self {
+        Self { name, ..Self::default() }
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        self.starts.iter().last().map_or(Incarnation(0), |start| start.incarnation)
+    }
+
+    fn key(&self) -> LifeKey {
+        self.starts.iter().last().expect("it has started").key
+    }
+
+    /// Starts with a key that is `draw`, and writes so many commit groups.
+    fn start(&mut self, draw: u8, writes: u64) {
+        let incarnation = Incarnation(self.incarnation().0 + 1);
+        self.starts.add(Start { incarnation, key: LifeKey([draw; 16]), log_end: self.log });
+        self.log = Lsn((u64::from(incarnation.0) << 32) + writes);
+    }
+
+    fn life(&self) -> Life {
+        Life { incarnation: self.incarnation(), directory: self.name, name: self.key().life() }
+    }
+
+    fn newcomer(&self, known: &Known, core: u16) -> Newcomer {
+        let (earlier, since) = (known.life.incarnation, known.end(core).since);
+        let claim = Claim {
+            earlier,
+            earlier_name: self.starts.key(earlier).map_or(0, |key| key.life()),
+            since,
+            log_end: self.starts.log_end_after(since),
+        };
+        Newcomer { node: NODE, core, life: self.life(), returning: false, is_authentic: false, claim }
+    }
+
+    /// Says hello as often as it takes to know what is asked for.
+    fn greet(&self, by: &mut Familiarity) -> Judgement {
+        let known = by.of(NODE);
+        by.judge(&self.newcomer(&known, 0))
+    }
+}
+
+fn acquainted(directory: &Directory) -> Familiarity {
+    let mut peer = Familiarity::default();
+    assert_eq!(directory.greet(&mut peer), Judgement::Unconfirmed);
+    peer.confirm(NODE, directory.life());
+    assert_eq!(directory.greet(&mut peer), Judgement::Familiar);
+    peer
+}
+
+#[test]
+fn a_node_that_starts_again_is_familiar_also_to_those_that_missed_starts() {
+    let mut directory = Directory::new(7);
+    directory.start(1, 10);
+    let mut peer = acquainted(&directory);
+    peer.hear(NODE, Incarnation(1), 0, directory.log);
+    directory.start(2, 10);
+    let mut away = peer.clone();
+    assert_eq!(directory.greet(&mut peer), Judgement::Familiar);
+    directory.start(3, 10);
+    directory.start(4, 10);
+    for peer in [&mut peer, &mut away] {
+        let before = peer.revision();
+        assert_eq!(directory.greet(peer), Judgement::Familiar);
+        assert!(peer.revision() > before, "it must be written down");
+        assert_eq!(peer.of(NODE).life, directory.life());
+        let before = peer.revision();
+        assert_eq!(directory.greet(peer), Judgement::Familiar);
+        assert_eq!(peer.revision(), before, "once");
+    }
+}
+
+#[test]
+fn a_copy_from_before_the_last_start_is_forgetful_however_often_it_starts() {
+    let mut directory = Directory::new(7);
+    directory.start(1, 10);
+    let mut peer = acquainted(&directory);
+    let mut copy = directory.clone();
+    directory.start(2, 0);
+    assert_eq!(directory.greet(&mut peer), Judgement::Familiar);
+    for draw in 3..9 {
+        copy.start(draw, 100);
+        assert_eq!(copy.greet(&mut peer), Judgement::Forgetful, "{draw}");
+    }
+    assert_eq!(directory.greet(&mut peer), Judgement::Familiar);
+}
+
+#[test]
+fn a_copy_from_the_last_run_is_forgetful_once_its_log_was_longer_however_often_it_starts() {
+    let mut directory = Directory::new(7);
+    directory.start(1, 10);
+    let mut peer = acquainted(&directory);
+    let mut copy = directory.clone();
+    directory.log = Lsn(directory.log.0 + 1);
+    peer.hear(NODE, Incarnation(1), 0, directory.log);
+    peer.hear(NODE, Incarnation(1), 0, copy.log);
+    for draw in 3..9 {
+        // What it writes meanwhile is above everything that was told.
+        copy.start(draw, 100);
+        assert_eq!(copy.greet(&mut peer), Judgement::Forgetful, "{draw}");
+    }
+    directory.start(2, 0);
+    assert_eq!(directory.greet(&mut peer), Judgement::Familiar);
+}
+
+#[test]
+fn every_core_shows_the_log_of_its_own() {
+    let mut directory = Directory::new(7);
+    directory.start(1, 10);
+    let mut peer = acquainted(&directory);
+    let end = directory.log;
+    peer.hear(NODE, Incarnation(1), 0, end);
+    peer.hear(NODE, Incarnation(1), 1, Lsn(end.0 + 1));
+    directory.start(2, 10);
+    assert_eq!(directory.greet(&mut peer), Judgement::Familiar);
+    assert_eq!(peer.judge(&directory.newcomer(&peer.of(NODE), 1)), Judgement::Forgetful);
+    assert_eq!(peer.judge(&directory.newcomer(&peer.of(NODE), 2)), Judgement::Familiar);
+}
+
+#[test]
+fn an_emptied_directory_is_forgetful_until_it_says_that_it_comes_back_and_its_address_confirms_it() {
+    let mut directory = Directory::new(7);
+    directory.start(1, 10);
+    let mut peer = acquainted(&directory);
+    peer.hear(NODE, Incarnation(1), 0, directory.log);
+    let mut emptied = Directory::new(8);
+    emptied.start(2, 0);
+    for draw in 3..6 {
+        assert_eq!(emptied.greet(&mut peer), Judgement::Forgetful);
+        peer.confirm(NODE, emptied.life());
+        assert_eq!(emptied.greet(&mut peer), Judgement::Forgetful);
+        emptied.start(draw, 0);
+    }
+    let known = peer.of(NODE);
+    let returning = Newcomer { returning: true, ..emptied.newcomer(&known, 0) };
+    assert_eq!(peer.judge(&returning), Judgement::Unconfirmed);
+    assert_eq!(peer.of(NODE), known);
+    let mut same = peer.clone();
+    assert_eq!(same.judge(&Newcomer { is_authentic: true, ..returning }), Judgement::Familiar);
+    peer.confirm(NODE, emptied.life());
+    assert_eq!(peer.judge(&returning), Judgement::Familiar);
+    assert_eq!(peer.of(NODE).ends, []);
+    emptied.start(9, 0);
+    assert_eq!(emptied.greet(&mut peer), Judgement::Familiar);
+    directory.start(10, 0);
+    assert_eq!(directory.greet(&mut peer), Judgement::Forgetful);
+}
+
+#[test]
+fn a_node_that_was_not_met_comes_with_the_directory_that_it_was_founded_with() {
+    let mut founders = Founders::default();
+    founders[NODE.index()] = Founder::With(7);
+    for (directory, returning, judgement) in
+        [(7, false, Judgement::Familiar), (8, false, Judgement::Forgetful), (8, true, Judgement::Familiar)]
+    {
+        let mut directory = Directory::new(directory);
+        directory.start(1, 0);
+        let mut peer = Familiarity::default();
+        peer.set_founders(founders);
+        peer.confirm(NODE, directory.life());
+        let newcomer = Newcomer { returning, ..directory.newcomer(&peer.of(NODE), 0) };
+        assert_eq!(peer.judge(&newcomer), judgement);
+    }
+}
+
+#[test]
+fn a_stranger_changes_nothing() {
+    let mut directory = Directory::new(7);
+    directory.start(1, 10);
+    let mut peer = acquainted(&directory);
+    let before = peer.clone();
+    let known = peer.of(NODE);
+    for (incarnation, returning) in [(u32::MAX, false), (u32::MAX, true), (2, false), (2, true)] {
+        let life = Life { incarnation: Incarnation(incarnation), directory: 7, name: 99 };
+        let forged = Newcomer { life, returning, ..directory.newcomer(&known, 0) };
+        let mut guessed = forged;
+        guessed.claim.earlier_name = 1;
+        assert_ne!(peer.judge(&guessed), Judgement::Familiar);
+        guessed.claim.earlier = Incarnation(0);
+        assert_ne!(peer.judge(&guessed), Judgement::Familiar);
+    }
+    assert_eq!(peer, before);
+    directory.start(2, 0);
+    assert_eq!(directory.greet(&mut peer), Judgement::Familiar);
+}
+
+#[test]
+fn a_life_without_a_name_is_known_by_its_directory_and_gets_one() {
+    let unnamed = Life { incarnation: Incarnation(1), directory: 7, name: 0 };
+    let mut known: [Known; REPLICAS_MAX] = Default::default();
+    known[NODE.index()].life = unnamed;
+    let mut peer = Familiarity::new(known);
+    let mut directory = Directory::new(7);
+    directory.start(1, 0);
+    directory.start(2, 0);
+    assert_eq!(directory.greet(&mut peer), Judgement::Unconfirmed);
+    peer.confirm(NODE, directory.life());
+    assert_eq!(directory.greet(&mut peer), Judgement::Familiar);
+    assert_eq!(peer.of(NODE).life, directory.life());
+}
+
+#[test]
+fn what_others_remember_is_learned_where_it_is_more_and_not_of_oneself() {
+    let mut directory = Directory::new(7);
+    directory.start(1, 10);
+    let mut teller = acquainted(&directory);
+    teller.hear(NODE, Incarnation(1), 0, Lsn(5));
+    let (mut longer, me) = (teller.clone(), ReplicaId(0));
+    longer.hear(NODE, Incarnation(1), 0, Lsn(9));
+    longer.hear(NODE, Incarnation(1), 2, Lsn(3));
+    directory.start(2, 10);
+    assert_eq!(directory.greet(&mut teller), Judgement::Familiar);
+    for order in [[&teller, &longer], [&longer, &teller]] {
+        let mut learner = Familiarity::default();
+        for told in order {
+            learner.learn(me, NODE, &told.of(NODE));
+            learner.learn(NODE, NODE, &told.of(NODE));
+        }
+        let known = learner.of(NODE);
+        assert_eq!(known.life, directory.life());
+        assert_eq!((known.end(0).lsn, known.end(2).lsn), (Lsn(9), Lsn(3)));
+        let revision = learner.revision();
+        learner.learn(me, NODE, &teller.of(NODE));
+        assert_eq!(learner.revision(), revision);
+    }
+    let mut learner = Familiarity::default();
+    learner.learn(NODE, NODE, &teller.of(NODE));
+    assert_eq!(learner, Familiarity::default());
+}
+
+#[test]
+fn a_core_that_was_killed_before_it_noted_a_start_has_found_what_the_next_one_finds() {
+    let start = |incarnation, end| Start {
+        incarnation: Incarnation(incarnation),
+        key: LifeKey([1; 16]),
+        log_end: Lsn(end),
+    };
+    let starts = Starts::new(vec![start(1, 0), start(2, 7), start(4, 9)]);
+    for (since, end) in [(0, 0), (1, 7), (2, 9), (3, 9)] {
+        assert_eq!(starts.log_end_after(Incarnation(since)), Lsn(end), "since {since}");
+    }
+}
+
+#[test]
+fn the_starts_remembered_are_bounded_and_what_lies_before_them_is_not_claimed() {
+    let mut directory = Directory::new(7);
+    for _ in 0..STARTS_MAX + 5 {
+        directory.start(1, 1);
+    }
+    assert_eq!(directory.starts.iter().count(), STARTS_MAX);
+    assert_eq!(directory.starts.key(Incarnation(5)), None);
+    assert_eq!(directory.starts.log_end_after(Incarnation(4)), Lsn(0));
+    assert!(directory.starts.log_end_after(Incarnation(5)) > Lsn(0));
+    assert_eq!(directory.starts.previous(), Incarnation(STARTS_MAX as u32 + 4));
+}
