@@ -13,6 +13,7 @@
 mod list;
 pub mod register;
 pub mod store;
+mod zones;
 
 use std::hash::Hash;
 

@@ -155,8 +155,59 @@ fn wide_concurrency_is_searched_with_memory() {
 }
 
 #[test]
+fn reads_and_writes_are_decided_however_many_are_concurrent() {
+    // An outage: many writes are answered at about the same time, in another order than they were asked for.
+    let mut history = vec![set(0, 1, "old")];
+    for n in 0..80u64 {
+        let (invoked, effect) = (10 + n, 1000 + 10 * (n * 37 % 80));
+        history.push(set(invoked, effect + 1 + n * 13 % 300, &format!("v{n}")));
+        history.push(get(invoked, effect + 9, Some(&format!("v{n}"))));
+        history.push(lost(invoked, Action::Set(bytes(&format!("lost{n}")))));
+    }
+    history.push(get(500, 1790, Some("lost9")));
+    assert_eq!(check_key(&history, STEPS), Verdict::Linearizable);
+    // The last one took effect at 1790; and two reads do not agree which one that was.
+    history.push(get(3000, 3001, Some("lost5")));
+    assert_eq!(check_key(&history, STEPS), Verdict::Linearizable);
+    history.push(get(3002, 3003, Some("lost9")));
+    assert!(matches!(check_key(&history, 1000), Verdict::NotLinearizable { .. }));
+}
+
+#[test]
+fn both_ways_to_decide_agree() {
+    let mut state = 1u64;
+    let mut below = |bound: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % bound
+    };
+    let (mut accepted, mut refused) = (0, 0);
+    for _ in 0..20_000 {
+        let mut history = Vec::new();
+        for number in 0..2 + below(4) {
+            let invoked = below(12);
+            let returned = invoked + below(6);
+            let value = ["a", "b", "c"][below(3) as usize];
+            let is_new = !history.iter().any(|timed: &Timed<KeyOperation>| {
+                matches!(&timed.operation.action, Action::Set(other) if *other == bytes(value))
+            });
+            history.push(match below(5) {
+                0..=1 if is_new && number % 3 == 2 => lost(invoked, Action::Set(bytes(value))),
+                0..=1 if is_new => set(invoked, returned, value),
+                2 => get(invoked, returned, None),
+                _ => get(invoked, returned, Some(value)),
+            });
+        }
+        let is_linearizable = |verdict| matches!(verdict, Verdict::Linearizable);
+        let by_search = is_linearizable(check(&Register, &history, STEPS));
+        assert_eq!(is_linearizable(check_key(&history, STEPS)), by_search, "{history:?}");
+        *(if by_search { &mut accepted } else { &mut refused }) += 1;
+    }
+    assert!(accepted > 1000 && refused > 1000, "{accepted} and {refused}");
+}
+
+#[test]
 fn a_search_that_takes_too_long_says_so() {
-    let history: Vec<_> = (0..10).map(|n| set(0, 10, &format!("v{n}"))).collect();
+    let history: Vec<_> = (0..10).map(|n| increment(0, 10, 10 - n)).collect();
     assert_eq!(check(&Register, &history, 3), Verdict::Undecided);
 }
 
@@ -298,7 +349,7 @@ fn anomalies_name_the_key_and_the_operation() {
 fn what_is_not_decided_is_refused() {
     let mut history = Families::default();
     for n in 0..10 {
-        history = history.one("k", set(0, 10, &format!("v{n}")));
+        history = history.one("k", increment(0, 10, 10 - n));
     }
     assert!(history.0.check(3).unwrap_err().text.contains("not decided"));
 }

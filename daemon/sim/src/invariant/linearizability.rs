@@ -4,7 +4,7 @@ use crate::linear::register::Summary;
 use crate::linear::store::History;
 
 /// Steps of the search per part before it is given up.
-const STEPS_MAX: u64 = 1_000_000;
+const STEPS_MAX: u64 = 2_000_000;
 
 /// Checks a whole history.
 ///

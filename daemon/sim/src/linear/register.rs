@@ -3,7 +3,7 @@
 use std::fmt;
 use std::rc::Rc;
 
-use super::{Model, Timed, Verdict, check};
+use super::{Model, Timed, Verdict, check, zones};
 
 /// A value, shared.
 pub type Bytes = Rc<[u8]>;
@@ -173,7 +173,16 @@ pub struct Summary {
 
 /// Checks the history of one key.
 pub fn check_key(operations: &[Timed<KeyOperation>], steps_max: u64) -> Verdict {
-    check(&Register, operations, steps_max)
+    match zones::check(operations) {
+        None => check(&Register, operations, steps_max),
+        Some(Verdict::NotLinearizable { stuck, linearized }) => match check(&Register, operations, steps_max)
+        {
+            // It knows how long an order may be.
+            longest @ Verdict::NotLinearizable { .. } => longest,
+            _ => Verdict::NotLinearizable { stuck, linearized },
+        },
+        Some(verdict) => verdict,
+    }
 }
 
 pub(super) fn describe<O: fmt::Debug + PartialEq>(
