@@ -61,7 +61,7 @@ fn elect(setup: &Setup, world: &mut World<Multi>, id: u8, peers: &[u8]) {
 }
 
 #[test]
-fn every_schedule_of_a_first_election_and_one_batch_agrees() {
+fn the_first_schedules_of_a_first_election_and_one_batch_agree() {
     let mut setup = Setup::new(3, proposals(&[0]));
     setup.timing_out = set(&[0]);
     setup.bounds.deadlines = 1;

@@ -1,4 +1,4 @@
-//! Every schedule of two batches that interfere, up to a bound on states.
+//! Schedules of two batches that interfere, shortest first, up to a bound on states: what lies behind it is not looked at.
 
 use panch_wire::frame::FramePool;
 use panch_wire::ids::ReplicaId;
@@ -24,7 +24,7 @@ fn two_leaders(replica_count: usize) -> Setup {
 }
 
 #[test]
-fn every_schedule_of_two_leaders_agrees() {
+fn the_first_schedules_of_two_leaders_agree() {
     for replica_count in [3, 5] {
         let setup = two_leaders(replica_count);
         let start = World::new(&setup).expect("starting decides nothing");
@@ -34,7 +34,7 @@ fn every_schedule_of_two_leaders_agrees() {
 
 /// Both have proposed; then deadlines fire too: what is slow is asked of the third, and suspected leaders are recovered.
 #[test]
-fn every_schedule_of_retries_and_recoveries_agrees() {
+fn the_first_schedules_of_retries_and_recoveries_agree() {
     let mut setup = two_leaders(3);
     let mut start = World::new(&setup).expect("starting decides nothing");
     for index in [0, 1] {
