@@ -104,7 +104,7 @@ pub(super) fn snapshot_below_acknowledged_entries(seed: u64) -> Result<(), Strin
     world.run_for(2 * SECOND);
     let leader = world.leader().unwrap_or(leader);
     let [next, lagging] = others(3, leader)[..] else { unreachable!("three nodes") };
-    for attempt in 0..8 {
+    for attempt in 0..40 {
         let known = world.status(lagging).protocol.committed;
         world.set_filter(Box::new(move |letter: &Letter| {
             let news = match letter.multi() {
