@@ -4,6 +4,7 @@
 
 mod latency;
 mod limits;
+mod past;
 mod refused;
 mod rogue;
 mod sessions;

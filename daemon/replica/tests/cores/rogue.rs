@@ -35,7 +35,7 @@ impl Dice {
 
 /// What the core asked its driver for.
 #[derive(Default)]
-struct Asked {
+pub(crate) struct Asked {
     loads: VecDeque<(Position, Location)>,
     reads: VecDeque<(ReplicaId, SnapshotFile, u64, usize)>,
     writes: VecDeque<(Slot, bool)>,
@@ -57,8 +57,8 @@ impl Outbox for Asked {
     fn snapshot_remove(&mut self, _: GroupId, _: Slot) {}
 }
 
-fn core(kind: ProtocolKind, replica_count: usize, rejoining: bool, pool: &FramePool) -> (Core, Asked) {
-    let config = CoreConfig {
+pub(crate) fn config(kind: ProtocolKind, replica_count: usize, rejoining: bool) -> CoreConfig {
+    CoreConfig {
         rejoining,
         me: ReplicaId(0),
         replica_count,
@@ -73,7 +73,11 @@ fn core(kind: ProtocolKind, replica_count: usize, rejoining: bool, pool: &FrameP
         },
         tuning: Tuning::default(),
         log_size_max: 1 << 20,
-    };
+    }
+}
+
+fn core(kind: ProtocolKind, replica_count: usize, rejoining: bool, pool: &FramePool) -> (Core, Asked) {
+    let config = config(kind, replica_count, rejoining);
     let mut core = Core::open(&config, Incarnation(2), pool.clone(), |_| random(1), |_| None);
     let mut asked = Asked::default();
     let log = Config {
@@ -86,7 +90,7 @@ fn core(kind: ProtocolKind, replica_count: usize, rejoining: bool, pool: &FrameP
     (core, asked)
 }
 
-fn body(pool: &FramePool, id: BatchId, size: usize) -> Frame {
+pub(crate) fn body(pool: &FramePool, id: BatchId, size: usize) -> Frame {
     let value = vec![7; size];
     let mut writer = BatchWriter::new(pool.take(size + 4096).expect("memory"), Vec::new());
     assert!(writer.push(&Command {
