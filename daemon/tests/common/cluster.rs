@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::disk::Disk;
 use super::links::Links;
 use super::{Info, eventually, ports};
 
@@ -30,6 +31,8 @@ pub struct Settings {
     pub node: String,
     /// Nodes reach each other through links that can be cut.
     pub linked: bool,
+    /// Every node has a disk of its own, of so many mebibytes, which can be filled and stopped: where the process may make one.
+    pub disk: Option<u64>,
 }
 
 impl Default for Settings {
@@ -41,6 +44,7 @@ impl Default for Settings {
             cluster: String::new(),
             node: "log_segment_size = \"4MiB\"\nsnapshot_log_size = \"8MiB\"\n".into(),
             linked: false,
+            disk: None,
         }
     }
 }
@@ -69,6 +73,8 @@ pub struct Cluster {
     nodes: Vec<Process>,
     /// Between the nodes, if they are linked.
     pub links: Option<Links>,
+    /// Of the nodes from 1, if they have some.
+    disks: Vec<Disk>,
 }
 
 impl Cluster {
@@ -102,7 +108,10 @@ impl Cluster {
         });
         let nodes: Vec<Process> = nodes.collect();
         let links = settings.linked.then(|| Links::start(nodes.iter().map(|node| node.ports.peer)));
-        let cluster = Self { folder, settings, nodes, links };
+        let mount = |id: usize, size| Disk::mount(&folder.path().join(format!("disk-{id}")), size);
+        let disks: Option<Vec<Disk>> =
+            settings.disk.and_then(|size| (1..=settings.nodes).map(|id| mount(id, size)).collect());
+        let cluster = Self { folder, settings, nodes, links, disks: disks.unwrap_or_default() };
         for id in cluster.ids() {
             fs::write(cluster.config_path(id), cluster.config_text(id)).expect("a configuration is written");
         }
@@ -129,7 +138,17 @@ impl Cluster {
     }
 
     pub fn data_dir(&self, id: usize) -> PathBuf {
-        self.folder().join(format!("node-{id}"))
+        self.folder().join(self.data_dir_name(id))
+    }
+
+    /// As the configuration says it: relative to the folder.
+    fn data_dir_name(&self, id: usize) -> String {
+        if self.disks.is_empty() { format!("node-{id}") } else { format!("disk-{id}/data") }
+    }
+
+    /// The disk of a node; `None` if the cluster has none, or this process may not make any.
+    pub fn disk(&mut self, id: usize) -> Option<&mut Disk> {
+        self.disks.get_mut(id - 1)
     }
 
     pub fn log_dir(&self, id: usize, core: usize) -> PathBuf {
@@ -165,9 +184,10 @@ impl Cluster {
             Some(_) => format!("peer_listen = \"127.0.0.1:{}\"\n", self.ports(id).peer),
             None => String::new(),
         };
+        let data_dir = self.data_dir_name(id);
         format!(
             "[cluster]\nname = \"test\"\ngroups = {groups}\nmembers = [\n{members}]\n{cluster}\n[node]\nid = {id}\n\
-             data_dir = \"node-{id}\"\ncores = {cores}\nidle = \"park\"\n{listen}{node}"
+             data_dir = \"{data_dir}\"\ncores = {cores}\nidle = \"park\"\n{listen}{node}"
         )
     }
 
@@ -291,6 +311,11 @@ impl Cluster {
             let _ = connection.set_read_timeout(Some(patience));
             redis::cmd("PING").query::<String>(&mut connection).is_ok()
         })
+    }
+
+    /// Waits until a node that was started answers PING.
+    pub fn wait_serving(&mut self, id: usize) {
+        assert!(self.try_wait_serving(id), "a port of node {id} is taken");
     }
 
     /// Starts a node and waits until it answers PING.
@@ -554,11 +579,12 @@ impl Drop for Cluster {
                 eprintln!("--- standard error of node {id} (it {state}) ---\n{}", shown.join("\n"));
             }
         }
-        for node in &mut self.nodes {
-            if let Some(mut child) = node.child.take() {
-                let _ = child.kill();
-                let _ = child.wait();
-            }
+        for child in self.nodes.iter_mut().filter_map(|node| node.child.as_mut()) {
+            let _ = child.kill();
+        }
+        self.disks.iter_mut().for_each(Disk::release);
+        for mut child in self.nodes.iter_mut().filter_map(|node| node.child.take()) {
+            let _ = child.wait();
         }
         ports::give_back(self.nodes.iter().flat_map(|node| {
             let Ports { resp, native, peer } = node.ports;

@@ -1,30 +1,48 @@
-//! Links between nodes that can be cut: a relay in front of every node's peer port.
+//! Links between nodes that can be cut, slowed down and narrowed: a relay in front of every node's peer port.
 //!
-//! A relay knows from the first bytes of a stream who opened it. A cut link loses nothing, it stands still, as TCP does
+//! A relay knows from the first bytes of a stream who opened it. Each direction of a link is a thing of its own: what node 1
+//! says to node 2 may stand still while node 2 is heard by node 1. A cut direction loses nothing, it stands still, as TCP does
 //! while packets are dropped; healed, it goes on where it stood.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use panch_wire::peer::Hello;
 
 /// How long a relay waits before it looks again.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// How long a relay waits for bytes before it looks whether something has changed.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// Bytes that may be on their way through a relay, per direction of a stream.
+const ON_THE_WAY_MAX: usize = 4 << 20;
+
 #[derive(Default)]
 struct State {
-    /// Pairs of nodes, the lower one first.
+    /// Directions that stand still: from, to.
     cut: Mutex<BTreeSet<(usize, usize)>>,
+    /// How long everything takes, in microseconds, one way.
+    delay: AtomicU64,
+    /// Bytes per second of each direction of a stream; 0: as many as go.
+    bandwidth: AtomicU64,
     over: AtomicBool,
 }
 
 impl State {
-    fn is_cut(&self, one: usize, other: usize) -> bool {
-        self.cut.lock().expect("no holder panics").contains(&(one.min(other), one.max(other)))
+    fn is_cut(&self, link: (usize, usize)) -> bool {
+        self.cut.lock().expect("no holder panics").contains(&link)
+    }
+
+    fn delay(&self) -> Duration {
+        Duration::from_micros(self.delay.load(Ordering::Relaxed))
+    }
+
+    fn is_wide(&self) -> bool {
+        self.bandwidth.load(Ordering::Relaxed) == 0
     }
 
     fn is_over(&self) -> bool {
@@ -62,12 +80,29 @@ impl Links {
     pub fn cut_off(&self, node: usize) {
         let others = (1..=self.ports.len()).filter(|other| *other != node);
         let mut cut = self.state.cut.lock().expect("no holder panics");
-        cut.extend(others.map(|other| (node.min(other), node.max(other))));
+        cut.extend(others.flat_map(|other| [(node, other), (other, node)]));
     }
 
-    /// Everything goes its way again.
+    /// Nothing that one node says reaches the other any more; what that one says still goes through.
+    pub fn cut_one_way(&self, from: usize, to: usize) {
+        self.state.cut.lock().expect("no holder panics").insert((from, to));
+    }
+
+    /// From now on everything takes that long, one way.
+    pub fn delay(&self, one_way: Duration) {
+        self.state.delay.store(one_way.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// From now on no more than so many bytes per second go through each direction of a stream.
+    pub fn narrow(&self, bytes_per_second: u64) {
+        self.state.bandwidth.store(bytes_per_second, Ordering::Relaxed);
+    }
+
+    /// Everything goes its way again, at once.
     pub fn heal(&self) {
         self.state.cut.lock().expect("no holder panics").clear();
+        self.state.delay.store(0, Ordering::Relaxed);
+        self.state.bandwidth.store(0, Ordering::Relaxed);
     }
 }
 
@@ -99,39 +134,88 @@ fn relay(mut opener: TcpStream, node: usize, target: u16, state: &Arc<State>) {
     let Ok(Some(from)) = Hello::parse(&hello).map(|hello| hello.map(|it| it.node.index() + 1)) else {
         return;
     };
-    while state.is_cut(from, node) {
-        if state.is_over() {
-            return;
-        }
-        std::thread::sleep(PAUSE);
-    }
-    let Ok(mut acceptor) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)) else { return };
-    if acceptor.write_all(&hello).is_err() {
-        return;
-    }
+    let Ok(acceptor) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)) else { return };
     let (Ok(back_from), Ok(back_to)) = (acceptor.try_clone(), opener.try_clone()) else { return };
     let shared = Arc::clone(state);
-    let back = std::thread::spawn(move || copy(back_from, back_to, (node, from), &shared));
-    copy(opener, acceptor, (from, node), state);
+    let back = std::thread::spawn(move || copy(back_from, back_to, &[], (node, from), &shared));
+    copy(opener, acceptor, &hello, (from, node), state);
     let _ = back.join();
 }
 
-/// Copies bytes from one end to the other while the link is whole.
-fn copy(mut from: TcpStream, mut to: TcpStream, link: (usize, usize), state: &State) {
-    let mut buffer = vec![0; 256 << 10];
+/// What has been read from one end and not written to the other.
+#[derive(Default)]
+struct Delayed {
+    pieces: VecDeque<(Instant, Vec<u8>)>,
+    size: usize,
+    /// When the next byte may leave if the link is narrow.
+    free_at: Option<Instant>,
+}
+
+impl Delayed {
+    fn push(&mut self, bytes: &[u8], state: &State) {
+        let mut due = Instant::now() + state.delay();
+        let bandwidth = state.bandwidth.load(Ordering::Relaxed);
+        if bandwidth > 0 {
+            let begins = self.free_at.map_or(due, |free| free.max(due));
+            due = begins + Duration::from_secs_f64(bytes.len() as f64 / bandwidth as f64);
+            self.free_at = Some(due);
+        }
+        self.size += bytes.len();
+        self.pieces.push_back((due, bytes.to_vec()));
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.pieces.front().map(|(due, _)| *due)
+    }
+
+    fn pop(&mut self) -> Option<Vec<u8>> {
+        let (_, bytes) = self.pieces.pop_front()?;
+        self.size -= bytes.len();
+        Some(bytes)
+    }
+}
+
+/// Copies bytes from one end to the other while the direction is whole, `first` before all others.
+fn copy(mut from: TcpStream, mut to: TcpStream, first: &[u8], link: (usize, usize), state: &State) {
+    let mut buffer = vec![0; 64 << 10];
+    let mut delayed = Delayed::default();
+    if !first.is_empty() {
+        delayed.push(first, state);
+    }
     let _ = from.set_nodelay(true);
     let _ = to.set_nodelay(true);
-    let _ = from.set_read_timeout(Some(Duration::from_millis(20)));
     while !state.is_over() {
-        if state.is_cut(link.0, link.1) {
+        if state.is_cut(link) {
             std::thread::sleep(PAUSE);
             continue;
         }
+        let now = Instant::now();
+        if delayed.due().is_some_and(|due| due <= now) {
+            let bytes = delayed.pop().expect("one is due");
+            if to.write_all(&bytes).is_err() {
+                break;
+            }
+            continue;
+        }
+        let patience = delayed.due().map_or(PATIENCE, |due| due.duration_since(now).min(PATIENCE));
+        if delayed.size >= ON_THE_WAY_MAX {
+            std::thread::sleep(patience);
+            continue;
+        }
+        let _ = from.set_read_timeout(Some(patience.max(Duration::from_micros(100))));
         match from.read(&mut buffer) {
             Ok(0) => break,
-            Ok(count) if to.write_all(&buffer[..count]).is_ok() => {}
+            // What was read while the link was cut waits like everything behind it.
+            Ok(count)
+                if delayed.size == 0 && state.delay().is_zero() && !state.is_cut(link) && state.is_wide() =>
+            {
+                if to.write_all(&buffer[..count]).is_err() {
+                    break;
+                }
+            }
+            Ok(count) => delayed.push(&buffer[..count], state),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-            _ => break,
+            Err(_) => break,
         }
     }
     let _ = from.shutdown(Shutdown::Both);

@@ -15,6 +15,7 @@
 
 pub mod cluster;
 pub mod direct;
+pub mod disk;
 pub mod info;
 pub mod links;
 pub mod load;
