@@ -247,9 +247,8 @@ impl Stage {
         for id in self.cluster.ids() {
             self.cluster.spawn(id);
         }
-        for id in self.cluster.ids() {
-            self.cluster.wait_serving(id);
-        }
+        let all: Vec<usize> = self.cluster.ids().collect();
+        self.cluster.wait_serving(&all);
         self.check_large();
     }
 

@@ -64,7 +64,7 @@ fn beginning(generation: u64) -> u64 {
 
 /// The last number of a generation.
 fn last_of(generation: u64) -> u64 {
-    if holds(Rule::SessionGeneration) { (generation + 1 << SESSION_NUMBER_BITS) - 1 } else { u64::MAX }
+    if holds(Rule::SessionGeneration) { ((generation + 1) << SESSION_NUMBER_BITS) - 1 } else { u64::MAX }
 }
 
 impl SessionRecord {

@@ -313,11 +313,6 @@ impl Cluster {
         })
     }
 
-    /// Waits until a node that was started answers PING.
-    pub fn wait_serving(&mut self, id: usize) {
-        assert!(self.try_wait_serving(id), "a port of node {id} is taken");
-    }
-
     /// Starts a node and waits until it answers PING.
     pub fn start_node(&mut self, id: usize) {
         self.start_with(id, Self::spawn);
