@@ -52,7 +52,10 @@ impl Default for Word {
 
 /// What another node has answered.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one per node, while a node starts for the first time")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one per node, while a node starts for the first time"
+)]
 pub enum Answer {
     /// Nothing, or nothing that helps.
     #[default]

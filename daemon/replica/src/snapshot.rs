@@ -16,7 +16,7 @@ pub(crate) mod scan;
 mod tests;
 pub(crate) mod writer;
 
-pub use file::{SNAPSHOT_RECORD, SnapshotFault, SnapshotName};
+pub use file::{SNAPSHOT_RECORD, SnapshotFault, SnapshotFiles, SnapshotName};
 pub use reader::{Restored, SnapshotError, SnapshotHeader, SnapshotReader};
 
 /// Bytes of the header.

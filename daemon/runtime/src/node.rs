@@ -11,7 +11,7 @@ use panch_consensus::protocol::random;
 use panch_replica::core::{Core, CoreConfig, PastFault, ReplayFault};
 use panch_replica::familiarity::Start;
 use panch_replica::rejoin::Life;
-use panch_replica::snapshot::SnapshotFault;
+use panch_replica::snapshot::{SnapshotFault, SnapshotFiles};
 use panch_ring::clock;
 use panch_ring::file::LogFile;
 use panch_ring::mesh::{self, MeshPort};
@@ -397,7 +397,7 @@ fn open_core(
     let mut segments = directory.segments();
     let mut existing = segments.segments().map_err(directory_fault)?;
     let memory = options.log.durability == Durability::Memory;
-    let (newest, superseded) = directory.snapshot_files().map_err(directory_fault)?;
+    let SnapshotFiles { newest, superseded } = directory.snapshot_files().map_err(directory_fault)?;
     let mut snapshots = Vec::new();
     for (group, slot) in newest {
         let loaded = directory.load_snapshot(group, slot, options.replica.hash_seed);

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
-use panch_replica::snapshot::{self, Restored, SnapshotFault};
+use panch_replica::snapshot::{self, Restored, SnapshotFault, SnapshotFiles};
 use panch_replica::transfer::SnapshotFile;
 use panch_ring::doorbell::Doorbell;
 use panch_ring::file::{self, LogFile};
@@ -275,9 +275,6 @@ pub(crate) struct CoreDirectory {
     begun: Arc<Path>,
 }
 
-/// Snapshot files, by group and slot.
-type Files = Vec<(GroupId, Slot)>;
-
 const COMPLETE: &str = "snapshot";
 const PARTIAL: &str = "partial";
 
@@ -359,8 +356,8 @@ impl CoreDirectory {
     }
 
     /// The complete snapshot files: those that count at this start, and the others. Removes incomplete ones.
-    pub(crate) fn snapshot_files(&self) -> io::Result<(Files, Files)> {
-        let mut found = Files::new();
+    pub(crate) fn snapshot_files(&self) -> io::Result<SnapshotFiles> {
+        let mut found = Vec::new();
         for entry in fs::read_dir(&self.snapshots)? {
             let path = entry?.path();
             match parse_name(&path) {
@@ -369,7 +366,7 @@ impl CoreDirectory {
                 None => {}
             }
         }
-        Ok(snapshot::file::newest(found))
+        Ok(found.into())
     }
 
     /// Loads a snapshot.
@@ -568,7 +565,7 @@ mod tests {
         fs::remove_file(&newest).unwrap();
         fs::write(&newest, vec![1; 100]).unwrap();
         assert!(matches!(load(), SnapshotFault::Damaged(_)));
-        let (counts, superseded) = directory.snapshot_files().unwrap();
+        let SnapshotFiles { newest: counts, superseded } = directory.snapshot_files().unwrap();
         assert_eq!((counts, superseded), (vec![(GROUP, Slot(9))], vec![(GROUP, Slot(4))]));
         assert!(newest.exists() && !directory.partial(GROUP, Slot(10)).exists());
     }

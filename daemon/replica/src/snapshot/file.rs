@@ -87,12 +87,23 @@ impl From<SnapshotError> for SnapshotFault {
     }
 }
 
-/// Parts complete files into the newest of each group, which is to be loaded, and the rest, which the start makes
-/// superfluous once it has succeeded.
-pub fn newest(mut files: Vec<(GroupId, Slot)>) -> (Vec<(GroupId, Slot)>, Vec<(GroupId, Slot)>) {
-    files.sort_unstable_by(|left, right| right.cmp(left));
-    let mut last = None;
-    files.into_iter().partition(|(group, _)| last.replace(*group) != Some(*group))
+/// Complete snapshot files, each named by its group and by what it covers.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct SnapshotFiles {
+    /// The newest of each group, which is to be loaded.
+    pub newest: Vec<(GroupId, Slot)>,
+    /// The others, which nobody needs once a start has succeeded.
+    pub superseded: Vec<(GroupId, Slot)>,
+}
+
+impl From<Vec<(GroupId, Slot)>> for SnapshotFiles {
+    fn from(mut files: Vec<(GroupId, Slot)>) -> Self {
+        files.sort_unstable_by(|left, right| right.cmp(left));
+        let mut last = None;
+        let (newest, superseded) =
+            files.into_iter().partition(|(group, _)| last.replace(*group) != Some(*group));
+        Self { newest, superseded }
+    }
 }
 
 /// Reads the snapshot of `slot` of `group`. `read` fills memory from an offset of its file and tells how many bytes it got,
@@ -132,7 +143,8 @@ mod tests {
     #[test]
     fn the_newest_of_each_group_counts() {
         let file = |group, slot| (GroupId(group), Slot(slot));
-        let (counts, rest) = newest(vec![file(0, 9), file(1, 3), file(0, 10), file(1, 2), file(0, 1)]);
+        let SnapshotFiles { newest: counts, superseded: rest } =
+            vec![file(0, 9), file(1, 3), file(0, 10), file(1, 2), file(0, 1)].into();
         assert_eq!(counts, [file(1, 3), file(0, 10)]);
         assert_eq!(rest, [file(1, 2), file(0, 9), file(0, 1)]);
     }

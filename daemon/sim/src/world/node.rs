@@ -8,7 +8,7 @@ use panch_replica::batcher::BatchLimits;
 use panch_replica::core::Core;
 use panch_replica::rejoin::Life as Written;
 use panch_replica::replica::PROTOCOL_RECORD;
-use panch_replica::snapshot::{Restored, SnapshotFault, file};
+use panch_replica::snapshot::{Restored, SnapshotFault, SnapshotFiles, file};
 use panch_replica::status::GroupStatus;
 use panch_replica::transfer::SnapshotFile;
 use panch_wal::{
@@ -348,7 +348,7 @@ impl Node {
         let config = shared.core_config(self.id(), limits, rejoining);
         let is_unreadable = std::mem::take(&mut self.unreadable);
         let mut restored = Vec::new();
-        for (group, slot) in self.snapshot_files().0 {
+        for (group, slot) in self.snapshot_files().newest {
             match self.load_snapshot(group, slot, config.replica.hash_seed, is_unreadable) {
                 Ok(found) => {
                     shared.coverage.restored += 1;
@@ -460,7 +460,8 @@ impl Node {
 
     /// Removes what earlier lives left unfinished, and snapshots older than the newest.
     fn tidy(&mut self, shared: &mut Shared) {
-        let superseded = self.snapshot_files().1.into_iter().map(|(group, slot)| Name::Snapshot(group, slot));
+        let superseded =
+            self.snapshot_files().superseded.into_iter().map(|(group, slot)| Name::Snapshot(group, slot));
         let unfinished = self.disk.names().filter(|name| matches!(name, Name::Temporary(_)));
         let useless: Vec<Name> = superseded.chain(unfinished).collect();
         for name in useless {
@@ -469,12 +470,12 @@ impl Node {
     }
 
     /// The complete snapshots: those that count, and the others.
-    pub(super) fn snapshot_files(&self) -> (Vec<(GroupId, Slot)>, Vec<(GroupId, Slot)>) {
+    pub(super) fn snapshot_files(&self) -> SnapshotFiles {
         let files = self.disk.names().filter_map(|name| match name {
             Name::Snapshot(group, slot) => Some((group, slot)),
             _ => None,
         });
-        file::newest(files.collect())
+        files.collect::<Vec<_>>().into()
     }
 
     pub(super) fn load_snapshot(

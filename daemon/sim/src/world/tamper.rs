@@ -13,7 +13,7 @@ impl Node {
     fn change_state(&mut self, shared: &mut Shared, key: &str, change: u8) -> bool {
         assert!(matches!(self.state, State::Down), "the disk of a running node is its own");
         let group = GroupId(0);
-        let newest = self.snapshot_files().0.into_iter().find(|(of, _)| *of == group);
+        let newest = self.snapshot_files().newest.into_iter().find(|(of, _)| *of == group);
         let Some((_, slot)) = newest else { return false };
         let found = self.load_snapshot(group, slot, shared.settings.replica.hash_seed, false);
         let Ok((file, Restored { covered, stamp, mut machine, .. })) = found else { return false };
