@@ -117,6 +117,10 @@ pub struct Epaxos {
     announced: Numbers,
     /// Per row, the highest number voted for, accepted, committed or executed here.
     voted: Numbers,
+    /// Per row, the highest number accepted, or committed for all to know, or executed here.
+    decided: Numbers,
+    /// Since when the own log owes votes for own instances, and the number of the last of these.
+    log_owes: Option<(Instant, u64)>,
     /// The next number of the own row.
     next: u64,
     /// Numbers of the own row up to here are reserved, and up to there durably.
@@ -227,7 +231,7 @@ impl Epaxos {
         if message.names_beyond(|row| self.number_limit(row)) {
             return;
         }
-        self.on_heard(from);
+        self.on_heard(from, &message);
         if let Some(position) = message.position()
             && from != self.group.me
             && message.brings_batch()
@@ -285,6 +289,8 @@ impl Protocol for Epaxos {
             committed: Frontier::default(),
             announced: Numbers::default(),
             voted: Numbers::default(),
+            decided: Numbers::default(),
+            log_owes: None,
             next: 1,
             reserved: 0,
             reserved_durable: 0,

@@ -19,6 +19,15 @@ use panch_wire::time::{Duration, Instant};
 
 use crate::protocol::Tuning;
 
+/// A replica that fails again and again is passed over for so long at most.
+const AVOIDED_MAX: Duration = Duration::from_secs(60);
+/// Whoever has not failed for so many times as long as it was passed over last starts afresh.
+const FORGIVEN_AFTER: u32 = 16;
+/// An answer counts so much among all of a replica.
+const LATENCY_SHARE: u32 = 8;
+/// Answers that take so many times those of the quickest replica are too slow.
+const SLOWER_MAX: u32 = 3;
+
 /// A replica may be silent for so many times as long as it was lately.
 const STALLS_MAX: u32 = 3;
 
@@ -143,5 +152,101 @@ impl Voter {
     /// Called now and then: what its votes once took counts less and less.
     pub(crate) fn fade(&mut self) {
         self.stall = self.stall * 15 / 16;
+    }
+}
+
+/// Whether a replica is asked by those that choose among several: not for a while after it was too slow, longer each time. Then one question
+/// shows whether it is back.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Standing {
+    /// How long its answers take lately; zero: nothing is known.
+    latency: Duration,
+    avoided_until: Instant,
+    /// For how long it was passed over last.
+    avoided_for: Duration,
+    failed_at: Instant,
+}
+
+impl Standing {
+    /// How long its answers take lately; `None`: nothing is known.
+    pub(crate) fn latency(&self) -> Option<Duration> {
+        (self.latency > Duration::ZERO).then_some(self.latency)
+    }
+
+    /// Whether others are asked instead.
+    pub(crate) fn is_avoided(&self, now: Instant) -> bool {
+        now < self.avoided_until
+    }
+
+    /// When it was last too slow: what was asked before that does not count again.
+    pub(crate) fn failed_at(&self) -> Instant {
+        self.failed_at
+    }
+
+    /// It is asked now. If that is to show whether it is back, nothing more is asked of it for `patience`.
+    pub(crate) fn ask(&mut self, now: Instant, patience: Duration) {
+        if self.avoided_for > Duration::ZERO && self.latency == Duration::ZERO {
+            self.avoided_until = self.avoided_until.max(now + patience);
+        }
+    }
+
+    /// It answered in time, after `took`.
+    pub(crate) fn on_answer(&mut self, now: Instant, took: Duration) {
+        let took = took.max(Duration::from_nanos(1));
+        let before = if self.latency == Duration::ZERO { took } else { self.latency };
+        self.latency = (before * (LATENCY_SHARE - 1) + took) / LATENCY_SHARE;
+        self.avoided_until = self.avoided_until.min(now);
+    }
+
+    /// Whether it is much slower than one whose answers take `best`; differences below `least` do not count.
+    pub(crate) fn is_slower(&self, best: Duration, least: Duration) -> bool {
+        self.latency > SLOWER_MAX * best + least
+    }
+
+    /// It was too slow: it is passed over for `least`, or twice as long as the last time.
+    pub(crate) fn fail(&mut self, now: Instant, least: Duration) {
+        let is_forgiven = now.since(self.failed_at) > FORGIVEN_AFTER * self.avoided_for;
+        self.avoided_for =
+            if is_forgiven { least } else { (2 * self.avoided_for).clamp(least, AVOIDED_MAX.max(least)) };
+        (self.failed_at, self.avoided_until) = (now, now + self.avoided_for);
+        self.latency = Duration::ZERO;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_fails_is_passed_over_longer_each_time_and_asked_once_in_between() {
+        let (second, instant) = (Duration::from_secs(1), |seconds: u64| Instant(seconds * 1_000_000_000));
+        let mut standing = Standing::default();
+        let mut at = instant(1000);
+        for expected in [1, 2, 4, 8, 16, 32, 60, 60] {
+            assert!(!standing.is_avoided(at));
+            standing.ask(at, second);
+            standing.fail(at, second);
+            assert!(standing.is_avoided(at + second * expected - Duration::from_millis(1)), "{expected} s");
+            at = at + second * expected;
+        }
+        standing.ask(at, second);
+        assert!(standing.is_avoided(at), "one question has to be answered first");
+        standing.on_answer(at, Duration::from_millis(1));
+        assert!(!standing.is_avoided(at));
+        standing.fail(at + second * 3600, second);
+        assert!(!standing.is_avoided(at + second * 3601), "what was long ago does not count");
+    }
+
+    #[test]
+    fn whoever_answers_much_later_than_the_quickest_is_slow() {
+        let millisecond = Duration::from_millis(1);
+        let mut standing = Standing::default();
+        assert!(standing.latency().is_none() && !standing.is_slower(millisecond, millisecond));
+        standing.on_answer(Instant(1), 4 * millisecond);
+        assert!(!standing.is_slower(millisecond, millisecond));
+        for _ in 0..30 {
+            standing.on_answer(Instant(1), 20 * millisecond);
+        }
+        assert!(standing.is_slower(millisecond, millisecond));
     }
 }

@@ -271,6 +271,8 @@ rules! {
     EpaxosCollectAfterAll = "epaxos-collect-after-all",
     /// A read asks a classic quorum what it must see (T-E22).
     EpaxosReadQuorum = "epaxos-read-quorum",
+    /// What was voted for must be waited for by a read, unless the command leader itself says that it has not decided it.
+    EpaxosReadVoted = "epaxos-read-voted",
     /// A read of several keys goes through the log: replicas execute writes that do not interfere in different orders.
     EpaxosManyKeysInLog = "epaxos-many-keys-in-log",
 }

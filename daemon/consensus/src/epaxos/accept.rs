@@ -47,6 +47,7 @@ impl Epaxos {
     ) -> Persist {
         self.join(position, ballot);
         self.note_vote(position);
+        self.note_decided(position);
         self.announce_deps(&deps);
         let instance = self.instance(position);
         instance.accepted = ballot;

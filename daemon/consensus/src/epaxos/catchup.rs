@@ -10,6 +10,7 @@ use panch_wire::time::Instant;
 
 use super::message::{Commit, Covered, Fetch, Message, Numbers, Progress};
 use super::{Epaxos, Footprint};
+use crate::fitness::Standing;
 use crate::frontier::Frontier;
 use crate::protocol::{Dest, Effects, Persist, Value};
 
@@ -25,9 +26,11 @@ pub(super) struct Member {
     /// Per row, what it has executed and will not forget.
     pub(super) executed: Numbers,
     known: Numbers,
-    /// When it last said anything.
+    /// When it last said anything that it had written down before.
     pub(super) heard: Instant,
     pub(super) suspected: bool,
+    /// How it answers when its vote is needed.
+    pub(super) standing: Standing,
     /// A snapshot is on its way to it.
     snapshotting: bool,
 }
@@ -58,8 +61,11 @@ impl Epaxos {
         lag > BEHIND_AFTER || (lag > 0 && *executed == Numbers::default())
     }
 
-    /// A member said something: it lives.
-    pub(super) fn on_heard(&mut self, from: ReplicaId) {
+    /// A member said something. It lives if it had to write that down before: one whose disk hangs goes on talking.
+    pub(super) fn on_heard(&mut self, from: ReplicaId, message: &Message) {
+        if !message.is_claim() {
+            return;
+        }
         let now = self.now;
         let member = &mut self.members[from.index()];
         member.heard = now;
@@ -167,7 +173,14 @@ impl Epaxos {
         self.members[id.index()].executed[usize::from(position.row)] >= position.number
     }
 
-    fn fetch_from(&mut self, peer: ReplicaId, row: u8, from: u64, upto: u64, effects: &mut Effects<Self>) {
+    pub(super) fn fetch_from(
+        &mut self,
+        peer: ReplicaId,
+        row: u8,
+        from: u64,
+        upto: u64,
+        effects: &mut Effects<Self>,
+    ) {
         let mut upto = upto.min(from + self.tuning.catchup_count(self.tail_size, self.tail.len()) - 1);
         // What finds no memory would be sent in vain.
         upto = upto.min((from + self.fetch_room()).max(self.soon(row)));
@@ -208,6 +221,11 @@ impl Epaxos {
                 && !unannounced
             {
                 effects.send_after(Persist::default(), Dest::One(from), Commit { ..commit }, body.as_ref());
+            } else if from != self.group.me
+                && let Some(instance) = self.instances.get_mut(&position)
+            {
+                // Whoever asks may not hear of it from others.
+                instance.wanted.insert(from);
             }
         }
     }
@@ -364,6 +382,7 @@ impl Epaxos {
             let highest = covered.highest(row);
             self.announced[usize::from(row)] = self.announced[usize::from(row)].max(highest);
             self.voted[usize::from(row)] = self.voted[usize::from(row)].max(highest);
+            self.decided[usize::from(row)] = self.decided[usize::from(row)].max(highest);
             if holds(Rule::EpaxosIndexRebuilt) {
                 // The batches are not known: everything later depends on all of them.
                 self.conflicts.set_floor(row, highest);

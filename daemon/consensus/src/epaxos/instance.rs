@@ -7,7 +7,7 @@
 //! * `deps` are what was last voted for; `initial_deps` are what the command leader had proposed.
 
 use panch_wire::frame::Frame;
-use panch_wire::ids::{Position, ReplicaId};
+use panch_wire::ids::{Position, ReplicaId, ReplicaSet};
 use panch_wire::rule::{Rule, holds};
 use panch_wire::time::Instant;
 
@@ -17,7 +17,7 @@ use super::message::{Message, Phase};
 use super::record::{CommitRecord, Record};
 use super::{Dependencies, Epaxos};
 use crate::ballot::Ballot;
-use crate::protocol::{Effects, Value};
+use crate::protocol::{Dest, Effects, Persist, Value};
 
 /// Batches that are known and not executed may take so many times what a proposer may have undecided: those that are far ahead of what is
 /// committed here, and those that are not.
@@ -55,6 +55,8 @@ pub(super) struct Instance {
     /// The own fast commit is written, but nobody may know of it yet.
     pub(super) unannounced: bool,
     pub(super) executed: bool,
+    /// Who asked for the commit before there was one.
+    pub(super) wanted: ReplicaSet,
     /// Since when it could have made progress and did not.
     pub(super) since: Instant,
 }
@@ -78,6 +80,7 @@ impl Instance {
             logged: false,
             unannounced: false,
             executed: false,
+            wanted: ReplicaSet::default(),
             since: now,
         }
     }
@@ -165,6 +168,12 @@ impl Epaxos {
     pub(super) fn measure_held(&mut self) {
         let held = self.instances.values().filter(|instance| !instance.executed);
         self.held_size = held.filter_map(|instance| instance.frame.as_ref()).map(Frame::footprint).sum();
+    }
+
+    /// The instance is accepted, or committed for all to know.
+    pub(super) fn note_decided(&mut self, position: Position) {
+        let decided = &mut self.decided[usize::from(position.row)];
+        *decided = position.number.max(*decided);
     }
 
     /// The batch of an instance becomes known.
@@ -271,8 +280,10 @@ impl Epaxos {
 
     /// The chosen value may be executed.
     pub(super) fn release(&mut self, position: Position, effects: &mut Effects<Self>) {
+        self.note_decided(position);
         let instance = self.instances.get_mut(&position).expect("it was just settled");
         instance.unannounced = false;
+        let wanted = std::mem::take(&mut instance.wanted);
         let batch = instance.body().map(Frame::id);
         if let Some(own) = batch.filter(|id| id.is_of(self.group.me, self.incarnation)) {
             effects.commit(own);
@@ -284,6 +295,11 @@ impl Epaxos {
             let (stamp, deps) = (instance.stamp, instance.deps);
             // The graph has known the footprint since the batch became known.
             self.graph.on_committed(position, stamp, &deps, &self.footprint);
+        }
+        if let Some((Message::Commit(commit), body, _)) = self.commit_message(position) {
+            for to in wanted.iter() {
+                effects.send_after(Persist::default(), Dest::One(to), commit, body.as_ref());
+            }
         }
     }
 

@@ -11,7 +11,7 @@
 use panch_wire::frame::Frame;
 use panch_wire::ids::{Position, ReplicaId, ReplicaSet};
 use panch_wire::rule::{Rule, holds};
-use panch_wire::time::Duration;
+use panch_wire::time::{Duration, Instant};
 
 use super::coordination::{Coordination, Stage};
 use super::message::{Phase, PreAccept, PreAcceptOk, Reserved, Seen};
@@ -20,6 +20,8 @@ use super::{Dependencies, Epaxos};
 use crate::ballot::Ballot;
 use crate::protocol::{Dest, Effects, Tuning};
 
+/// So many instances with a fixed pair, one is with another buddy.
+const SAMPLE_EVERY: u64 = 64;
 /// Numbers reserved at once.
 const RESERVE_COUNT: u64 = 64;
 
@@ -48,6 +50,9 @@ impl Epaxos {
 
     /// Whether so much waits for execution that new instances would only make it worse.
     fn is_held_back(&self) -> bool {
+        if self.is_log_stalled() {
+            return true;
+        }
         if self.in_flight.len() + self.graph.waiting_count() >= window(self.group.replica_count, &self.tuning)
         {
             return true;
@@ -103,15 +108,54 @@ impl Epaxos {
     }
 
     /// Lower for peers that are more likely to answer soon.
-    fn fast_rank(&self, peer: ReplicaId) -> (bool, bool) {
-        (self.is_suspected(peer), self.is_behind(peer))
+    fn fast_rank(&self, peer: ReplicaId) -> (bool, bool, bool) {
+        let is_avoided = self.members[peer.index()].standing.is_avoided(self.now);
+        (self.is_suspected(peer), is_avoided, self.is_behind(peer))
     }
 
-    /// The other half of the fast pair: the next of the replicas that answer, so that the pairs of different leaders spread.
-    fn choose_buddy(&self) -> ReplicaId {
+    /// Whether the peer's vote is not to be waited for.
+    fn is_unfit(&self, peer: ReplicaId) -> bool {
+        let (is_suspected, is_avoided, _) = self.fast_rank(peer);
+        is_suspected || is_avoided
+    }
+
+    /// The other half of the fast pair: the next of the replicas that answer, so that the pairs of different leaders spread. Now and then another
+    /// that is as likely to answer, to know how long that takes.
+    fn choose_buddy(&mut self) -> ReplicaId {
         let count = self.group.replica_count;
-        let after = |distance: usize| ReplicaId(((self.group.me.index() + distance) % count) as u8);
-        (1..count).map(after).min_by_key(|peer| self.fast_rank(*peer)).unwrap_or(after(1))
+        let is_sample = self.next.is_multiple_of(SAMPLE_EVERY);
+        let distance = |peer: &ReplicaId| (peer.index() + count - self.group.me.index()) % count;
+        let turn = |peer: &ReplicaId| if is_sample { count - distance(peer) } else { distance(peer) };
+        let best = self.peers().min_by_key(|peer| (self.fast_rank(*peer), turn(peer)));
+        let buddy = best.unwrap_or(self.group.me);
+        let patience = 2 * self.tuning.slow_after;
+        self.members[buddy.index()].standing.ask(self.now, patience);
+        buddy
+    }
+
+    /// A peer's vote for an own instance arrived, first asked for at `since`. With a fixed pair one that is much slower than another is not asked
+    /// for a while.
+    fn judge_answer(&mut self, from: ReplicaId, since: Instant) {
+        let took = self.now.since(since);
+        if from == self.group.me || took >= self.tuning.slow_after {
+            return;
+        }
+        let now = self.now;
+        self.members[from.index()].standing.on_answer(now, took);
+        let others = self.peers().filter(|peer| *peer != from && !self.is_suspected(*peer));
+        let quickest = others.filter_map(|peer| self.members[peer.index()].standing.latency()).min();
+        let least = self.tuning.slow_after / 50;
+        if self.has_fixed_pair()
+            && let Some(quickest) = quickest
+            && self.members[from.index()].standing.is_slower(quickest, least)
+        {
+            self.members[from.index()].standing.fail(now, self.tuning.recover_always_after);
+        }
+    }
+
+    /// Whether the own log has been silent for long although it owes a vote: what is proposed now would only be in others' way.
+    fn is_log_stalled(&self) -> bool {
+        self.log_owes.is_some_and(|(since, _)| self.now.since(since) >= 2 * self.tuning.slow_after)
     }
 
     fn propose(&mut self, frame: Frame, effects: &mut Effects<Self>) {
@@ -160,6 +204,8 @@ impl Epaxos {
             effects.send(Dest::Others, message, Some(&frame));
             told = ReplicaSet::first(self.group.replica_count);
         }
+        let since = self.log_owes.map_or(self.now, |(since, _)| since);
+        self.log_owes = Some((since, position.number));
         // The own vote takes the same way as everybody's. [D10]
         effects.send_after(point, Dest::One(self.group.me), PreAcceptOk { position, deps }, None);
         let stage =
@@ -182,6 +228,16 @@ impl Epaxos {
     ) {
         let position = message.position;
         let (me, is_small) = (self.group.me, self.has_fixed_pair());
+        if from == me {
+            // The log is as far as this: what it owes beyond, it owes from now on.
+            let is_owed = |(_, last): &(Instant, u64)| position.number < *last;
+            self.log_owes = self.log_owes.filter(is_owed).map(|(_, last)| (self.now, last));
+        }
+        let Some(instance) = self.instances.get(&position) else { return };
+        let since = instance.since;
+        if self.coordinations.get(&position).is_some_and(|own| own.ballot == Ballot::default()) {
+            self.judge_answer(from, since);
+        }
         let Some(instance) = self.instances.get(&position) else { return };
         let Some(own) = self.coordinations.get_mut(&position) else { return };
         // A second value could be committed if the first phase went on once the second has begun. [EPaxos-3 5.5, T-E6]
@@ -243,7 +299,8 @@ impl Epaxos {
         let Stage::PreAccept { union, equal, .. } = own.stage else { return };
         let enough = if holds(Rule::EpaxosFastQuorumSize) { self.fast_quorum } else { self.quorum() };
         // Thrift asks no more than a fast quorum until that is too slow.
-        let missing = own.told.iter().filter(|peer| !own.replies.contains(*peer)).count();
+        let is_awaited = |peer: &ReplicaId| !own.replies.contains(*peer) && !self.is_unfit(*peer);
+        let missing = own.told.iter().filter(is_awaited).count();
         if own.replies.contains(self.group.me) && equal.count() >= enough {
             self.commit_fast(position, initial, effects);
         } else if own.replies.count() >= self.quorum() && (expired || equal.count() + missing < enough) {
@@ -293,6 +350,7 @@ impl Epaxos {
 
     /// The fast path took too long. Three replicas: the third is asked for its vote too.
     pub(super) fn on_pre_accept_timeout(&mut self, position: Position, effects: &mut Effects<Self>) {
+        self.note_silent(position);
         if !self.has_fixed_pair() {
             self.consider_quorum(position, true, effects);
         }
@@ -303,15 +361,30 @@ impl Epaxos {
         let message =
             PreAccept { position, stamp: instance.stamp, deps: instance.initial_deps, buddy: instance.buddy };
         let replies = own.replies;
-        let buddy = ReplicaId(instance.buddy);
         let frame = instance.frame.clone();
         own.told = ReplicaSet::first(self.group.replica_count);
         for peer in self.peers().filter(|peer| !replies.contains(*peer)) {
             effects.send(Dest::One(peer), message, frame.as_ref());
         }
-        if self.has_fixed_pair() && !replies.contains(buddy) && buddy != self.group.me {
-            // The next batches take another buddy until this one is heard again.
-            self.members[buddy.index()].suspected = true;
+    }
+
+    /// The next batches do not count on those that were asked about this one and have not answered.
+    fn note_silent(&mut self, position: Position) {
+        let (Some(instance), Some(own)) = (self.instances.get(&position), self.coordinations.get(&position))
+        else {
+            return;
+        };
+        let (since, told, replies) = (instance.since, own.told, own.replies);
+        let buddy = self.has_fixed_pair().then_some(ReplicaId(instance.buddy));
+        let is_awaited = |peer: &ReplicaId| {
+            told.contains(*peer) && !replies.contains(*peer) && buddy.is_none_or(|buddy| buddy == *peer)
+        };
+        let (now, least) = (self.now, self.tuning.recover_always_after);
+        for peer in self.peers().filter(is_awaited) {
+            let standing = &mut self.members[peer.index()].standing;
+            if since >= standing.failed_at() {
+                standing.fail(now, least);
+            }
         }
     }
 

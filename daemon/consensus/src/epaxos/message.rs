@@ -274,6 +274,8 @@ pub struct ReadReply {
     pub number: u64,
     /// Per row, the highest number voted for, accepted, committed or executed there.
     pub known: Numbers,
+    /// Per row, the highest number accepted, committed or executed there. In its own row, a replica has answered for nothing beyond.
+    pub decided: Numbers,
 }
 
 /// To itself only: numbers of the own row up to here may be used.
@@ -369,6 +371,30 @@ fn are_plausible_deps(position: Position, deps: &Dependencies) -> bool {
 }
 
 impl Message {
+    /// Whether the sender has written down what it says.
+    pub(super) fn is_claim(&self) -> bool {
+        match self {
+            Message::PreAcceptOk(_)
+            | Message::AcceptOk(_)
+            | Message::Commit(_)
+            | Message::Recover(_)
+            | Message::RecoverOk(_)
+            | Message::ValidateOk(_)
+            | Message::Progress(_)
+            | Message::Reserved(_) => true,
+            Message::PreAccept(_)
+            | Message::Seen(_)
+            | Message::Accept(_)
+            | Message::Validate(_)
+            | Message::Waiting(_)
+            | Message::Nack(_)
+            | Message::Fetch(_)
+            | Message::Covered(_)
+            | Message::ReadRequest(_)
+            | Message::ReadReply(_) => false,
+        }
+    }
+
     /// Whether the receiver needs the instance's batch to act on it.
     pub(super) fn brings_batch(&self) -> bool {
         match self {
@@ -420,7 +446,7 @@ impl Message {
                     conflicts.any(|conflict| is_far(conflict.position())) || are_far(&m.executed)
                 }
                 Message::Fetch(m) => m.upto > limit(m.row),
-                Message::ReadReply(m) => are_far(&m.known),
+                Message::ReadReply(m) => are_far(&m.known) || are_far(&m.decided),
                 _ => false,
             }
     }
@@ -470,7 +496,7 @@ impl Message {
             Message::Waiting(_) | Message::Covered(_) | Message::ReadRequest(_) => true,
             Message::Fetch(m) => row_exists(m.row) && m.from > 0 && m.from <= m.upto && m.upto < NUMBER_MAX,
             Message::Progress(m) => are_plausible(&m.executed) && are_plausible(&m.known),
-            Message::ReadReply(m) => are_plausible(&m.known),
+            Message::ReadReply(m) => are_plausible(&m.known) && are_plausible(&m.decided),
             Message::Reserved(m) => m.upto < NUMBER_MAX,
         }
     }

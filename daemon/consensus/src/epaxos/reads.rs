@@ -2,7 +2,13 @@
 //!
 //! A classic quorum is asked for the highest number it has voted for in each row. Whatever was answered to a client before is executed at its
 //! command leader, so it is committed, so a classic quorum has voted for it, and the two quorums meet. When everything up to the highest of these
-//! numbers is executed here, the read sees it. The keys of the reads are not known here: a read waits for batches that it has nothing to do
+//! numbers is executed here, the read sees it.
+//!
+//! What was only voted for may be long in coming, if the disk of its command leader hangs. But the command leader knows: a fast commit is its own,
+//! and nobody, it included, makes use of one that it does not yet tell of. Any other commit was accepted by a classic quorum. So once the command
+//! leader of a row has answered too, early or late, only what somebody has accepted or knows to be committed there must be waited for.
+//!
+//! The keys of the reads are not known here: a read waits for batches that it has nothing to do
 //! with, too.
 //!
 //! This is right for a read of one key, also beside commands that touch several. Let `e(w)` be the first moment at which anybody executes the write
@@ -30,6 +36,37 @@ use crate::protocol::{Dest, Effects, ReadContext};
 /// The most reads that may wait.
 const READ_COUNT_MAX: usize = 4096;
 
+/// What a round has found.
+#[derive(Clone, Copy, Default, Debug)]
+struct Target {
+    /// The number of the round.
+    round: u64,
+    /// Who answered.
+    replies: ReplicaSet,
+    /// The highest numbers that anybody has voted for.
+    voted: Numbers,
+    /// The highest numbers that anybody has accepted or knows to be committed.
+    decided: Numbers,
+}
+
+impl Target {
+    fn take_in(&mut self, from: ReplicaId, message: &ReadReply) {
+        self.replies.insert(from);
+        for (own, number) in self.voted.iter_mut().zip(&message.known) {
+            *own = (*own).max(*number);
+        }
+        for (own, number) in self.decided.iter_mut().zip(&message.decided) {
+            *own = (*own).max(*number);
+        }
+    }
+
+    /// The number of the row up to which everything must be executed.
+    fn number(&self, row: usize) -> u64 {
+        let is_named = self.replies.contains(ReplicaId(row as u8)) || !holds(Rule::EpaxosReadVoted);
+        if is_named { self.decided[row] } else { self.voted[row].max(self.decided[row]) }
+    }
+}
+
 /// Reads on their way to a moment.
 #[derive(Clone, Debug)]
 pub(super) struct Reads {
@@ -38,11 +75,10 @@ pub(super) struct Reads {
     /// In the round under way.
     asked: Vec<ReadContext>,
     number: u64,
-    replies: ReplicaSet,
-    /// The highest numbers that the round has found.
-    target: Numbers,
-    /// Reads that wait until everything up to the numbers is executed.
-    waiting: Vec<(ReadContext, Numbers)>,
+    /// What the round has found.
+    target: Target,
+    /// Reads that wait until everything that they must see is executed.
+    waiting: Vec<(ReadContext, Target)>,
     /// How many positions were executed when `waiting` was last looked through; `None`: it has grown since.
     looked_at: Option<Slot>,
     /// When the request is sent again.
@@ -56,8 +92,7 @@ impl Reads {
             asked: Vec::new(),
             // A reply to a request from before a restart must not be taken for a fresh one. [D6]
             number: u64::from(incarnation.0) << 32,
-            replies: ReplicaSet::default(),
-            target: Numbers::default(),
+            target: Target::default(),
             waiting: Vec::new(),
             looked_at: None,
             retry_at: None,
@@ -90,15 +125,14 @@ impl Epaxos {
         }
         std::mem::swap(&mut self.reads.queued, &mut self.reads.asked);
         self.reads.number += 1;
-        self.reads.replies = ReplicaSet::default();
-        self.reads.target = Numbers::default();
+        self.reads.target = Target { round: self.reads.number, ..Target::default() };
         self.send_read_request(effects);
         self.on_own_numbers(effects);
     }
 
     fn send_read_request(&mut self, effects: &mut Effects<Self>) {
         let request = ReadRequest { number: self.reads.number };
-        for peer in self.peers().filter(|peer| !self.reads.replies.contains(*peer)) {
+        for peer in self.peers().filter(|peer| !self.reads.target.replies.contains(*peer)) {
             effects.send(Dest::One(peer), request, None);
         }
         self.reads.retry_at = Some(self.now + self.tuning.slow_after * 2);
@@ -117,26 +151,27 @@ impl Epaxos {
         message: ReadRequest,
         effects: &mut Effects<Self>,
     ) {
-        effects.send(Dest::One(from), ReadReply { number: message.number, known: self.voted }, None);
+        let reply = ReadReply { number: message.number, known: self.voted, decided: self.decided };
+        effects.send(Dest::One(from), reply, None);
     }
 
     /// What this replica knows itself asserts nothing to anybody, so it need not wait.
     fn on_own_numbers(&mut self, effects: &mut Effects<Self>) {
-        let reply = ReadReply { number: self.reads.number, known: self.voted };
+        let reply = ReadReply { number: self.reads.number, known: self.voted, decided: self.decided };
         self.on_read_reply(self.group.me, reply, effects);
     }
 
     pub(super) fn on_read_reply(&mut self, from: ReplicaId, message: ReadReply, effects: &mut Effects<Self>) {
-        if message.number != self.reads.number || self.reads.asked.is_empty() {
-            return;
-        }
-        self.reads.replies.insert(from);
         for row in 0..self.group.replica_count {
-            self.reads.target[row] = self.reads.target[row].max(message.known[row]);
             self.announced[row] = self.announced[row].max(message.known[row]);
         }
+        if message.number != self.reads.number || self.reads.asked.is_empty() {
+            self.on_late_numbers(from, &message, effects);
+            return;
+        }
+        self.reads.target.take_in(from, &message);
         let needed = if holds(Rule::EpaxosReadQuorum) { self.quorum() } else { 1 };
-        if self.reads.replies.count() < needed {
+        if self.reads.target.replies.count() < needed {
             return;
         }
         let target = self.reads.target;
@@ -145,7 +180,34 @@ impl Epaxos {
         for context in self.reads.asked.drain(..) {
             self.reads.waiting.push((context, target));
         }
+        self.fetch_for_read(from, &target, effects);
         self.serve_reads(effects);
+    }
+
+    /// An answer to a round that had a quorum without it: it may say that less must be waited for.
+    fn on_late_numbers(&mut self, from: ReplicaId, message: &ReadReply, effects: &mut Effects<Self>) {
+        let row = from.index();
+        let mut is_late = false;
+        for (_, target) in self.reads.waiting.iter_mut().filter(|(_, target)| target.round == message.number)
+        {
+            target.replies.insert(from);
+            target.decided[row] = target.decided[row].max(message.decided[row]);
+            is_late = true;
+        }
+        if is_late {
+            self.reads.looked_at = None;
+            self.serve_reads(effects);
+        }
+    }
+
+    /// What a read waits for is not going to be told by a command leader that is not heard: whoever knows of it is asked at once.
+    fn fetch_for_read(&mut self, from: ReplicaId, target: &Target, effects: &mut Effects<Self>) {
+        for row in 0..self.group.replica_count {
+            let (first, last) = (self.committed.upto(row as u8) + 1, target.number(row));
+            if from != self.group.me && first <= last && self.is_suspected(ReplicaId(row as u8)) {
+                self.fetch_from(from, row as u8, first, last, effects);
+            }
+        }
     }
 
     /// Serves the reads that have waited long enough.
@@ -159,7 +221,8 @@ impl Epaxos {
             return;
         }
         self.reads.waiting.retain(|(context, target)| {
-            let done = (0..self.group.replica_count).all(|row| executed.upto(row as u8) >= target[row]);
+            let done =
+                (0..self.group.replica_count).all(|row| executed.upto(row as u8) >= target.number(row));
             if done {
                 effects.serve_read(*context, count);
             }

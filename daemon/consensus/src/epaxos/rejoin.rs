@@ -60,6 +60,7 @@ impl Epaxos {
             self.floor[row] = number;
             self.announced[row] = self.announced[row].max(number);
             self.voted[row] = self.voted[row].max(number);
+            self.decided[row] = self.decided[row].max(number);
             if holds(Rule::EpaxosRejoinFloor) {
                 self.conflicts.set_floor(row as u8, number);
             }

@@ -57,6 +57,7 @@ impl Epaxos {
             }
             Record::Accept(record) if known || record.noop => {
                 self.note_vote(position);
+                self.note_decided(position);
                 self.announce_deps(&record.deps);
                 if record.noop && !known {
                     self.conflicts.insert_unknown(position);

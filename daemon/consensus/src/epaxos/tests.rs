@@ -6,6 +6,7 @@ mod acceptor_rules;
 mod catchup_rules;
 mod conflicts;
 mod footprint;
+mod gray;
 mod leader_rules;
 #[cfg(feature = "mutants")]
 mod mutants;

@@ -466,7 +466,7 @@ pub(super) fn a_read_waits_for_what_a_quorum_knows() {
     assert_eq!(solo.effects.reads, []);
     let mut known = [0; panch_wire::ids::REPLICAS_MAX];
     known[1] = 1;
-    solo.deliver(R1, ReadReply { number: number.unwrap(), known }, None);
+    solo.deliver(R1, ReadReply { number: number.unwrap(), known, decided: known }, None);
     assert_eq!(solo.effects.reads, []);
     let frame = solo.frame(1);
     solo.deliver(

@@ -61,7 +61,7 @@ fn numbers_far_beyond_what_is_committed_are_not_believed() {
         Commit { position, stamp, deps, noop }.into(),
         Validate { position, ballot, stamp, deps }.into(),
         Fetch { row: 1, from: far, upto: far, memory_only: false }.into(),
-        ReadReply { number: FIRST_READ, known: deps.0 }.into(),
+        ReadReply { number: FIRST_READ, known: deps.0, decided: deps.0 }.into(),
     ];
     let mut solo = ready(3);
     solo.step(Event::Read { context: ReadContext(7), lease: false });

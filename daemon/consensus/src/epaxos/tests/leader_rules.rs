@@ -4,7 +4,9 @@ use panch_wire::frame::Frame;
 use panch_wire::ids::{Position, ReplicaId, Slot};
 
 use super::super::Dependencies;
-use super::super::message::{Accept, Commit, Message, PreAccept, PreAcceptOk, Recover, Seen};
+use super::super::message::{
+    Accept, Commit, Message, PreAccept, PreAcceptOk, Progress, ReadRequest, Recover, Seen,
+};
 use super::super::record::{AcceptRecord, PreAcceptRecord, Record, ReserveRecord};
 use super::{Solo, at, ballot, deps, solo};
 use crate::frontier::Frontier;
@@ -90,6 +92,39 @@ pub(super) fn late_votes_do_not_commit_once_the_second_phase_has_begun() {
     solo.records();
     solo.deliver(R1, PreAcceptOk { position, deps: deps([0, 3, 0]) }, None);
     assert_eq!(commits(&mut solo), []);
+}
+
+fn proposed(sent: &[(Option<u64>, Dest, Message)]) -> bool {
+    sent.iter().any(|(_, _, message)| matches!(message, Message::PreAccept(_)))
+}
+
+#[test]
+fn a_leader_whose_log_stands_still_proposes_nothing_more() {
+    let (mut solo, _) = lead(3);
+    assert!(proposed(&solo.sent()));
+    solo.pass(2 * tuning().slow_after);
+    let _ = solo.sent();
+    let second = batch(&solo.pool, 0, 1, 2);
+    solo.step(Event::Propose(second));
+    assert!(!proposed(&solo.sent()), "others would have to wait for it, or to recover it");
+    // The first vote is written after all.
+    solo.deliver(ME, PreAcceptOk { position: at(0, 1), deps: deps([0, 0, 0]) }, None);
+    assert!(proposed(&solo.sent()));
+}
+
+#[test]
+fn a_replica_that_only_says_what_needs_no_disk_is_suspected() {
+    let (mut solo, _) = lead(3);
+    let _ = solo.settle();
+    for number in 1..=10 {
+        solo.deliver(R1, ReadRequest { number }, None);
+        solo.deliver(R2, Progress { executed: Default::default(), known: Default::default() }, None);
+        solo.pass(tuning().recover_after / 5);
+        let _ = solo.settle();
+    }
+    assert_eq!([R1, R2].map(|id| solo.protocol.is_suspected(id)), [true, false]);
+    solo.deliver(R1, Progress { executed: Default::default(), known: Default::default() }, None);
+    assert!(!solo.protocol.is_suspected(R1));
 }
 
 #[test]

@@ -40,6 +40,7 @@ mutants! {
     noops_that_vanish: EpaxosAcceptedNoopConflicts, acceptor_rules::an_accepted_noop_conflicts_until_it_is_committed;
     commits_that_change: EpaxosCommitIsFinal, acceptor_rules::a_committed_instance_is_not_voted_for_again;
     forgotten_too_early: EpaxosCollectAfterAll, acceptor_rules::what_one_replica_lacks_is_kept_for_it;
+    votes_not_waited_for: EpaxosReadVoted, scenarios::a_read_sees_a_batch_whose_commits_are_delayed;
     reads_without_a_quorum: EpaxosReadQuorum, acceptor_rules::a_read_waits_for_what_a_quorum_knows;
     stale_reads: EpaxosReadQuorum, scenarios::a_read_sees_a_batch_whose_commits_are_delayed;
 }

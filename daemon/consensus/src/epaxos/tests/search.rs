@@ -9,7 +9,7 @@ use crate::testing::batch;
 
 fn search(setup: &Setup, start: &World<Epaxos>) {
     let outcome = explore(setup, start, &|_| Ok(()), &mut |_| true);
-    println!("{:?}", outcome.progress);
+    println!("{:?}, every schedule: {}", outcome.progress, outcome.is_complete);
     if let Some(violation) = outcome.violation {
         panic!("{violation}");
     }

@@ -9,12 +9,22 @@ use panch_wire::ids::Position;
 use super::super::{Dependencies, Epaxos, Footprint};
 use crate::testing::cluster::Cluster;
 
+/// What was seen to be committed at a position.
+#[derive(Clone)]
+struct Seen {
+    stamp: u64,
+    frame: Option<Frame>,
+    /// The dependencies that all name who have committed it, and those that any does.
+    least: Dependencies,
+    most: Dependencies,
+}
+
 /// What was seen to be committed.
 #[derive(Default)]
 pub(super) struct Visible {
-    committed: BTreeMap<Position, (u64, Dependencies, Option<Frame>)>,
+    committed: BTreeMap<Position, Seen>,
     /// Instances that were compared with all others.
-    compared: BTreeMap<Position, (Dependencies, Footprint)>,
+    compared: BTreeMap<Position, Footprint>,
 }
 
 impl Visible {
@@ -27,28 +37,52 @@ impl Visible {
                     continue;
                 }
                 let stamp = if instance.noop { 0 } else { instance.stamp };
-                let value = (stamp, instance.deps, instance.body().cloned());
-                let known = self.committed.entry(*position).or_insert_with(|| value.clone());
-                assert_eq!(*known, value, "agreement: replica {id} commits another value at {position:?}");
-                self.compare(*position);
+                let (deps, frame) = (instance.deps, instance.body().cloned());
+                let seen = self.committed.entry(*position).or_insert_with(|| Seen {
+                    stamp,
+                    frame: frame.clone(),
+                    least: deps,
+                    most: deps,
+                });
+                assert_eq!(
+                    (seen.stamp, &seen.frame),
+                    (stamp, &frame),
+                    "agreement: replica {id} commits another value at {position:?}"
+                );
+                let before = (seen.least, seen.most);
+                seen.most.merge(&deps);
+                for (least, number) in seen.least.0.iter_mut().zip(&deps.0) {
+                    *least = (*least).min(*number);
+                }
+                let is_wider = before != (seen.least, seen.most);
+                self.compare(*position, is_wider);
             }
         }
     }
 
-    fn compare(&mut self, position: Position) {
-        let (_, deps, frame) = &self.committed[&position];
-        let Some(frame) = frame.as_ref().filter(|_| !self.compared.contains_key(&position)) else { return };
+    /// Of two that interfere, one depends on the other, whoever is asked: dependencies may differ in what does not interfere.
+    fn compare(&mut self, position: Position, again: bool) {
+        let Seen { frame, least, most, .. } = &self.committed[&position];
+        let is_new = again || !self.compared.contains_key(&position);
+        let Some(frame) = frame.as_ref().filter(|_| is_new) else { return };
         let mut footprint = Footprint::default();
         footprint.fill(frame);
-        for (other, (other_deps, other_footprint)) in &self.compared {
+        let interfering =
+            |(other, touched): &(&Position, &Footprint)| **other != position && footprint.interferes(touched);
+        for (other, _) in self.compared.iter().filter(interfering) {
+            let its = &self.committed[other];
+            let depends = least.contains(*other) || its.least.contains(position);
             assert!(
-                deps.contains(*other)
-                    || other_deps.contains(position)
-                    || !footprint.interferes(other_footprint),
+                depends,
                 "visibility: {position:?} and {other:?} interfere and neither depends on the other"
             );
+            assert!(
+                least.contains(*other) == most.contains(*other)
+                    && its.least.contains(position) == its.most.contains(position),
+                "agreement: {position:?} and {other:?} interfere and replicas differ in which depends on the other"
+            );
         }
-        self.compared.insert(position, (*deps, footprint));
+        self.compared.insert(position, footprint);
     }
 
     /// How many instances were compared.

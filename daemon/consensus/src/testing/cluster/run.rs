@@ -44,7 +44,11 @@ impl<P: Protocol> Cluster<P> {
     }
 
     pub(crate) fn run_for(&mut self, milliseconds: u64) {
-        self.run_until(self.now + Duration::from_millis(milliseconds));
+        self.run_for_duration(Duration::from_millis(milliseconds));
+    }
+
+    pub(crate) fn run_for_duration(&mut self, time: Duration) {
+        self.run_until(self.now + time);
     }
 
     /// Runs until `done`; panics if that takes longer than the given time.

@@ -1,0 +1,107 @@
+//! One weak disk or link for as long as it lasts: what goes through the other replicas is about as fast as ever.
+
+use panch_wire::time::Duration;
+
+use super::super::Epaxos;
+use crate::protocol::Tuning;
+use crate::testing::cluster;
+
+type Cluster = cluster::Cluster<Epaxos>;
+
+/// What is wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fault {
+    Nothing,
+    /// The disk of replica 1 completes nothing; it goes on talking.
+    HungDisk,
+    /// The disk of replica 1 is twenty times slower than the others'.
+    SlowDisk,
+    /// What the first sends does not reach the second.
+    Cut(u8, u8),
+}
+
+/// Times in microseconds.
+#[derive(Debug)]
+struct Times {
+    half: u64,
+    worst: u64,
+}
+
+fn times(mut all: Vec<u64>) -> Times {
+    all.sort_unstable();
+    Times { half: all[all.len() / 2], worst: all[all.len() - 1] }
+}
+
+const STEP: Duration = Duration::from_micros(100);
+
+fn wait(cluster: &mut Cluster, mut done: impl FnMut(&Cluster) -> bool) -> u64 {
+    let begun = cluster.now;
+    while !done(cluster) {
+        cluster.run_for_duration(STEP);
+        assert!(cluster.now.since(begun) < Duration::from_secs(10), "it takes for ever");
+    }
+    cluster.now.since(begun).as_micros() as u64
+}
+
+/// How long the writes of `writer` and the reads of `reader` take, one after the other, with clients at replica 1 all the while.
+fn beside(replica_count: u8, fault: Fault, writer: u8, reader: u8) -> (Times, Times) {
+    let mut cluster =
+        Cluster::new(replica_count, 0, 1, Tuning { tail_size_max: 8 << 20, ..Tuning::default() });
+    cluster.run_for(500);
+    for id in 0..replica_count {
+        cluster.propose_keys(id, &[b"a"]).unwrap();
+    }
+    cluster.run_for(500);
+    match fault {
+        Fault::Nothing => {}
+        Fault::HungDisk => cluster.stall_disk(1, true),
+        Fault::SlowDisk => cluster.slow_disk(1, 20),
+        Fault::Cut(from, to) => cluster.block(from, to),
+    }
+    let (mut reads, mut writes) = (Vec::new(), Vec::new());
+    for round in 0..400u32 {
+        let _ = cluster.propose_keys(1, &[format!("one {round}").as_bytes()]);
+        let batch = cluster.propose_keys(writer, &[format!("other {round}").as_bytes()]).unwrap();
+        let served = cluster.reads_served;
+        cluster.read(reader);
+        writes.push(wait(&mut cluster, |cluster| cluster.is_decided(batch)));
+        let before = writes[writes.len() - 1];
+        let rest = wait(&mut cluster, |cluster| cluster.reads_served > served);
+        reads.push(before + rest);
+        cluster.run_for(2);
+    }
+    (times(reads), times(writes))
+}
+
+fn others_are_slowed_down_little(replica_count: u8) {
+    let links = [(0, 1), (1, 0), (0, 2), (2, 0)].map(|(from, to)| Fault::Cut(from, to));
+    for (writer, reader) in [(0, 0), (2, 0), (0, 2)] {
+        let (usual_reads, usual_writes) = beside(replica_count, Fault::Nothing, writer, reader);
+        for fault in [Fault::HungDisk, Fault::SlowDisk].into_iter().chain(links) {
+            let (reads, writes) = beside(replica_count, fault, writer, reader);
+            let what = format!(
+                "n={replica_count} {fault:?} writes of {writer} {writes:?} reads of {reader} {reads:?}"
+            );
+            println!("{what}, usually {usual_writes:?} {usual_reads:?}");
+            assert!(reads.half <= 3 * usual_reads.half && writes.half <= 3 * usual_writes.half, "{what}");
+            assert!(reads.worst < 1_500_000 && writes.worst < 1_500_000, "{what}");
+        }
+    }
+}
+
+macro_rules! one_weak_disk_or_link {
+    ($($name:ident $replica_count:literal,)*) => {
+        $(#[test]
+        fn $name() {
+            others_are_slowed_down_little($replica_count);
+        })*
+    };
+}
+
+one_weak_disk_or_link! {
+    one_weak_disk_or_link_of_three_slows_others_down_little 3,
+    one_weak_disk_or_link_of_four_slows_others_down_little 4,
+    one_weak_disk_or_link_of_five_slows_others_down_little 5,
+    one_weak_disk_or_link_of_six_slows_others_down_little 6,
+    one_weak_disk_or_link_of_seven_slows_others_down_little 7,
+}
