@@ -248,12 +248,12 @@ impl Families {
 
     #[track_caller]
     fn good(self) {
-        self.0.check(STEPS).unwrap();
+        self.0.check(STEPS).expect("a history that is linearizable");
     }
 
     #[track_caller]
     fn bad(self, culprit: &str) {
-        let anomaly = self.0.check(STEPS).unwrap_err();
+        let anomaly = self.0.check(STEPS).expect_err("a history that is not linearizable");
         assert!(anomaly.text.lines().nth(1).is_some_and(|line| line.contains(culprit)), "{}", anomaly.text);
     }
 }
