@@ -351,12 +351,24 @@ fn of_two_that_interfere_one_depends_on_the_other() {
 }
 
 #[test]
-fn all_commit_the_same_attributes() {
+fn all_commit_attributes_that_order_an_instance_alike() {
+    let (first, other) = (at(0, 3), at(1, 1));
     let mut invariants = Invariants::new(3);
-    invariants.on_commitment(GROUP, commitment(at(0, 3), [2, 0, 0]));
-    invariants.on_commitment(GROUP, commitment(at(0, 3), [2, 0, 0]));
+    for deps in [[2, 0, 0], [2, 0, 0], [2, 1, 0]] {
+        invariants.on_commitment(GROUP, commitment(first, deps));
+    }
+    // Nothing is known to interfere with it.
     whole(&invariants);
-    invariants.on_commitment(GROUP, commitment(at(0, 3), [2, 1, 0]));
+    invariants.on_instance(0, GROUP, first, batch(1), &access(&["x"], &[]));
+    invariants.on_commitment(GROUP, commitment(other, [0, 0, 0]));
+    invariants.on_instance(0, GROUP, other, batch(2), &access(&["x"], &[]));
+    broken(&invariants, "visibility");
+
+    let mut invariants = Invariants::new(3);
+    invariants.on_commitment(GROUP, commitment(first, [2, 0, 0]));
+    let mut later = commitment(first, [2, 0, 0]);
+    later.attributes.stamp += 1;
+    invariants.on_commitment(GROUP, later);
     broken(&invariants, "visibility");
 }
 
