@@ -1,6 +1,6 @@
 //! From a configuration to running nodes, and to their orderly end.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -8,10 +8,11 @@ use std::sync::{Arc, mpsc};
 use panch_consensus::protocol::Tuning;
 use panch_replica::batcher::BatchLimits;
 use panch_replica::replica::ReplicaConfig;
+use panch_replica::snapshot::SnapshotFault;
 use panch_runtime::options::{Idle, Loss, Member, NodeOptions};
 use panch_runtime::placement::allowed_cpus;
-use panch_runtime::{CoreFault, Node, NodeFault, StopHandle};
-use panch_wal::Durability;
+use panch_runtime::{CoreFault, IdentityFault, Node, NodeFault, StopHandle};
+use panch_wal::{Durability, RecoverError};
 use panch_wire::client::ReadLevel;
 use panch_wire::command::KEY_SIZE_MAX;
 use panch_wire::time::Duration;
@@ -186,16 +187,29 @@ fn start_all(configs: &[Config], order: Order, stop: &Arc<AtomicBool>) -> Result
 }
 
 fn exit_code(fault: &NodeFault) -> u8 {
-    match fault {
+    let starting_again_may_help = match fault {
+        NodeFault::Identity(IdentityFault::Io { error, .. }) => is_full(error),
+        NodeFault::Log { fault, .. } => {
+            matches!(fault, RecoverError::Read { .. } | RecoverError::List(_) | RecoverError::Memory { .. })
+        }
+        NodeFault::Snapshot { fault, .. } => {
+            matches!(fault, SnapshotFault::Descriptors(_) | SnapshotFault::Read(_))
+        }
         NodeFault::Identity(_)
         | NodeFault::LogMissing { .. }
         | NodeFault::LogOnDisk { .. }
         | NodeFault::Core(CoreFault::Disowned { .. })
         | NodeFault::Forgotten
         | NodeFault::Past { .. }
-        | NodeFault::Replay { .. } => exit::CONFIG,
-        _ => exit::IO,
-    }
+        | NodeFault::Replay { .. } => false,
+        _ => true,
+    };
+    if starting_again_may_help { exit::IO } else { exit::CONFIG }
+}
+
+/// Whether there was no room: there may be some later.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 /// What the runtime is told about a configured node.

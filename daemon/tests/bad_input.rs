@@ -288,14 +288,12 @@ fn peers_that_do_not_belong_here_are_refused_with_the_reason() {
     }
 
     // A life that a node has left behind: whoever claims it has an old copy of its data.
+    let proof = Proof { key: key_of(&cluster, 2), ..Proof::default() };
     cluster.kill(2);
     cluster.start_node(2);
     cluster.wait_writable();
-    let mut raw = Raw::connect(cluster.ports(1).peer);
-    raw.send(&bytes_of(&right));
-    let answer = raw.read_to_end(CLOSE_PATIENCE).expect("the connection is closed");
-    let (reply, _) = HelloReply::parse(&answer).expect("an answer").expect("a whole answer");
-    assert_eq!(reply.refusal, Some(RefusalCode::Incarnation));
+    let shaken = shake(cluster.ports(1).peer, &right, &proof, None);
+    assert_eq!(shaken.refusal, Some(RefusalCode::Incarnation));
     cluster.assert_all_serve();
 }
 

@@ -211,8 +211,8 @@ fn a_log_that_is_damaged_where_it_was_acknowledged_is_refused_and_accepted_again
     // In the header, in the records, in the body, and in the checksum.
     for offset in [20, 100, PAGE + 200, 3] {
         flip(&segment, (start + offset) as u64);
-        let texts = [&name, "is damaged", &place, "Restore the segment", "empty this node's data directory"];
-        assert_refused(&mut cluster, 1, IO, &texts);
+        let texts = [&name, "is damaged", &place, "Restore the data directory", "--rejoin"];
+        assert_refused(&mut cluster, 1, CONFIG, &texts);
         flip(&segment, (start + offset) as u64);
     }
     cluster.start_node(1);
@@ -252,8 +252,8 @@ fn a_log_with_a_missing_segment_is_refused_and_accepted_again_once_restored() {
         assert_refused(
             &mut cluster,
             1,
-            IO,
-            &[name, "missing", "restore it", "empty this node's data directory"],
+            CONFIG,
+            &[name, "is missing", "Restore the data directory", "--rejoin"],
         );
         fs::rename(&beside, missing).expect("renamed");
     }
@@ -285,17 +285,17 @@ fn a_node_without_the_snapshot_that_its_log_builds_on_is_refused() {
     for (path, beside) in &lost {
         fs::rename(path, beside).expect("renamed");
     }
-    let texts =
-        ["was decided", "neither in the newest usable snapshot nor in the log", "empty this node's data"];
+    let texts = ["the log continues the snapshot of slot", "there is none", "--rejoin"];
     assert_refused(&mut cluster, 1, CONFIG, &texts);
-    // A damaged one is as good as none, and is kept for inspection.
+    // A damaged one is as good as none, and stays as it is.
     for (path, beside) in &lost {
         fs::copy(beside, path).expect("copied");
         flip(path, fs::metadata(path).expect("its size").len() / 2);
     }
-    assert_refused(&mut cluster, 1, CONFIG, &["is not usable", "was decided"]);
+    let texts = ["The log continues this snapshot", "restore the data directory", "--rejoin"];
+    assert_refused(&mut cluster, 1, CONFIG, &texts);
     for (path, beside) in &lost {
-        assert!(path.with_extension("damaged").exists());
+        assert!(path.exists(), "what is damaged is left for inspection");
         fs::rename(beside, path).expect("renamed");
     }
     cluster.start_node(1);
