@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use common::{Cluster, Settings, eventually};
 use panch_replica::snapshot::{Restored, SnapshotReader};
+use panch_replica::transfer::CHUNK_SIZE;
 use panch_wire::command::{Command as KvCommand, CommandKind};
 use panch_wire::ids::GroupId;
 use redis::cmd;
@@ -47,7 +48,8 @@ fn change_state(cluster: &Cluster, id: usize) {
     machine.apply(stamp, &command, &mut Vec::new());
     machine.begin_snapshot(GroupId(0), &covered, stamp);
     let mut bytes = Vec::new();
-    while !machine.snapshot_chunk(&mut bytes, 1 << 20) {}
+    // In pieces as large as those of the daemon: the file keeps its size.
+    while !machine.snapshot_chunk(&mut bytes, CHUNK_SIZE) {}
     fs::write(&path, bytes).expect("it can be written");
 }
 
