@@ -218,7 +218,11 @@ impl Stage {
         let key = format!("large-{}", self.large.len());
         let big = vec![b'x'; LARGE];
         let mut client = self.cluster.connect(1);
-        let written = cmd("SET").arg(&key).arg(&big).query::<()>(&mut client);
+        // A node that has just had no room answers so until a segment is made.
+        let written = eventually("a write is answered, or refused for its size", PATIENCE, || {
+            let written = cmd("SET").arg(&key).arg(&big).query::<()>(&mut client);
+            (written.is_ok() || self.limits_are_low).then_some(written)
+        });
         assert_eq!(written.is_err(), self.limits_are_low, "{written:?}");
         if written.is_ok() {
             self.large.push((key, LARGE));
