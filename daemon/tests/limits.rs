@@ -37,8 +37,8 @@ fn lengths(cluster: &Cluster, key: &str) -> Vec<usize> {
 fn values_survive_a_lower_limit(protocol: &str) {
     let mut cluster = Cluster::start(Settings {
         cluster: cluster_lines(protocol, "1MiB"),
-        // One node takes snapshots early, the others replay everything.
-        node: "log_segment_size = \"16MiB\"\nsnapshot_log_size = \"4MiB\"\n".into(),
+        // No snapshot is due: everything is replayed.
+        node: "log_segment_size = \"16MiB\"\nsnapshot_log_size = \"16MiB\"\n".into(),
         ..Settings::default()
     });
     let set = |cluster: &Cluster, key: &str, size: usize| -> redis::RedisResult<String> {
