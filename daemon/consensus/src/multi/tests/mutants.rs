@@ -6,7 +6,8 @@ use crate::testing::mutants::mutants;
 mutants! {
     // The log, snapshots and sessions are no part of the protocol, and a lost disk takes whole nodes (T-R1 to T-R4).
     rules "", elsewhere [
-        RefuseDamagedLog, TornTailCut, SessionsInSnapshot, SessionDedupe, SessionGeneration, RefusedIsDropped, BatchInOrder, FailedWriteStops,
+        RefuseDamagedLog, RefuseLostSegments, LogNamesSnapshot, DigestsCompared, StandingRestated,
+        TornTailCut, SessionsInSnapshot, SessionDedupe, SessionGeneration, RefusedIsDropped, BatchInOrder, FailedWriteStops,
         IncarnationDurable, PromiseRestated, RecycleAfterSnapshot, RejoinAsksEverybody, RejoinMute,
         RejoinKeepsBallot, RejoinDurable, PeriodicPowerRejoins, FoundingAsksEverybody, FoundingAsksTwice,
         FoundersAreNamed, PeerLifeRemembered, PeerLogEndRemembered,
