@@ -343,6 +343,11 @@ impl Clients {
                 client.on_expired();
                 self.give_up(index, attempt, coverage)
             }
+            // What one node admits says nothing of the others that have the batch: the home, or another attempt, will answer.
+            Outcome::Refused(CommandError::TooLarge) if client.persistent && client.is_direct() => {
+                coverage.too_large += 1;
+                Vec::new()
+            }
             Outcome::Refused(CommandError::TooLarge) if client.persistent => {
                 coverage.too_large += 1;
                 self.give_up(index, attempt, coverage)
@@ -373,8 +378,8 @@ impl Clients {
         let client = &mut self.list[index];
         let task = client.task.take().expect("only a task is given up");
         client.resend = false;
-        // A node that refuses a batch of a client says nothing of the others that have it.
         let is_only_attempt = client.attempt == task.first_attempt && attempt == client.attempt;
+        // A session that one node does not know says nothing of the others that have the batch.
         if !is_only_attempt || task.direct.is_some() {
             coverage.unknown += 1;
             self.record_unknown(&task);
