@@ -101,6 +101,8 @@ impl Node {
             shared.coverage.rejoins += 1;
             self.memory.lost = false;
             self.memory.rejoining = false;
+            // An older copy whose last votes went with the power, too, has come back that way.
+            self.restored = false;
         }
         let now = shared.queue.now();
         self.wake(shared, now);
