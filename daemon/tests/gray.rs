@@ -24,6 +24,9 @@ const NOTICED_AFTER: Duration = Duration::from_secs(3);
 /// Between two operations of a client, so that they measure delays and not how much the machine can do.
 const PAUSE: Duration = Duration::from_millis(2);
 
+/// Bytes per second of a narrow link: heartbeats fit, what the clients write does not.
+const NARROW: u64 = 20_000;
+
 #[derive(Clone, Copy, Debug)]
 enum Weakness {
     /// A disk completes nothing.
@@ -32,6 +35,10 @@ enum Weakness {
     SlowDisk(usize),
     /// Nothing that the first says reaches the second.
     CutOneWay(usize, usize),
+    /// What two nodes say to each other takes 60 ms longer, one way.
+    SlowLink(usize, usize),
+    /// Less goes through between two nodes than is written.
+    NarrowLink(usize, usize),
     /// A process gets a tenth of its time.
     SlowNode(usize),
 }
@@ -47,7 +54,9 @@ impl Weakness {
     fn spares(self, id: usize) -> bool {
         match self {
             Self::HungDisk(weak) | Self::SlowDisk(weak) | Self::SlowNode(weak) => id != weak,
-            Self::CutOneWay(from, to) => id != from && id != to,
+            Self::CutOneWay(one, other) | Self::SlowLink(one, other) | Self::NarrowLink(one, other) => {
+                id != one && id != other
+            }
         }
     }
 }
@@ -140,6 +149,9 @@ fn weaknesses(leader: usize, count: usize) -> Vec<Weakness> {
         Weakness::CutOneWay(leader, follower),
         Weakness::CutOneWay(follower, leader),
         Weakness::CutOneWay(follower, other),
+        Weakness::SlowLink(leader, follower),
+        Weakness::SlowLink(follower, other),
+        Weakness::NarrowLink(leader, follower),
         Weakness::SlowNode(leader),
         Weakness::SlowNode(follower),
     ]
@@ -199,6 +211,18 @@ fn suffer(cluster: &mut Cluster, weakness: Weakness, during: impl FnOnce()) {
             cluster.links.as_ref().expect("the cluster is linked").cut_one_way(from, to);
             during();
             cluster.links.as_ref().expect("the cluster is linked").heal();
+        }
+        Weakness::SlowLink(one, other) => {
+            let links = cluster.links.as_ref().expect("the cluster is linked");
+            links.delay_between(one, other, Duration::from_millis(60));
+            during();
+            links.heal();
+        }
+        Weakness::NarrowLink(one, other) => {
+            let links = cluster.links.as_ref().expect("the cluster is linked");
+            links.narrow_between(one, other, NARROW);
+            during();
+            links.heal();
         }
         Weakness::SlowNode(id) => {
             let slow = SlowNode::start(cluster.pid(id));

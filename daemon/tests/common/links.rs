@@ -4,10 +4,10 @@
 //! says to node 2 may stand still while node 2 is heard by node 1. A cut direction loses nothing, it stands still, as TCP does
 //! while packets are dropped; healed, it goes on where it stood.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -25,11 +25,24 @@ const ON_THE_WAY_MAX: usize = 4 << 20;
 struct State {
     /// Directions that stand still: from, to.
     cut: Mutex<BTreeSet<(usize, usize)>>,
-    /// How long everything takes, in microseconds, one way.
-    delay: AtomicU64,
-    /// Bytes per second of each direction of a stream; 0: as many as go.
-    bandwidth: AtomicU64,
+    /// What all links are like, and those that are otherwise.
+    quality: Mutex<(Quality, BTreeMap<(usize, usize), Quality>)>,
     over: AtomicBool,
+}
+
+/// What a direction of a link is like.
+#[derive(Clone, Copy, Default)]
+struct Quality {
+    /// How long everything takes.
+    delay: Duration,
+    /// Bytes per second of each stream; 0: as many as go.
+    bandwidth: u64,
+}
+
+impl Quality {
+    fn is_perfect(self) -> bool {
+        self.delay.is_zero() && self.bandwidth == 0
+    }
 }
 
 impl State {
@@ -37,12 +50,13 @@ impl State {
         self.cut.lock().expect("no holder panics").contains(&link)
     }
 
-    fn delay(&self) -> Duration {
-        Duration::from_micros(self.delay.load(Ordering::Relaxed))
+    fn quality(&self, link: (usize, usize)) -> Quality {
+        let (everywhere, links) = &*self.quality.lock().expect("no holder panics");
+        links.get(&link).copied().unwrap_or(*everywhere)
     }
 
-    fn is_wide(&self) -> bool {
-        self.bandwidth.load(Ordering::Relaxed) == 0
+    fn change(&self, change: impl Fn(&mut (Quality, BTreeMap<(usize, usize), Quality>))) {
+        change(&mut self.quality.lock().expect("no holder panics"));
     }
 
     fn is_over(&self) -> bool {
@@ -90,19 +104,36 @@ impl Links {
 
     /// From now on everything takes that long, one way.
     pub fn delay(&self, one_way: Duration) {
-        self.state.delay.store(one_way.as_micros() as u64, Ordering::Relaxed);
+        self.state.change(|(everywhere, _)| everywhere.delay = one_way);
+    }
+
+    /// From now on what two nodes say to each other takes that long, one way.
+    pub fn delay_between(&self, one: usize, other: usize, one_way: Duration) {
+        self.state.change(|(everywhere, links)| {
+            for link in [(one, other), (other, one)] {
+                links.entry(link).or_insert(*everywhere).delay = one_way;
+            }
+        });
     }
 
     /// From now on no more than so many bytes per second go through each direction of a stream.
     pub fn narrow(&self, bytes_per_second: u64) {
-        self.state.bandwidth.store(bytes_per_second, Ordering::Relaxed);
+        self.state.change(|(everywhere, _)| everywhere.bandwidth = bytes_per_second);
+    }
+
+    /// From now on no more than that goes through each direction of a stream between two nodes.
+    pub fn narrow_between(&self, one: usize, other: usize, bytes_per_second: u64) {
+        self.state.change(|(everywhere, links)| {
+            for link in [(one, other), (other, one)] {
+                links.entry(link).or_insert(*everywhere).bandwidth = bytes_per_second;
+            }
+        });
     }
 
     /// Everything goes its way again, at once.
     pub fn heal(&self) {
         self.state.cut.lock().expect("no holder panics").clear();
-        self.state.delay.store(0, Ordering::Relaxed);
-        self.state.bandwidth.store(0, Ordering::Relaxed);
+        self.state.change(|quality| *quality = Default::default());
     }
 }
 
@@ -152,9 +183,9 @@ struct Delayed {
 }
 
 impl Delayed {
-    fn push(&mut self, bytes: &[u8], state: &State) {
-        let mut due = Instant::now() + state.delay();
-        let bandwidth = state.bandwidth.load(Ordering::Relaxed);
+    fn push(&mut self, bytes: &[u8], quality: Quality) {
+        let Quality { delay, bandwidth } = quality;
+        let mut due = Instant::now() + delay;
         if bandwidth > 0 {
             let begins = self.free_at.map_or(due, |free| free.max(due));
             due = begins + Duration::from_secs_f64(bytes.len() as f64 / bandwidth as f64);
@@ -180,7 +211,7 @@ fn copy(mut from: TcpStream, mut to: TcpStream, first: &[u8], link: (usize, usiz
     let mut buffer = vec![0; 64 << 10];
     let mut delayed = Delayed::default();
     if !first.is_empty() {
-        delayed.push(first, state);
+        delayed.push(first, state.quality(link));
     }
     let _ = from.set_nodelay(true);
     let _ = to.set_nodelay(true);
@@ -206,14 +237,12 @@ fn copy(mut from: TcpStream, mut to: TcpStream, first: &[u8], link: (usize, usiz
         match from.read(&mut buffer) {
             Ok(0) => break,
             // What was read while the link was cut waits like everything behind it.
-            Ok(count)
-                if delayed.size == 0 && state.delay().is_zero() && !state.is_cut(link) && state.is_wide() =>
-            {
+            Ok(count) if delayed.size == 0 && state.quality(link).is_perfect() && !state.is_cut(link) => {
                 if to.write_all(&buffer[..count]).is_err() {
                     break;
                 }
             }
-            Ok(count) => delayed.push(&buffer[..count], state),
+            Ok(count) => delayed.push(&buffer[..count], state.quality(link)),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
             Err(_) => break,
         }
