@@ -280,7 +280,7 @@ impl Basic {
             Message::Accept(message) => self.on_accept(from, message, body, effects),
             Message::Accepted(message) => self.on_accepted(from, message, effects),
             Message::Chosen(message) => self.on_chosen(from, message, effects),
-            Message::Learned(message) => self.on_learned(message, body.into(), effects),
+            Message::Learned(message) => self.on_learned(from, message, body.into(), effects),
             Message::LearnRequest(message) => self.on_learn_request(from, message, effects),
             Message::Progress(message) => self.on_progress(from, message),
             Message::ReadRequest(message) => self.on_read_request(from, message, effects),

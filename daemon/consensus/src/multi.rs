@@ -312,6 +312,7 @@ impl Multi {
                 self.tell_condition(effects);
             }
             Message::Logged(message) => self.on_logged(from, message),
+            Message::Proposed(message) => self.on_proposed(from, message, effects),
         }
     }
 }

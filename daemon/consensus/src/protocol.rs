@@ -202,6 +202,27 @@ impl Value {
     }
 }
 
+impl Value {
+    /// Tells values apart; 0 of a no-op.
+    pub fn checksum(&self) -> u64 {
+        self.body().map_or(0, Frame::checksum)
+    }
+}
+
+/// Something that this replica knows to be decided is said to be decided otherwise. Consensus rules that out: somebody has forgotten
+/// a vote.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Contradiction {
+    /// Where.
+    pub position: Position,
+    /// [`Value::checksum`] of what is known here.
+    pub known: u64,
+    /// That of what is said; 0 also of nothing.
+    pub told: u64,
+    /// By whom.
+    pub from: ReplicaId,
+}
+
 impl From<Option<Frame>> for Value {
     fn from(body: Option<Frame>) -> Self {
         body.map_or(Value::Noop, Value::Batch)
@@ -328,6 +349,8 @@ pub struct Effects<P: Protocol> {
     pub settled: Vec<BatchId>,
     /// The fate of outstanding proposals became doubtful: propose those that are not executed again, in order.
     pub repropose: bool,
+    /// The first contradiction of what is known.
+    pub contradiction: Option<Contradiction>,
 }
 
 impl<P: Protocol> Default for Effects<P> {
@@ -343,6 +366,7 @@ impl<P: Protocol> Default for Effects<P> {
             snapshots: Vec::new(),
             settled: Vec::new(),
             repropose: false,
+            contradiction: None,
         }
     }
 }
@@ -414,6 +438,25 @@ impl<P: Protocol> Effects<P> {
     /// The own batch was executed as part of an installed snapshot, or may have been; nothing more comes of it here.
     pub fn settle(&mut self, batch: BatchId) {
         self.settled.push(batch);
+    }
+
+    /// `from` says that `told` is decided, a no-op or nothing if there is none, where this replica knows `known` to be.
+    pub fn contradict(
+        &mut self,
+        position: impl Into<Position>,
+        known: &Value,
+        told: Option<&Frame>,
+        from: ReplicaId,
+    ) {
+        let contradiction = Contradiction {
+            position: position.into(),
+            known: known.checksum(),
+            told: told.map_or(0, Frame::checksum),
+            from,
+        };
+        if contradiction.known != contradiction.told && holds(Rule::DecisionsCompared) {
+            self.contradiction.get_or_insert(contradiction);
+        }
     }
 
     /// Asks the replica to propose its unexecuted batches again.

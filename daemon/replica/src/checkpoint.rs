@@ -56,9 +56,11 @@ pub enum Place {
     Checkpoint(Position),
     /// Wherever exactly the positions of this frontier are executed; named by its digest, in a log the slot.
     Frontier(u64),
+    /// What was decided there: not digests of states are compared, but the checksums of values.
+    Decision(Position),
 }
 
-/// Two digests of one place that should be equal.
+/// Two digests, or checksums, of one place that should be equal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Disagreement {
     /// Where.
@@ -440,6 +442,11 @@ impl Checkpoints {
             }
         }
         self.weigh(Place::Frontier(frontier), &votes);
+    }
+
+    /// What others reported of their states may be from before they forgot something: only what they report from now on counts.
+    pub(crate) fn forget_reports(&mut self) {
+        self.whole = [None; REPLICAS_MAX];
     }
 
     /// The next thing that was found out.

@@ -16,14 +16,20 @@
 //! * A standing is in the log, and repeated in every segment: a restart does not make a replica forget that it must not serve. The peers
 //!   would show it again, but only after some reports, and stale reads need no peer.
 //! * A replica that is outvoted sends no snapshot, and its peers take none of it.
-//! * One peer, whatever it reports, stops nobody who agrees with a majority.
+//! * One peer, whatever digests it reports, stops nobody who agrees with a majority; what it says to be decided does so until the next
+//!   digests show that.
+//!
+//! Sooner than digests can tell, a replica may hear that something is decided otherwise than it knows, from a peer that says so or a leader
+//! whose first phase has missed what this replica has committed: somebody has forgotten a vote. It stops at once, undecided, until
+//! digests of states that have that decision behind them say who is right. They lie apart, and have nothing to compare while those who
+//! forgot have executed less.
 //!
 //! It goes on voting. State follows from what was decided, votes decide, and a wrong state says nothing about the votes that a log with
 //! checksums holds: a forgotten vote is noticed by those who remember it, see [`crate::rejoin`]. A replica that fell silent
 //! would take from the majority that is right what it needs to survive its next failure, and in the undecided case the votes by
 //! which a third replica gets to where it can tell who is right.
 
-use panch_consensus::protocol::Protocol;
+use panch_consensus::protocol::{Contradiction, Order, Protocol};
 use panch_wire::ids::{Position, REPLICAS_MAX, ReplicaId, ReplicaSet};
 use panch_wire::record::Fixed;
 use panch_wire::rule::{Rule, holds};
@@ -101,8 +107,8 @@ pub struct DigestReport {
 pub struct StandingRecord {
     /// 0: sound, and the rest means nothing; 1: undecided; 2: outvoted.
     standing: u8,
-    /// Whether `number` is a number of `row`, or names a frontier.
-    is_checkpoint: bool,
+    /// 0: `number` names a frontier; it is a number of `row`: 1: of a checkpoint, 2: of a decision.
+    place: u8,
     row: u8,
     others: u16,
     number: u64,
@@ -118,33 +124,30 @@ impl StandingRecord {
             Standing::Outvoted(found) => (2, Some(found)),
         };
         let Some(Disagreement { at, own, other, others }) = found else {
-            return Self {
-                standing: code,
-                is_checkpoint: false,
-                row: 0,
-                others: 0,
-                number: 0,
-                own: 0,
-                other: 0,
-            };
+            return Self { standing: code, place: 0, row: 0, others: 0, number: 0, own: 0, other: 0 };
         };
         let others = others.iter().fold(0, |bits, id| bits | 1 << id.0);
-        let (is_checkpoint, row, number) = match at {
-            Place::Checkpoint(Position { row, number }) => (true, row, number),
-            Place::Frontier(frontier) => (false, 0, frontier),
+        let (place, row, number) = match at {
+            Place::Frontier(frontier) => (0, 0, frontier),
+            Place::Checkpoint(Position { row, number }) => (1, row, number),
+            Place::Decision(Position { row, number }) => (2, row, number),
         };
-        Self { standing: code, is_checkpoint, row, others, number, own, other }
+        Self { standing: code, place, row, others, number, own, other }
     }
 
     /// `None` if it means nothing.
     fn standing(self) -> Option<Standing> {
-        let Self { standing, is_checkpoint, row, others: bits, number, own, other } = self;
+        let Self { standing, place, row, others: bits, number, own, other } = self;
         let mut others = ReplicaSet::default();
         for id in (0..REPLICAS_MAX as u8).filter(|id| bits & 1 << id != 0) {
             others.insert(ReplicaId(id));
         }
-        let at =
-            if is_checkpoint { Place::Checkpoint(Position { row, number }) } else { Place::Frontier(number) };
+        let at = match place {
+            0 => Place::Frontier(number),
+            1 => Place::Checkpoint(Position { row, number }),
+            2 => Place::Decision(Position { row, number }),
+            _ => return None,
+        };
         let found = Disagreement { at, own, other, others };
         match standing {
             0 => Some(Standing::Sound),
@@ -197,6 +200,11 @@ fn settles(confirmed: Place, doubtful: Place, is_log: bool) -> bool {
     match (confirmed, doubtful) {
         // The present state.
         (Place::Frontier(_), _) => true,
+        // No digest is of a decision.
+        (Place::Decision(_), _) => false,
+        (Place::Checkpoint(confirmed), Place::Decision(doubtful)) => {
+            is_log && confirmed.number >= doubtful.number
+        }
         (Place::Checkpoint(confirmed), Place::Checkpoint(doubtful)) => {
             confirmed == doubtful || is_log && confirmed.number >= doubtful.number
         }
@@ -280,14 +288,37 @@ impl<P: Protocol> Replica<P> {
                 self.watch.doubt.get_or_insert((around.now, found));
             }
             Finding::Confirmed(place) => {
-                let is_log = P::ORDER == panch_consensus::protocol::Order::Log;
-                if self.watch.found().is_some_and(|found| settles(place, found.at, is_log)) {
+                let is_log = P::ORDER == Order::Log;
+                // What was decided shows in a state only once it is executed.
+                let shows = |at: Place| match at {
+                    Place::Decision(position) => self.executed.contains(position),
+                    Place::Checkpoint(_) | Place::Frontier(_) => true,
+                };
+                let found = self.watch.found();
+                if found.is_some_and(|found| shows(found.at) && settles(place, found.at, is_log)) {
                     self.watch.doubt = None;
                     if matches!(self.watch.standing, Standing::Undecided(_)) {
                         self.set_standing(Standing::Sound, around);
                     }
                 }
             }
+        }
+    }
+
+    /// Something that this replica knows to be decided is said to be decided otherwise. Of whom a majority is known to disagree with,
+    /// that is no news.
+    pub(crate) fn on_contradiction<O: Outbox>(
+        &mut self,
+        contradiction: Contradiction,
+        around: &mut Surroundings<'_, O>,
+    ) {
+        let Contradiction { position, known: own, told: other, from } = contradiction;
+        let mut others = ReplicaSet::default();
+        others.insert(from);
+        if self.watch.serves() && !self.checkpoints.is_wrong(from) {
+            let found = Disagreement { at: Place::Decision(position), own, other, others };
+            self.checkpoints.forget_reports();
+            self.set_standing(Standing::Undecided(found), around);
         }
     }
 

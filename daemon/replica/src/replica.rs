@@ -495,6 +495,9 @@ impl<P: Protocol> Replica<P> {
             if std::mem::take(&mut self.effects.repropose) {
                 self.doubt(around.now);
             }
+            if let Some(contradiction) = self.effects.contradiction.take() {
+                self.on_contradiction(contradiction, around);
+            }
             if !progressed && self.effects.records.is_empty() {
                 return;
             }

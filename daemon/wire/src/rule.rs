@@ -81,6 +81,8 @@ rules! {
     // Divergence.
     /// Digests of common positions are compared, and who disagrees with a majority stops serving.
     DigestsCompared = "digests-compared",
+    /// What is said to be decided is compared with what is known to be.
+    DecisionsCompared = "decisions-compared",
     /// That a replica must not serve survives the segment in which it was written down.
     StandingRestated = "standing-restated",
 

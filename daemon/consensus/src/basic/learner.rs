@@ -221,7 +221,16 @@ impl Basic {
         effects.send(Dest::One(to), LearnRequest { slots }, None);
     }
 
-    pub(super) fn on_learned(&mut self, message: Learned, value: Value, effects: &mut Effects<Self>) {
+    pub(super) fn on_learned(
+        &mut self,
+        from: ReplicaId,
+        message: Learned,
+        value: Value,
+        effects: &mut Effects<Self>,
+    ) {
+        if let Some(known) = self.window.get(message.slot).filter(|_| self.open.is_chosen(message.slot)) {
+            effects.contradict(message.slot, &known.value, value.body(), from);
+        }
         if self.has_room(message.slot, &value) {
             self.learn(message.slot, None, Some(value), effects);
         }

@@ -14,7 +14,7 @@ use super::Epaxos;
 use super::message::{Accept, AcceptOk, Commit, Fetch, Nack, Phase, PreAccept, PreAcceptOk, Seen};
 use super::record::{PreAcceptRecord, Record};
 use crate::ballot::Ballot;
-use crate::protocol::{Dest, Effects, Persist};
+use crate::protocol::{Dest, Effects, Persist, Value};
 
 impl Epaxos {
     /// Answers a message about an instance that is decided here; false if it is not.
@@ -163,6 +163,7 @@ impl Epaxos {
         let Commit { position, stamp, deps, noop } = message;
         self.announce(position);
         if self.committed.contains(position) {
+            self.compare(from, message, body.as_ref(), effects);
             // A duplicate, or this replica's own fast commit, which is durable now.
             if self.instances.get(&position).is_some_and(|instance| instance.unannounced) {
                 self.release(position, effects);
@@ -194,5 +195,16 @@ impl Epaxos {
         self.settle(position, stamp, deps, noop);
         self.release(position, effects);
         self.continue_fetch(position.row, effects);
+    }
+
+    /// Compares what is said to be committed with what is committed here. What a snapshot covers was not committed here: it may have
+    /// been accepted as something that lost. Dependencies are not compared: honest replicas may differ in those that do not interfere.
+    fn compare(&self, from: ReplicaId, said: Commit, body: Option<&Frame>, effects: &mut Effects<Self>) {
+        let Some(known) = self.instances.get(&said.position).filter(|it| it.is_committed()) else { return };
+        // A commit may come without its batch, and a batch that is executed may have left memory.
+        if (known.noop || known.frame.is_some()) && (said.noop || body.is_some()) {
+            let value = Value::from(known.body().cloned());
+            effects.contradict(said.position, &value, body.filter(|_| !said.noop), from);
+        }
     }
 }

@@ -218,9 +218,18 @@ impl Fast {
         effects: &mut Effects<Self>,
     ) {
         let Decided { slot, commit } = message;
+        let name = ValueName::of(body.as_ref());
+        // Whose bytes are not here yet is compared when they come from somebody who knows the slot to be decided, too.
+        let chosen = self.slots.get(slot).and_then(|open| open.chosen);
+        let known = chosen.and_then(|chosen| self.slots.value(slot, chosen));
+        if let Some(known) = known.or_else(|| self.slots.tail(slot).cloned())
+            && ValueName::of_value(&known) != name
+        {
+            effects.contradict(slot, &known, body.as_ref(), from);
+        }
         if self.slots.admits(slot) && self.has_room(slot, body.as_ref()) {
             self.slots.keep_voted(slot, body.as_ref());
-            self.learn(slot, ValueName::of(body.as_ref()), effects);
+            self.learn(slot, name, effects);
             // Chosen before, but its bytes were missing.
             self.advance_commit(effects);
         }

@@ -12,8 +12,8 @@ use panch_wire::rule::{Rule, holds};
 
 use super::election::REPORT_COUNT_MAX;
 use super::message::{
-    Accept, Commit, Gap, Heartbeat, HeartbeatReply, Prepare, Promise, PromiseEntry, PromiseRecord, Record,
-    Refused,
+    Accept, Commit, Gap, Heartbeat, HeartbeatReply, Prepare, Promise, PromiseEntry, PromiseRecord, Proposed,
+    Record, Refused,
 };
 use super::{Multi, Role};
 use crate::ballot::Ballot;
@@ -126,6 +126,9 @@ impl Multi {
         let expected = self.accepted_upto.next();
         let present = self.window.get(slot).is_some_and(|entry| entry.ballot == ballot);
         if slot <= self.commit || slot < expected && present {
+            if slot <= self.commit {
+                self.compare(from, ballot, slot, body.as_ref(), effects);
+            }
             self.due.ack = true;
         } else if slot > expected && holds(Rule::AckContiguous) {
             self.counters.gaps += 1;
@@ -184,6 +187,34 @@ impl Multi {
             }
         }
         self.commit_to(upto, effects);
+    }
+
+    /// A leader proposes what was chosen in its ballot or below, or its first phase has missed it: then an acceptor has forgotten a vote.
+    /// What is accepted here above its ballot may have been chosen there, and what has left memory is not compared.
+    fn compare(
+        &self,
+        from: ReplicaId,
+        ballot: Ballot,
+        slot: Slot,
+        proposed: Option<&Frame>,
+        effects: &mut Effects<Self>,
+    ) {
+        if let Some(known) = self.window.get(slot).filter(|known| known.ballot <= ballot) {
+            effects.contradict(slot, &known.value, proposed, from);
+        }
+    }
+
+    /// The leader has never proposed what is chosen here. What was chosen in its own ballot does not count: it may have been proposed
+    /// since the message left.
+    pub(super) fn on_proposed(&mut self, from: ReplicaId, message: Proposed, effects: &mut Effects<Self>) {
+        let Proposed { ballot, last } = message;
+        if !self.obey(from, ballot, effects) {
+            return;
+        }
+        let chosen = self.window.entries_from(last.next()).take_while(|(slot, _)| *slot <= self.commit);
+        for (slot, known) in chosen.filter(|(_, known)| known.ballot < ballot) {
+            effects.contradict(slot, &known.value, None, from);
+        }
     }
 
     pub(super) fn on_installed(&mut self, slot: Slot, effects: &mut Effects<Self>) {

@@ -199,6 +199,15 @@ pub struct FillRequest {
     pub upto: Slot,
 }
 
+/// The leader answers an acknowledgement of slots that it has never proposed.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Proposed {
+    /// The leader's ballot.
+    pub ballot: Ballot,
+    /// The last slot proposed in it: everything that was chosen in lower ones is up to there.
+    pub last: Slot,
+}
+
 // Never reorder: the position is the wire format.
 messages! { Multi:
     PreVote: Hint,
@@ -221,6 +230,7 @@ messages! { Multi:
     FillRequest: Hint,
     Condition: Hint,
     Logged: Claim(ClaimAfterDurable),
+    Proposed: Hint,
 }
 
 impl Message {
@@ -242,6 +252,7 @@ impl Message {
             Message::ReadIndexReply(m) => ([Ballot::default(); 2], [m.slot.unwrap_or_default(); 2]),
             Message::TransferLeader(m) => ([m.released.ballot; 2], [Slot(0); 2]),
             Message::FillRequest(m) => ([m.ballot; 2], [m.upto; 2]),
+            Message::Proposed(m) => ([m.ballot; 2], [m.last; 2]),
             Message::ReadIndexRequest(_)
             | Message::Forward(_)
             | Message::Condition(_)

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod contradicted;
 mod latency;
 mod limits;
 mod past;

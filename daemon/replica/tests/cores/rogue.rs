@@ -16,7 +16,7 @@ use panch_wire::frame::{Frame, FramePool};
 use panch_wire::ids::{BatchId, GroupId, Incarnation, Position, ReplicaId, Slot};
 use panch_wire::time::{Duration, Instant};
 
-const GROUP: GroupId = GroupId(0);
+pub(crate) const GROUP: GroupId = GroupId(0);
 /// Bytes of a log segment; a body may have half of that.
 const SEGMENT_SIZE: u64 = 128 << 10;
 
@@ -76,7 +76,12 @@ pub(crate) fn config(kind: ProtocolKind, replica_count: usize, rejoining: bool) 
     }
 }
 
-fn core(kind: ProtocolKind, replica_count: usize, rejoining: bool, pool: &FramePool) -> (Core, Asked) {
+pub(crate) fn core(
+    kind: ProtocolKind,
+    replica_count: usize,
+    rejoining: bool,
+    pool: &FramePool,
+) -> (Core, Asked) {
     let config = config(kind, replica_count, rejoining);
     let mut core = Core::open(&config, Incarnation(2), pool.clone(), |_| random(1), |_| None);
     let mut asked = Asked::default();

@@ -117,13 +117,18 @@ pub(crate) fn line(status: &GroupStatus, mode: Durability) -> String {
 /// A place, in the words of the group's order.
 fn place(kind: ProtocolKind, at: Place) -> String {
     match at {
-        Place::Checkpoint(at) if kind == ProtocolKind::Epaxos => {
+        Place::Checkpoint(at) | Place::Decision(at) if kind == ProtocolKind::Epaxos => {
             format!("instance {}.{}", at.row + 1, at.number)
         }
-        Place::Checkpoint(at) => format!("slot {}", at.number),
+        Place::Checkpoint(at) | Place::Decision(at) => format!("slot {}", at.number),
         Place::Frontier(frontier) if kind == ProtocolKind::Epaxos => format!("the instances {frontier:016x}"),
         Place::Frontier(slot) => format!("slot {slot}"),
     }
+}
+
+/// What was decided, by its checksum.
+fn value(checksum: u64, otherwise: &str) -> String {
+    if checksum == 0 { otherwise.to_string() } else { format!("the batch {checksum:016x}") }
 }
 
 fn names(nodes: ReplicaSet) -> String {
@@ -137,6 +142,16 @@ pub(crate) fn divergence(view: &NodeView, status: &GroupStatus) -> Option<String
     let group = status.group.0;
     let differ = |found: &Disagreement| {
         let Disagreement { at, own, other, others } = found;
+        if let Place::Decision(_) = at {
+            return format!(
+                "the decisions of group {group} differ: in {} node {node} knows {} to be decided, {} says that it is {}: somebody has \
+                 forgotten a vote, and what was acknowledged may be lost",
+                place(status.kind, *at),
+                value(*own, "a no-op"),
+                names(*others),
+                value(*other, "a no-op or nothing")
+            );
+        }
         format!(
             "the data of group {group} differ: after {} the digest of node {node} is {own:016x}, that of {} is {other:016x}",
             place(status.kind, *at),
@@ -150,7 +165,7 @@ pub(crate) fn divergence(view: &NodeView, status: &GroupStatus) -> Option<String
             differ(found)
         ),
         (Standing::Undecided(found), _) => format!(
-            "{}, and no digest has a majority of the nodes. Node {node} serves nothing of this group until one has: start the nodes that are \
+            "{}, and no state has a majority of the nodes. Node {node} serves nothing of this group until one has: start the nodes that are \
              down. If all are up, something is lost that only you can judge: keep copies of all data directories, decide which node is right, \
              empty the data directories of the others, and start them one after the other with --rejoin",
             differ(found)

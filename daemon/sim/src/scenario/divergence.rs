@@ -1,12 +1,13 @@
 //! Replicas whose states differ: it is noticed, who is in a minority stops serving, and without a majority all do.
 
 use panch_consensus::protocol::ProtocolKind;
+use panch_replica::checkpoint::{Disagreement, Place};
 use panch_replica::divergence::Standing;
 use panch_replica::replica::Level;
 use panch_wire::command::CommandError;
 use panch_wire::ids::GroupId;
 
-use super::{Script, broken, ensure, steady};
+use super::{Script, begin, broken, ensure, others, steady};
 use crate::client::Outcome;
 use crate::disk::CrashKind;
 use crate::linear::register::Action;
@@ -143,6 +144,46 @@ pub(super) fn third_tells_who_is_right(seed: u64) -> Result<(), String> {
         refuses(&mut world, 1)?;
         world.check().map_err(broken)?;
     }
+    Ok(())
+}
+
+/// T-D5. Three writes of a leader and a node whose disk is then restored, which nobody notices; with the third it decides something else.
+/// When the leader is back it hears of a decision that contradicts its own, and says so without any digest.
+pub(super) fn forgotten_votes(seed: u64) -> Result<(), String> {
+    let (mut world, leader) = begin(Settings::calm(seed, 3))?;
+    let rest = others(3, leader);
+    let (lost, third) = (rest[0], rest[1]);
+    ensure!(world.set_soon(leader, "r0", "before"), "no first write: {}", world.describe());
+    world.run_for(SECOND);
+    let copy = world.copy(lost);
+    world.isolate(third);
+    for number in 0..3 {
+        let written = world.set_soon(leader, "r0", &format!("kept {number}"));
+        ensure!(written, "no write with two of three: {}", world.describe());
+    }
+    world.run_for(500 * MILLISECOND);
+    world.isolate(leader);
+    world.restore(lost, &copy);
+    world.forget_lives();
+    for (from, to) in [(lost, third), (third, lost)] {
+        world.unblock(from, to);
+    }
+    world.restart(lost);
+    ensure!(world.set_soon(third, "r0", "new"), "the others do not decide: {}", world.describe());
+    ensure!(is_sound(&world, leader), "found out too early: {}", world.describe());
+    world.rejoin(leader);
+    let noticed = world.run_until(NOTICED_WITHIN, |world| {
+        let found = standing(world, leader);
+        matches!(found, Some(Standing::Undecided(Disagreement { at: Place::Decision(_), .. })))
+    });
+    ensure!(noticed, "not noticed: {}", world.describe());
+    refuses(&mut world, leader)?;
+    // Digests say later who has the majority.
+    for number in 0..3 {
+        ensure!(world.set_soon(third, "r1", &format!("{number}")), "the others stop: {}", world.describe());
+    }
+    let decided = world.run_until(2 * NOTICED_WITHIN, |world| is_outvoted(world, leader));
+    ensure!(decided, "not decided: {}", world.describe());
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! What a scenario can do to the world.
 
+use panch_replica::familiarity::Familiarity;
 use panch_replica::replica::Level;
 use panch_replica::status::GroupStatus;
 use panch_wire::frame::PAGE_SIZE;
@@ -188,6 +189,16 @@ impl World {
     /// A node ends, and its disk is replaced by a copy.
     pub fn restore(&mut self, node: usize, copy: &DiskCopy) {
         self.nodes[node].restore(&mut self.shared, copy);
+    }
+
+    /// Every node forgets what it remembers of the lives of others: nobody recognizes a disk that was restored. What is decided
+    /// twice from then on is no violation; only the script judges.
+    pub fn forget_lives(&mut self) {
+        self.shared.invariants.suspend();
+        for node in &mut self.nodes {
+            node.memory.peers = Familiarity::default();
+            node.memory.written = Familiarity::default();
+        }
     }
 
     /// Whether a node is on its way back from the loss of its disk.

@@ -190,3 +190,17 @@ fn what_is_accepted_counts_for_reads_before_it_is_durable() {
     solo.deliver(R1, ReadRequest { number: 5 }, None);
     assert_eq!(solo.sent(), [hint(R1, ReadReply { number: 5, last: Slot(4) })]);
 }
+
+#[test]
+fn a_peer_that_learned_something_else_is_contradicted() {
+    let mut solo = solo(3);
+    let (known, other) = (solo.frame(1), solo.frame(2));
+    for slot in [1, 3] {
+        solo.deliver(R1, Learned { slot: Slot(slot) }, Some(&known));
+        solo.deliver(R2, Learned { slot: Slot(slot) }, Some(&known));
+        assert_eq!(solo.effects.contradiction, None);
+        solo.deliver(R2, Learned { slot: Slot(slot) }, Some(&other));
+        let found = solo.effects.contradiction.take().expect("two values are chosen");
+        assert_eq!((found.position, found.from), (Slot(slot).into(), R2));
+    }
+}

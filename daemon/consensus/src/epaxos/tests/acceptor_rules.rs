@@ -10,6 +10,7 @@ use super::super::message::{
 };
 use super::{Solo, at, ballot, deps, solo};
 use crate::ballot::Ballot;
+use crate::frontier::Frontier;
 use crate::protocol::{Event, Protocol, ReadContext};
 use crate::testing::solo::{R1, R2};
 use crate::testing::tuning;
@@ -491,4 +492,43 @@ fn an_acceptance_is_answered_after_its_record() {
     assert_eq!(solo.records().len(), 1);
     solo.deliver(R1, accept(position, ballot(1, 1), deps([0, 0, 0]), false), Some(&frame));
     assert_eq!((solo.sent(), solo.records()), (vec![expected], vec![]), "sent again, answered again");
+}
+
+#[test]
+fn a_commit_of_something_else_is_contradicted() {
+    let mut solo = ready(3);
+    let (known, other) = (solo.frame(1), solo.frame(2));
+    let commit = |number, noop: bool| Commit {
+        position: at(1, number),
+        stamp: u64::from(!noop),
+        deps: Dependencies::default(),
+        noop,
+    };
+    solo.deliver(R1, commit(1, false), Some(&known));
+    solo.deliver(R2, commit(1, false), Some(&known));
+    solo.deliver(R2, commit(1, false), None);
+    solo.deliver(R1, commit(2, true), None);
+    solo.deliver(R2, commit(2, true), None);
+    assert_eq!(solo.effects.contradiction, None);
+    for (number, noop, body) in [(1, false, Some(&other)), (1, true, None), (2, false, Some(&other))] {
+        solo.deliver(R2, commit(number, noop), body);
+        let found = solo.effects.contradiction.take().expect("two values are chosen");
+        assert_eq!((found.position, found.from), (at(1, number), R2));
+    }
+}
+
+#[test]
+fn what_a_snapshot_covers_is_not_compared_with_what_was_accepted() {
+    let mut solo = ready(5);
+    let frame = solo.frame(1);
+    // The no-op loses; the batch is committed elsewhere, and comes in a snapshot that leaves a hole before it.
+    solo.deliver(R1, Seen { position: at(1, 2), stamp: 1, buddy: 0 }, Some(&frame));
+    solo.deliver(R2, accept(at(1, 2), ballot(1, 2), deps([0; 5]), true), None);
+    let mut covered = Frontier::default();
+    covered.insert(at(1, 2));
+    assert!(solo.protocol.prepare_install(&covered));
+    solo.step(Event::Installed { covered, stamp: 1 });
+    let commit = Commit { position: at(1, 2), stamp: 1, deps: Dependencies::default(), noop: false };
+    solo.deliver(R1, commit, Some(&frame));
+    assert_eq!(solo.effects.contradiction, None);
 }

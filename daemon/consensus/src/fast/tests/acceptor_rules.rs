@@ -350,3 +350,27 @@ fn numbers_from_outside_are_bounded() {
     assert_eq!(solo.records(), []);
     assert!(solo.protocol.status().last < Slot(1 << 20));
 }
+
+#[test]
+fn a_peer_that_knows_something_else_to_be_decided_is_contradicted() {
+    let mut solo = Solo::new(3);
+    let (known, other) = (solo.frame(1), solo.frame(2));
+    // Slot 1 is missing, so that this one stays open.
+    for body in [&known, &known] {
+        solo.hear(R1, Decided { slot: Slot(2), commit: Slot(0) }, Some(body));
+    }
+    assert_eq!(solo.effects.contradiction, None);
+    solo.hear(R2, Decided { slot: Slot(2), commit: Slot(0) }, Some(&other));
+    let found = solo.effects.contradiction.expect("two values are chosen");
+    assert_eq!((found.position, found.from), (Slot(2).into(), R2));
+    assert_eq!((found.known, found.told), (known.checksum(), other.checksum()));
+    // What is committed and in memory, too.
+    solo.effects.contradiction = None;
+    solo.hear(R1, Decided { slot: Slot(1), commit: Slot(0) }, None);
+    assert_eq!(solo.status().committed, Slot(2));
+    solo.hear(R1, Decided { slot: Slot(1), commit: Slot(0) }, None);
+    assert_eq!(solo.effects.contradiction, None);
+    solo.hear(R2, Decided { slot: Slot(1), commit: Slot(0) }, Some(&other));
+    let found = solo.effects.contradiction.expect("two values are chosen");
+    assert_eq!((found.position, found.known, found.told), (Slot(1).into(), 0, other.checksum()));
+}

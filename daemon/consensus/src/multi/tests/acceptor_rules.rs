@@ -388,3 +388,48 @@ fn on_its_way_back_it_asks_for_slots_that_it_has_only_in_a_dead_ballot() {
     solo.deliver(R2, heartbeat, None);
     assert!(solo.settle().contains(&hint(R2, FillRequest { ballot: new, upto: Slot(3) })));
 }
+
+#[test]
+fn a_leader_that_proposes_something_else_where_a_value_is_chosen_is_contradicted() {
+    let mut solo = Solo::new(3);
+    let (known, other) = (solo.frame(1), solo.frame(2));
+    let (old, new) = (ballot(1, 1), ballot(2, 2));
+    solo.accept(R1, old, 1, 0, &known);
+    solo.accept(R1, old, 2, 2, &known);
+    solo.settle();
+    assert_eq!(solo.status().committed, Slot(2));
+    // The same value again, by whomever: an honest first phase has found it.
+    solo.accept(R1, old, 1, 2, &known);
+    solo.accept(R2, new, 1, 0, &known);
+    assert_eq!(solo.effects.contradiction, None);
+    // A deposed leader is not listened to.
+    solo.accept(R1, old, 2, 2, &other);
+    assert_eq!(solo.effects.contradiction, None);
+    solo.accept(R2, new, 2, 0, &other);
+    let found = solo.effects.contradiction.expect("a first phase has missed what is chosen");
+    assert_eq!((found.position, found.from), (Slot(2).into(), R2));
+    assert_eq!((found.known, found.told), (known.checksum(), other.checksum()));
+    // What is committed stays.
+    solo.settle();
+    assert_eq!(solo.status().committed, Slot(2));
+}
+
+#[test]
+fn a_leader_that_has_never_proposed_what_is_chosen_is_contradicted() {
+    let mut solo = Solo::new(3);
+    let known = solo.frame(1);
+    let (old, new) = (ballot(1, 1), ballot(2, 2));
+    for slot in 1..=3 {
+        solo.accept(R1, old, slot, slot, &known);
+    }
+    solo.settle();
+    assert_eq!(solo.status().committed, Slot(3));
+    // A late answer of the leader that had it chosen, and a new leader that knows of everything.
+    solo.deliver(R1, Proposed { ballot: old, last: Slot(1) }, None);
+    solo.deliver(R2, Proposed { ballot: new, last: Slot(3) }, None);
+    assert_eq!(solo.effects.contradiction, None);
+    solo.deliver(R2, Proposed { ballot: new, last: Slot(1) }, None);
+    let found = solo.effects.contradiction.take().expect("a first phase has missed what is chosen");
+    assert_eq!((found.position, found.from), (Slot(2).into(), R2));
+    assert_eq!((found.known, found.told), (known.checksum(), 0));
+}

@@ -60,6 +60,16 @@ fn an_acknowledgement_of_an_older_ballot_does_not_count() {
 }
 
 #[test]
+fn a_leader_tells_how_far_it_has_proposed_to_those_that_know_more() {
+    let (mut solo, ballot) = Solo::leader(3);
+    let said = hint(R1, Proposed { ballot, last: Slot(1) });
+    solo.deliver(R1, Accepted { ballot, upto: Slot(1) }, None);
+    assert!(!solo.settle().contains(&said));
+    solo.deliver(R1, Accepted { ballot, upto: Slot(3) }, None);
+    assert!(solo.settle().contains(&said));
+}
+
+#[test]
 fn a_leader_bounds_what_is_unchosen() {
     let (mut solo, _) = Solo::leader(3);
     for counter in 1..100 {
