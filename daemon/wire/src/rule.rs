@@ -107,6 +107,10 @@ rules! {
     // The first start.
     /// A cluster is founded only once all other nodes have answered that they are new, unless the operator says so.
     FoundingAsksEverybody = "founding-asks-everybody",
+    /// Nodes that began with different salvaged states, or one of them with none, are never one cluster.
+    FoundingsDoNotMix = "foundings-do-not-mix",
+    /// Every node of a cluster that begins with a salvaged state begins with that state.
+    FoundedWithState = "founded-with-state",
     /// They have answered so twice, so that there was a moment at which all were new.
     FoundingAsksTwice = "founding-asks-twice",
     /// A node with another directory than the one that the cluster was founded with does not begin as new.

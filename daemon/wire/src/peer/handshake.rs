@@ -16,7 +16,7 @@
 
 use std::fmt;
 
-use super::{PeerFault, RefusalCode, VERSION};
+use super::{Hello, PeerFault, RefusalCode, VERSION};
 use crate::checksum::checksum;
 use crate::fields::{may_start_with, u16_at, u32_at, u64_at};
 use crate::ids::{Incarnation, ReplicaId};
@@ -113,7 +113,7 @@ pub struct Life {
 ///
 /// ```text
 /// 0 "PNPC"  4 peer version u16  6 has secret u8  7 node u8  8 incarnation u32  12 zero[4]  16 directory u64  24 life u64
-/// 32 nonce[16]  48 seal[32]  80 checksum u64 of the rest
+/// 32 nonce[16]  48 founding u64  56 seal[32]  88 checksum u64 of the rest
 /// ```
 /// The first six bytes never change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -126,33 +126,30 @@ pub struct Challenge {
     pub life: Life,
     /// The accepting node's.
     pub nonce: Nonce,
+    /// What the accepting node's cluster began with, see [`Hello::founding`](super::Hello::founding).
+    pub founding: u64,
     /// Over the hello and this.
     pub seal: Seal,
 }
 
 impl Challenge {
     /// Bytes of a challenge.
-    pub const SIZE: usize = 88;
-    const SEALED: usize = 48;
+    pub const SIZE: usize = 96;
+    const SEALED: usize = 56;
 
-    /// Appends the challenge with its seal. `hello`: the bytes of the hello that it answers.
-    pub fn write(
-        node: ReplicaId,
-        life: Life,
-        nonce: Nonce,
-        secret: Option<&Secret>,
-        hello: &[u8],
-        out: &mut Vec<u8>,
-    ) {
+    /// Appends the challenge of the node that says `ours`, with its seal. `hello`: the bytes of the hello that it answers.
+    pub fn write(ours: &Hello, nonce: Nonce, secret: Option<&Secret>, hello: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(CHALLENGE_MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
-        out.extend_from_slice(&[u8::from(secret.is_some()), node.0]);
+        let life = ours.named_life();
+        out.extend_from_slice(&[u8::from(secret.is_some()), ours.node.0]);
         out.extend_from_slice(&life.incarnation.0.to_le_bytes());
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&life.directory.to_le_bytes());
         out.extend_from_slice(&life.name.to_le_bytes());
         out.extend_from_slice(&nonce);
+        out.extend_from_slice(&ours.founding.to_le_bytes());
         let seal = seal(secret, Sealed::Challenge, hello, &out[start..]);
         out.extend_from_slice(&seal);
         end(start, out);
@@ -177,6 +174,7 @@ impl Challenge {
             node: ReplicaId(bytes[7]),
             life,
             nonce: array(bytes, 32),
+            founding: u64_at(bytes, 48),
             seal: array(bytes, Self::SEALED),
         }))
     }
@@ -315,6 +313,14 @@ mod tests {
     #[test]
     fn a_challenge_shows_whether_both_have_the_same_secret() {
         let (one, two) = (secret(1), secret(2));
+        let ours_of_four = Hello {
+            node: ReplicaId(4),
+            incarnation: LIFE.incarnation,
+            directory: LIFE.directory,
+            life: LIFE.name,
+            founding: 6,
+            ..Hello::new(1)
+        };
         for (theirs, ours, fits) in [
             (None, None, true),
             (Some(&one), Some(&one), true),
@@ -323,10 +329,11 @@ mod tests {
             (Some(&one), None, false),
         ] {
             let mut bytes = Vec::new();
-            Challenge::write(ReplicaId(4), LIFE, [5; 16], theirs, b"hello", &mut bytes);
+            Challenge::write(&ours_of_four, [5; 16], theirs, b"hello", &mut bytes);
             assert_eq!(bytes.len(), Challenge::SIZE);
             let challenge = Challenge::parse(&bytes).unwrap().unwrap();
             assert_eq!((challenge.node, challenge.life, challenge.nonce), (ReplicaId(4), LIFE, [5; 16]));
+            assert_eq!(challenge.founding, 6);
             assert_eq!(challenge.check(ours, b"hello", &bytes).is_ok(), fits, "{theirs:?} {ours:?}");
             let of_another = challenge.check(ours, b"other", &bytes).is_ok();
             assert_eq!(of_another, fits && ours.is_none(), "a challenge answers one hello");

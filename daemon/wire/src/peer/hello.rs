@@ -6,6 +6,7 @@ use crate::checksum::checksum;
 use crate::fields::{cut, may_start_with, u16_at, u32_at, u64_at};
 use crate::frame::FORMAT_VERSION;
 use crate::ids::{Incarnation, ReplicaId};
+use crate::rule::{Rule, holds};
 
 const MAGIC: &[u8; 4] = b"PNPH";
 const REPLY_MAGIC: &[u8; 4] = b"PNPR";
@@ -15,7 +16,7 @@ const REPLY_MAGIC: &[u8; 4] = b"PNPR";
 /// ```text
 /// 0 "PNPH"  4 peer version u16  6 frame version u16  8 log version u16  10 core u16  12 core count u16  14 node u8
 /// 15 purpose u8  16 cluster u64  24 fingerprint u64  32 incarnation u32  36 directory u64  44 life u64  52 zero[4]
-/// 56 nonce[16]  72 checksum u64 of the rest
+/// 56 nonce[16]  72 founding u64  80 checksum u64 of the rest
 /// ```
 /// The first six bytes never change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +43,9 @@ pub struct Hello {
     pub directory: u64,
     /// Names the sender's life: see [`LifeKey::life`](super::LifeKey::life).
     pub life: u64,
+    /// What the sender's cluster began with: 0 for nothing, or else the name of the state that was salvaged for it. Nodes that began with
+    /// different states are never one cluster. [`Hello::ANY_FOUNDING`] from a node that has lost its disk and has to learn it.
+    pub founding: u64,
     /// The sender's, for this stream.
     pub nonce: Nonce,
     /// What the sender wants.
@@ -69,7 +73,9 @@ impl Purpose {
 
 impl Hello {
     /// Bytes of a hello.
-    pub const SIZE: usize = 80;
+    pub const SIZE: usize = 88;
+    /// The founding of a node that has forgotten it.
+    pub const ANY_FOUNDING: u64 = u64::MAX;
 
     /// Appends the hello.
     pub fn write(&self, out: &mut Vec<u8>) {
@@ -86,6 +92,7 @@ impl Hello {
         out.extend_from_slice(&self.life.to_le_bytes());
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&self.nonce);
+        out.extend_from_slice(&self.founding.to_le_bytes());
         let sum = checksum(&out[start..]);
         out.extend_from_slice(&sum.to_le_bytes());
         debug_assert_eq!(out.len() - start, Self::SIZE);
@@ -104,7 +111,7 @@ impl Hello {
             return Err(PeerFault::Incompatible(RefusalCode::Version.text()));
         }
         let Some(bytes) = bytes.get(..Self::SIZE) else { return Ok(None) };
-        if checksum(&bytes[..72]) != u64_at(bytes, 72) {
+        if checksum(&bytes[..80]) != u64_at(bytes, 80) {
             return Err(PeerFault::Corrupt("checksum of the hello"));
         }
         let Some(purpose) = Purpose::from_code(bytes[15]) else {
@@ -123,6 +130,7 @@ impl Hello {
             directory: u64_at(bytes, 36),
             life: u64_at(bytes, 44),
             nonce: bytes[56..72].try_into().expect("16 bytes"),
+            founding: u64_at(bytes, 72),
             purpose,
         }))
     }
@@ -135,6 +143,8 @@ impl Hello {
             Some(RefusalCode::Version)
         } else if self.cluster != ours.cluster {
             Some(RefusalCode::Cluster)
+        } else if !self.has_founding_of(ours) && holds(Rule::FoundingsDoNotMix) {
+            Some(RefusalCode::Founding)
         } else if self.frame_version != ours.frame_version {
             Some(RefusalCode::FrameVersion)
         } else if self.log_version != ours.log_version {
@@ -152,6 +162,12 @@ impl Hello {
         }
     }
 
+    /// Whether the two nodes began with the same state. One that asks may have forgotten it, and so may one that waits to be answered.
+    fn has_founding_of(&self, ours: &Hello) -> bool {
+        let has_forgotten = self.founding == Self::ANY_FOUNDING && self.purpose == Purpose::Inquiry;
+        self.founding == ours.founding || has_forgotten || ours.founding == Self::ANY_FOUNDING
+    }
+
     /// A hello with the format versions of this build.
     pub fn new(log_version: u16) -> Self {
         Self {
@@ -166,6 +182,7 @@ impl Hello {
             incarnation: Incarnation(0),
             directory: 0,
             life: 0,
+            founding: 0,
             nonce: Nonce::default(),
             purpose: Purpose::Stream,
         }
@@ -231,6 +248,8 @@ refusals! {
     Doubtful = 13, "one of the two nodes has an older copy of its data directory, or has lost it, and no other has said yet which";
     /// The cluster secret is another one.
     Secret = 12, "the cluster secret is another one: give every node the same `secret_file`";
+    /// The sender's cluster began with another state, or with none.
+    Founding = 14, "the cluster was founded anew from a state that was salvaged (`panchd salvage`), and one of the two nodes was not, or from another state: every node needs an empty data directory and the same --from files, or --rejoin if the others run already";
 }
 
 /// What a node answers to a [`Hello`].

@@ -102,6 +102,7 @@ fn hellos_come_back_and_strangers_are_refused() {
         incarnation: Incarnation(4),
         directory: 0xd1,
         life: 0x11fe,
+        founding: 0xf0,
         nonce: [9; 16],
         purpose: Purpose::Rejoin,
         ..Hello::new(5)
@@ -120,12 +121,24 @@ fn hellos_come_back_and_strangers_are_refused() {
         out[at] ^= 1;
     }
     assert_eq!(theirs.refusal(&ours, 3), None);
+    let asks = Hello { purpose: Purpose::Inquiry, incarnation: Incarnation(0), ..theirs };
+    let has_forgotten = Hello { founding: Hello::ANY_FOUNDING, ..asks };
+    assert_eq!((has_forgotten.refusal(&ours, 3), asks.refusal(&ours, 3)), (None, None));
+    assert_eq!(
+        theirs.refusal(&Hello { node: ReplicaId(0), ..has_forgotten }, 3),
+        None,
+        "it answers that it waits"
+    );
+    assert_eq!(Hello { founding: 0, ..asks }.refusal(&ours, 3), Some(RefusalCode::Founding));
     for (stranger, code) in [
         (Hello { version: 9, ..theirs }, RefusalCode::Version),
         (Hello { frame_version: 9, ..theirs }, RefusalCode::FrameVersion),
         (Hello { log_version: 9, ..theirs }, RefusalCode::LogVersion),
         (Hello { cluster: 9, ..theirs }, RefusalCode::Cluster),
         (Hello { fingerprint: 9, ..theirs }, RefusalCode::Fingerprint),
+        (Hello { founding: 0, ..theirs }, RefusalCode::Founding),
+        (Hello { founding: 0xf1, ..theirs }, RefusalCode::Founding),
+        (Hello { founding: Hello::ANY_FOUNDING, ..theirs }, RefusalCode::Founding),
         (Hello { node: ReplicaId(3), ..theirs }, RefusalCode::Node),
         (ours, RefusalCode::Node),
         (Hello { core_index: 2, ..theirs }, RefusalCode::Malformed),
@@ -415,4 +428,14 @@ proptest! {
         }
         prop_assert!(reader.capacity() <= 1024);
     }
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn mixed_foundings_are_missed() {
+    use crate::rule::{Rule, remove};
+    remove(Some(Rule::FoundingsDoNotMix));
+    let noticed = std::panic::catch_unwind(hellos_come_back_and_strangers_are_refused).is_err();
+    remove(None);
+    assert!(noticed);
 }
