@@ -400,6 +400,16 @@ impl Protocol for Basic {
         self.loadable_from = self.loadable_from.max(covered.slot().next());
     }
 
+    fn choose_accepted(&mut self, effects: &mut Effects<Self>) -> Ballot {
+        loop {
+            let slot = self.commit().next();
+            let open = self.open.reach_recorded(slot).filter(|_| self.window.get(slot).is_some());
+            let Some(open) = open else { return Ballot::default() };
+            open.chosen = true;
+            self.advance(effects);
+        }
+    }
+
     fn status(&self) -> Status {
         Status {
             leader: None,

@@ -440,6 +440,18 @@ impl Protocol for Fast {
         self.leader.is_some()
     }
 
+    fn choose_accepted(&mut self, effects: &mut Effects<Self>) -> Ballot {
+        loop {
+            let slot = self.commit().next();
+            let Some(open) = self.slots.get_mut(slot) else { return Ballot::default() };
+            open.chosen = open.chosen.or(open.vote.map(|vote| vote.name));
+            self.advance_commit(effects);
+            if self.commit() < slot {
+                return Ballot::default();
+            }
+        }
+    }
+
     fn status(&self) -> Status {
         Status {
             leader: self.leader,

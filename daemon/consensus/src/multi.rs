@@ -450,6 +450,16 @@ impl Protocol for Multi {
         self.leader.is_some()
     }
 
+    fn choose_accepted(&mut self, effects: &mut Effects<Self>) -> Ballot {
+        let mut last = Ballot::default();
+        while let Some(entry) = self.window.get(self.commit.next()).filter(|entry| entry.ballot >= last) {
+            // Ballots fall where a later leader has not come by yet: what an earlier one left there it may have replaced.
+            last = entry.ballot;
+            self.commit_to(self.commit.next(), effects);
+        }
+        last
+    }
+
     fn status(&self) -> Status {
         Status {
             leader: self.leader,

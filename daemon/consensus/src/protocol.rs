@@ -694,6 +694,13 @@ pub trait Protocol: Sized {
         true
     }
 
+    /// No other replica will be heard again: chooses, in order, what this one has accepted behind what it knows to be chosen. It need not
+    /// have been chosen, but with the others lost nobody can tell, and what was acknowledged last is among it. After the replay, and the last
+    /// that is done with this replica. The ballot of the last value that was chosen so; the lowest if there is none, or ballots tell nothing.
+    fn choose_accepted(&mut self, _effects: &mut Effects<Self>) -> Ballot {
+        Ballot::default()
+    }
+
     /// For operators.
     fn status(&self) -> Status;
 

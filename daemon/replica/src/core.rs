@@ -55,7 +55,7 @@ pub struct Core {
     me: ReplicaId,
     incarnation: Incarnation,
     /// In ascending order of group.
-    replicas: Vec<AnyReplica>,
+    pub(crate) replicas: Vec<AnyReplica>,
     wal: Option<Wal>,
     pool: FramePool,
     latencies: Latencies,
@@ -440,7 +440,7 @@ impl Core {
         Some(each!(&self.replicas[index], replica => &replica.executed))
     }
 
-    fn index_of(&self, group: GroupId) -> Option<usize> {
+    pub(crate) fn index_of(&self, group: GroupId) -> Option<usize> {
         self.replicas.binary_search_by_key(&group, AnyReplica::group).ok()
     }
 

@@ -25,6 +25,7 @@ pub mod probe;
 mod reads;
 pub mod rejoin;
 pub mod replica;
+pub mod salvage;
 pub mod sessions;
 pub mod snapshot;
 mod snapshots;

@@ -295,6 +295,12 @@ impl StateMachine {
         self.snapshot = Some(writer);
     }
 
+    /// The highest incarnation of any proposer that the state knows.
+    pub fn incarnation_max(&self) -> Incarnation {
+        let all = self.proposers.iter().map(|(_, progress)| progress.incarnation);
+        all.max().unwrap_or_default()
+    }
+
     /// Whether a snapshot is being taken.
     pub fn is_snapshot_active(&self) -> bool {
         self.snapshot.is_some()

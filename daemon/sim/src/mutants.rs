@@ -52,6 +52,8 @@ const TABLES: &[(Rule, &str)] = &[
     (Rule::FoundingAsksEverybody, FOUNDING),
     (Rule::FoundingAsksTwice, FOUNDING),
     (Rule::FoundersAreNamed, FOUNDING),
+    (Rule::FoundingsDoNotMix, "tests of hellos in the wire crate have it"),
+    (Rule::FoundedWithState, "a test of salvaged states in the replica crate has it"),
     (
         // The votes of one classic round are all for one value, so that it has the most votes among them.
         Rule::FastPickClassicBinds,

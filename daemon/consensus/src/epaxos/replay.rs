@@ -125,7 +125,8 @@ impl Epaxos {
         self.measure_held();
         let me = self.group.me.0;
         if holds(Rule::EpaxosNumberNeverReused) {
-            self.own_floor = self.reserved;
+            // A log that begins with the state of another cluster says nothing of the numbers that are executed in it.
+            self.own_floor = self.reserved.max(self.graph.executed().highest(me));
         } else {
             let last = Position { row: me, number: u64::MAX };
             let used = self.instances.range(..=last).next_back().filter(|(position, _)| position.row == me);

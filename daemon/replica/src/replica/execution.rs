@@ -20,7 +20,7 @@ use crate::snapshot::Restored;
 const OVERTAKEN_AFTER: Duration = Duration::from_millis(20);
 
 impl<P: Protocol> Replica<P> {
-    pub(super) fn execute_chosen(&mut self, now: Instant, latencies: &mut Latencies, out: &mut impl Outbox) {
+    pub(crate) fn execute_chosen(&mut self, now: Instant, latencies: &mut Latencies, out: &mut impl Outbox) {
         let mut chosen = std::mem::take(&mut self.effects.chosen);
         for Chosen { position, stamp, value } in chosen.drain(..) {
             if !self.executed.insert(position) {

@@ -8,5 +8,6 @@ mod limits;
 mod past;
 mod refused;
 mod rogue;
+mod salvage;
 mod sessions;
 mod world;

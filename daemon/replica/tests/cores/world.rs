@@ -140,6 +140,15 @@ impl World {
         session_idle_max: Duration,
         limits: impl Fn(ReplicaId) -> BatchLimits,
     ) -> Self {
+        Self::begin(|me| {
+            let config = config(me, kind, session_idle_max, limits(me));
+            let pool = FramePool::new(1 << 24);
+            Core::open(&config, Incarnation(1), pool, |_| random(me.0.into()), |_| None)
+        })
+    }
+
+    /// A world of these cores, whose logs are empty.
+    pub(crate) fn begin(open: impl Fn(ReplicaId) -> Core) -> Self {
         let mut world = Self {
             now: Instant(1),
             cores: Vec::new(),
@@ -149,9 +158,7 @@ impl World {
             cut: None,
         };
         for me in (0..NODE_COUNT).map(ReplicaId) {
-            let config = config(me, kind, session_idle_max, limits(me));
-            let pool = FramePool::new(1 << 24);
-            let mut core = Core::open(&config, Incarnation(1), pool, |_| random(me.0.into()), |_| None);
+            let mut core = open(me);
             let wal = Wal::create(Config { durability: Durability::Memory, ..Config::default() }, 1);
             world.act(me, |now, net| core.start(now, wal, Lsn(0), net));
             world.cores.push(core);

@@ -10,7 +10,7 @@ mutants! {
         TornTailCut, SessionsInSnapshot, SessionDedupe, SessionGeneration, RefusedIsDropped, BatchInOrder, FailedWriteStops,
         IncarnationDurable, PromiseRestated, RecycleAfterSnapshot, RejoinAsksEverybody, RejoinMute,
         RejoinKeepsBallot, RejoinDurable, PeriodicPowerRejoins, FoundingAsksEverybody, FoundingAsksTwice,
-        FoundersAreNamed, PeerLifeRemembered, PeerLogEndRemembered,
+        FoundersAreNamed, FoundingsDoNotMix, FoundedWithState, PeerLifeRemembered, PeerLogEndRemembered,
     ];
     random {
         random_schedules_notice_too: 400 of random::run, [

@@ -1,0 +1,369 @@
+//! The way back from the loss of a majority: what one node has executed becomes what a new cluster begins with.
+//!
+//! Nodes that have forgotten votes wait for the others, and if a majority has forgotten, they wait for ever: nobody can tell what was
+//! decided. Then an operator gives the cluster up. What a node's snapshots and log show is executed once more, without any other
+//! node, and the state of every group is written to a file. A new cluster begins with it as with a snapshot below an empty log.
+//!
+//! * The log itself is not carried over: promises and votes in it bind nobody in the new cluster, and would mislead it.
+//! * (S1) All nodes of a cluster begin with the same state. The name of the state ([`founding_of`]) is a part of what nodes say to each other
+//!   first, and stands in their data directories: nodes that began with different states, or one of them with none, refuse each other.
+//!   Each cluster that follows has another name, also if it begins with the same state as the one before.
+//! * (S2) A node begins with all of it or not at all: without a log, no group may lack its snapshot ([`lacks_state`]).
+//! * (S3) Its incarnations are higher than any that the state knows: the state skips what it takes for a batch of an earlier life.
+//! * What was accepted behind the last decided position is kept as well ([`Protocol::choose_accepted`]): the last that was
+//!   acknowledged is among it, and the rest was asked for and not answered.
+//!
+//! ```text
+//! file   the snapshot of each group, one behind the other
+//!        text: what it is, a line per group in the same order, and a checksum
+//!        length of the text u64, "panchslv"
+//! ```
+
+use std::fmt::Write;
+
+use panch_consensus::protocol::{Protocol, ProtocolKind};
+use panch_wire::checksum::checksum;
+use panch_wire::client::Commit;
+use panch_wire::command::Reply;
+use panch_wire::frame::Frame;
+use panch_wire::ids::{GroupId, Incarnation, Position, ReplicaId, Slot};
+use panch_wire::rule::{Rule, holds};
+
+use crate::any::{AnyReplica, each};
+use crate::core::Core;
+use crate::latency::Latencies;
+use crate::outbox::{MessageKind, Outbox, ReplyTo};
+use crate::replica::Replica;
+use crate::transfer::SnapshotFile;
+
+/// The last bytes of a file of salvaged state.
+pub const MAGIC: [u8; 8] = *b"panchslv";
+/// Bytes behind the text.
+pub const TRAILER_SIZE: usize = 16;
+/// The longest text, in bytes.
+pub const TEXT_SIZE_MAX: u64 = 1 << 20;
+const FORMAT: u64 = 1;
+
+/// What was salvaged of one group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Salvaged {
+    /// The group.
+    pub group: GroupId,
+    /// Positions that its log shows to be decided.
+    pub decided: Slot,
+    /// The round of the last value that was accepted behind them; 0 if there is none.
+    pub round: u64,
+    /// Positions in the state.
+    pub executed: Slot,
+    /// The last position of every row without a gap below it; of one row in a log.
+    pub rows: Vec<u64>,
+    /// Digest of the positions in the state.
+    pub covered: u64,
+    /// Digest of the state.
+    pub digest: u64,
+    /// Keys in it.
+    pub keys: u64,
+    /// Its node knew that it differs from a majority of the others, or that no majority agreed.
+    pub diverged: bool,
+    /// The highest incarnation that the state knows.
+    pub incarnation: Incarnation,
+    /// Bytes of its snapshot.
+    pub size: u64,
+}
+
+/// What a file of salvaged state says of itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Salvage {
+    /// The cluster.
+    pub cluster: u64,
+    /// What that began with itself: 0 for nothing.
+    pub founding: u64,
+    /// The node whose directory it was.
+    pub node: ReplicaId,
+    /// How many nodes the cluster had.
+    pub node_count: usize,
+    /// How each group decided.
+    pub protocols: Vec<ProtocolKind>,
+    /// Which group every key lives in.
+    pub routing: String,
+    /// The groups in ascending order, and so are their snapshots in the file.
+    pub groups: Vec<Salvaged>,
+}
+
+/// Why files of salvaged state cannot begin a cluster.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Misfit {
+    /// Its name or id is another one.
+    #[error(
+        "it is of another cluster: `cluster.name` and `cluster.id` must be those that it was salvaged from"
+    )]
+    Cluster,
+    /// A number differs.
+    #[error(
+        "it is of a cluster with {found} {what}, and the configuration has {wanted}: restore that in `[cluster]`, or salvage with the configuration that the node ran with"
+    )]
+    Count {
+        /// Of what.
+        what: &'static str,
+        /// In the file.
+        found: usize,
+        /// In the configuration.
+        wanted: usize,
+    },
+    /// A group would go on with another protocol.
+    #[error("group {group} is of protocol \"{}\", and the configuration says \"{}\": restore the protocol", found.name(), wanted.name())]
+    Protocol {
+        /// The first group that differs.
+        group: usize,
+        /// In the file.
+        found: ProtocolKind,
+        /// In the configuration.
+        wanted: ProtocolKind,
+    },
+    /// Keys would be looked for in other groups.
+    #[error(
+        "its keys were in the groups \"{found}\", and the configuration says \"{wanted}\": restore `cluster.placement`"
+    )]
+    Routing {
+        /// In the file.
+        found: String,
+        /// In the configuration.
+        wanted: String,
+    },
+    /// They are not of one cluster.
+    #[error("the files were salvaged from different clusters: give the files of one")]
+    Mixed,
+    /// Two nodes had executed the same and have different states.
+    #[error("nodes {} and {} have executed the same positions of group {} and have different data: leave out the file of the one that is wrong (if another node agrees with one of them, that one is right)", nodes[0].0 + 1, nodes[1].0 + 1, group.0)]
+    Differ {
+        /// The group.
+        group: GroupId,
+        /// The nodes.
+        nodes: [ReplicaId; 2],
+    },
+    /// Only a state that differs from others is left.
+    #[error("the data of group {} differ from what other nodes had, as their node knew: salvage another node", group.0)]
+    Diverged {
+        /// The group.
+        group: GroupId,
+    },
+}
+
+impl Salvage {
+    /// Whether a cluster with these properties can begin with it.
+    ///
+    /// # Errors
+    /// What differs, and what to do.
+    pub fn check(
+        &self,
+        cluster: u64,
+        node_count: usize,
+        protocols: &[ProtocolKind],
+        routing: &str,
+    ) -> Result<(), Misfit> {
+        let count = |what, found, wanted| Misfit::Count { what, found, wanted };
+        if self.cluster != cluster {
+            return Err(Misfit::Cluster);
+        }
+        if self.node_count != node_count {
+            return Err(count("nodes", self.node_count, node_count));
+        }
+        if self.protocols.len() != protocols.len() {
+            return Err(count("groups", self.protocols.len(), protocols.len()));
+        }
+        let mut pairs = self.protocols.iter().copied().zip(protocols.iter().copied()).enumerate();
+        if let Some((group, (found, wanted))) = pairs.find(|(_, (found, wanted))| found != wanted) {
+            return Err(Misfit::Protocol { group, found, wanted });
+        }
+        if self.routing != routing {
+            return Err(Misfit::Routing { found: self.routing.clone(), wanted: routing.to_owned() });
+        }
+        Ok(())
+    }
+
+    /// The text of a file.
+    pub fn render(&self) -> String {
+        let protocols: Vec<&str> = self.protocols.iter().map(|kind| kind.name()).collect();
+        let mut text = format!(
+            "format {FORMAT}\ncluster {:#018x}\nfounding {:#018x}\nnode {}\nnodes {}\nprotocols {}\nrouting {}\n",
+            self.cluster,
+            self.founding,
+            self.node.0 + 1,
+            self.node_count,
+            protocols.join(","),
+            self.routing,
+        );
+        for it in &self.groups {
+            let rows: Vec<String> = it.rows.iter().map(u64::to_string).collect();
+            let _ = writeln!(
+                text,
+                "group {} decided {} round {} executed {} rows {} covered {:#018x} digest {:#018x} keys {} diverged {} incarnation {} size {}",
+                it.group.0,
+                it.decided.0,
+                it.round,
+                it.executed.0,
+                rows.join(","),
+                it.covered,
+                it.digest,
+                it.keys,
+                u8::from(it.diverged),
+                it.incarnation.0,
+                it.size,
+            );
+        }
+        let sum = checksum(text.as_bytes());
+        let _ = writeln!(text, "checksum {sum:#018x}");
+        text
+    }
+
+    /// What the text of a file says; `None` if it is damaged or of another version.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        let mut line = |key: &str| lines.next()?.strip_prefix(key)?.strip_prefix(' ');
+        (line("format")?.parse::<u64>().ok()? == FORMAT).then_some(())?;
+        let cluster = number(line("cluster")?)?;
+        let founding = number(line("founding")?)?;
+        let node = ReplicaId(u8::try_from(number(line("node")?)?.checked_sub(1)?).ok()?);
+        let node_count = usize::try_from(number(line("nodes")?)?).ok()?;
+        let protocols =
+            line("protocols")?.split(',').map(ProtocolKind::from_name).collect::<Option<Vec<_>>>()?;
+        let routing = line("routing")?.to_owned();
+        let groups = lines.take_while(|line| !line.starts_with("checksum ")).map(parse_group);
+        let groups = groups.collect::<Option<Vec<_>>>()?;
+        let found = Self { cluster, founding, node, node_count, protocols, routing, groups };
+        let numbers = found.groups.iter().map(|it| it.group.index());
+        (found.render() == text && numbers.eq(0..found.protocols.len())).then_some(found)
+    }
+}
+
+fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+fn parse_group(line: &str) -> Option<Salvaged> {
+    let words: Vec<&str> = line.split(' ').collect();
+    let value = |index: usize| words.get(2 * index + 1).copied();
+    let get = |index: usize| number(value(index)?);
+    Some(Salvaged {
+        group: GroupId(get(0)?.try_into().ok()?),
+        decided: Slot(get(1)?),
+        round: get(2)?,
+        executed: Slot(get(3)?),
+        rows: value(4)?.split(',').map(|row| row.parse().ok()).collect::<Option<_>>()?,
+        covered: get(5)?,
+        digest: get(6)?,
+        keys: get(7)?,
+        diverged: get(8)? != 0,
+        incarnation: Incarnation(get(9)?.try_into().ok()?),
+        size: get(10)?,
+    })
+}
+
+/// For every group, which of the files has the state that has come furthest. Decided positions come first: what a node has only
+/// accepted may be what nobody else ever saw.
+///
+/// # Errors
+/// Why no choice is right.
+pub fn choose(files: &[Salvage]) -> Result<Vec<usize>, Misfit> {
+    let Some(first) = files.first() else { return Ok(Vec::new()) };
+    for file in files {
+        file.check(first.cluster, first.node_count, &first.protocols, &first.routing)?;
+        if file.founding != first.founding {
+            return Err(Misfit::Mixed);
+        }
+    }
+    (0..first.groups.len()).map(|group| choose_group(files, group)).collect()
+}
+
+fn choose_group(files: &[Salvage], group: usize) -> Result<usize, Misfit> {
+    let sound = || files.iter().enumerate().filter(|(_, file)| !file.groups[group].diverged);
+    for (_, left) in sound() {
+        for (_, right) in sound() {
+            let [one, other] = [&left.groups[group], &right.groups[group]];
+            let is_decided = one.decided == one.executed && other.decided == other.executed;
+            if is_decided && one.covered == other.covered && one.digest != other.digest {
+                return Err(Misfit::Differ { group: one.group, nodes: [left.node, right.node] });
+            }
+        }
+    }
+    let rank = |file: &Salvage| {
+        let it = &file.groups[group];
+        (it.decided, it.round, it.executed, it.covered, it.digest)
+    };
+    let furthest = sound().max_by_key(|(_, file)| rank(file)).map(|(index, _)| index);
+    furthest.ok_or(Misfit::Diverged { group: files[0].groups[group].group })
+}
+
+/// What a cluster is named that begins with these states of groups after a cluster with the name `before`. Never 0, which is
+/// a cluster that began with nothing, nor the number of one that is not known.
+pub fn founding_of<'a>(cluster: u64, before: u64, groups: impl Iterator<Item = &'a Salvaged>) -> u64 {
+    let mut words = vec![cluster, before];
+    words.extend(groups.flat_map(|it| [u64::from(it.group.0), it.executed.0, it.covered, it.digest]));
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    checksum(&bytes).clamp(1, u64::MAX - 1)
+}
+
+/// The first group of a core that may not begin: the cluster began with a salvaged state, and the core has neither a log nor the state.
+pub fn lacks_state(groups: &[GroupId], has_snapshot: impl Fn(GroupId) -> bool) -> Option<GroupId> {
+    groups.iter().copied().find(|group| !has_snapshot(*group) && holds(Rule::FoundedWithState))
+}
+
+impl Core {
+    /// After the replay, instead of a start: everything that may count takes effect, and every group begins a snapshot of
+    /// its state. The sizes are for the caller to fill in.
+    pub fn salvage(&mut self) -> Vec<Salvaged> {
+        let latencies = &mut Latencies::default();
+        self.replicas.iter_mut().map(|any| each!(any, replica => replica.salvage(latencies))).collect()
+    }
+
+    /// The next bytes of the snapshot of a group; true if they are the last, or the group is not here.
+    pub fn salvage_chunk(&mut self, group: GroupId, into: &mut Vec<u8>, size: usize) -> bool {
+        let index = self.index_of(group);
+        let any = index.map(|index| &mut self.replicas[index]);
+        any.is_none_or(|any| each!(any, replica => replica.machine.snapshot_chunk(into, size)))
+    }
+}
+
+impl<P: Protocol> Replica<P> {
+    fn salvage(&mut self, latencies: &mut Latencies) -> Salvaged {
+        let decided = self.executed();
+        let last = self.protocol.choose_accepted(&mut self.effects);
+        self.execute_chosen(Default::default(), latencies, &mut Nobody);
+        self.machine.begin_snapshot(self.group.id, &self.executed, self.stamp);
+        let rows = match P::KIND {
+            ProtocolKind::Epaxos => self.group.replica_count as u8,
+            ProtocolKind::Basic | ProtocolKind::Multi | ProtocolKind::Fast => 1,
+        };
+        Salvaged {
+            group: self.group.id,
+            decided,
+            round: last.round,
+            executed: self.executed(),
+            rows: (0..rows).map(|row| self.executed.upto(row)).collect(),
+            covered: self.executed.digest(),
+            digest: self.machine.digest(),
+            keys: self.machine.key_count() as u64,
+            diverged: !self.watch.serves(),
+            incarnation: self.machine.incarnation_max(),
+            size: 0,
+        }
+    }
+}
+
+/// Wants nothing done: nobody listens while a state is salvaged.
+pub struct Nobody;
+
+impl Outbox for Nobody {
+    fn send(&mut self, _: ReplicaId, _: GroupId, _: MessageKind, _: &[u8], _: Option<&Frame>) {}
+    fn reply(&mut self, _: ReplyTo, _: Reply<'_>, _: Option<&Commit>) {}
+    fn load(&mut self, _: GroupId, _: Position, _: panch_wal::Location) {}
+    fn snapshot_write(&mut self, _: GroupId, _: Slot, _: u64, _: &[u8], _: bool) {}
+    fn snapshot_read(&mut self, _: GroupId, _: ReplicaId, _: SnapshotFile, _: u64, _: usize) {}
+    fn snapshot_remove(&mut self, _: GroupId, _: Slot) {}
+}
+
+#[cfg(test)]
+mod tests;
