@@ -46,6 +46,8 @@ pub enum Command {
     Dev(DevArgs),
     /// Check a configuration and whether this machine can run it
     Check(CheckArgs),
+    /// Save what a stopped node has, for a new cluster, when a majority has lost its disks or its last votes
+    Salvage(SalvageArgs),
     /// Show every group of a running node, or of all nodes of a configuration
     Status(StatusArgs),
 }
@@ -100,6 +102,23 @@ pub struct RunArgs {
     /// of them a majority of the nodes is enough. It is refused if any node that answers has data.
     #[arg(long, conflicts_with = "rejoin")]
     pub found: bool,
+    /// Begin a new cluster with what `panchd salvage` has written: with an empty data directory, on every node with the same files; may be repeated
+    ///
+    /// Of several files the state that has come furthest counts, for each group. The node waits until every other node has answered that it
+    /// begins with the same. Nodes of the cluster before, and nodes that begin with something else, are refused.
+    #[arg(long, value_name = "FILE", conflicts_with = "rejoin")]
+    pub from: Vec<PathBuf>,
+}
+
+/// `panchd salvage`.
+#[derive(Args, Debug)]
+pub struct SalvageArgs {
+    /// The node's configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// The file to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
 }
 
 /// `panchd dev`.
@@ -222,6 +241,8 @@ mod tests {
         assert!(cli("panchd dev --replicas 10").is_err());
         assert!(cli("panchd run --config a.toml --found").is_ok());
         assert!(cli("panchd run --config a.toml --found --rejoin").is_err());
+        assert!(cli("panchd run --config a.toml --found --from a --from b").is_ok());
+        assert!(cli("panchd run --config a.toml --from a --rejoin").is_err());
         assert!(
             cli("panchd status --address nowhere").unwrap_err().to_string().contains("a port is missing")
         );

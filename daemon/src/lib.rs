@@ -5,5 +5,6 @@ pub mod cli;
 pub mod config;
 pub mod host;
 pub mod run;
+pub mod salvage;
 pub mod secret;
 pub mod status;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use panchd::cli::{self, Command};
-use panchd::{host, run, status};
+use panchd::{host, run, salvage, status};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Dev(arguments) => run::dev(&arguments),
         Command::Check(arguments) => host::check(&arguments),
+        Command::Salvage(arguments) => salvage::salvage(&arguments),
         Command::Status(arguments) => status::status(&arguments),
     })
 }

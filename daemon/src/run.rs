@@ -1,7 +1,7 @@
 //! From a configuration to running nodes, and to their orderly end.
 
 use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
@@ -11,7 +11,7 @@ use panch_replica::replica::ReplicaConfig;
 use panch_replica::snapshot::SnapshotFault;
 use panch_runtime::options::{Idle, Loss, Member, NodeOptions};
 use panch_runtime::placement::allowed_cpus;
-use panch_runtime::{CoreFault, IdentityFault, Node, NodeFault, StopHandle};
+use panch_runtime::{CoreFault, IdentityFault, Node, NodeFault, SalvageFault, StopHandle};
 use panch_wal::{Durability, RecoverError};
 use panch_wire::client::ReadLevel;
 use panch_wire::command::KEY_SIZE_MAX;
@@ -56,8 +56,13 @@ pub fn run(arguments: &RunArgs) -> u8 {
         config::Durability::Memory => Loss::OfMemory,
         _ => Loss::None,
     };
-    let order = Order { loss, told_to_found: arguments.found };
-    serve(&[loaded.config], order, |config| {
+    let order = Order {
+        loss,
+        told_to_found: arguments.found,
+        begin_with: arguments.from.clone(),
+        config_file: arguments.config.config.clone(),
+    };
+    serve(&[loaded.config], &order, |config| {
         let node = &config[0].node;
         print(&format!(
             "panchd: node {} serves Redis clients on {}, native clients on {}, peers on {}; data in {}; durability {}\n",
@@ -83,18 +88,28 @@ pub fn dev(arguments: &DevArgs) -> u8 {
     };
     let configs: Vec<Config> = loaded.into_iter().map(|loaded| loaded.config).collect();
     // All nodes of the folder have ended together: none could tell another what it has forgotten.
-    serve(&configs, Order::default(), |configs| print(&connect_text(configs, Path::new(&plan.folder))))
+    serve(&configs, &Order::default(), |configs| print(&connect_text(configs, Path::new(&plan.folder))))
 }
 
 /// What the operator says at the start.
-#[derive(Clone, Copy, Default)]
-struct Order {
+#[derive(Clone, Default)]
+pub(crate) struct Order {
     loss: Loss,
     told_to_found: bool,
+    begin_with: Vec<PathBuf>,
+    /// As the operator names it.
+    config_file: PathBuf,
+}
+
+impl Order {
+    /// Nothing but how the configuration is named.
+    pub(crate) fn about(config_file: &Path) -> Self {
+        Self { config_file: config_file.to_path_buf(), ..Self::default() }
+    }
 }
 
 /// Starts a node for each configuration in this process and waits for their end.
-fn serve(configs: &[Config], order: Order, announce: impl FnOnce(&[Config])) -> u8 {
+fn serve(configs: &[Config], order: &Order, announce: impl FnOnce(&[Config])) -> u8 {
     if let Err(error) = host::raise_open_files() {
         eprintln!("panchd: cannot raise the open files limit: {error}");
     }
@@ -152,7 +167,7 @@ fn serve(configs: &[Config], order: Order, announce: impl FnOnce(&[Config])) -> 
 }
 
 /// Starts the nodes at the same time: at their first start they wait for each other. The exit code of the first that cannot start.
-fn start_all(configs: &[Config], order: Order, stop: &Arc<AtomicBool>) -> Result<Vec<Node>, u8> {
+fn start_all(configs: &[Config], order: &Order, stop: &Arc<AtomicBool>) -> Result<Vec<Node>, u8> {
     let (results, arriving) = mpsc::channel();
     for (index, config) in configs.iter().enumerate() {
         let options = node_options(config, order, Arc::clone(stop)).map_err(|message| {
@@ -186,7 +201,7 @@ fn start_all(configs: &[Config], order: Order, stop: &Arc<AtomicBool>) -> Result
     Ok(nodes.into_iter().map(|(_, node)| node).collect())
 }
 
-fn exit_code(fault: &NodeFault) -> u8 {
+pub(crate) fn exit_code(fault: &NodeFault) -> u8 {
     let starting_again_may_help = match fault {
         NodeFault::Identity(IdentityFault::Io { error, .. }) => is_full(error),
         NodeFault::Log { fault, .. } => {
@@ -195,7 +210,9 @@ fn exit_code(fault: &NodeFault) -> u8 {
         NodeFault::Snapshot { fault, .. } => {
             matches!(fault, SnapshotFault::Descriptors(_) | SnapshotFault::Read(_))
         }
+        NodeFault::Salvage(fault) => matches!(fault, SalvageFault::Io { .. }),
         NodeFault::Identity(_)
+        | NodeFault::StateMissing { .. }
         | NodeFault::LogMissing { .. }
         | NodeFault::LogOnDisk { .. }
         | NodeFault::Core(CoreFault::Disowned { .. })
@@ -213,7 +230,11 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 /// What the runtime is told about a configured node.
-fn node_options(config: &Config, order: Order, stop: Arc<AtomicBool>) -> Result<NodeOptions, String> {
+pub(crate) fn node_options(
+    config: &Config,
+    order: &Order,
+    stop: Arc<AtomicBool>,
+) -> Result<NodeOptions, String> {
     let (cluster, node) = (&config.cluster, &config.node);
     let resolve = |address: &config::Address| {
         address.resolve().map_err(|error: io::Error| format!("cannot resolve {address}: {error}"))
@@ -244,6 +265,8 @@ fn node_options(config: &Config, order: Order, stop: Arc<AtomicBool>) -> Result<
         data_dir: node.data_dir.clone(),
         loss: order.loss,
         told_to_found: order.told_to_found,
+        begin_with: order.begin_with.clone(),
+        config_file: order.config_file.clone(),
         boot: host::boot(),
         stop,
         peer_listen: node.peer_listen,

@@ -42,6 +42,7 @@ use crate::peers::PEER_LIVENESS;
 use crate::remote::{Backlog, Forwarding, Parcel};
 use crate::token::{self, Subject};
 use crate::view::NodeView;
+use rejoin::Returning;
 use stop::Stopping;
 
 /// A listener that ran out of descriptors tries again after this.
@@ -98,8 +99,8 @@ pub(crate) struct CoreLoop {
     pub(crate) hello: Hello,
     /// The node's data directory.
     pub(crate) data: Arc<DataDir>,
-    /// Whether this core is still on the node's way back from the loss of its disk, and when it last said so.
-    returning: Option<Instant>,
+    /// Whether this core is still on the node's way back from the loss of its disk.
+    returning: Option<Returning>,
     /// Set by whichever core fails first, so that all stop.
     pub(crate) failed: Arc<AtomicBool>,
     inbound: InboundStreams,
@@ -138,7 +139,7 @@ impl CoreLoop {
         failed: Arc<AtomicBool>,
     ) -> Self {
         let cores = view.cores();
-        let returning = view.rejoining.then(clock::now);
+        let returning = view.rejoining.then(|| Returning::new(clock::now()));
         Self {
             view,
             ring,

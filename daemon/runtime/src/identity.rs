@@ -21,12 +21,14 @@ use panch_wire::peer::LifeKey;
 use crate::draw::draw;
 use crate::memory::PeerMemory;
 use crate::small_file::{read, replace};
+use crate::storage::CoreDirectory;
 
 const FILE: &str = "identity";
 const LOCK: &str = "lock";
 /// The layout of the identity file.
-const FORMAT: u64 = 4;
-/// The layout before, which is converted: it did not say with whom the cluster was founded.
+const FORMAT: u64 = 5;
+/// Earlier layouts, which are converted: they did not say what the cluster began with, nor with whom it was founded.
+const FORMAT_WITHOUT_FOUNDING: u64 = 4;
 const FORMAT_WITHOUT_FOUNDERS: u64 = 3;
 /// What the file started with in the layouts before, of which the first had no number.
 const EARLIER: [&str; 2] = ["cluster ", "format 2\n"];
@@ -69,6 +71,17 @@ pub(crate) struct Identity {
     pub(crate) founders: Founders,
     /// The life that has begun.
     pub(crate) life: Life,
+    /// What the cluster began with.
+    pub(crate) founding: Founding,
+}
+
+/// What a cluster began with.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Founding {
+    /// Names the state that was salvaged for it; 0: it began with nothing.
+    pub(crate) name: u64,
+    /// The highest incarnation that this state knows.
+    pub(crate) above: Incarnation,
 }
 
 /// What a node is told about the loss of its disk.
@@ -129,6 +142,12 @@ pub enum IdentityFault {
     /// The operator wants to found a cluster, but this node has data.
     #[error("data directory {} is not empty: --found is for the first start of a cluster. Start the node without --found", .0.display())]
     Founded(PathBuf),
+    /// The operator wants to begin with salvaged state, but this node has data.
+    #[error("data directory {} is not empty: --from is for the first start of a cluster that goes on from salvaged state. If this node has begun with it already, start it without --from; if the directory is of the cluster before, move it away first", .0.display())]
+    BeginsWithData(PathBuf),
+    /// There is nothing in the directory that could be salvaged.
+    #[error("data directory {} holds no data: nothing can be salvaged from it. Salvage the nodes that have data", .0.display())]
+    Nothing(PathBuf),
     /// There is no next incarnation.
     #[error(
         "another node remembers incarnation {} of this node, the last that there is: its file `peers` is wrong, restore that node",
@@ -236,33 +255,27 @@ impl DataDir {
             move |error| IdentityFault::Io { path, error }
         };
         fs::create_dir_all(path).map_err(at(path))?;
-        let lock_path = path.join(LOCK);
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(at(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(IdentityFault::Locked(path.to_path_buf())),
-            Err(fs::TryLockError::Error(error)) => return Err(at(&lock_path)(error)),
-        }
+        let lock = lock(path)?;
         let file = path.join(FILE);
-        let mut identity = match read(&file)? {
-            Some(text) if EARLIER.iter().any(|earlier| text.starts_with(earlier)) => {
-                return Err(IdentityFault::Earlier(path.to_path_buf()));
-            }
-            Some(text) => parse(&text).map_err(|line| IdentityFault::Damaged { path: file.clone(), line })?,
+        let mut identity = match read_identity(path)? {
+            Some(identity) => identity,
             None => {
                 if loss == Loss::OfDisk && !is_empty(path).map_err(at(path))? {
                     return Err(IdentityFault::NotEmpty(path.to_path_buf()));
                 }
-                Identity { incarnation: Incarnation(0), log: fresh_name(wanted), ..wanted.clone() }
+                if wanted.founding != Founding::default() && !is_empty(path).map_err(at(path))? {
+                    return Err(IdentityFault::BeginsWithData(path.to_path_buf()));
+                }
+                let founding = Founding::default();
+                Identity { incarnation: Incarnation(0), log: fresh_name(wanted), founding, ..wanted.clone() }
             }
         };
         check(path, &identity, wanted)?;
         let has_run = identity.incarnation > Incarnation(0);
+        let begins_with_state = wanted.founding != Founding::default();
+        if begins_with_state && (has_run || has_begun(path, &identity).map_err(at(path))?) {
+            return Err(IdentityFault::BeginsWithData(path.to_path_buf()));
+        }
         if loss == Loss::OfDisk && has_run && !identity.rejoining {
             return Err(IdentityFault::NotEmpty(path.to_path_buf()));
         }
@@ -293,9 +306,33 @@ impl DataDir {
         })
     }
 
+    /// Holds the directory without beginning anything, to look at what is in it.
+    ///
+    /// # Errors
+    /// If a node uses it, or it is not the directory of the node described by `wanted`, or holds nothing.
+    pub(crate) fn look(path: &Path, wanted: &Identity) -> Result<(File, Identity), IdentityFault> {
+        if !path.join(FILE).exists() {
+            return Err(IdentityFault::Nothing(path.to_path_buf()));
+        }
+        let lock = lock(path)?;
+        let identity = read_identity(path)?.ok_or_else(|| IdentityFault::Nothing(path.to_path_buf()))?;
+        check(path, &identity, wanted)?;
+        if identity.incarnation == Incarnation(0) && identity.founding == Founding::default() {
+            return Err(IdentityFault::Nothing(path.to_path_buf()));
+        }
+        Ok((lock, identity))
+    }
+
+    /// It is written down, while nothing has begun, what the cluster begins with.
+    pub(crate) fn set_founding(&mut self, founding: Founding) -> Result<(), IdentityFault> {
+        self.identity.founding = founding;
+        self.write(&self.identity)
+    }
+
     /// The others have said what they remember of this node, which knows of no earlier life, and of the founding of the cluster: its
     /// next incarnation begins.
     pub(crate) fn begin(&mut self, last: Incarnation, founders: Founders) -> Result<(), IdentityFault> {
+        let last = last.max(self.identity.founding.above);
         let next = last.0.checked_add(1).ok_or(IdentityFault::Exhausted)?;
         self.identity.incarnation = Incarnation(next);
         self.identity.founders = founders;
@@ -333,6 +370,30 @@ impl DataDir {
     }
 }
 
+/// Holds the directory for as long as the file lives.
+fn lock(path: &Path) -> Result<File, IdentityFault> {
+    let path_of_lock = path.join(LOCK);
+    let at = |error| IdentityFault::Io { path: path_of_lock.clone(), error };
+    let lock = File::options().create(true).truncate(false).write(true).open(&path_of_lock).map_err(at)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(fs::TryLockError::WouldBlock) => Err(IdentityFault::Locked(path.to_path_buf())),
+        Err(fs::TryLockError::Error(error)) => Err(at(error)),
+    }
+}
+
+/// What the directory says of itself; `None` if it says nothing.
+fn read_identity(path: &Path) -> Result<Option<Identity>, IdentityFault> {
+    let file = path.join(FILE);
+    match read(&file)? {
+        Some(text) if EARLIER.iter().any(|earlier| text.starts_with(earlier)) => {
+            Err(IdentityFault::Earlier(path.to_path_buf()))
+        }
+        Some(text) => parse(&text).map(Some).map_err(|line| IdentityFault::Damaged { path: file, line }),
+        None => Ok(None),
+    }
+}
+
 /// Whether nothing is in the directory but what this process has put there.
 fn is_empty(path: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(path)? {
@@ -342,6 +403,16 @@ fn is_empty(path: &Path) -> io::Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// Whether a core has had a log.
+fn has_begun(path: &Path, identity: &Identity) -> io::Result<bool> {
+    for core in 0..identity.cores {
+        if CoreDirectory::holds_log(path, core)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A name for the logs of a new directory: no two directories may share it, so that a segment that strays into another
@@ -413,6 +484,10 @@ fn render(identity: &Identity, format: u64) -> String {
         body += &format!("founders {}\n", render_founders(&identity.founders));
         body += &format!("life {votes} {boot:#018x} {end}\n");
     }
+    if format > FORMAT_WITHOUT_FOUNDING {
+        let Founding { name, above } = identity.founding;
+        body += &format!("founding {name:#018x} above {}\n", above.0);
+    }
     let sum = panch_wire::checksum::checksum(body.as_bytes());
     format!("{body}checksum {sum:#018x}\n")
 }
@@ -451,7 +526,14 @@ fn parse_life(text: &str) -> Option<Life> {
     })
 }
 
-/// Parses the file, of this layout or of the one before; the number of the first bad line as the error.
+/// `NAME above INCARNATION`.
+fn parse_founding(text: &str) -> Option<Founding> {
+    let [name, "above", above] = text.split(' ').collect::<Vec<_>>()[..] else { return None };
+    let name = u64::from_str_radix(name.strip_prefix("0x")?, 16).ok()?;
+    Some(Founding { name, above: Incarnation(above.parse().ok()?) })
+}
+
+/// Parses the file, of this layout or of an earlier one; the number of the first bad line as the error.
 fn parse(text: &str) -> Result<Identity, usize> {
     let line = |index: usize, key: &str| {
         let value = text.lines().nth(index).and_then(|line| line.strip_prefix(key)?.strip_prefix(' '));
@@ -481,6 +563,11 @@ fn parse(text: &str) -> Result<Identity, usize> {
     } else {
         Default::default()
     };
+    let founding = if format > FORMAT_WITHOUT_FOUNDING {
+        parse_founding(line(11, "founding")?).ok_or(12usize)?
+    } else {
+        Founding::default()
+    };
     let protocols: Option<Vec<_>> = line(4, "protocols")?.split(',').map(ProtocolKind::from_name).collect();
     let identity = Identity {
         cluster: number(1, "cluster")?,
@@ -493,6 +580,7 @@ fn parse(text: &str) -> Result<Identity, usize> {
         rejoining,
         founders,
         life,
+        founding,
     };
     if render(&identity, format) != text {
         return Err(text.lines().count());
@@ -501,230 +589,4 @@ fn parse(text: &str) -> Result<Identity, usize> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn wanted() -> Identity {
-        Identity {
-            cluster: 7,
-            node: ReplicaId(1),
-            cores: 2,
-            protocols: vec![
-                ProtocolKind::Multi,
-                ProtocolKind::Multi,
-                ProtocolKind::Multi,
-                ProtocolKind::Epaxos,
-            ],
-            routing: "* 0-2; \"user:\" 3".to_owned(),
-            incarnation: Incarnation(0),
-            log: 0,
-            rejoining: false,
-            founders: Founders::default(),
-            life: Life { is_unsynced: false, boot: 1, is_closed: false },
-        }
-    }
-
-    fn open(dir: &Path, wanted: &Identity) -> Result<DataDir, IdentityFault> {
-        DataDir::open(dir, wanted, Loss::None, false)
-    }
-
-    #[test]
-    fn a_lost_disk_has_no_incarnation_until_the_others_say_the_last_and_comes_back_without_being_told_again()
-    {
-        let dir = tempfile::tempdir().unwrap();
-        let mut data = DataDir::open(dir.path(), &wanted(), Loss::OfDisk, false).unwrap();
-        assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(0), true));
-        drop(data);
-        data = open(dir.path(), &wanted()).unwrap();
-        assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(0), true));
-        data.begin(Incarnation(6), Founders::default()).unwrap();
-        drop(data);
-        let data = DataDir::open(dir.path(), &wanted(), Loss::OfDisk, false).unwrap();
-        assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(8), true));
-        assert!(!data.core_is_through().unwrap() && data.core_is_through().unwrap());
-        drop(data);
-        assert!(matches!(
-            DataDir::open(dir.path(), &wanted(), Loss::OfDisk, false),
-            Err(IdentityFault::NotEmpty(_))
-        ));
-        let data = open(dir.path(), &wanted()).unwrap();
-        assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(9), false));
-    }
-
-    #[test]
-    fn only_an_empty_directory_is_a_lost_one_and_only_a_log_in_memory_is_lost_in_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("core-0"), "").unwrap();
-        assert!(matches!(
-            DataDir::open(dir.path(), &wanted(), Loss::OfDisk, false),
-            Err(IdentityFault::NotEmpty(_))
-        ));
-        fs::remove_file(dir.path().join("core-0")).unwrap();
-        // What a crash and a file system of its own leave is nothing.
-        fs::write(dir.path().join("identity.new"), "format").unwrap();
-        fs::create_dir(dir.path().join("lost+found")).unwrap();
-        assert!(DataDir::open(dir.path(), &wanted(), Loss::OfDisk, false).unwrap().identity.rejoining);
-
-        let dir = tempfile::tempdir().unwrap();
-        for (incarnation, rejoining) in [(1, false), (2, true), (3, true)] {
-            let mut data = DataDir::open(dir.path(), &wanted(), Loss::OfMemory, false).unwrap();
-            if incarnation == 1 {
-                data.begin(Incarnation(0), Founders::default()).unwrap();
-            }
-            let identity = &data.identity;
-            assert_eq!((identity.incarnation.0, identity.rejoining), (incarnation, rejoining));
-        }
-    }
-
-    #[test]
-    fn every_start_is_a_new_incarnation_of_the_same_directory() {
-        let dir = tempfile::tempdir().unwrap();
-        // One that was told at once not to begin has not run.
-        for _ in 0..2 {
-            assert_eq!(open(dir.path(), &wanted()).unwrap().identity.incarnation, Incarnation(0));
-        }
-        let mut data = open(dir.path(), &wanted()).unwrap();
-        data.begin(Incarnation(0), Founders::default()).unwrap();
-        let first = data.identity.clone();
-        drop(data);
-        let second = open(dir.path(), &wanted()).unwrap().identity;
-        assert_eq!((first.incarnation, second.incarnation), (Incarnation(1), Incarnation(2)));
-        assert_eq!(first.log, second.log);
-    }
-
-    #[test]
-    fn a_directory_that_never_ran_may_turn_out_to_be_a_lost_one() {
-        let dir = tempfile::tempdir().unwrap();
-        drop(open(dir.path(), &wanted()).unwrap());
-        let mut data = DataDir::open(dir.path(), &wanted(), Loss::OfDisk, false).unwrap();
-        assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(0), true));
-        let last = data.begin(Incarnation(u32::MAX), Founders::default());
-        assert!(matches!(last, Err(IdentityFault::Exhausted)));
-    }
-
-    #[test]
-    fn a_directory_is_held_by_one_process_part_at_a_time() {
-        let dir = tempfile::tempdir().unwrap();
-        let _held = open(dir.path(), &wanted()).unwrap();
-        assert!(matches!(open(dir.path(), &wanted()), Err(IdentityFault::Locked(_))));
-    }
-
-    #[test]
-    fn a_directory_of_other_protocols_is_refused_and_the_text_says_which_group_and_what_to_do() {
-        use ProtocolKind::{Epaxos, Fast, Multi};
-        let dir = tempfile::tempdir().unwrap();
-        drop(open(dir.path(), &wanted()).unwrap());
-        let open_with = |wanted: &Identity| open(dir.path(), wanted);
-        let open = |protocols: [ProtocolKind; 4]| {
-            open_with(&Identity { protocols: protocols.into(), ..wanted() }).map(drop)
-        };
-        let text = open([Multi, Fast, Fast, Epaxos]).unwrap_err().to_string();
-        for part in
-            ["protocol = \"multi\" for group 1 and 1 more,", "says \"fast\"", "restore protocol = \"multi\""]
-        {
-            assert!(text.contains(part), "{text}");
-        }
-        let text = open([Multi, Multi, Multi, Multi]).unwrap_err().to_string();
-        assert!(text.contains("protocol = \"epaxos\" for group 3,"), "{text}");
-        open([Multi, Multi, Multi, Epaxos]).unwrap();
-    }
-
-    #[test]
-    fn a_directory_whose_keys_live_elsewhere_is_refused_and_the_text_shows_where() {
-        let dir = tempfile::tempdir().unwrap();
-        drop(open(dir.path(), &wanted()).unwrap());
-        let other = Identity { routing: "* 0-3".to_owned(), ..wanted() };
-        let text = open(dir.path(), &other).map(drop).unwrap_err().to_string();
-        assert!(
-            text.contains(r#"they were "* 0-2; "user:" 3" and the configuration says "* 0-3""#),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn unsynced_votes_are_lost_with_the_power_and_not_with_the_process() {
-        let at =
-            |boot, is_unsynced| Identity { life: Life { is_unsynced, boot, is_closed: false }, ..wanted() };
-        let dir = tempfile::tempdir().unwrap();
-        let open_at = |boot, is_unsynced, alone| {
-            DataDir::open(dir.path(), &at(boot, is_unsynced), Loss::None, alone).unwrap()
-        };
-        open_at(5, true, false).begin(Incarnation(0), Founders::default()).unwrap();
-        assert!(!open_at(5, true, false).identity.rejoining, "killed");
-        open_at(5, true, false).close().unwrap();
-        assert!(!open_at(6, true, false).identity.rejoining, "stopped in order");
-        let open = open_at(6, true, false);
-        open.leave_open();
-        open.close().unwrap();
-        drop(open);
-        let alone = open_at(7, true, true);
-        assert!(alone.has_lost_votes && !alone.identity.rejoining);
-        drop(alone);
-        // Synced by now, but not what the life before has written.
-        assert!(!open_at(7, false, false).identity.rejoining);
-        let lost = open_at(8, false, false);
-        assert!(lost.has_lost_votes && lost.identity.rejoining);
-        drop(lost);
-        let lost = open_at(9, false, false);
-        assert!(!lost.has_lost_votes && lost.identity.rejoining, "it goes on");
-        assert!(!lost.core_is_through().unwrap() && lost.core_is_through().unwrap());
-        lost.close().unwrap();
-        drop(lost);
-        assert!(!open_at(10, true, false).identity.rejoining);
-    }
-
-    #[test]
-    fn what_the_nodes_were_at_the_founding_is_kept_and_the_layout_before_is_converted() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut founders = Founders::default();
-        (founders[0], founders[1], founders[8]) =
-            (Founder::With(5), Founder::With(u64::MAX), Founder::Absent);
-        let mut data = open(dir.path(), &wanted()).unwrap();
-        data.begin(Incarnation(0), founders).unwrap();
-        drop(data);
-        let identity = open(dir.path(), &wanted()).unwrap().identity;
-        assert_eq!(identity.founders, founders);
-        fs::write(dir.path().join(FILE), render(&identity, FORMAT_WITHOUT_FOUNDERS)).unwrap();
-        let converted = open(dir.path(), &wanted()).unwrap().identity;
-        assert_eq!((converted.founders, converted.log), (Founders::default(), identity.log));
-        assert!(fs::read_to_string(dir.path().join(FILE)).unwrap().starts_with("format 4\n"));
-    }
-
-    #[test]
-    fn a_directory_of_the_layout_before_is_told_from_a_damaged_one() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(FILE), "cluster 0x0000000000000007\nnode 2\ncores 2\n").unwrap();
-        assert!(matches!(open(dir.path(), &wanted()).map(drop), Err(IdentityFault::Earlier(_))));
-    }
-
-    #[test]
-    fn foreign_changed_and_damaged_directories_are_refused_with_the_reason() {
-        let dir = tempfile::tempdir().unwrap();
-        drop(open(dir.path(), &wanted()).unwrap());
-        let open = |wanted: Identity| DataDir::open(dir.path(), &wanted, Loss::None, false).map(drop);
-        assert!(matches!(
-            open(Identity { cluster: 8, ..wanted() }),
-            Err(IdentityFault::Foreign { what: "cluster", .. })
-        ));
-        assert!(matches!(
-            open(Identity { node: ReplicaId(0), ..wanted() }),
-            Err(IdentityFault::Foreign { what: "node", .. })
-        ));
-        assert!(matches!(
-            open(Identity { cores: 1, ..wanted() }),
-            Err(IdentityFault::Layout { what: "cores", .. })
-        ));
-        assert!(matches!(
-            open(Identity { protocols: vec![ProtocolKind::Multi; 5], ..wanted() }),
-            Err(IdentityFault::Layout { what: "groups", .. })
-        ));
-        let file = dir.path().join(FILE);
-        let text = fs::read_to_string(&file).unwrap();
-        for at in 0..text.len() {
-            let mut bytes = text.clone().into_bytes();
-            bytes[at] ^= 1;
-            fs::write(&file, bytes).unwrap();
-            assert!(open(wanted()).is_err(), "flip at {at}");
-        }
-    }
-}
+mod tests;

@@ -263,7 +263,7 @@ impl Host<'_> {
             }
         };
         let mut before = std::mem::take(&mut opening.early);
-        Challenge::write(self.hello.node, self.hello.named_life(), nonce, self.secret, &before, out);
+        Challenge::write(self.hello, nonce, self.secret, &before, out);
         before.extend_from_slice(out);
         opening.challenged = Some((hello, before));
         Greeting::Challenged

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
+use panch_consensus::quorum::classic_quorum;
 use panch_replica::founding::{Answer, Decision, Founder, Founders, Newcomer, Word, decide};
 use panch_wire::ids::{Incarnation, REPLICAS_MAX, ReplicaId};
 use panch_wire::peer::{Challenge, Hello, HelloReply, Proof, Purpose, RefusalCode, Secret};
@@ -20,10 +21,11 @@ use crate::answering::Answering;
 use crate::complaints::say;
 use crate::core::listen_before_start;
 use crate::draw::draw;
-use crate::identity::{DataDir, IdentityFault};
+use crate::identity::{DataDir, Founding, IdentityFault};
 use crate::memory::{PeerMemory, words_of};
 use crate::node::NodeFault;
 use crate::options::NodeOptions;
+use crate::salvage::{WAY_BACK_AFTER, way_back};
 
 /// How long one node is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -44,19 +46,24 @@ const SAY_AFTER: Duration = Duration::from_secs(1);
 /// If the node must not begin, or is asked to stop.
 pub(crate) fn before_first_incarnation(
     options: &NodeOptions,
-    data: &DataDir,
+    data: &mut DataDir,
 ) -> Result<(Incarnation, Founders), NodeFault> {
     let inquiry = Inquiry::new(options, data)?;
-    if data.identity.rejoining {
-        return Ok((inquiry.last_incarnation()?, Founders::default()));
+    if !data.identity.rejoining {
+        return Ok((Incarnation(0), inquiry.founders()?));
     }
-    Ok((Incarnation(0), inquiry.founders()?))
+    let (last, name) = inquiry.last_incarnation()?;
+    drop(inquiry);
+    data.set_founding(Founding { name, above: Incarnation(0) })?;
+    Ok((last, Founders::default()))
 }
 
 /// What one node has said.
 struct Said {
     /// The highest incarnation of this node that it remembers.
     known: Incarnation,
+    /// What its cluster began with.
+    founding: u64,
     answer: Answer,
 }
 
@@ -74,7 +81,11 @@ struct Inquiry<'a> {
 
 impl<'a> Inquiry<'a> {
     fn new(options: &'a NodeOptions, data: &'a DataDir) -> Result<Self, NodeFault> {
+        // A node that has lost its disk learns it from the others.
+        let founding =
+            if data.identity.rejoining { Hello::ANY_FOUNDING } else { data.identity.founding.name };
         let hello = Hello {
+            founding,
             cluster: options.cluster,
             node: options.node,
             core_count: options.cpus.len() as u16,
@@ -166,6 +177,11 @@ impl<'a> Inquiry<'a> {
             before = answers;
             if self.since.elapsed() >= SAY_AFTER && is_due(&mut said) {
                 say(format_args!("{}", self.waiting_text(&round)));
+                let is_alone = !round.iter().any(|(_, _, said)| said.is_ok());
+                if is_alone && self.since.elapsed() >= WAY_BACK_AFTER && self.data.identity.founding.name == 0
+                {
+                    say(format_args!("node {}: {}", number(self.options.node), way_back(self.options)));
+                }
             }
             self.pause()?;
         }
@@ -203,8 +219,8 @@ impl<'a> Inquiry<'a> {
         }
     }
 
-    /// The highest incarnation that any other node remembers of this one, once all have said theirs.
-    fn last_incarnation(&self) -> Result<Incarnation, NodeFault> {
+    /// The highest incarnation that any other node remembers of this one, and what the cluster began with, once all have said theirs.
+    fn last_incarnation(&self) -> Result<(Incarnation, u64), NodeFault> {
         let mut highest = [None; REPLICAS_MAX];
         let mut said = None;
         loop {
@@ -212,9 +228,10 @@ impl<'a> Inquiry<'a> {
             let mut reasons = Vec::new();
             for (id, address, result) in &round {
                 match result {
-                    Ok(Said { known, answer: Answer::Member { .. } }) => {
+                    Ok(Said { known, founding, answer: Answer::Member { .. } }) => {
                         let place = &mut highest[id.index()];
-                        *place = (*place).max(Some(*known));
+                        let before = place.map_or(Incarnation(0), |(before, _)| before);
+                        *place = Some((before.max(*known), *founding));
                     }
                     _ if highest[id.index()].is_some() => {}
                     Ok(_) => {
@@ -224,8 +241,16 @@ impl<'a> Inquiry<'a> {
                     Err(error) => reasons.push(name_of(*id, *address, error)),
                 }
             }
+            let mut foundings = highest.iter().flatten().map(|(_, founding)| *founding);
+            let founding = foundings.next().unwrap_or_default();
+            if foundings.any(|other| other != founding) {
+                reasons.push(
+                    "nodes of one cluster: those that answer began with different salvaged states".to_owned(),
+                );
+            }
             if reasons.is_empty() {
-                return Ok(highest.into_iter().flatten().max().unwrap_or_default());
+                let last = highest.into_iter().flatten().map(|(last, _)| last).max();
+                return Ok((last.unwrap_or_default(), founding));
             }
             if is_due(&mut said) {
                 say(format_args!(
@@ -234,6 +259,15 @@ impl<'a> Inquiry<'a> {
                     u64::from(self.options.node.0) + 1,
                     reasons.join(", ")
                 ));
+                let count = self.options.members.len();
+                if self.since.elapsed() >= WAY_BACK_AFTER && count - 1 - reasons.len() < classic_quorum(count)
+                {
+                    say(format_args!(
+                        "node {}: {}",
+                        u64::from(self.options.node.0) + 1,
+                        way_back(self.options)
+                    ));
+                }
             }
             self.pause()?;
         }
@@ -267,7 +301,7 @@ fn ask(
     let mut before = Vec::new();
     Hello { nonce: draw()?, ..*hello }.write(&mut before);
     stream.write_all(&before)?;
-    let (mut answer, mut is_proven) = (Vec::new(), false);
+    let (mut answer, mut is_proven, mut founding) = (Vec::new(), false, 0);
     let mut buffer = [0; 4096];
     loop {
         let count = stream.read(&mut buffer)?;
@@ -278,6 +312,7 @@ fn ask(
         if !is_proven && Challenge::may_be(&answer) {
             let Some(challenge) = Challenge::parse(&answer).map_err(io::Error::other)? else { continue };
             challenge.check(secret, &before, &answer).map_err(io::Error::other)?;
+            founding = challenge.founding;
             before.extend(answer.drain(..Challenge::SIZE));
             let mut proof = Vec::new();
             Proof::default().write(secret, &before, &mut proof);
@@ -298,7 +333,7 @@ fn ask(
                 let answer = answer_of(text, id)
                     .ok_or_else(|| io::Error::other("another node answers at this address"))?;
                 peers.learn(text, hello.node)?;
-                return Ok(Said { known, answer });
+                return Ok(Said { known, founding, answer });
             }
         }
     }

@@ -11,6 +11,7 @@ use panch_consensus::protocol::random;
 use panch_replica::core::{Core, CoreConfig, PastFault, ReplayFault};
 use panch_replica::familiarity::Start;
 use panch_replica::rejoin::Life;
+use panch_replica::salvage::lacks_state;
 use panch_replica::snapshot::{SnapshotFault, SnapshotFiles};
 use panch_ring::clock;
 use panch_ring::file::LogFile;
@@ -18,7 +19,7 @@ use panch_ring::mesh::{self, MeshPort};
 use panch_ring::ring::{Ring, RingConfig, RingError};
 use panch_wal::{Durability, Lsn, RecoverError, SegmentReader, Wal, recover};
 use panch_wire::frame::FramePool;
-use panch_wire::ids::{Incarnation, ReplicaId};
+use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
 use panch_wire::peer::{Hello, Purpose};
 use panch_wire::time::Instant;
 
@@ -27,7 +28,7 @@ use crate::clients::table::Clients;
 use crate::complaints::say;
 use crate::core::{CoreFault, CoreLoop, check_ports};
 use crate::counters::Reports;
-use crate::identity::{DataDir, Identity, IdentityFault, Loss};
+use crate::identity::{DataDir, Founding, Identity, IdentityFault, Loss};
 use crate::inquiry::before_first_incarnation;
 use crate::log_io::LogIo;
 use crate::notes::Notes;
@@ -36,6 +37,7 @@ use crate::outputs::Outputs;
 use crate::park;
 use crate::peers::Peers;
 use crate::remote::Parcel;
+use crate::salvage::{Beginning, SalvageFault};
 use crate::starts;
 use crate::storage::{CoreDirectory, Storage};
 use crate::view::NodeView;
@@ -100,6 +102,17 @@ pub enum NodeFault {
         /// Why.
         fault: SnapshotFault,
     },
+    /// Salvaged state cannot be written, or used.
+    #[error(transparent)]
+    Salvage(#[from] SalvageFault),
+    /// The state that the cluster began with is not there.
+    #[error("{}: the cluster began with salvaged state, and that of group {} is not here, nor any log: empty the whole data directory and begin again with --from, or with --rejoin if the others run already", path.display(), group.0)]
+    StateMissing {
+        /// The core's directory.
+        path: PathBuf,
+        /// The first group without it.
+        group: GroupId,
+    },
     /// The log is not there although votes may be in it.
     #[error("{}: the log of core {core} is gone but this node has run before: it may have voted and can no longer know how; restore the directory from an exact copy, or empty the whole data directory and start the node with --rejoin", path.display())]
     LogMissing {
@@ -116,7 +129,7 @@ pub enum NodeFault {
     },
     /// A node without a durable log may not come back by itself.
     #[error(
-        "this node has forgotten its votes (its log was in memory, its disk is lost, or its machine stopped with durability = \"periodic\"), and cannot come back: that takes a majority without it, so three nodes and more that do not run in one process. Empty the data directories of all nodes to start a new cluster, and use durability = \"sync\""
+        "this node has forgotten its votes (its log was in memory, its disk is lost, or its machine stopped with durability = \"periodic\"), and cannot come back: that takes a majority without it, so three nodes and more that do not run in one process. Begin a new cluster with what is left (`panchd salvage` on every node), or with empty data directories, and use durability = \"sync\""
     )]
     Forgotten,
     /// The node was asked to stop while it waited for others: nothing of it has run.
@@ -174,22 +187,9 @@ impl Node {
             options.group_count(),
             "every group has a protocol, every key a group"
         );
-        let wanted = Identity {
-            cluster: options.cluster,
-            node: options.node,
-            cores,
-            protocols: options.protocols.clone(),
-            routing: options.routing.to_string(),
-            incarnation: Incarnation(0),
-            log: 0,
-            rejoining: false,
-            founders: Default::default(),
-            life: Life {
-                is_unsynced: matches!(options.log.durability, Durability::Periodic { .. }),
-                boot: options.boot,
-                is_closed: false,
-            },
-        };
+        let beginning = Beginning::open(&options)?;
+        let founding = beginning.as_ref().map(|it| it.founding).unwrap_or_default();
+        let wanted = Identity { founding, ..wanted_identity(&options) };
         if options.loss == Loss::OfDisk && options.members.len() < REJOIN_MEMBERS_MIN {
             return Err(NodeFault::Forgotten);
         }
@@ -208,8 +208,14 @@ impl Node {
         if forgotten || data.identity.rejoining && options.members.len() < REJOIN_MEMBERS_MIN {
             return Err(NodeFault::Forgotten);
         }
+        if let Some(beginning) = beginning {
+            // Named only once it is there whole; what an earlier try has named is not, from here on.
+            data.set_founding(Founding::default())?;
+            beginning.install(&options)?;
+            data.set_founding(beginning.founding)?;
+        }
         if data.identity.incarnation == Incarnation(0) {
-            let (last, founders) = before_first_incarnation(&options, &data)?;
+            let (last, founders) = before_first_incarnation(&options, &mut data)?;
             data.begin(last, founders)?;
         } else if options.told_to_found {
             return Err(IdentityFault::Founded(data.path).into());
@@ -326,6 +332,40 @@ fn refuse_logs(options: &NodeOptions) -> Result<(), NodeFault> {
     Ok(())
 }
 
+/// What a data directory is to say of itself.
+pub(crate) fn wanted_identity(options: &NodeOptions) -> Identity {
+    Identity {
+        cluster: options.cluster,
+        node: options.node,
+        cores: options.cpus.len(),
+        protocols: options.protocols.clone(),
+        routing: options.routing.to_string(),
+        incarnation: Incarnation(0),
+        log: 0,
+        rejoining: false,
+        founders: Default::default(),
+        life: Life {
+            is_unsynced: matches!(options.log.durability, Durability::Periodic { .. }),
+            boot: options.boot,
+            is_closed: false,
+        },
+        founding: Founding::default(),
+    }
+}
+
+/// What one core is made of.
+pub(crate) fn core_config(options: &NodeOptions, core: usize, rejoining: bool) -> CoreConfig {
+    CoreConfig {
+        me: options.node,
+        replica_count: options.members.len(),
+        groups: options.groups_of(core),
+        replica: options.replica,
+        tuning: options.tuning,
+        rejoining,
+        log_size_max: options.replica.snapshot_log_size * LOG_SIZE_FACTOR + options.log.segment_size,
+    }
+}
+
 fn run_core(
     view: NodeView,
     port: MeshPort<Parcel>,
@@ -372,6 +412,7 @@ fn open_core(
         fingerprint: options.fingerprint,
         incarnation: view.incarnation,
         directory: data.identity.log,
+        founding: data.identity.founding.name,
         life: data.key.life(),
         purpose: if view.rejoining { Purpose::Rejoin } else { Purpose::Stream },
         ..Hello::new(panch_wal::FORMAT_VERSION)
@@ -406,24 +447,24 @@ fn open_core(
         snapshots.push((group, file, restored));
     }
     // Judged by what it left behind and not by its incarnation: a first start that failed early has not voted.
-    let begun = directory.has_begun().map_err(directory_fault)? || !snapshots.is_empty();
-    if existing.is_empty() && begun && !memory {
+    let begun = directory.has_begun().map_err(directory_fault)?;
+    let from_state = data.identity.founding.name != 0 && !view.rejoining;
+    if existing.is_empty() && !memory && (begun || !from_state && !snapshots.is_empty()) {
         return Err(NodeFault::LogMissing { path, core: view.core });
+    }
+    if existing.is_empty() && !begun && from_state {
+        let has_snapshot = |group| snapshots.iter().any(|(other, _, _)| *other == group);
+        let groups: Vec<GroupId> = view.groups().into_iter().map(|(group, _)| group).collect();
+        if let Some(group) = lacks_state(&groups, has_snapshot) {
+            return Err(NodeFault::StateMissing { path, group });
+        }
     }
     let log_fault = |fault| NodeFault::Log { path: path.clone(), fault };
     let inventory = directory.inventory().map_err(directory_fault)?.map_err(log_fault)?;
     if memory {
         directory.note(|_| ()).map_err(directory_fault)?;
     }
-    let config = CoreConfig {
-        me: options.node,
-        replica_count: options.members.len(),
-        groups: view.groups(),
-        replica: options.replica,
-        tuning: options.tuning,
-        rejoining: view.rejoining,
-        log_size_max: options.replica.snapshot_log_size * LOG_SIZE_FACTOR + options.log.segment_size,
-    };
+    let config = core_config(&options, view.core, view.rejoining);
     let seed = clock::now().0 ^ data.identity.log ^ u64::from(view.incarnation.0) << 32;
     let mut core = Core::open(
         &config,

@@ -9,7 +9,7 @@ use panch_consensus::protocol::{ProtocolKind, Tuning};
 use panch_replica::replica::ReplicaConfig;
 use panch_wal::Config as LogConfig;
 use panch_wire::client::ReadLevel;
-use panch_wire::ids::ReplicaId;
+use panch_wire::ids::{GroupId, ReplicaId};
 use panch_wire::peer::Secret;
 use panch_wire::routing::Routing;
 use panch_wire::time::Duration;
@@ -62,6 +62,11 @@ pub struct NodeOptions {
     pub data_dir: PathBuf,
     /// What was lost, and so has to be asked of the other nodes.
     pub loss: Loss,
+    /// Files of salvaged state (see [`salvage`](crate::salvage::salvage)) that a new cluster is to begin with: of each group what has come
+    /// furthest. Empty: it begins with nothing.
+    pub begin_with: Vec<PathBuf>,
+    /// How commands for operators name this node's configuration.
+    pub config_file: PathBuf,
     /// Found the cluster without the nodes that do not answer, if a majority is there and none has data.
     pub told_to_found: bool,
     /// Names the time since this machine was started, as no other; 0 if that is not known.
@@ -98,5 +103,16 @@ impl NodeOptions {
     /// How many consensus groups the cluster has.
     pub fn group_count(&self) -> u16 {
         self.protocols.len() as u16
+    }
+
+    /// The core that runs `group`: groups are dealt out in turn.
+    pub(crate) fn core_of(&self, group: GroupId) -> usize {
+        group.index() % self.cpus.len()
+    }
+
+    /// The groups of a core.
+    pub(crate) fn groups_of(&self, core: usize) -> Vec<(GroupId, ProtocolKind)> {
+        let all = (0..).map(GroupId).zip(self.protocols.iter().copied());
+        all.filter(|(group, _)| self.core_of(*group) == core).collect()
     }
 }

@@ -380,6 +380,17 @@ impl CoreDirectory {
         snapshot::file::load(group, slot, hash_seed, |offset, into| file.read_at(into, offset))
     }
 
+    /// A new snapshot file, to be filled and then given to [`CoreDirectory::end_snapshot`].
+    pub(crate) fn begin_snapshot(&self, group: GroupId, slot: Slot) -> io::Result<File> {
+        File::create(self.partial(group, slot))
+    }
+
+    /// The snapshot is complete: it survives a crash once this returns.
+    pub(crate) fn end_snapshot(&self, file: File, group: GroupId, slot: Slot) -> io::Result<()> {
+        file.sync_all()?;
+        file::rename(&self.partial(group, slot), &self.snapshot(group, slot))
+    }
+
     /// Removes snapshots that others supersede.
     pub(crate) fn remove_snapshots(&self, files: &[(GroupId, Slot)]) -> io::Result<()> {
         files.iter().try_for_each(|(group, slot)| fs::remove_file(self.snapshot(*group, *slot)))

@@ -30,13 +30,12 @@ impl NodeView {
 
     /// The core that runs `group`: groups are dealt out in turn.
     pub(crate) fn core_of(&self, group: GroupId) -> usize {
-        group.index() % self.cores()
+        self.options.core_of(group)
     }
 
     /// The groups of this core.
     pub(crate) fn groups(&self) -> Vec<(GroupId, ProtocolKind)> {
-        let all = (0..).map(GroupId).zip(self.options.protocols.iter().copied());
-        all.filter(|(group, _)| self.core_of(*group) == self.core).collect()
+        self.options.groups_of(self.core)
     }
 
     /// This node.

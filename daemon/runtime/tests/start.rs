@@ -27,6 +27,8 @@ fn options(data_dir: &Path, cores: usize, durability: Durability) -> NodeOptions
         cpus: vec![None; cores],
         data_dir: data_dir.into(),
         loss: Default::default(),
+        begin_with: Vec::new(),
+        config_file: Default::default(),
         told_to_found: false,
         boot: 1,
         stop: Default::default(),

@@ -300,6 +300,14 @@ impl Cluster {
         self.spawn_with(id, &["run", "--found", "--config", config.to_str().expect("a path of ASCII")]);
     }
 
+    /// Starts a node that begins with salvaged state, without waiting.
+    pub fn spawn_from(&mut self, id: usize, files: &[String]) {
+        let config = self.config_path(id);
+        let mut arguments = vec!["run", "--config", config.to_str().expect("a path of ASCII")];
+        arguments.extend(files.iter().flat_map(|file| ["--from", file]));
+        self.spawn_with(id, &arguments);
+    }
+
     /// Waits until nodes that were started serve.
     pub fn wait_serving(&mut self, ids: &[usize]) {
         assert!(self.try_wait_all_serving(ids), "a port was taken by somebody else");

@@ -216,6 +216,8 @@ mod tests {
             cpus: vec![None],
             data_dir: "unused".into(),
             loss: Default::default(),
+            begin_with: Vec::new(),
+            config_file: Default::default(),
             told_to_found: false,
             boot: 1,
             stop: Default::default(),

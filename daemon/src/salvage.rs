@@ -1,0 +1,84 @@
+//! `panchd salvage`: what a stopped node has, as a file that a new cluster can begin with.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use panch_consensus::protocol::{Order as Ordering, ProtocolKind};
+use panch_replica::salvage::{Salvage, Salvaged};
+
+use crate::cli::{SalvageArgs, exit, print};
+use crate::config::Config;
+use crate::run::{Order, exit_code, node_options};
+
+/// Writes the file and prints what is in it, what may be lost, and how to go on; the exit code.
+pub fn salvage(arguments: &SalvageArgs) -> u8 {
+    let loaded = match arguments.config.load() {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    let order = Order::about(&arguments.config.config);
+    let options = match node_options(&loaded.config, &order, Arc::new(AtomicBool::new(false))) {
+        Ok(options) => options,
+        Err(text) => {
+            eprintln!("panchd salvage: {text}");
+            return exit::CONFIG;
+        }
+    };
+    match panch_runtime::salvage::salvage(&options, &arguments.out) {
+        Ok(found) => {
+            print(&describe(&found, &loaded.config, arguments));
+            exit::OK
+        }
+        Err(fault) => {
+            eprintln!("panchd salvage: {fault}");
+            exit_code(&fault)
+        }
+    }
+}
+
+fn describe(found: &Salvage, config: &Config, arguments: &SalvageArgs) -> String {
+    let (out, data) = (arguments.out.display(), config.node.data_dir.display());
+    let mut text = format!("Salvaged node {} to {out}:\n\n", found.node.0 + 1);
+    for it in &found.groups {
+        let _ = writeln!(text, "  {}", describe_group(it, found.protocols[it.group.index()]));
+    }
+    let _ = write!(
+        text,
+        "\nThe file of another node has more of a group if there more is decided, or as much and more executed; at equal positions the digests
+must be equal. May be lost: everything that was acknowledged after the furthest of these positions, that is, what only nodes have
+whose directories are lost or were not synced when their power failed. What is here and was not known to be decided takes effect now.
+
+1. Do the same on every other node whose data directory is left, and copy all the files to every node.
+2. On every node, move the data directory away (and keep it until all is well):
+
+     mv {data} {data}.old
+
+3. Start every node with the same files (--from once for each; of every group the furthest counts), once; from then on without --from:
+
+     panchd run --config {} --from {out}
+
+It serves once every node has answered that it begins with the same. If one cannot be started, start one of the others with --found,
+and that one with --from as well when it can be; after the loss of its disk later on, with --rejoin as ever.
+",
+        arguments.config.config.display()
+    );
+    text
+}
+
+fn describe_group(it: &Salvaged, kind: ProtocolKind) -> String {
+    let mut text = format!("group {} ({}): {} positions executed", it.group.0, kind.name(), it.executed.0);
+    if kind.order() == Ordering::Graph {
+        let rows = (1..).zip(&it.rows).map(|(node, upto)| format!("node {node} up to {upto}"));
+        let _ = write!(text, " (proposed by {})", rows.collect::<Vec<_>>().join(", "));
+    }
+    let open = it.executed.0 - it.decided.0;
+    if open > 0 {
+        let _ = write!(text, ", the last {open} of them accepted and not known to be decided");
+    }
+    let _ = write!(text, "; {} keys, digest {:016x}", it.keys, it.digest);
+    if it.diverged {
+        text += "; DIFFERS from what other nodes have, and is not used";
+    }
+    text
+}

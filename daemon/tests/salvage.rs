@@ -1,0 +1,313 @@
+//! The way back when a majority of the nodes has lost its disks or its last votes: what is left becomes a new cluster, by the commands that the
+//! nodes print.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use common::{Cluster, Settings, eventually};
+use redis::cmd;
+
+const PATIENCE: Duration = Duration::from_secs(40);
+const KEYS: usize = 300;
+
+fn settings(protocol: &str, durability: &str) -> Settings {
+    let settings = Settings::default();
+    Settings {
+        cluster: format!("protocol = \"{protocol}\"\n"),
+        node: format!("{}durability = \"{durability}\"\n", settings.node),
+        groups: 2,
+        cores: 2,
+        ..settings
+    }
+}
+
+/// As if the machine of a node that does not run had been started anew.
+fn pretend_reboot(cluster: &Cluster, id: usize) {
+    let path = cluster.data_dir(id).join("identity");
+    let text = fs::read_to_string(&path).expect("the identity");
+    let (body, _) = text.split_once("checksum ").expect("a checksum");
+    let line = body.lines().find(|line| line.starts_with("life ")).expect("the life before");
+    let boot = line.split(' ').nth(2).expect("the start of the machine");
+    let body = body.replace(boot, "0x00000000000000b0");
+    let sum = panch_wire::checksum::checksum(body.as_bytes());
+    fs::write(path, format!("{body}checksum {sum:#018x}\n")).expect("written");
+}
+
+/// Writes and counts: all of it is acknowledged.
+fn write(cluster: &Cluster) {
+    for key in 0..KEYS {
+        let mut connection = cluster.connect(key % 3 + 1);
+        cmd("SET")
+            .arg(format!("key {key}"))
+            .arg(format!("value {key}"))
+            .query::<()>(&mut connection)
+            .expect("a write");
+        cmd("INCR").arg(format!("count {}", key % 7)).query::<i64>(&mut connection).expect("a count");
+    }
+}
+
+fn check(cluster: &Cluster) {
+    for id in cluster.ids() {
+        let mut connection = cluster.connect(id);
+        for key in 0..KEYS {
+            let value: Option<String> =
+                cmd("GET").arg(format!("key {key}")).query(&mut connection).expect("a read");
+            assert_eq!(value, Some(format!("value {key}")), "key {key} through node {id}");
+        }
+        for count in 0..7 {
+            let value: usize =
+                cmd("GET").arg(format!("count {count}")).query(&mut connection).expect("a read");
+            assert_eq!(
+                value,
+                (0..KEYS).filter(|key| key % 7 == count).count(),
+                "count {count} through node {id}"
+            );
+        }
+    }
+}
+
+/// Runs a command that a node has printed.
+fn follow(command: &str) -> Output {
+    let mut words = command.split_whitespace();
+    assert_eq!(words.next(), Some("panchd"), "{command}");
+    Command::new(env!("CARGO_BIN_EXE_panchd")).args(words).output().expect("panchd runs")
+}
+
+/// The command of this node that it says is the way back.
+fn way_back(cluster: &Cluster, id: usize) -> String {
+    eventually("it says what can be done", PATIENCE, || {
+        let text = cluster.errors(id);
+        let (_, rest) = text.split_once("The way back")?;
+        let (_, rest) = rest.split_once('`')?;
+        Some(rest.split_once('`')?.0.to_owned())
+    })
+}
+
+/// Does what `panchd salvage` has printed, with the files of all nodes that have one; false: on one node only.
+fn begin_anew(cluster: &mut Cluster, printed: &[(usize, String)], ids: &[usize]) {
+    let line = |text: &str, start: &str| {
+        let found = text.lines().map(str::trim).find(|line| line.starts_with(start));
+        found.unwrap_or_else(|| panic!("no {start} in {text}")).to_owned()
+    };
+    let files: Vec<String> = printed
+        .iter()
+        .map(|(_, text)| line(text, "panchd run ").split_once(" --from ").expect("a file").1.to_owned())
+        .collect();
+    for id in ids {
+        if let Some((_, text)) = printed.iter().find(|(other, _)| other == id) {
+            let words = line(text, "mv ");
+            let [_, from, to] = words.split(' ').collect::<Vec<_>>()[..] else { panic!("{words}") };
+            fs::rename(from, to).expect("the directory is moved away");
+        }
+        cluster.spawn_from(*id, &files);
+    }
+}
+
+fn old_dir(cluster: &Cluster, id: usize) -> PathBuf {
+    let mut path = cluster.data_dir(id).into_os_string();
+    path.push(".old");
+    path.into()
+}
+
+/// A directory of the cluster before is refused by the new one, and the other way around.
+fn refuses_old_directory(cluster: &mut Cluster, id: usize) {
+    cluster.kill(id);
+    let (now, kept) = (cluster.data_dir(id), cluster.folder().join("kept"));
+    fs::rename(&now, &kept).expect("moved");
+    fs::rename(old_dir(cluster, id), &now).expect("moved");
+    cluster.spawn(id);
+    let other = if id == 1 { 2 } else { 1 };
+    let text = "was founded anew from a state that was salvaged";
+    eventually("the old directory is refused, and refuses", PATIENCE, || {
+        (cluster.errors(id).contains(text) && cluster.errors(other).contains(text)).then_some(())
+    });
+    cluster.kill(id);
+    fs::rename(&now, old_dir(cluster, id)).expect("moved");
+    fs::rename(&kept, &now).expect("moved");
+    cluster.start_node(id);
+    cluster.assert_all_serve();
+}
+
+fn salvage(cluster: &Cluster, id: usize) -> String {
+    let (config, out) = (cluster.config_path(id), cluster.folder().join(format!("node-{id}.salvage")));
+    format!("panchd salvage --config {} --out {}", config.display(), out.display())
+}
+
+fn printed(command: &str) -> String {
+    let output = follow(command);
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command}: {errors}");
+    text.into_owned()
+}
+
+fn all_lose_power(protocol: &str) {
+    let mut cluster = Cluster::start(settings(protocol, "periodic"));
+    write(&cluster);
+    for id in cluster.ids() {
+        cluster.kill(id);
+    }
+    for id in cluster.ids() {
+        pretend_reboot(&cluster, id);
+        cluster.spawn(id);
+    }
+    let commands: Vec<String> = cluster.ids().map(|id| way_back(&cluster, id)).collect();
+    let running = follow(&commands[0]);
+    let text = String::from_utf8_lossy(&running.stderr);
+    assert!(running.status.code() == Some(78) && text.contains("in use by another panchd"), "{text}");
+    for id in cluster.ids() {
+        cluster.stop(id, PATIENCE);
+    }
+    let texts: Vec<(usize, String)> =
+        (1..).zip(&commands).map(|(id, command)| (id, printed(command))).collect();
+    for (_, text) in &texts {
+        println!("{text}");
+    }
+    let again = follow(&commands[0]);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("is there already"));
+    begin_anew(&mut cluster, &texts, &[1, 2, 3]);
+    cluster.wait_serving(&[1, 2, 3]);
+    cluster.wait_writable();
+    check(&cluster);
+    cluster.assert_same_state();
+    refuses_old_directory(&mut cluster, 3);
+    // The new cluster is one like any other: nodes are killed, and lose their disks.
+    cluster.kill(2);
+    cluster.start_node(2);
+    cluster.assert_all_serve();
+    cluster.kill(1);
+    cluster.lose_disk(1);
+    cluster.start_to_rejoin(1);
+    cluster.wait_member(1);
+    cluster.assert_all_serve();
+    check(&cluster);
+    cluster.assert_same_state();
+}
+
+#[test]
+fn multi_paxos_comes_back_after_all_nodes_have_lost_their_power() {
+    all_lose_power("multi");
+}
+
+#[test]
+fn basic_paxos_comes_back_after_all_nodes_have_lost_their_power() {
+    all_lose_power("basic");
+}
+
+#[test]
+fn fast_paxos_comes_back_after_all_nodes_have_lost_their_power() {
+    all_lose_power("fast");
+}
+
+#[test]
+fn epaxos_comes_back_after_all_nodes_have_lost_their_power() {
+    all_lose_power("epaxos");
+}
+
+/// The one that is left has every write that it has executed: here all, since nothing was under way.
+#[test]
+fn what_one_of_three_disks_holds_becomes_a_new_cluster() {
+    for protocol in ["multi", "basic", "fast", "epaxos"] {
+        let mut cluster = Cluster::start(settings(protocol, "sync"));
+        write(&cluster);
+        cluster.assert_same_state();
+        for id in [2, 3] {
+            cluster.kill(id);
+            cluster.lose_disk(id);
+            cluster.spawn_to_rejoin(id);
+        }
+        // They have nothing; what they print is done where a directory is left.
+        assert!(way_back(&cluster, 2).starts_with("panchd salvage --config "));
+        for id in [2, 3] {
+            cluster.kill(id);
+            let output = follow(&salvage(&cluster, id));
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.code() == Some(78) && text.contains("holds no data"), "{text}");
+            cluster.lose_disk(id);
+        }
+        cluster.stop(1, PATIENCE);
+        let texts = [(1, printed(&salvage(&cluster, 1)))];
+        begin_anew(&mut cluster, &texts, &[1, 2, 3]);
+        cluster.wait_serving(&[1, 2, 3]);
+        cluster.wait_writable();
+        check(&cluster);
+        cluster.assert_same_state();
+        refuses_old_directory(&mut cluster, 1);
+        cluster.assert_same_state();
+    }
+}
+
+fn errors_of(cluster: &mut Cluster, id: usize, from: &[&Path]) -> String {
+    let files: Vec<String> = from.iter().map(|path| path.display().to_string()).collect();
+    cluster.spawn_from(id, &files);
+    assert_eq!(cluster.wait_exit(id, PATIENCE).code(), Some(78), "{}", cluster.errors(id));
+    cluster.errors(id)
+}
+
+#[test]
+fn nothing_else_begins_with_salvaged_state() {
+    let mut cluster = Cluster::start(settings("multi", "sync"));
+    write(&cluster);
+    for id in cluster.ids() {
+        cluster.stop(id, PATIENCE);
+    }
+    printed(&salvage(&cluster, 1));
+    let file = cluster.folder().join("node-1.salvage");
+    // A directory with data.
+    let text = errors_of(&mut cluster, 1, &[&file]);
+    assert!(text.contains("is not empty: --from is for the first start"), "{text}");
+    for id in cluster.ids() {
+        cluster.lose_disk(id);
+    }
+    // A damaged file: of what it says, and of a state.
+    let bytes = fs::read(&file).expect("the file");
+    let damaged = cluster.folder().join("damaged");
+    for (at, part) in [(bytes.len() - 30, "or it is damaged"), (100, "is damaged")] {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 1;
+        fs::write(&damaged, bytes).expect("written");
+        let text = errors_of(&mut cluster, 1, &[&damaged]);
+        assert!(text.contains(part), "{text}");
+    }
+    // Another configuration.
+    let config = fs::read_to_string(cluster.config_path(1)).expect("the configuration");
+    for (from, to, part) in [
+        ("groups = 2", "groups = 3", "cluster with 2 groups"),
+        ("name = \"test\"", "name = \"other\"", "of another cluster"),
+        ("protocol = \"multi\"", "protocol = \"fast\"", "group 0 is of protocol \"multi\""),
+    ] {
+        fs::write(cluster.config_path(1), config.replace(from, to)).expect("written");
+        let _ = fs::remove_dir_all(cluster.data_dir(1));
+        let text = errors_of(&mut cluster, 1, &[&file]);
+        assert!(text.contains(part), "{text}");
+    }
+    fs::write(cluster.config_path(1), &config).expect("written");
+    let _ = fs::remove_dir_all(cluster.data_dir(1));
+    // One begins with it, and the others with nothing: they wait, whatever they are told.
+    cluster.spawn_from(1, &[file.display().to_string()]);
+    cluster.spawn(2);
+    cluster.spawn(3);
+    let refused = "was founded anew from a state that was salvaged";
+    for id in cluster.ids() {
+        eventually("it says why it waits", PATIENCE, || cluster.errors(id).contains(refused).then_some(()));
+    }
+    // A start that was stopped goes on without being told again.
+    cluster.kill(1);
+    cluster.spawn(1);
+    eventually("it still waits", PATIENCE, || cluster.errors(1).contains(refused).then_some(()));
+    for id in [2, 3] {
+        cluster.kill(id);
+        cluster.spawn_from(id, &[file.display().to_string()]);
+    }
+    cluster.wait_serving(&[1, 2, 3]);
+    cluster.wait_writable();
+    check(&cluster);
+    cluster.assert_same_state();
+    // Its state is gone before the log has begun: not a beginning with nothing.
+    cluster.kill(3);
+    let text = errors_of(&mut cluster, 3, &[&file]);
+    assert!(text.contains("is not empty: --from is for the first start"), "{text}");
+}
