@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use panch_wire::ids::{ReplicaId, ReplicaSet};
 
-use crate::queue::{MICROSECOND, MILLISECOND, Time};
+use crate::queue::{MICROSECOND, MILLISECOND, SECOND, Time};
 use crate::random::Stream;
 
 /// What kind of network, and how good it is. Probabilities are in parts per million.
@@ -32,6 +32,8 @@ pub struct NetworkSettings {
     pub straggle_high: Time,
     /// Packets with a flipped bit.
     pub corruption: u64,
+    /// Bytes per second that one direction of a link carries; what does not get through waits in front of it. 0: no limit.
+    pub bandwidth: u64,
 }
 
 impl NetworkSettings {
@@ -46,6 +48,7 @@ impl NetworkSettings {
             straggling: 0,
             straggle_high: MILLISECOND,
             corruption: 0,
+            bandwidth: 0,
         }
     }
 }
@@ -71,6 +74,8 @@ struct Link {
     /// Added to every latency.
     slowness: Time,
     last_arrival: Time,
+    /// When the last byte of what was sent has left, if the bandwidth is limited.
+    free_at: Time,
     held: Vec<Packet>,
 }
 
@@ -175,7 +180,7 @@ impl Network {
         let held = std::mem::take(&mut link.held);
         let mut arrivals = Vec::new();
         for packet in held {
-            let at = self.arrival(now, from, to);
+            let at = self.arrival(now, from, to, packet.bytes.len());
             arrivals.push((at, packet));
         }
         arrivals
@@ -195,8 +200,11 @@ impl Network {
 
     /// Breaks the connection of `a` and `b`; true if there was one.
     pub fn reset(&mut self, a: usize, b: usize) -> bool {
-        self.link(a, b).held.clear();
-        self.link(b, a).held.clear();
+        for (from, to) in [(a, b), (b, a)] {
+            let link = self.link(from, to);
+            link.held.clear();
+            link.free_at = 0;
+        }
         let connection = self.connection(a, b);
         connection.number += 1;
         let was_up = std::mem::take(&mut connection.up);
@@ -254,7 +262,7 @@ impl Network {
                 link.held.push(packet);
                 return Fate::Arrives(Vec::new());
             }
-            let at = self.arrival(now, from, to);
+            let at = self.arrival(now, from, to, packet.bytes.len());
             return Fate::Arrives(vec![(at, packet)]);
         }
         if self.link(from, to).blocked || self.random.chance(self.settings.loss) {
@@ -273,19 +281,25 @@ impl Network {
                 bytes[at] ^= 1 << self.random.below(8);
                 copy.bytes = bytes.into();
             }
-            arrivals.push((self.arrival(now, from, to), copy));
+            let at = self.arrival(now, from, to, copy.bytes.len());
+            arrivals.push((at, copy));
         }
         Fate::Arrives(arrivals)
     }
 
-    fn arrival(&mut self, now: Time, from: usize, to: usize) -> Time {
+    fn arrival(&mut self, now: Time, from: usize, to: usize, size: usize) -> Time {
         let settings = self.settings;
         let mut latency = self.random.skewed(settings.latency_low, settings.latency_high);
         if self.random.chance(settings.straggling) {
             latency += self.random.below(settings.straggle_high);
         }
         let link = self.link(from, to);
-        let mut at = now + latency + link.slowness;
+        let mut left = now;
+        if settings.bandwidth > 0 {
+            left = left.max(link.free_at) + size as Time * SECOND / settings.bandwidth;
+            link.free_at = left;
+        }
+        let mut at = left + latency + link.slowness;
         if settings.streams {
             at = at.max(link.last_arrival + 1);
             link.last_arrival = at;
@@ -348,6 +362,21 @@ mod tests {
         assert!(held[0].0 > 1000 && network.is_current(&held[0].1));
         network.block(2, 1);
         assert!(!network.connect(1, 2));
+    }
+
+    #[test]
+    fn a_narrow_link_carries_one_packet_after_the_other() {
+        let settings = NetworkSettings { bandwidth: 1_000_000, ..NetworkSettings::calm() };
+        let mut network = network(settings);
+        let mut last = 0;
+        for _ in 0..10 {
+            let packet = network.address(0, 1, vec![0; 50_000].into());
+            last = arrivals(network.send(0, packet))[0].0;
+        }
+        assert!((500 * MILLISECOND..502 * MILLISECOND).contains(&last), "{last}");
+        // The other direction is free, and so is the link as soon as all has left.
+        assert!(arrivals(send(&mut network, 0, 1, 0, 1))[0].0 < MILLISECOND);
+        assert!(arrivals(send(&mut network, SECOND, 0, 1, 1))[0].0 < SECOND + MILLISECOND);
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub enum Concern {
     Limits,
     /// Operations on several keys.
     Families,
+    /// How much links carry.
+    Bandwidth,
 }
 
 /// One stream.
@@ -53,6 +55,7 @@ impl Stream {
             Concern::Limits => 7,
             Concern::Families => 8,
             Concern::Copies => 9,
+            Concern::Bandwidth => 10,
             Concern::Client(index) => 0x100 + index as u64,
             Concern::Disk(index) => 0x200 + index as u64,
             Concern::Turns(index) => 0x300 + index as u64,

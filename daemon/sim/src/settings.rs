@@ -331,6 +331,10 @@ impl Settings {
         settings.faults.lose = if wipes.chance(150_000) { wipes.range(1, 10) } else { 0 };
         let copies = &mut Stream::new(seed, Concern::Copies);
         settings.faults.restore = if copies.chance(250_000) { copies.range(1, 10) } else { 0 };
+        let narrow = &mut Stream::new(seed, Concern::Bandwidth);
+        if narrow.chance(150_000) {
+            settings.network.bandwidth = *narrow.pick(&[500_000, 2_000_000, 10_000_000]);
+        }
         settings.replica.batch = BatchLimits {
             commands_max: random.range(1, 6) as usize,
             size_max: random.range(1, 4) as usize * PAGE_SIZE,
