@@ -106,6 +106,7 @@ impl Node {
                 ..Tuning::default()
             },
             log_size_max: u64::MAX,
+            snapshot_size_max: u64::MAX,
         };
         let mut mail = Mail {
             packets: (0..replica_count).map(|_| PacketWriter::new()).collect(),

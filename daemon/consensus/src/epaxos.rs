@@ -363,7 +363,7 @@ impl Protocol for Epaxos {
             Event::Read { context, .. } => self.on_read(context, effects),
             Event::Loaded(position, value) => self.on_loaded(position, value, effects),
             Event::Installed { covered, stamp } => self.on_installed(&covered, stamp, effects),
-            Event::SnapshotSent(peer, _) => self.on_snapshot_sent(peer),
+            Event::SnapshotSent(peer, upto) => self.on_snapshot_sent(peer, upto.is_some()),
             Event::Deadline => self.on_deadline(effects),
             Event::Suspect(peer) => self.on_suspect(peer),
         }

@@ -14,7 +14,7 @@ use crate::machine::StateMachine;
 use crate::rejoin::Rejoin;
 use crate::replica::Replica;
 use crate::snapshot::Restored;
-use crate::transfer::SnapshotFile;
+use crate::transfer::{SnapshotFile, TransferLimits};
 
 /// One replica of one group.
 pub(crate) enum AnyReplica {
@@ -46,12 +46,13 @@ impl AnyReplica {
         incarnation: Incarnation,
         random: Random,
         past: Option<(SnapshotFile, Restored)>,
+        transfers: TransferLimits,
     ) -> Self {
         match kind {
-            ProtocolKind::Basic => Self::Basic(open(config, group, incarnation, random, past)),
-            ProtocolKind::Multi => Self::Multi(open(config, group, incarnation, random, past)),
-            ProtocolKind::Fast => Self::Fast(open(config, group, incarnation, random, past)),
-            ProtocolKind::Epaxos => Self::Epaxos(open(config, group, incarnation, random, past)),
+            ProtocolKind::Basic => Self::Basic(open(config, group, incarnation, random, past, transfers)),
+            ProtocolKind::Multi => Self::Multi(open(config, group, incarnation, random, past, transfers)),
+            ProtocolKind::Fast => Self::Fast(open(config, group, incarnation, random, past, transfers)),
+            ProtocolKind::Epaxos => Self::Epaxos(open(config, group, incarnation, random, past, transfers)),
         }
     }
 
@@ -66,6 +67,7 @@ fn open<P: Protocol>(
     incarnation: Incarnation,
     random: Random,
     past: Option<(SnapshotFile, Restored)>,
+    transfers: TransferLimits,
 ) -> Box<Replica<P>> {
     let (file, restored) = past.unzip();
     let restored = restored.unwrap_or_else(|| Restored {
@@ -77,8 +79,8 @@ fn open<P: Protocol>(
     let (covered, stamp) = (restored.covered.clone(), restored.stamp);
     let past = Past { executed: &covered, stamp, incarnation };
     let protocol = P::open(group, config.tuning, past, random);
-    let mut replica =
-        Replica::new(group, config.replica, protocol, restored, incarnation, Rejoin::new(config.rejoining));
+    let rejoin = Rejoin::new(config.rejoining);
+    let mut replica = Replica::new(group, config.replica, protocol, restored, incarnation, rejoin, transfers);
     if let Some(file) = file {
         replica.snapshots.found(file, &covered);
     }

@@ -22,9 +22,10 @@ use crate::client_batch::{self, BatchRefusal, Sound, Terms};
 use crate::latency::Latencies;
 use crate::outbox::{MessageKind, Outbox, ReplyTo};
 use crate::replica::{Level, ReplicaConfig, Surroundings, takes_proposals};
+use crate::sending::LOG_KEPT_FACTOR;
 use crate::snapshot::{Restored, SnapshotName};
 use crate::status::GroupStatus;
-use crate::transfer::SnapshotFile;
+use crate::transfer::{SnapshotFile, TransferLimits};
 
 /// What a core is made of.
 #[derive(Clone, Debug)]
@@ -43,7 +44,12 @@ pub struct CoreConfig {
     pub rejoining: bool,
     /// Bytes of log segments at which the group that keeps the oldest one is made to take a snapshot.
     pub log_size_max: u64,
+    /// The largest snapshot that is taken from a peer, in bytes: what this node's memory can hold.
+    pub snapshot_size_max: u64,
 }
+
+/// The share of the frame memory that snapshots on their way to peers may take, all groups together: one part in this many.
+const WINDOW_SHARE: u64 = 16;
 
 /// The incarnation for a node whose last one was `stored`: durable before [`Core::start`] (protocols D5).
 pub fn next_incarnation(stored: Incarnation) -> Incarnation {
@@ -78,11 +84,15 @@ impl Core {
     ) -> Self {
         let mut groups = config.groups.clone();
         groups.sort_unstable();
+        let transfers = TransferLimits {
+            window_max: pool.size_max() as u64 / WINDOW_SHARE / groups.len().max(1) as u64,
+            size_max: config.snapshot_size_max,
+        };
         let replicas = groups.into_iter().map(|(id, kind)| {
             let home = ReplicaId((id.index() % config.replica_count) as u8);
             let group = Group { id, me: config.me, replica_count: config.replica_count, home };
             let past = restored(id);
-            AnyReplica::open(kind, config, group, incarnation, random(id), past)
+            AnyReplica::open(kind, config, group, incarnation, random(id), past, transfers)
         });
         Self {
             me: config.me,
@@ -269,7 +279,6 @@ impl Core {
         }
         let around = &mut Surroundings { now, wal, pool: &self.pool, latencies: &mut self.latencies, out };
         each!(&mut self.replicas[index], replica => replica.on_bytes(from, kind, bytes, body, around))
-            .ok_or(Misbehaviour::Undecodable)
     }
 
     /// The connection to `peer` was lost.
@@ -384,11 +393,18 @@ impl Core {
     pub fn end_turn(&mut self, now: Instant, out: &mut impl Outbox) {
         self.for_each(now, out, |any, around| each!(any, replica => replica.end_turn(around)));
         let Some(wal) = &mut self.wal else { return };
-        if (wal.is_full() || wal.retained_size() > self.log_size_max)
+        let (is_full, size) = (wal.is_full(), wal.retained_size());
+        if (is_full || size > self.log_size_max)
             && let Some(group) = wal.oldest_blocking_group()
-            && let Ok(index) = self.replicas.binary_search_by_key(&group, AnyReplica::group)
         {
-            each!(&mut self.replicas[index], replica => replica.snapshots.request());
+            let kept_max = self.log_size_max.saturating_mul(LOG_KEPT_FACTOR);
+            let excess = if is_full { u64::MAX } else { size.saturating_sub(kept_max) };
+            self.with(
+                group,
+                now,
+                out,
+                |any, around| each!(any, replica => replica.need_room(excess, around)),
+            );
         }
     }
 
@@ -521,6 +537,16 @@ pub enum Misbehaviour {
     /// It is no message of the group's protocol.
     #[error("the peer sent something that is not a message of this protocol")]
     Undecodable,
+    /// A snapshot that this node cannot hold.
+    #[error(
+        "the peer sends a snapshot of {size} bytes, and this node can hold no more than {size_max}: its memory is too small for the state of its groups"
+    )]
+    SnapshotTooLarge {
+        /// Bytes of the snapshot.
+        size: u64,
+        /// The largest that is taken, in bytes.
+        size_max: u64,
+    },
     /// A batch that the log here cannot take.
     #[error(
         "the peer sent a batch of {size} bytes, which does not fit this node's log segments: all nodes need the same `log_segment_size` and batch sizes"

@@ -33,6 +33,8 @@ pub struct Probe {
     pub snapshots: u64,
     /// Snapshots installed from a peer.
     pub installs: u64,
+    /// Peers that need another snapshot, because the log had no room for what follows the one that they get or got.
+    pub log_cuts: u64,
     /// Sum of the times from seal to execution of the batches sealed here, in microseconds. How they are spread is in
     /// [`crate::latency`].
     pub execution_us: u64,

@@ -18,6 +18,7 @@ use panch_wire::time::{Duration, Instant};
 use crate::batcher::{BatchLimits, Batcher, Refusal};
 use crate::checkpoint::Checkpoints;
 use crate::client_batch::Flights;
+use crate::core::Misbehaviour;
 use crate::divergence::{DigestReport, Watch};
 use crate::gate::Gate;
 use crate::latency::Latencies;
@@ -30,7 +31,7 @@ use crate::rejoin::{Rejoin, RejoinMessage};
 use crate::snapshot::{Restored, SNAPSHOT_RECORD, SnapshotName};
 use crate::snapshots::Snapshots;
 use crate::status::GroupStatus;
-use crate::transfer::TransferMessage;
+use crate::transfer::{TransferLimits, TransferMessage};
 
 mod direct;
 mod execution;
@@ -139,6 +140,7 @@ impl<P: Protocol> Replica<P> {
         restored: Restored,
         incarnation: Incarnation,
         rejoin: Rejoin,
+        transfers: TransferLimits,
     ) -> Self {
         let Restored { covered: executed, stamp, machine, .. } = restored;
         Self {
@@ -160,7 +162,7 @@ impl<P: Protocol> Replica<P> {
                 &executed,
             ),
             watch: Watch::default(),
-            snapshots: Snapshots::new(config.snapshot_log_size),
+            snapshots: Snapshots::new(config.snapshot_log_size, transfers),
             // In a graph others may still ask for values that a snapshot here covers.
             log: LogIndex::new(&if P::ORDER == Order::Log { executed.clone() } else { Frontier::default() }),
             executed,
@@ -266,7 +268,10 @@ impl<P: Protocol> Replica<P> {
         (P::ORDER == Order::Log).then(|| Commit { position: self.executed().into(), stamp: self.stamp })
     }
 
-    /// Takes in one message of a peer; `None` if it is none.
+    /// Takes in one message of a peer.
+    ///
+    /// # Errors
+    /// If it is none, or says what no peer should.
     pub(crate) fn on_bytes<O: Outbox>(
         &mut self,
         from: ReplicaId,
@@ -274,26 +279,27 @@ impl<P: Protocol> Replica<P> {
         bytes: &[u8],
         body: Option<Frame>,
         around: &mut Surroundings<'_, O>,
-    ) -> Option<()> {
+    ) -> Result<(), Misbehaviour> {
+        const UNDECODABLE: Misbehaviour = Misbehaviour::Undecodable;
         if from.index() >= self.group.replica_count {
-            return None;
+            return Err(UNDECODABLE);
         }
         if kind == MessageKind::Rejoin as u8 {
-            self.on_rejoin(from, RejoinMessage::decode_fixed(bytes)?, around);
+            self.on_rejoin(from, RejoinMessage::decode_fixed(bytes).ok_or(UNDECODABLE)?, around);
         } else if self.rejoin.is_asking() {
-            return Some(());
+            return Ok(());
         } else if kind == MessageKind::Protocol as u8 {
-            let message = P::Message::decode_fixed(bytes)?;
+            let message = P::Message::decode_fixed(bytes).ok_or(UNDECODABLE)?;
             self.step(Event::Deliver { from, message, body }, around);
         } else if kind == MessageKind::Transfer as u8 {
-            let message = TransferMessage::decode_fixed(bytes)?;
-            self.on_transfer(from, message, body, around);
+            let message = TransferMessage::decode_fixed(bytes).ok_or(UNDECODABLE)?;
+            return self.on_transfer(from, message, body, around);
         } else if kind == MessageKind::Digest as u8 {
-            self.on_digest_report(from, &DigestReport::decode_fixed(bytes)?);
+            self.on_digest_report(from, &DigestReport::decode_fixed(bytes).ok_or(UNDECODABLE)?);
         } else {
-            return None;
+            return Err(UNDECODABLE);
         }
-        Some(())
+        Ok(())
     }
 
     /// Carries out one event and everything that follows from it.
@@ -416,6 +422,7 @@ impl<P: Protocol> Replica<P> {
             membership: self.membership(),
             standing: self.watch.standing(),
             digests: self.digest_status(),
+            sending: self.snapshots.sending_status(),
             probe: self.probe,
             counters: self.protocol.counters(),
         }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use panch_consensus::frontier::Frontier;
 use panch_consensus::protocol::{Event, Order, Protocol};
 use panch_wal::{Lsn, Wal};
-use panch_wire::batch::{BatchView, BatchWriter};
+use panch_wire::batch::BatchWriter;
 use panch_wire::command::{Command, CommandKind};
 use panch_wire::frame::Frame;
 use panch_wire::ids::{BatchId, GroupId, Incarnation, ReplicaId, Slot};
@@ -13,11 +13,16 @@ use panch_wire::record::Fixed;
 use panch_wire::rule::{self, Rule};
 use panch_wire::time::{Duration, Instant};
 
-use crate::core::PastFault;
+use crate::core::{Misbehaviour, PastFault};
 use crate::outbox::{MessageKind, Outbox};
 use crate::replica::{Replica, Surroundings};
-use crate::snapshot::{Restored, SNAPSHOT_RECORD, SnapshotName, SnapshotReader};
-use crate::transfer::{Ack, CHUNK_SIZE, Chunk, Making, Receiving, Sendings, SnapshotFile, TransferMessage};
+use crate::sending::{SendingStatus, Sendings};
+use crate::snapshot::{Restored, SNAPSHOT_RECORD, SnapshotName};
+use crate::transfer::{
+    Ack, CHUNK_SIZE, Chunk, Making, Receiving, SnapshotFile, TransferLimits, TransferMessage,
+};
+
+mod receive;
 
 /// How long a snapshot that could not be written waits for the next try.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -54,6 +59,10 @@ pub(crate) struct Snapshots {
     /// The last slot of the latest snapshot that a peer began to send; its file is not to be mixed up with one's own.
     last_received: Slot,
     sending: Sendings,
+    /// The log still has what the latest snapshot covers, for peers that get or got an older one.
+    keeps_log: bool,
+    /// The largest snapshot that is taken from a peer, in bytes.
+    size_max: u64,
     receiving: Option<Receiving>,
     /// Complete and verified, waiting for its file to become durable.
     received: Option<(ReplicaId, SnapshotFile, Restored)>,
@@ -64,7 +73,7 @@ pub(crate) struct Snapshots {
 }
 
 impl Snapshots {
-    pub(crate) fn new(log_size_max: u64) -> Self {
+    pub(crate) fn new(log_size_max: u64, limits: TransferLimits) -> Self {
         Self {
             log_size_max,
             log_size: 0,
@@ -78,7 +87,9 @@ impl Snapshots {
             waiting: Vec::new(),
             retry_at: Instant(0),
             last_received: Slot(0),
-            sending: Sendings::default(),
+            sending: Sendings::new(limits.window_max),
+            keeps_log: false,
+            size_max: limits.size_max,
             receiving: None,
             received: None,
             superseded: Vec::new(),
@@ -129,7 +140,7 @@ impl Snapshots {
     pub(crate) fn withhold(&mut self) {
         self.withheld = true;
         self.waiting.clear();
-        self.sending = Sendings::default();
+        self.sending.stop_all();
     }
 
     /// `peer` can only be helped by a snapshot that covers `slot`.
@@ -155,6 +166,11 @@ impl Snapshots {
         // Neither begins while another is on its way.
         let retry = retry.filter(|_| self.is_idle());
         [making, retry, self.sending.deadline()].into_iter().flatten().min()
+    }
+
+    /// For operators.
+    pub(crate) fn sending_status(&self) -> SendingStatus {
+        self.sending.status()
     }
 
     /// Whether none is being made or waits to take effect.
@@ -185,8 +201,9 @@ impl<P: Protocol> Replica<P> {
             }
             if executed == covered {
                 // Nothing new to cover, but the log may hold what it need not hold any more.
-                self.log.truncate(&self.protocol.forgettable(&self.snapshots.latest_covers));
-                self.raise_floor(around.wal);
+                if !self.snapshots.keeps_log {
+                    self.truncate_log(around.wal);
+                }
             } else if executed != self.snapshots.last_received {
                 self.machine.begin_snapshot(group, &self.executed, self.stamp);
                 self.snapshots.making_covers = self.executed.clone();
@@ -206,8 +223,12 @@ impl<P: Protocol> Replica<P> {
                 making.writing += 1;
             }
         }
+        self.snapshots.sending.end_catch_up(around.now);
+        if self.snapshots.keeps_log && !self.snapshots.sending.keep_log() {
+            self.truncate_log(around.wal);
+        }
         self.snapshots.sending.resend_lost(around.now);
-        while let Some((peer, file, offset, length)) = self.snapshots.sending.next_chunk() {
+        while let Some((peer, file, offset, length)) = self.snapshots.sending.next_chunk(around.now) {
             around.out.snapshot_read(group, peer, file, offset, length);
         }
         while let Some(peer) = self.snapshots.sending.next_overdue(around.now) {
@@ -240,6 +261,9 @@ impl<P: Protocol> Replica<P> {
                 let covered = std::mem::take(&mut self.snapshots.making_covers);
                 self.name(file, covered, None, around);
             }
+            return;
+        }
+        if !durable && self.chunk_written(slot, around.out) {
             return;
         }
         if durable && self.snapshots.received.as_ref().is_some_and(|(_, file, _)| file.slot == slot) {
@@ -287,7 +311,7 @@ impl<P: Protocol> Replica<P> {
 
     fn take_effect<O: Outbox>(&mut self, naming: Naming, around: &mut Surroundings<'_, O>) {
         let Naming { file, covered, received, .. } = naming;
-        self.supersede(file, &covered, around);
+        self.supersede(file, &covered, received.is_some(), around);
         if let Some((from, restored)) = received {
             // Or else the log went on meanwhile and has everything.
             if P::ORDER == Order::Graph || file.slot > self.executed() {
@@ -313,9 +337,11 @@ impl<P: Protocol> Replica<P> {
             self.end_failed_making(around);
             return;
         }
-        if self.snapshots.received.as_ref().is_some_and(|(_, file, _)| file.slot == slot) {
-            self.snapshots.received = None;
+        if self.snapshots.receiving.as_ref().is_some_and(|it| it.slot == slot) {
+            self.refuse(around.out);
+        } else if let Some((from, ..)) = self.snapshots.received.take_if(|(_, file, _)| file.slot == slot) {
             self.protocol.abandon_install();
+            self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
         }
     }
 
@@ -358,19 +384,20 @@ impl<P: Protocol> Replica<P> {
         bytes: Option<&[u8]>,
         around: &mut Surroundings<'_, O>,
     ) {
-        if !self.snapshots.sending.is_sending(peer, file.slot) {
+        if !self.snapshots.sending.read(peer, file.slot, offset) {
             return;
         }
-        let frame = bytes.and_then(|bytes| chunk_frame(around, self.group.me, offset, bytes));
-        match frame {
+        let Some(bytes) = bytes else {
+            self.snapshots.sending.stop(peer);
+            self.step(Event::SnapshotSent(peer, None), around);
+            return;
+        };
+        match chunk_frame(around, self.group.me, offset, bytes) {
             Some(frame) => {
                 let message = TransferMessage::Chunk(Chunk { slot: file.slot.0, offset, size: file.size });
                 self.send_transfer(peer, message, Some(&frame), around.out);
             }
-            None => {
-                self.snapshots.sending.stop(peer);
-                self.step(Event::SnapshotSent(peer, None), around);
-            }
+            None => self.snapshots.sending.no_memory(peer),
         }
     }
 
@@ -381,11 +408,9 @@ impl<P: Protocol> Replica<P> {
         message: TransferMessage,
         body: Option<Frame>,
         around: &mut Surroundings<'_, O>,
-    ) {
+    ) -> Result<(), Misbehaviour> {
         match message {
-            TransferMessage::Chunk(Chunk { slot, offset, size }) => {
-                self.on_chunk(from, Slot(slot), offset, size, body, around);
-            }
+            TransferMessage::Chunk(chunk) => return self.on_chunk(from, chunk, body, around),
             TransferMessage::Ack(Ack { slot, offset }) => {
                 if self.snapshots.sending.acked(around.now, from, Slot(slot), offset) {
                     self.step(Event::SnapshotSent(from, Some(Slot(slot))), around);
@@ -393,117 +418,20 @@ impl<P: Protocol> Replica<P> {
             }
             TransferMessage::Refuse(slot) => {
                 if self.snapshots.sending.is_sending(from, Slot(slot)) {
-                    self.snapshots.sending.stop(from);
+                    self.snapshots.sending.refused(around.now, from);
                     self.step(Event::SnapshotSent(from, None), around);
                 }
             }
         }
+        Ok(())
     }
 
-    fn on_chunk<O: Outbox>(
-        &mut self,
-        from: ReplicaId,
-        slot: Slot,
-        offset: u64,
-        size: u64,
-        body: Option<Frame>,
-        around: &mut Surroundings<'_, O>,
-    ) {
-        if slot <= self.executed() {
-            // In a log, what the snapshot holds is executed here already; in a graph, its sender is behind too.
-            if let Some(overtaken) = self.snapshots.receiving.take_if(|it| it.slot <= slot) {
-                around.out.snapshot_remove(self.group.id, overtaken.slot);
-            }
-            self.send_transfer(
-                from,
-                TransferMessage::Ack(Ack { slot: slot.0, offset: size }),
-                None,
-                around.out,
-            );
-            return;
-        }
-        let is_naming = self.snapshots.naming.iter().any(|naming| naming.received.is_some());
-        if self.snapshots.received.is_some() || is_naming {
-            return; // waiting for the disk
-        }
-        let view = body.as_ref().and_then(|frame| BatchView::access(frame).ok());
-        let Some(bytes) = view.and_then(|view| view.commands().next()).map(|command| command.value) else {
-            return;
-        };
-        let current = self.snapshots.receiving.as_ref().is_some_and(|it| it.from == from && it.slot == slot);
-        if offset == 0 && !current {
-            if self.checkpoints.is_wrong(from) {
-                self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
-                return;
-            }
-            if let Some(stale) = self.snapshots.receiving.take() {
-                around.out.snapshot_remove(self.group.id, stale.slot);
-            }
-            self.snapshots.last_received = slot;
-            let reader = SnapshotReader::new(self.machine.hash_seed());
-            self.snapshots.receiving = Some(Receiving { from, slot, size, offset: 0, reader });
-        }
-        let Some(receiving) = &mut self.snapshots.receiving else {
-            // A transfer that began before this replica restarted.
-            self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
-            return;
-        };
-        if receiving.from != from || receiving.slot != slot {
-            return; // another transfer goes first
-        }
-        if offset != receiving.offset {
-            // A chunk was lost, or the sender began again: the acknowledgement says where to go on.
-            let offset = receiving.offset;
-            self.send_transfer(from, TransferMessage::Ack(Ack { slot: slot.0, offset }), None, around.out);
-            return;
-        }
-        let usable = receiving.reader.feed(bytes).is_ok();
-        receiving.offset += bytes.len() as u64;
-        let (offset, complete) = (receiving.offset, receiving.offset >= receiving.size);
-        if !usable || receiving.offset > receiving.size {
-            self.refuse(around.out);
-            return;
-        }
-        let start = offset - bytes.len() as u64;
-        if !complete {
-            around.out.snapshot_write(self.group.id, slot, start, bytes, false);
-            self.send_transfer(from, TransferMessage::Ack(Ack { slot: slot.0, offset }), None, around.out);
-            return;
-        }
-        let receiving = self.snapshots.receiving.take().expect("just fed");
-        let restored = receiving.reader.finish().ok();
-        let restored = restored.filter(|it| it.group == self.group.id && it.covered.count() == slot);
-        // Decided before the file gets its name: at the next start the newest file counts, and everything that the log has
-        // lost since the one before must be in it. So it is taken only if it has more, and nothing of the own is lost.
-        let restored =
-            restored.filter(|it| slot > self.executed() && self.protocol.prepare_install(&it.covered));
-        match restored {
-            Some(restored) => {
-                around.out.snapshot_write(self.group.id, slot, start, bytes, true);
-                self.snapshots.received = Some((from, SnapshotFile { slot, size }, restored));
-                self.abandon_making();
-                self.end_failed_making(around);
-            }
-            None => {
-                self.snapshots.last_received = Slot(0);
-                around.out.snapshot_remove(self.group.id, slot);
-                self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
-            }
-        }
-    }
-
-    fn refuse(&mut self, out: &mut impl Outbox) {
-        if let Some(receiving) = self.snapshots.receiving.take() {
-            out.snapshot_remove(self.group.id, receiving.slot);
-            self.send_transfer(receiving.from, TransferMessage::Refuse(receiving.slot.0), None, out);
-        }
-    }
-
-    /// `file` is durable: the log below it may go.
+    /// `file` takes effect: the log below it may go, at once if the state is going to be replaced by it.
     fn supersede<O: Outbox>(
         &mut self,
         file: SnapshotFile,
         covered: &Frontier,
+        is_installed: bool,
         around: &mut Surroundings<'_, O>,
     ) {
         if let Some(old) = self.snapshots.latest.replace(file)
@@ -511,11 +439,47 @@ impl<P: Protocol> Replica<P> {
         {
             self.snapshots.superseded.push(old.slot);
         }
-        self.protocol.truncated(covered);
         self.snapshots.latest_covers = covered.clone();
-        self.log.truncate(&self.protocol.forgettable(covered));
-        self.raise_floor(around.wal);
+        // What a graph's log must keep for others, its protocol knows.
+        self.snapshots.keeps_log = P::ORDER == Order::Log
+            && !is_installed
+            && self.snapshots.sending.keep_log()
+            && rule::holds(Rule::LogKeptForTransfers);
+        if !self.snapshots.keeps_log {
+            self.truncate_log(around.wal);
+        }
         self.remove_superseded(around.out);
+    }
+
+    /// The log below what the latest snapshot covers goes.
+    fn truncate_log(&mut self, wal: &mut Wal) {
+        let covered = self.snapshots.latest_covers.clone();
+        self.snapshots.keeps_log = false;
+        self.protocol.truncated(&covered);
+        self.log.truncate(&self.protocol.forgettable(&covered));
+        self.raise_floor(wal);
+    }
+
+    /// This group needs the oldest segment of a log that is too large. It makes a snapshot, or it keeps the log for peers: then it
+    /// gives that up if `excess`, the bytes beyond what the log may have in any case, is more than the latest snapshot has.
+    pub(crate) fn need_room<O: Outbox>(&mut self, excess: u64, around: &mut Surroundings<'_, O>) {
+        if !self.snapshots.keeps_log {
+            self.snapshots.request();
+        }
+        let latest = self.snapshots.latest.unwrap_or(SnapshotFile { slot: Slot(0), size: 0 });
+        if excess <= latest.size {
+            return;
+        }
+        while let Some(peer) = self.snapshots.sending.give_up_log(latest.slot) {
+            self.probe.log_cuts += 1;
+            if P::ORDER == Order::Graph {
+                // The protocol waits for this peer no longer.
+                self.step(Event::SnapshotSent(peer, None), around);
+            }
+        }
+        if self.snapshots.keeps_log {
+            self.truncate_log(around.wal);
+        }
     }
 
     fn remove_superseded(&mut self, out: &mut impl Outbox) {

@@ -6,6 +6,7 @@ use panch_wire::ids::{GroupId, Slot};
 use crate::divergence::{DigestStatus, Standing};
 use crate::probe::Probe;
 use crate::rejoin::Membership;
+use crate::sending::SendingStatus;
 
 /// For operators: one group on one node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +31,8 @@ pub struct GroupStatus {
     pub standing: Standing,
     /// What it has compared.
     pub digests: DigestStatus,
+    /// Snapshots on their way to peers.
+    pub sending: SendingStatus,
     /// Counters of the replica.
     pub probe: Probe,
     /// Counters of the protocol.

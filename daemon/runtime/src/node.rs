@@ -53,6 +53,14 @@ const PEER_QUEUE_SIZE_MIN: usize = 8 << 20;
 /// Log segments beyond this many times the snapshot interval make the group that holds the oldest one take a snapshot.
 const LOG_SIZE_FACTOR: u64 = 2;
 
+/// Bytes of memory that this machine has, if the system says so: a snapshot becomes a state in memory.
+fn memory_size() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
 /// With fewer members no majority is left without one of them.
 const REJOIN_MEMBERS_MIN: usize = 3;
 
@@ -363,6 +371,7 @@ pub(crate) fn core_config(options: &NodeOptions, core: usize, rejoining: bool) -
         tuning: options.tuning,
         rejoining,
         log_size_max: options.replica.snapshot_log_size * LOG_SIZE_FACTOR + options.log.segment_size,
+        snapshot_size_max: memory_size().unwrap_or(u64::MAX),
     }
 }
 

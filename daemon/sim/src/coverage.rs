@@ -169,6 +169,8 @@ coverage! {
     snapshots: true,
     /// Snapshots installed from a peer.
     installs: true,
+    /// Peers that needed another snapshot because the log had no room.
+    log_cuts: false,
     /// Checkpoints whose digests all replicas were heard about.
     compared: true,
     /// Operations checked for linearizability.
@@ -210,6 +212,7 @@ impl Coverage {
         self.timeouts += probe.timeouts;
         self.snapshots += probe.snapshots;
         self.installs += probe.installs;
+        self.log_cuts += probe.log_cuts;
         self.compared += status.digests.counts.compared;
     }
 

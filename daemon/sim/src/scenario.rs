@@ -1,7 +1,7 @@
 //! Nasty schedules, scripted: each ends in a violation, or in an error of its own, if the rule it is about is removed.
 //!
 //! The names `T-C*` and `T-M*` are those of the protocol reference (nasty scenarios); `T-X*` and, about leases, `T-L*`,
-//! about lost disks `T-R*` and `T-ER*`, about states that differ `T-D*`, about faults that last `T-MG*` and `T-FG*`, about clients' own
+//! about lost disks `T-R*` and `T-ER*`, about snapshots on their way `T-XS*`, about states that differ `T-D*`, about faults that last `T-MG*` and `T-FG*`, about clients' own
 //! batches `T-FD*`, and `T-FX*` are the simulator's own, for rules that need
 //! a schedule and have none there.
 //!
@@ -10,6 +10,7 @@
 //! | T-C4 messages of an old epoch arrive after the seal | epochs |
 
 mod basic;
+mod chase;
 mod common;
 mod direct;
 mod divergence;
@@ -110,6 +111,11 @@ scenarios! {
     "T-X7" "a batch is decided twice" Run(common::batch_decided_twice);
     "T-X8" "power fails everywhere at once, again and again" Run(storage::blackouts);
     "T-X9" "a large snapshot is read and sent in any order" Run(log::snapshot_read_in_any_order);
+    "T-XS1" "a replica catches up by a snapshot over a long and narrow link, under load" Run(chase::multi);
+    "T-XS2" "the same with Basic Paxos" Run(chase::basic);
+    "T-XS3" "the same with Fast Paxos" Run(chase::fast);
+    "T-XS4" "the same with EPaxos" Run(chase::epaxos);
+    "T-XS5" "more is written than a replica can catch up with, and then less" Run(chase::in_vain);
     "T-X13" "a batch on its way to the leader is lost, the next one arrives" Run(log::lost_forward);
     "T-R1" "a disk is lost, and the only one that can tell what it held does not answer" Run(rejoin::one_does_not_answer);
     "T-R2" "a disk is lost, and the only one that has what it held is cut off" Run(rejoin::cut_off_after_the_answers);

@@ -162,6 +162,7 @@ impl Shared {
             tuning: self.settings.tuning,
             rejoining,
             log_size_max: self.settings.log_size_max,
+            snapshot_size_max: 1 << 30,
         }
     }
 

@@ -35,6 +35,7 @@ fn status(executed: u64, last: u64, round: u64, digest: u64) -> GroupStatus {
         keys: 0,
         membership: Default::default(),
         standing: Default::default(),
+        sending: Default::default(),
         digests: Default::default(),
         probe: Probe::default(),
         counters: Counters::default(),

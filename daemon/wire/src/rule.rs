@@ -77,6 +77,8 @@ rules! {
     LogNamesSnapshot = "log-names-snapshot",
     /// The log below the snapshot is recycled only once the snapshot is durable (D9).
     RecycleAfterSnapshot = "recycle-after-snapshot",
+    /// What a replica that gets a snapshot needs next is kept until it had time to catch up: newer snapshots do not cut it off.
+    LogKeptForTransfers = "log-kept-for-transfers",
 
     // Divergence.
     /// Digests of common positions are compared, and who disagrees with a majority stops serving.

@@ -32,7 +32,7 @@ pub(super) struct Member {
     /// How it answers when its vote is needed.
     pub(super) standing: Standing,
     /// A snapshot is on its way to it.
-    snapshotting: bool,
+    pub(super) snapshotting: bool,
 }
 
 /// Others are told of so many executed instances without waiting for the next heartbeat: what all have executed leaves the
@@ -241,9 +241,14 @@ impl Epaxos {
         }
     }
 
-    pub(super) fn on_snapshot_sent(&mut self, to: ReplicaId) {
+    pub(super) fn on_snapshot_sent(&mut self, to: ReplicaId, has_it: bool) {
         if to.index() < self.group.replica_count {
-            self.members[to.index()].snapshotting = false;
+            let member = &mut self.members[to.index()];
+            member.snapshotting = false;
+            if has_it {
+                // It has written it down, and gets what follows now.
+                member.heard = self.now;
+            }
         }
     }
 

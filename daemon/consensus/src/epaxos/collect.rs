@@ -20,6 +20,7 @@ use super::footprint::Footprint;
 use crate::frontier::Frontier;
 
 /// A replica that was silent for so many times the patience of recoveries is not waited for: it will need a snapshot.
+/// While one is on its way to it, it is waited for again: what the others execute meanwhile is what it needs next.
 const GONE_AFTER: u32 = 15;
 
 impl Epaxos {
@@ -39,7 +40,8 @@ impl Epaxos {
             for member in &self.members[..count] {
                 let executed = member.executed[usize::from(row)];
                 (by_all, by_any) = (by_all.min(executed), by_any.max(executed));
-                if self.now.since(member.heard) < gone_after {
+                let is_helped = member.snapshotting && holds(Rule::LogKeptForTransfers);
+                if is_helped || self.now.since(member.heard) < gone_after {
                     by_heard = by_heard.min(executed);
                 }
             }

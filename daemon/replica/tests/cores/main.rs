@@ -10,4 +10,5 @@ mod refused;
 mod rogue;
 mod salvage;
 mod sessions;
+mod transfer;
 mod world;

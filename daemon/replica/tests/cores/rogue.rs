@@ -73,6 +73,7 @@ pub(crate) fn config(kind: ProtocolKind, replica_count: usize, rejoining: bool) 
         },
         tuning: Tuning::default(),
         log_size_max: 1 << 20,
+        snapshot_size_max: u64::MAX,
     }
 }
 

@@ -126,6 +126,7 @@ pub(crate) fn config(
         },
         tuning: Tuning::default(),
         log_size_max: 1 << 30,
+        snapshot_size_max: u64::MAX,
     }
 }
 

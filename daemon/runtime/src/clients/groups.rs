@@ -217,6 +217,7 @@ mod tests {
             keys: 2,
             membership: Membership::Member,
             standing: Standing::Sound,
+            sending: Default::default(),
             digests: DigestStatus::default(),
             probe: Probe::default(),
             counters,

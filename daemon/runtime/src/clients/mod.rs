@@ -262,6 +262,7 @@ mod tests {
             tuning: view.options.tuning,
             rejoining: false,
             log_size_max: 1 << 20,
+            snapshot_size_max: u64::MAX,
         };
         let pool = FramePool::new(view.options.frame_pool_size);
         let mut core = Core::open(&config, view.incarnation, pool, |_| random(1), |_| None);

@@ -457,6 +457,43 @@ pub(super) fn what_one_replica_lacks_is_kept_for_it() {
     assert_eq!((told(&mut solo), solo.effects.snapshots.len()), (vec![covered.into()], 1));
 }
 
+/// It is silent while it gets the snapshot, if it has lost its disk.
+#[test]
+fn what_follows_a_snapshot_stays_until_its_replica_had_time_to_ask_for_it() {
+    let gone = tuning().recover_always_after * 16;
+    let mut solo = ready(3);
+    let progress = |executed: u64| {
+        let mut numbers = [0; panch_wire::ids::REPLICAS_MAX];
+        numbers[1] = executed;
+        Progress { executed: numbers, known: numbers }
+    };
+    let commit = |solo: &mut Solo, number: u64| {
+        let frame = solo.frame(number);
+        let deps = deps([0, number - 1, 0]);
+        solo.deliver(R1, Commit { position: at(1, number), stamp: number, deps, noop: false }, Some(&frame));
+        solo.pass(tuning().heartbeat_interval);
+        let _ = solo.settle();
+        solo.deliver(R1, progress(number), None);
+        let _ = solo.settle();
+    };
+    commit(&mut solo, 1);
+    solo.deliver(R2, progress(1), None);
+    let _ = solo.settle();
+    assert!(!solo.protocol.instances.contains_key(&at(1, 1)), "everybody has executed it");
+    solo.protocol.forget(R2);
+    solo.deliver(R2, Fetch { row: 1, from: 1, upto: 1, memory_only: false }, None);
+    assert_eq!(solo.effects.snapshots.len(), 1);
+    solo.pass(gone);
+    commit(&mut solo, 2);
+    assert!(solo.protocol.instances.contains_key(&at(1, 2)), "the snapshot is on its way");
+    solo.step(Event::SnapshotSent(R2, Some(panch_wire::ids::Slot(1))));
+    commit(&mut solo, 3);
+    assert!(solo.protocol.instances.contains_key(&at(1, 2)), "it can ask now");
+    solo.pass(gone);
+    commit(&mut solo, 4);
+    assert!(!solo.protocol.instances.contains_key(&at(1, 2)), "it is gone again");
+}
+
 #[test]
 pub(super) fn a_read_waits_for_what_a_quorum_knows() {
     let mut solo = ready(3);

@@ -1,0 +1,184 @@
+//! The receiving side of a snapshot's transfer.
+
+use panch_consensus::protocol::Protocol;
+use panch_wire::batch::BatchView;
+use panch_wire::frame::Frame;
+use panch_wire::ids::{ReplicaId, Slot};
+
+use crate::core::Misbehaviour;
+use crate::outbox::Outbox;
+use crate::replica::{Replica, Surroundings};
+use crate::snapshot::SnapshotReader;
+use crate::transfer::{Ack, CHUNK_SIZE, Chunk, Receiving, SnapshotFile, TransferMessage};
+
+impl<P: Protocol> Replica<P> {
+    fn acknowledge(&mut self, to: ReplicaId, slot: Slot, offset: u64, out: &mut impl Outbox) {
+        self.send_transfer(to, TransferMessage::Ack(Ack { slot: slot.0, offset }), None, out);
+    }
+
+    /// Takes in a chunk of a peer's snapshot.
+    ///
+    /// # Errors
+    /// If the peer announces a snapshot that no replica can have, or that this node cannot hold.
+    pub(super) fn on_chunk<O: Outbox>(
+        &mut self,
+        from: ReplicaId,
+        chunk: Chunk,
+        body: Option<Frame>,
+        around: &mut Surroundings<'_, O>,
+    ) -> Result<(), Misbehaviour> {
+        let Chunk { slot, offset, size } = chunk;
+        let slot = Slot(slot);
+        if size > self.snapshots.size_max {
+            self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
+            return Err(Misbehaviour::SnapshotTooLarge { size, size_max: self.snapshots.size_max });
+        }
+        if slot <= self.executed() {
+            // In a log, what the snapshot holds is executed here already; in a graph, its sender is behind too.
+            if let Some(overtaken) = self.snapshots.receiving.take_if(|it| it.slot <= slot) {
+                around.out.snapshot_remove(self.group.id, overtaken.slot);
+            }
+            self.acknowledge(from, slot, size, around.out);
+            return Ok(());
+        }
+        let received = self.snapshots.received.as_ref().map(|(from, file, _)| (*from, file.slot));
+        let naming = self.snapshots.naming.iter();
+        let naming = naming.filter_map(|it| it.received.as_ref().map(|(from, _)| (*from, it.file.slot)));
+        if let Some(waiting) = received.into_iter().chain(naming).next() {
+            if waiting == (from, slot) {
+                // All of it has arrived, but is not durable: the disk takes its time.
+                self.acknowledge(from, slot, offset, around.out);
+            }
+            return Ok(());
+        }
+        let view = body.as_ref().and_then(|frame| BatchView::access(frame).ok());
+        let Some(bytes) = view.and_then(|view| view.commands().next()).map(|command| command.value) else {
+            return Ok(());
+        };
+        let end = offset.checked_add(bytes.len() as u64);
+        if bytes.is_empty() || bytes.len() > CHUNK_SIZE || end.is_none_or(|end| end > size) {
+            return Err(Misbehaviour::Undecodable);
+        }
+        let current = self.snapshots.receiving.as_ref().filter(|it| it.from == from && it.slot == slot);
+        if offset == 0 && current.is_none() && !self.begin_receiving(from, slot, size, around) {
+            self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
+            return Ok(());
+        }
+        let Some(receiving) = &mut self.snapshots.receiving else {
+            // A transfer that began before this replica restarted.
+            self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
+            return Ok(());
+        };
+        if receiving.from != from || receiving.slot != slot || receiving.is_full() {
+            return Ok(()); // another transfer goes first, or the disk does
+        }
+        let keeps_up = receiving.keeps_up();
+        if offset != receiving.offset {
+            // A chunk was lost, or the sender began again: the acknowledgement says where to go on.
+            let offset = receiving.offset;
+            if keeps_up {
+                self.acknowledge(from, slot, offset, around.out);
+            }
+            return Ok(());
+        }
+        let usable = receiving.size == size && receiving.reader.feed(bytes).is_ok();
+        receiving.offset += bytes.len() as u64;
+        receiving.grown = around.now;
+        let (end, complete) = (receiving.offset, receiving.offset == receiving.size);
+        // Nothing follows the end of the state that it describes.
+        if !usable || receiving.reader.is_complete() != complete {
+            self.refuse(around.out);
+            return Ok(());
+        }
+        if complete {
+            self.take_received(bytes, around);
+            return Ok(());
+        }
+        receiving.writing += 1;
+        receiving.owes_ack = !receiving.keeps_up();
+        let owes_ack = receiving.owes_ack;
+        around.out.snapshot_write(self.group.id, slot, offset, bytes, false);
+        if !owes_ack {
+            self.acknowledge(from, slot, end, around.out);
+        }
+        Ok(())
+    }
+
+    /// A peer begins to send a snapshot; whether it is taken. One that another peer sends goes on while it grows: if each new one
+    /// ended it, none would ever arrive.
+    fn begin_receiving<O: Outbox>(
+        &mut self,
+        from: ReplicaId,
+        slot: Slot,
+        size: u64,
+        around: &mut Surroundings<'_, O>,
+    ) -> bool {
+        let goes_on = |it: &Receiving| it.from != from && !it.yields(around.now);
+        if self.checkpoints.is_wrong(from) || self.snapshots.receiving.as_ref().is_some_and(goes_on) {
+            return false;
+        }
+        if let Some(stale) = self.snapshots.receiving.take() {
+            around.out.snapshot_remove(self.group.id, stale.slot);
+        }
+        self.snapshots.last_received = slot;
+        let reader = SnapshotReader::new(self.machine.hash_seed());
+        self.snapshots.receiving = Some(Receiving {
+            from,
+            slot,
+            size,
+            offset: 0,
+            reader,
+            writing: 0,
+            owes_ack: false,
+            grown: around.now,
+        });
+        true
+    }
+
+    /// The last chunk is here.
+    fn take_received<O: Outbox>(&mut self, bytes: &[u8], around: &mut Surroundings<'_, O>) {
+        let Some(receiving) = self.snapshots.receiving.take() else { return };
+        let Receiving { from, slot, size, reader, .. } = receiving;
+        let restored = reader.finish().ok();
+        let restored = restored.filter(|it| it.group == self.group.id && it.covered.count() == slot);
+        // Decided before the file gets its name: at the next start the newest file counts, and everything that the log has
+        // lost since the one before must be in it. So it is taken only if it has more, and nothing of the own is lost.
+        let restored =
+            restored.filter(|it| slot > self.executed() && self.protocol.prepare_install(&it.covered));
+        match restored {
+            Some(restored) => {
+                let start = size - bytes.len() as u64;
+                around.out.snapshot_write(self.group.id, slot, start, bytes, true);
+                self.snapshots.received = Some((from, SnapshotFile { slot, size }, restored));
+                self.abandon_making();
+                self.end_failed_making(around);
+            }
+            None => {
+                self.snapshots.last_received = Slot(0);
+                around.out.snapshot_remove(self.group.id, slot);
+                self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
+            }
+        }
+    }
+
+    /// A chunk of a snapshot on its way here was written; false if there is none of that slot.
+    pub(super) fn chunk_written(&mut self, slot: Slot, out: &mut impl Outbox) -> bool {
+        let Some(receiving) = self.snapshots.receiving.as_mut().filter(|it| it.slot == slot) else {
+            return false;
+        };
+        receiving.writing = receiving.writing.saturating_sub(1);
+        if receiving.keeps_up() && std::mem::take(&mut receiving.owes_ack) {
+            let (from, offset) = (receiving.from, receiving.offset);
+            self.acknowledge(from, slot, offset, out);
+        }
+        true
+    }
+
+    /// What arrives is of no use.
+    pub(super) fn refuse(&mut self, out: &mut impl Outbox) {
+        if let Some(receiving) = self.snapshots.receiving.take() {
+            out.snapshot_remove(self.group.id, receiving.slot);
+            self.send_transfer(receiving.from, TransferMessage::Refuse(receiving.slot.0), None, out);
+        }
+    }
+}

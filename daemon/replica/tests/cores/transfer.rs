@@ -1,0 +1,222 @@
+//! What a replica makes of a peer's snapshot, chunk by chunk.
+
+use panch_consensus::frontier::Frontier;
+use panch_consensus::protocol::{ProtocolKind, random};
+use panch_replica::core::{Core, Misbehaviour};
+use panch_replica::machine::StateMachine;
+use panch_replica::outbox::{MessageKind, Outbox, ReplyTo};
+use panch_replica::transfer::{Ack, CHUNK_SIZE, Chunk, SnapshotFile, TransferMessage};
+use panch_wal::{Config, Durability, Location, Lsn, Wal};
+use panch_wire::batch::BatchWriter;
+use panch_wire::client::Commit;
+use panch_wire::command::{Command, CommandKind, Reply};
+use panch_wire::frame::{Frame, FramePool};
+use panch_wire::ids::{BatchId, GroupId, Incarnation, Position, ReplicaId, Slot};
+use panch_wire::record::Fixed;
+use panch_wire::time::{Duration, Instant};
+
+use super::rogue::config;
+
+const GROUP: GroupId = GroupId(0);
+const SIZE_MAX: u64 = 1 << 20;
+const FIRST: ReplicaId = ReplicaId(1);
+const SECOND: ReplicaId = ReplicaId(2);
+
+/// What the core said of snapshots, and what it wants written.
+#[derive(Default)]
+struct Heard {
+    said: Vec<(ReplicaId, TransferMessage)>,
+    writes: Vec<(Slot, bool)>,
+    removed: Vec<Slot>,
+}
+
+impl Outbox for Heard {
+    fn send(&mut self, to: ReplicaId, _: GroupId, kind: MessageKind, message: &[u8], _: Option<&Frame>) {
+        if kind == MessageKind::Transfer {
+            self.said.push((to, TransferMessage::decode_fixed(message).unwrap()));
+        }
+    }
+    fn reply(&mut self, _: ReplyTo, _: Reply<'_>, _: Option<&Commit>) {}
+    fn load(&mut self, _: GroupId, _: Position, _: Location) {}
+    fn snapshot_write(&mut self, _: GroupId, slot: Slot, _: u64, _: &[u8], last: bool) {
+        self.writes.push((slot, last));
+    }
+    fn snapshot_read(&mut self, _: GroupId, _: ReplicaId, _: SnapshotFile, _: u64, _: usize) {}
+    fn snapshot_remove(&mut self, _: GroupId, slot: Slot) {
+        self.removed.push(slot);
+    }
+}
+
+struct Receiver {
+    core: Core,
+    pool: FramePool,
+    now: Instant,
+    heard: Heard,
+}
+
+impl Receiver {
+    fn new() -> Self {
+        let pool = FramePool::new(8 << 20);
+        let mut config = config(ProtocolKind::Multi, 3, false);
+        config.snapshot_size_max = SIZE_MAX;
+        let mut core = Core::open(&config, Incarnation(2), pool.clone(), |_| random(1), |_| None);
+        let mut heard = Heard::default();
+        let log = Config { durability: Durability::Memory, ..Config::default() };
+        core.start(Instant(1), Wal::create(log, 1), Lsn(0), &mut heard);
+        Self { core, pool, now: Instant(1_000_000_000), heard }
+    }
+
+    fn chunk(&mut self, from: ReplicaId, chunk: Chunk, bytes: &[u8]) -> Result<(), Misbehaviour> {
+        let command = Command { kind: CommandKind::Set, flags: 0, session: None, key: b"", value: bytes };
+        let mut writer = BatchWriter::new(self.pool.take(bytes.len() + 4096).unwrap(), Vec::new());
+        assert!(writer.push(&command));
+        let id = BatchId { proposer: from, incarnation: Incarnation(0), counter: chunk.offset };
+        let body = writer.seal(id).0;
+        let mut message = Vec::new();
+        TransferMessage::Chunk(chunk).encode_fixed(&mut message);
+        let kind = MessageKind::Transfer as u8;
+        let result = self.core.deliver(self.now, from, GROUP, kind, &message, Some(body), &mut self.heard);
+        self.core.end_turn(self.now, &mut self.heard);
+        result
+    }
+
+    /// The chunk of a snapshot at `offset`, and what the core says to it.
+    fn part(&mut self, from: ReplicaId, slot: u64, snapshot: &[u8], offset: usize) -> Vec<TransferMessage> {
+        let end = snapshot.len().min(offset + CHUNK_SIZE);
+        let chunk = Chunk { slot, offset: offset as u64, size: snapshot.len() as u64 };
+        self.chunk(from, chunk, &snapshot[offset..end]).unwrap();
+        std::mem::take(&mut self.heard.said)
+            .into_iter()
+            .map(|(to, said)| {
+                assert_eq!(to, from);
+                said
+            })
+            .collect()
+    }
+}
+
+/// A snapshot of some chunks that covers so many slots.
+fn snapshot(slot: u64) -> Vec<u8> {
+    let mut machine = StateMachine::new(0);
+    for number in 0..40u32 {
+        let key = number.to_le_bytes();
+        let value = [7; 8000];
+        let command = Command { kind: CommandKind::Set, flags: 0, session: None, key: &key, value: &value };
+        machine.apply(slot, &command, &mut Vec::new());
+    }
+    let mut covered = Frontier::default();
+    covered.extend_to(0, slot);
+    machine.begin_snapshot(GROUP, &covered, slot);
+    let mut bytes = Vec::new();
+    while !machine.snapshot_chunk(&mut bytes, CHUNK_SIZE) {}
+    bytes
+}
+
+fn ack(slot: u64, offset: usize) -> Vec<TransferMessage> {
+    vec![TransferMessage::Ack(Ack { slot, offset: offset as u64 })]
+}
+
+#[test]
+fn a_snapshot_that_this_node_cannot_hold_is_refused_at_once() {
+    let mut receiver = Receiver::new();
+    for size in [SIZE_MAX + 1, 1 << 40, u64::MAX] {
+        let result = receiver.chunk(FIRST, Chunk { slot: 9, offset: 0, size }, &[1; 100]);
+        assert_eq!(result, Err(Misbehaviour::SnapshotTooLarge { size, size_max: SIZE_MAX }));
+        let said = std::mem::take(&mut receiver.heard.said);
+        assert_eq!(said, [(FIRST, TransferMessage::Refuse(9))]);
+    }
+    assert_eq!(receiver.heard.writes, []);
+}
+
+#[test]
+fn chunks_stay_within_the_size_that_was_announced() {
+    let mut receiver = Receiver::new();
+    let wrong = [
+        (Chunk { slot: 9, offset: 0, size: 99 }, 100),
+        (Chunk { slot: 9, offset: SIZE_MAX, size: SIZE_MAX }, 1),
+        (Chunk { slot: 9, offset: u64::MAX, size: SIZE_MAX }, 1),
+        (Chunk { slot: 9, offset: 0, size: SIZE_MAX }, CHUNK_SIZE + 1),
+        (Chunk { slot: 9, offset: 0, size: SIZE_MAX }, 0),
+    ];
+    for (chunk, length) in wrong {
+        let result = receiver.chunk(FIRST, chunk, &vec![0; length]);
+        assert_eq!(result, Err(Misbehaviour::Undecodable), "{chunk:?} {length}");
+    }
+    // Another size in the middle.
+    let snapshot = snapshot(9);
+    assert_eq!(receiver.part(FIRST, 9, &snapshot, 0), ack(9, CHUNK_SIZE));
+    let chunk = Chunk { slot: 9, offset: CHUNK_SIZE as u64, size: SIZE_MAX };
+    receiver.chunk(FIRST, chunk, &snapshot[CHUNK_SIZE..2 * CHUNK_SIZE]).unwrap();
+    assert_eq!(receiver.heard.said, [(FIRST, TransferMessage::Refuse(9))]);
+    assert_eq!(receiver.heard.removed, [Slot(9)]);
+}
+
+/// Zeros behind the end would fill the disk, up to the size that was announced.
+#[test]
+fn nothing_follows_the_end_of_a_snapshot() {
+    let mut receiver = Receiver::new();
+    let mut snapshot = snapshot(9);
+    snapshot.resize(SIZE_MAX as usize, 0);
+    let mut offset = 0;
+    loop {
+        let said = receiver.part(FIRST, 9, &snapshot, offset);
+        offset += CHUNK_SIZE;
+        if said != ack(9, offset) {
+            assert_eq!(said, [TransferMessage::Refuse(9)]);
+            break;
+        }
+    }
+    assert!(offset < snapshot.len() / 2, "{offset}");
+    assert_eq!(receiver.heard.removed, [Slot(9)]);
+}
+
+#[test]
+fn a_snapshot_that_grows_is_not_given_up_for_another_peers() {
+    let mut receiver = Receiver::new();
+    let (first, second) = (snapshot(9), snapshot(12));
+    assert_eq!(receiver.part(FIRST, 9, &first, 0), ack(9, CHUNK_SIZE));
+    assert_eq!(receiver.part(SECOND, 12, &second, 0), [TransferMessage::Refuse(12)]);
+    receiver.now = receiver.now + Duration::from_millis(1900);
+    assert_eq!(receiver.part(FIRST, 9, &first, CHUNK_SIZE), ack(9, 2 * CHUNK_SIZE));
+    receiver.now = receiver.now + Duration::from_millis(1900);
+    assert_eq!(receiver.part(SECOND, 12, &second, 0), [TransferMessage::Refuse(12)]);
+    // Its sender may be gone.
+    receiver.now = receiver.now + Duration::from_millis(200);
+    assert_eq!(receiver.part(SECOND, 12, &second, 0), ack(12, CHUNK_SIZE));
+    assert_eq!(receiver.heard.removed, [Slot(9)]);
+}
+
+#[test]
+fn a_receiver_whose_disk_takes_its_time_says_that_it_lives() {
+    let mut receiver = Receiver::new();
+    let snapshot = snapshot(9);
+    let last = (snapshot.len() - 1) / CHUNK_SIZE * CHUNK_SIZE;
+    for offset in (0..last).step_by(CHUNK_SIZE) {
+        assert_eq!(receiver.part(FIRST, 9, &snapshot, offset), ack(9, offset + CHUNK_SIZE));
+    }
+    assert_eq!(receiver.part(FIRST, 9, &snapshot, last), []);
+    assert_eq!(receiver.heard.writes.last(), Some(&(Slot(9), true)));
+    assert_eq!(receiver.part(FIRST, 9, &snapshot, last), ack(9, last), "not durable yet");
+}
+
+/// No more than so many chunks wait for a disk that stands still.
+#[test]
+fn a_disk_that_stands_still_slows_the_transfer_down() {
+    let mut receiver = Receiver::new();
+    let snapshot = snapshot(9);
+    let mut acked = 0;
+    for offset in (0..snapshot.len() - 2000).step_by(1000) {
+        let chunk = Chunk { slot: 9, offset: offset as u64, size: snapshot.len() as u64 };
+        receiver.chunk(FIRST, chunk, &snapshot[offset..offset + 1000]).unwrap();
+        for (_, said) in receiver.heard.said.drain(..) {
+            if let TransferMessage::Ack(ack) = said {
+                acked = ack.offset;
+            }
+        }
+    }
+    assert_eq!((acked, receiver.heard.writes.len()), (64_000, 128));
+    for _ in 0..64 {
+        receiver.core.snapshot_written(receiver.now, GROUP, Slot(9), Ok(false), &mut receiver.heard);
+    }
+    assert_eq!(receiver.heard.said, [(FIRST, ack(9, 128_000)[0])]);
+}

@@ -1,0 +1,148 @@
+//! A replica that needs a snapshot over a long and narrow link, while the others go on writing and make newer ones.
+
+use panch_consensus::protocol::ProtocolKind;
+use panch_replica::replica::Level;
+use panch_wire::ids::GroupId;
+use panch_wire::time::Duration;
+
+use super::{Script, broken, end, ensure, others};
+use crate::linear::register::Action;
+use crate::queue::{MICROSECOND, MILLISECOND, SECOND, Time};
+use crate::settings::Settings;
+
+/// Bytes per second of each direction of a link.
+const BANDWIDTH: u64 = 8_000_000;
+/// Bytes of the values that make up the state, and how many there are.
+const VALUE_SIZE: usize = 12_000;
+const VALUE_COUNT: usize = 640;
+
+/// A round trip takes 100 ms; a snapshot is made with every 256 KiB of log.
+fn settings(kind: ProtocolKind, seed: u64) -> Settings {
+    let mut settings = Settings::calm_of(kind, seed, 3);
+    settings.network.latency_low = 50 * MILLISECOND;
+    settings.network.latency_high = 50 * MILLISECOND + 100 * MICROSECOND;
+    settings.network.bandwidth = BANDWIDTH;
+    settings.tuning.heartbeat_interval = Duration::from_millis(100);
+    settings.tuning.election_timeout = Duration::from_millis(1000);
+    settings.tuning.slow_after = Duration::from_millis(400);
+    settings.tuning.recover_after = Duration::from_millis(800);
+    settings.tuning.recover_always_after = Duration::from_millis(3000);
+    settings.tuning.tail_size_max = 64 << 10;
+    settings.tuning.catchup_window = 64;
+    settings.tuning.pipeline_depth = 32;
+    settings.replica.batch.pipeline_depth = 32;
+    settings.replica.batch.queue_max = 64;
+    settings.replica.snapshot_log_size = 256 << 10;
+    settings.replica.request_timeout = Duration::from_secs(10);
+    settings.log_size_max = 768 << 10;
+    settings.pool_size = 32 << 20;
+    settings
+}
+
+/// Writes that many values of that size through a node, some at a time; whether all were answered.
+fn fill(world: &mut Script, node: usize, count: usize) -> bool {
+    let value = "x".repeat(VALUE_SIZE);
+    (0..count).step_by(16).all(|first| {
+        let keys = (first..count.min(first + 16)).map(|number| format!("r{number}"));
+        let value = Action::Set(value.as_bytes().into());
+        let calls: Vec<_> = keys.map(|key| world.call(node, &key, value.clone(), Level::Log)).collect();
+        world.run_until(20 * SECOND, |world| calls.iter().all(|call| world.outcome(*call).is_some()))
+    })
+}
+
+/// How many positions more one node has executed than another.
+fn lag(world: &Script, from: usize, away: usize) -> u64 {
+    let executed = |node| world.status_of(node, GroupId(0)).map_or(0, |it| it.executed.0);
+    executed(from).saturating_sub(executed(away))
+}
+
+/// One write of three kilobytes that nobody waits for, and some time.
+fn go_on(world: &mut Script, node: usize, time: Time) -> Result<(), String> {
+    let text = format!("{}{}", world.now(), "y".repeat(3000));
+    let _ = world.call(node, "r0", Action::Set(text.as_bytes().into()), Level::Log);
+    world.run_for(time);
+    world.check().map_err(broken)
+}
+
+/// A world in which a replica is back that was cut off until the others have forgotten what it lacks, that replica, and another.
+fn begin(settings: Settings, count: usize) -> Result<(Script, usize, usize), String> {
+    let kind = settings.protocols[0];
+    let mut world = Script::new(settings, false);
+    let from = world.wait_for_leader().unwrap_or(0);
+    let away = others(3, from)[1];
+    ensure!(fill(&mut world, from, count), "no writes: {}", world.describe());
+    world.isolate(away);
+    ensure!(fill(&mut world, from, 60), "no writes: {}", world.describe());
+    // EPaxos waits a while for a replica that is away.
+    world.run_for(if kind == ProtocolKind::Epaxos { 50 * SECOND } else { SECOND });
+    world.rejoin(away);
+    Ok((world, from, away))
+}
+
+/// It catches up soon: 8 MB of state, 0.2 MB per second of writes. And votes and heartbeats share the link: nobody else leads.
+fn chase(kind: ProtocolKind, seed: u64) -> Result<(), String> {
+    let (mut world, from, away) = begin(settings(kind, seed), VALUE_COUNT)?;
+    let (begun, installed) = (world.now(), world.status(away).probe.installs);
+    let stood = |world: &Script| -> u64 {
+        others(3, from).into_iter().map(|node| world.status(node).counters.elections).sum()
+    };
+    let stood_before = stood(&world);
+    let mut lag_left = u64::MAX;
+    for step in 0.. {
+        go_on(&mut world, from, 15 * MILLISECOND)?;
+        lag_left = lag(&world, from, away);
+        if step > 50 && lag_left < 60 || world.now() - begun > 6 * SECOND {
+            break;
+        }
+    }
+    let installs = world.status(away).probe.installs - installed;
+    ensure!(lag_left < 60, "{lag_left} behind after 6 s and {installs} snapshots");
+    ensure!(installs > 0, "no snapshot was needed");
+    ensure!(stood(&world) == stood_before, "somebody did not hear the leader: {}", world.describe());
+    end(world)
+}
+
+/// More is written than the link carries beside a snapshot, until the log that is kept reaches its bound. No transfer is begun
+/// again for that: the replica gets one snapshot after the other, and catches up as soon as less is written.
+pub(super) fn in_vain(seed: u64) -> Result<(), String> {
+    let mut settings = settings(ProtocolKind::Multi, seed);
+    settings.network.bandwidth = 700_000;
+    settings.tuning.pipeline_depth = 8;
+    settings.tuning.catchup_window = 16;
+    let (mut world, from, away) = begin(settings, 80)?;
+    let installed = world.status(away).probe.installs;
+    let is_done = |world: &Script| {
+        let cuts = world.status(from).probe.log_cuts;
+        cuts > 0 && world.status(away).probe.installs >= installed + 2
+    };
+    for _ in 0..6000 {
+        go_on(&mut world, from, 5 * MILLISECOND)?;
+        if is_done(&world) {
+            break;
+        }
+    }
+    let (cuts, installs) = (world.status(from).probe.log_cuts, world.status(away).probe.installs);
+    ensure!(is_done(&world), "the log was cut {cuts} times, {installs} snapshots were installed");
+    for _ in 0..400 {
+        go_on(&mut world, from, 30 * MILLISECOND)?;
+    }
+    let lag_left = lag(&world, from, away);
+    ensure!(lag_left < 60, "{lag_left} behind when less was written");
+    end(world)
+}
+
+pub(super) fn multi(seed: u64) -> Result<(), String> {
+    chase(ProtocolKind::Multi, seed)
+}
+
+pub(super) fn basic(seed: u64) -> Result<(), String> {
+    chase(ProtocolKind::Basic, seed)
+}
+
+pub(super) fn fast(seed: u64) -> Result<(), String> {
+    chase(ProtocolKind::Fast, seed)
+}
+
+pub(super) fn epaxos(seed: u64) -> Result<(), String> {
+    chase(ProtocolKind::Epaxos, seed)
+}
