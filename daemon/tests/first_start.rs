@@ -124,7 +124,10 @@ fn a_node_that_was_new_when_the_others_began_is_known_by_its_directory() {
     for id in [1, 2] {
         let peers = fs::read_to_string(cluster.data_dir(id).join("peers")).expect("who was met");
         assert!(peers.contains("node 3 incarnation 1"), "{peers}");
-        fs::remove_file(cluster.data_dir(id).join("peers")).expect("removed");
+        let nothing = "format 2\n";
+        let sum = panch_wire::checksum::checksum(nothing.as_bytes());
+        let nothing = format!("{nothing}checksum {sum:#018x}\n");
+        fs::write(cluster.data_dir(id).join("peers"), nothing).expect("written");
         let own = fs::read_to_string(cluster.data_dir(id).join("identity")).expect("the identity");
         let name = text.lines().find_map(|line| line.strip_prefix("log ")).expect("a name");
         assert!(own.contains(&format!("3:{name}")), "{own}");
@@ -135,6 +138,74 @@ fn a_node_that_was_new_when_the_others_began_is_known_by_its_directory() {
     assert_eq!(cluster.wait_exit(3, PATIENCE).code(), Some(78));
     let text = cluster.errors(3);
     assert!(text.contains("founded with another data directory of this node"), "{text}");
+}
+
+/// A cluster is founded without a node that has the data of an earlier one.
+#[test]
+fn founders_and_a_node_with_data_of_another_time_say_so_and_nobody_stops() {
+    let mut cluster = Cluster::start(Settings::default());
+    set(&cluster, 1);
+    for id in cluster.ids() {
+        cluster.kill(id);
+    }
+    for id in [1, 2] {
+        cluster.lose_disk(id);
+    }
+    cluster.spawn(1);
+    cluster.spawn_to_found(2);
+    cluster.wait_serving(&[1, 2]);
+    set(&cluster, 1);
+    cluster.spawn(3);
+    for id in cluster.ids() {
+        wait_for_text(&cluster, id, "was founded (with --found) without one of the two nodes");
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    for id in cluster.ids() {
+        assert_eq!(cluster.poll_exit(id), None, "{}", cluster.errors(id));
+    }
+    set(&cluster, 2);
+    // As it says.
+    cluster.stop(3, PATIENCE);
+    cluster.lose_disk(3);
+    cluster.start_node(3);
+    cluster.assert_all_serve();
+    assert_eq!(get(&cluster, 3).as_deref(), Some("value"));
+}
+
+#[test]
+fn a_start_that_fails_changes_nothing() {
+    let mut cluster = Cluster::start(Settings::default());
+    set(&cluster, 1);
+    cluster.stop(3, PATIENCE);
+    let files = ["identity", "starts", "peers"].map(|name| cluster.data_dir(3).join(name));
+    let texts = || files.each_ref().map(|file| fs::read_to_string(file).expect("a small file"));
+    let before = texts();
+    let taken = std::net::TcpListener::bind(("127.0.0.1", cluster.ports(3).resp)).expect("its port");
+    for _ in 0..3 {
+        cluster.spawn(3);
+        assert_eq!(cluster.wait_exit(3, PATIENCE).code(), Some(74), "{}", cluster.errors(3));
+    }
+    assert_eq!(texts(), before);
+    drop(taken);
+    cluster.start_node(3);
+    cluster.assert_all_serve();
+}
+
+#[test]
+fn a_node_that_has_lost_what_it_remembers_of_others_says_so_and_comes_back_with_what_it_has() {
+    let mut cluster = Cluster::start(Settings::default());
+    set(&cluster, 1);
+    for name in ["peers", "starts"] {
+        cluster.stop(3, PATIENCE);
+        fs::remove_file(cluster.data_dir(3).join(name)).expect("removed");
+        cluster.spawn(3);
+        assert_eq!(cluster.wait_exit(3, PATIENCE).code(), Some(78));
+        let text = cluster.errors(3);
+        assert!(text.contains(&format!("{name} is gone")) && text.contains("it keeps what it has"), "{text}");
+        cluster.start_to_rejoin(3);
+        cluster.wait_member(3);
+        cluster.assert_all_serve();
+    }
 }
 
 #[test]

@@ -129,6 +129,42 @@ fn a_node_whose_log_is_in_memory_comes_back_by_itself() {
     cluster.assert_same_state();
 }
 
+/// As if a node that does not run had run with a version that did not write down how its lives began and ended.
+fn pretend_upgrade(cluster: &Cluster, id: usize) {
+    let path = cluster.data_dir(id).join("identity");
+    let text = std::fs::read_to_string(&path).expect("the identity");
+    let kept = text.lines().filter(|line| {
+        !["format", "founders", "life", "checksum"].iter().any(|word| line.starts_with(&format!("{word} ")))
+    });
+    let body = kept.fold("format 3\n".to_owned(), |body, line| body + line + "\n");
+    let sum = panch_wire::checksum::checksum(body.as_bytes());
+    std::fs::write(path, format!("{body}checksum {sum:#018x}\n")).expect("written");
+}
+
+#[test]
+fn after_an_upgrade_votes_count_as_lost_if_they_need_not_have_been_synced_and_the_log_does_not_say_so() {
+    let settings = settings("multi");
+    let node = format!("{}durability = \"periodic\"\n", settings.node);
+    let mut cluster = Cluster::start(Settings { node, ..settings });
+    let load = Load::start(&cluster, LoadOptions { threads: 3, ..LoadOptions::default() });
+    let text = "did not write down how it ended";
+    for (id, is_in_order) in [(3, true), (2, false)] {
+        load.wait_for_writes(50);
+        if is_in_order {
+            cluster.stop(id, PATIENCE);
+        } else {
+            cluster.kill(id);
+        }
+        pretend_upgrade(&cluster, id);
+        cluster.start_node(id);
+        assert_eq!(cluster.errors(id).contains(text), !is_in_order, "{}", cluster.errors(id));
+        cluster.wait_member(id);
+    }
+    let outcome = load.stop();
+    outcome.check(&cluster);
+    cluster.assert_same_state();
+}
+
 /// As if the machine of a node that does not run had been started anew.
 fn pretend_reboot(cluster: &Cluster, id: usize) {
     let path = cluster.data_dir(id).join("identity");

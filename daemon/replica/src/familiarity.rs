@@ -5,26 +5,30 @@
 //! earlier moment, or part of its log may be gone; it cannot tell. The others can: they remember of each node its last life that
 //! they took in (incarnation, directory and the name of the life, which is the hash of a key that only this life's directory
 //! holds), and for each of its logs an end that was durable, as every packet states it. A node that starts again shows
-//! ([`Claim`]), from its own notes ([`Starts`]), that the life which is remembered was its own, and that its first start after
-//! it found at least the log that had been durable by then. Later starts do not count: each of them writes to the log, so it
-//! would soon be as long as the one that was lost.
+//! ([`Past::show`]), from its own notes ([`Starts`]), that the life which is remembered was its own, and that its first start
+//! after it found at least the log that had been durable by then. Later starts do not count: each of them writes to the log, so
+//! it would soon be as long as the one that was lost. Within a life the log never gets shorter: a machine that was put back to
+//! an earlier moment, with its memory, shows less than it has said.
 //!
 //! Invariants:
 //! * A life is taken for familiar only if it descends from the one remembered: it has its key and all of its log that was told.
 //! * What a stranger says changes nothing. The first life of a node, and one that comes back from a loss, have no key to show:
 //!   they are taken in once whoever is at the node's own address has named them ([`Familiarity::confirm`]).
 //! * What is remembered never goes back to an earlier incarnation.
+//! * Only what contradicts a memory is forgetful. A node that has no note of a start any more, because it was too long ago, has
+//!   shown nothing, and one of which only the founding is known has contradicted nobody who has met it.
 //!
 //! What nobody can notice: a copy is restored, and of the others only those are up that have not heard of anything later.
 
 use panch_wal::Lsn;
-use panch_wire::ids::{Incarnation, REPLICAS_MAX, ReplicaId};
+use panch_wire::ids::{Incarnation, REPLICAS_MAX, ReplicaId, ReplicaSet};
 use panch_wire::peer::{Life, LifeKey};
 use panch_wire::rule::{Rule, holds};
 
 use crate::founding::{Founder, Founders};
 
-/// How many starts a node remembers of itself. A peer that was away for all of them cannot tell any more.
+/// How many starts a node remembers of itself, of those that others can have heard of. A peer that was away for all of them
+/// cannot tell any more.
 pub const STARTS_MAX: usize = 256;
 /// The most cores of a node.
 pub const CORES_MAX: usize = 255;
@@ -107,6 +111,9 @@ pub struct Newcomer {
     pub returning: bool,
     /// It has the secret of the cluster, so it is no stranger.
     pub is_authentic: bool,
+    /// What was remembered of the end of the core's log when it was asked for its claim. What it has said since to others, who
+    /// have told it here, it need not have known then.
+    pub asked: LogEnd,
     /// What it shows.
     pub claim: Claim,
 }
@@ -118,6 +125,11 @@ pub enum Judgement {
     Familiar,
     /// It has forgotten what it was.
     Forgetful,
+    /// So it seems; but it has not taken in this node, which may be the one that has forgotten. Or its directory is another one
+    /// than at the founding, and that is all that is known of it.
+    Doubtful,
+    /// The cluster was founded without it, and it has not taken in this node: its data may be of another time.
+    Unmet,
     /// It has not shown what this depends on: the life remembered, and the start after the log end remembered.
     Unproven,
     /// Nobody at the node's own address has named this life.
@@ -130,6 +142,8 @@ pub struct Familiarity {
     known: [Known; REPLICAS_MAX],
     /// Who was found at the address of each node, for as long as this node runs.
     found: [Option<Life>; REPLICAS_MAX],
+    /// Who has taken in this life of this node.
+    recognised: ReplicaSet,
     /// What the nodes were when the cluster was founded: all that is known of those that were not met.
     founders: Founders,
     revision: u64,
@@ -173,9 +187,22 @@ impl Familiarity {
         }
     }
 
+    /// A node has accepted a hello of this life of this node. Until then it may be this node that has forgotten something: a copy
+    /// of a directory remembers others as they were.
+    pub fn set_recognised(&mut self, by: ReplicaId) {
+        self.recognised.insert(by);
+    }
+
     /// Judges a hello, and takes it in if it is familiar. If that changed anything (see [`Familiarity::revision`]), it must be
     /// written down before the hello is accepted.
     pub fn judge(&mut self, newcomer: &Newcomer) -> Judgement {
+        match self.compare(newcomer) {
+            Judgement::Forgetful if !self.recognised.contains(newcomer.node) => Judgement::Doubtful,
+            judgement => judgement,
+        }
+    }
+
+    fn compare(&mut self, newcomer: &Newcomer) -> Judgement {
         let Newcomer { node, core, life, returning, claim, .. } = *newcomer;
         let Some(known) = self.known.get_mut(node.index()) else { return Judgement::Forgetful };
         let is_confirmed = newcomer.is_authentic || self.found[node.index()] == Some(life);
@@ -188,10 +215,16 @@ impl Familiarity {
             if life.directory != before.directory || is_named && life.name != before.name {
                 return Judgement::Forgetful;
             }
+            if !is_named && !is_confirmed {
+                return Judgement::Unconfirmed;
+            }
         } else if before.incarnation == Incarnation(0) || returning {
-            let founder = self.founders[node.index()];
-            if !returning && matches!(founder, Founder::With(directory) if directory != life.directory) {
-                return Judgement::Forgetful;
+            match self.founders[node.index()] {
+                Founder::With(directory) if directory != life.directory && !returning => {
+                    return Judgement::Doubtful;
+                }
+                Founder::Absent if !returning && !self.recognised.contains(node) => return Judgement::Unmet,
+                _ => {}
             }
             if !is_confirmed {
                 return Judgement::Unconfirmed;
@@ -209,13 +242,19 @@ impl Familiarity {
             return Judgement::Unconfirmed;
         }
         let end = known.end(core);
-        let is_open = end.lsn > Lsn(0) && end.since < life.incarnation && !returning;
+        let is_own = end.since == life.incarnation;
+        let owed = match newcomer.asked {
+            _ if !is_own => end.lsn,
+            asked if asked.since == end.since => asked.lsn.min(end.lsn),
+            _ => Lsn(0),
+        };
+        let is_open = owed > Lsn(0) && (is_own || !returning);
         if is_open && holds(Rule::PeerLogEndRemembered) {
             // What an earlier start found, a later one found as well.
             if claim.since > end.since || claim.since == Incarnation(0) {
                 return Judgement::Unproven;
             }
-            if claim.log_end < end.lsn {
+            if claim.log_end < owed {
                 // An earlier start may have found less than the one that counts.
                 let is_exact = claim.since == end.since;
                 return if is_exact { Judgement::Forgetful } else { Judgement::Unproven };
@@ -225,7 +264,10 @@ impl Familiarity {
         after.life = life;
         if life.incarnation > before.incarnation && returning {
             after.ends.clear();
-        } else if is_open && let Some(end) = after.end_mut(core) {
+        } else if is_open
+            && !is_own
+            && let Some(end) = after.end_mut(core)
+        {
             end.since = life.incarnation;
         }
         if after != *known {
@@ -284,11 +326,21 @@ impl Starts {
         self.0.iter()
     }
 
-    /// Adds a start; the oldest is forgotten beyond [`STARTS_MAX`].
-    pub fn add(&mut self, start: Start) {
+    /// Adds a start; the oldest is forgotten beyond [`STARTS_MAX`]. It takes the place of the last one if nobody can have heard of
+    /// that, as `was_named` says: then what that one found counts, since it may have written.
+    pub fn add(&mut self, start: Start, was_named: impl Fn(Incarnation) -> bool) {
+        if let Some(last) = self.0.last_mut().filter(|last| !was_named(last.incarnation)) {
+            *last = Start { log_end: last.log_end, ..start };
+            return;
+        }
         self.0.push(start);
         let excess = self.0.len().saturating_sub(STARTS_MAX);
         self.0.drain(..excess);
+    }
+
+    /// Whether every start from this incarnation on that others can have heard of is noted.
+    fn covers(&self, incarnation: Incarnation) -> bool {
+        self.0.first().is_some_and(|first| first.incarnation <= incarnation)
     }
 
     /// The key of an incarnation.
@@ -296,16 +348,81 @@ impl Starts {
         self.0.iter().find(|start| start.incarnation == incarnation).map(|start| start.key)
     }
 
-    /// The log that was found by the first start after `incarnation`; 0 if that was before what is remembered.
-    pub fn log_end_after(&self, incarnation: Incarnation) -> Lsn {
-        let is_covered = self.0.first().is_some_and(|first| first.incarnation.0 <= incarnation.0 + 1);
+    /// The log that was found by the first start after `incarnation`; `None` if that is not noted (any more).
+    pub fn log_end_after(&self, incarnation: Incarnation) -> Option<Lsn> {
+        let is_covered = self.covers(Incarnation(incarnation.0.saturating_add(1)));
         let first = self.0.iter().find(|start| start.incarnation > incarnation);
-        first.filter(|_| is_covered).map_or(Lsn(0), |start| start.log_end)
+        first.filter(|_| is_covered).map(|start| start.log_end)
     }
 
     /// The incarnation before the last one noted; 0 if there is none.
     pub fn previous(&self) -> Incarnation {
         self.0.iter().rev().nth(1).map_or(Incarnation(0), |start| start.incarnation)
+    }
+}
+
+/// What a node is asked to show: a life of its own that is remembered, and the one since which an end of its log is. Of what is
+/// not remembered: 0.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Asked {
+    /// The life.
+    pub earlier: Incarnation,
+    /// Since when the end of the log is remembered.
+    pub since: Incarnation,
+}
+
+/// What a node shows of its past, as far as it has notes: see [`Claim`]. 0 for what it cannot show.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Shown {
+    /// An earlier incarnation.
+    pub earlier: Incarnation,
+    /// The key of that life.
+    pub earlier_key: LifeKey,
+    /// Speaks of the first start after this incarnation; of the present, if it is this one.
+    pub since: Incarnation,
+    /// The end of the log that was found.
+    pub log_end: Lsn,
+}
+
+impl Shown {
+    /// As it is judged.
+    pub fn claim(&self) -> Claim {
+        let Self { earlier, since, log_end, .. } = *self;
+        Claim { earlier, earlier_name: self.earlier_key.life(), since, log_end }
+    }
+}
+
+/// What a node knows of its past, with the log of one of its cores.
+#[derive(Clone, Copy, Debug)]
+pub struct Past<'a> {
+    /// Its lives that others can have heard of, with this one.
+    pub lives: &'a Starts,
+    /// What the core found.
+    pub logs: &'a Starts,
+    /// This life.
+    pub incarnation: Incarnation,
+    /// How far the log is durable.
+    pub log_end: Lsn,
+}
+
+impl Past<'_> {
+    /// Answers what is asked. Of a life that was forgotten because it was too long ago, nothing is claimed; that it is none of
+    /// its own lives, although it has notes of that time, is the answer that a wrong key gives.
+    pub fn show(&self, asked: Asked) -> Shown {
+        let mut shown = Shown::default();
+        if self.lives.covers(asked.earlier) {
+            let key = self.lives.key(asked.earlier).unwrap_or_default();
+            (shown.earlier, shown.earlier_key) = (asked.earlier, key);
+        }
+        let log_end = if asked.since == self.incarnation {
+            Some(self.log_end)
+        } else {
+            self.logs.log_end_after(asked.since)
+        };
+        if let Some(log_end) = log_end {
+            (shown.since, shown.log_end) = (asked.since, log_end);
+        }
+        shown
     }
 }
 

@@ -2,31 +2,36 @@
 //!
 //! Whether the node is on its way back from the loss of its disk is in it, too: a crash must not make a member of it.
 //!
-//! One small file, replaced as a whole ([`crate::small_file`]). The incarnation in it is durable before the node sends anything
-//! (protocols D5).
+//! One small file, replaced as a whole ([`crate::small_file`]). The incarnation in it is durable before the node sends or writes
+//! anything (protocols D5), and not before it can: a start that fails earlier has not been, and the life before it stands.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use panch_consensus::protocol::ProtocolKind;
 use panch_replica::core::next_incarnation;
-use panch_replica::familiarity::Starts;
+use panch_replica::familiarity::{Start, Starts};
 use panch_replica::founding::{Founder, Founders};
 use panch_replica::rejoin::Life;
+use panch_wal::Lsn;
 use panch_wire::ids::{Incarnation, ReplicaId};
 use panch_wire::peer::LifeKey;
 
 use crate::draw::draw;
-use crate::memory::PeerMemory;
+use crate::memory::{self, PeerMemory};
 use crate::small_file::{read, replace};
+use crate::starts;
 use crate::storage::CoreDirectory;
 
 const FILE: &str = "identity";
 const LOCK: &str = "lock";
 /// The layout of the identity file.
-const FORMAT: u64 = 5;
+const FORMAT: u64 = 6;
+/// The layout before, which is converted: the other small files need not have been there from the beginning.
+const FORMAT_WITHOUT_FILES: u64 = 5;
 /// Earlier layouts, which are converted: they did not say what the cluster began with, nor with whom it was founded.
 const FORMAT_WITHOUT_FOUNDING: u64 = 4;
 const FORMAT_WITHOUT_FOUNDERS: u64 = 3;
@@ -162,6 +167,9 @@ pub enum IdentityFault {
         /// The line that does not parse, from 1.
         line: usize,
     },
+    /// A small file is gone.
+    #[error("{} is gone, but this node has run before: without it the node could take another one that has forgotten votes for the one that it knew. Restore the data directory from an exact copy, or start the node with --rejoin (three nodes and more): it keeps what it has, and votes once all other nodes have answered", .0.display())]
+    Gone(PathBuf),
     /// The directory is another node's or another cluster's.
     #[error("data directory {} belongs to {what} {found:#x}, but the configuration says {wanted:#x}: point `data_dir` to this node's own directory", path.display())]
     Foreign {
@@ -220,7 +228,7 @@ fn and_more(count: usize) -> String {
     if count > 0 { format!(" and {count} more") } else { String::new() }
 }
 
-/// A data directory that this process holds, with its next incarnation durable.
+/// A data directory that this process holds, with its next incarnation, which is durable after [`DataDir::enter`].
 pub(crate) struct DataDir {
     pub(crate) path: PathBuf,
     pub(crate) identity: Identity,
@@ -228,10 +236,15 @@ pub(crate) struct DataDir {
     pub(crate) peers: PeerMemory,
     /// The node comes back because it has lost the votes that were not on stable storage, with the power.
     pub(crate) has_lost_votes: bool,
+    /// A version has run that did not write down how the lives of the node began and ended.
+    pub(crate) is_past_unknown: bool,
     /// The key of this life.
     pub(crate) key: LifeKey,
-    /// This life, once it is noted, and those before.
-    pub(crate) lives: Starts,
+    /// The lives that others can have heard of; this one once it is noted.
+    lives: Mutex<Starts>,
+    is_named: AtomicBool,
+    /// This life is written down.
+    is_entered: AtomicBool,
     /// Cores that are not through with their way back.
     rejoining_cores: AtomicUsize,
     /// A core could not bring everything to stable storage.
@@ -241,8 +254,9 @@ pub(crate) struct DataDir {
 }
 
 impl DataDir {
-    /// Opens or creates the directory for the node described by `wanted` (its incarnation and log name are ignored) and
-    /// begins the next incarnation. A node that knows of no earlier one gets none: see [`DataDir::begin`].
+    /// Opens or creates the directory for the node described by `wanted` (its incarnation and log name are ignored). A node that
+    /// knows of no earlier incarnation gets none: see [`DataDir::begin`]. Nothing of one that has run changes before
+    /// [`DataDir::enter`].
     /// A node that is `alone` has nobody to whom it could have said what it has forgotten.
     pub(crate) fn open(
         path: &Path,
@@ -256,9 +270,12 @@ impl DataDir {
         };
         fs::create_dir_all(path).map_err(at(path))?;
         let lock = lock(path)?;
-        let file = path.join(FILE);
+        let (file, mut format) = (path.join(FILE), FORMAT);
         let mut identity = match read_identity(path)? {
-            Some(identity) => identity,
+            Some((identity, found)) => {
+                format = found;
+                identity
+            }
             None => {
                 if loss == Loss::OfDisk && !is_empty(path).map_err(at(path))? {
                     return Err(IdentityFault::NotEmpty(path.to_path_buf()));
@@ -276,8 +293,13 @@ impl DataDir {
         if begins_with_state && (has_run || has_begun(path, &identity).map_err(at(path))?) {
             return Err(IdentityFault::BeginsWithData(path.to_path_buf()));
         }
-        if loss == Loss::OfDisk && has_run && !identity.rejoining {
+        let is_complete = has_run && format > FORMAT_WITHOUT_FILES && !alone;
+        let gone = if is_complete { file_gone(path, identity.cores).map_err(at(path))? } else { None };
+        if loss == Loss::OfDisk && has_run && !identity.rejoining && gone.is_none() {
             return Err(IdentityFault::NotEmpty(path.to_path_buf()));
+        }
+        if let Some(file) = gone.filter(|_| loss == Loss::None && !identity.rejoining) {
+            return Err(IdentityFault::Gone(file));
         }
         let Life { is_unsynced, boot, .. } = wanted.life;
         let has_lost_votes = has_run && identity.life.has_lost_votes(boot);
@@ -286,8 +308,11 @@ impl DataDir {
         identity.life = identity.life.next(is_unsynced, boot);
         if has_run {
             identity.incarnation = next_incarnation(identity.incarnation);
+        } else {
+            // The name of the directory is durable before others hear of it.
+            replace(path, FILE, &render(&identity, FORMAT)).map_err(at(&file))?;
         }
-        replace(path, FILE, &render(&identity, FORMAT)).map_err(at(&file))?;
+        let lives = Mutex::new(starts::load(path, None)?);
         let peers = PeerMemory::open(path)?;
         peers.set_founders(identity.founders);
         let key = LifeKey(draw().map_err(at(path))?);
@@ -298,8 +323,11 @@ impl DataDir {
             identity,
             peers,
             has_lost_votes,
+            is_past_unknown: has_run && format <= FORMAT_WITHOUT_FOUNDERS,
             key,
-            lives: Starts::default(),
+            lives,
+            is_named: AtomicBool::new(false),
+            is_entered: AtomicBool::new(false),
             rejoining_cores,
             is_open,
             _lock: lock,
@@ -315,7 +343,8 @@ impl DataDir {
             return Err(IdentityFault::Nothing(path.to_path_buf()));
         }
         let lock = lock(path)?;
-        let identity = read_identity(path)?.ok_or_else(|| IdentityFault::Nothing(path.to_path_buf()))?;
+        let found = read_identity(path)?;
+        let (identity, _) = found.ok_or_else(|| IdentityFault::Nothing(path.to_path_buf()))?;
         check(path, &identity, wanted)?;
         if identity.incarnation == Incarnation(0) && identity.founding == Founding::default() {
             return Err(IdentityFault::Nothing(path.to_path_buf()));
@@ -337,7 +366,57 @@ impl DataDir {
         self.identity.incarnation = Incarnation(next);
         self.identity.founders = founders;
         self.peers.set_founders(founders);
-        self.write(&self.identity)
+        Ok(())
+    }
+
+    /// It turns out that the last votes may be lost, before [`DataDir::enter`].
+    pub(crate) fn lose_votes(&mut self) {
+        self.has_lost_votes = true;
+        self.identity.rejoining = true;
+        self.rejoining_cores = AtomicUsize::new(self.identity.cores);
+    }
+
+    /// All cores have opened, and the node is about to run: its incarnation is durable when this returns, and the files that it
+    /// keeps are there.
+    pub(crate) fn enter(&self) -> Result<(), IdentityFault> {
+        let fault = |file: &str| {
+            let path = self.path.join(file);
+            move |error| IdentityFault::Io { path, error }
+        };
+        if !self.path.join(memory::FILE).exists() {
+            self.peers.save().map_err(fault(memory::FILE))?;
+        }
+        let lives = self.lives();
+        if !self.path.join(starts::file_of(None)).exists() {
+            starts::save(&self.path, None, &lives)?;
+        }
+        drop(lives);
+        self.write(&self.identity)?;
+        self.is_entered.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// The lives that others can have heard of.
+    pub(crate) fn lives(&self) -> MutexGuard<'_, Starts> {
+        self.lives.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes this life with its key, before it is named to any other node. Blocks for as long as a small file takes to be
+    /// written, once.
+    pub(crate) fn name_life(&self) -> Result<(), IdentityFault> {
+        if self.is_named.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut lives = self.lives();
+        let incarnation = self.identity.incarnation;
+        if lives.key(incarnation).is_none() {
+            let mut after = lives.clone();
+            after.add(Start { incarnation, key: self.key, log_end: Lsn(0) }, |_| true);
+            starts::save(&self.path, None, &after)?;
+            *lives = after;
+        }
+        self.is_named.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// A core is through with its way back; true if it was the last, and it is written that the node is a member again.
@@ -356,7 +435,7 @@ impl DataDir {
 
     /// All cores have ended in order: it is written that nothing of this life is lost if the power fails now.
     pub(crate) fn close(&self) -> Result<(), IdentityFault> {
-        if self.is_open.load(Ordering::Acquire) || self.identity.incarnation == Incarnation(0) {
+        if self.is_open.load(Ordering::Acquire) || !self.is_entered.load(Ordering::Acquire) {
             return Ok(());
         }
         let life = Life { is_closed: true, ..self.identity.life };
@@ -382,8 +461,8 @@ fn lock(path: &Path) -> Result<File, IdentityFault> {
     }
 }
 
-/// What the directory says of itself; `None` if it says nothing.
-fn read_identity(path: &Path) -> Result<Option<Identity>, IdentityFault> {
+/// What the directory says of itself, and in which layout; `None` if it says nothing.
+fn read_identity(path: &Path) -> Result<Option<(Identity, u64)>, IdentityFault> {
     let file = path.join(FILE);
     match read(&file)? {
         Some(text) if EARLIER.iter().any(|earlier| text.starts_with(earlier)) => {
@@ -413,6 +492,18 @@ fn has_begun(path: &Path, identity: &Identity) -> io::Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// A file of a node that has run that is not there.
+fn file_gone(path: &Path, cores: usize) -> io::Result<Option<PathBuf>> {
+    let starts = (0..cores).map(|core| starts::file_of(Some(core)));
+    for name in [memory::FILE.to_owned(), starts::file_of(None)].into_iter().chain(starts) {
+        let file = path.join(name);
+        if !file.try_exists()? {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
 }
 
 /// A name for the logs of a new directory: no two directories may share it, so that a segment that strays into another
@@ -533,8 +624,8 @@ fn parse_founding(text: &str) -> Option<Founding> {
     Some(Founding { name, above: Incarnation(above.parse().ok()?) })
 }
 
-/// Parses the file, of this layout or of an earlier one; the number of the first bad line as the error.
-fn parse(text: &str) -> Result<Identity, usize> {
+/// Parses the file, of this layout or of an earlier one, and says which; the number of the first bad line as the error.
+fn parse(text: &str) -> Result<(Identity, u64), usize> {
     let line = |index: usize, key: &str| {
         let value = text.lines().nth(index).and_then(|line| line.strip_prefix(key)?.strip_prefix(' '));
         value.ok_or(index + 1)
@@ -585,7 +676,7 @@ fn parse(text: &str) -> Result<Identity, usize> {
     if render(&identity, format) != text {
         return Err(text.lines().count());
     }
-    Ok(identity)
+    Ok((identity, format))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use panch_replica::familiarity::{Claim, Judgement, Known, Newcomer};
+use panch_replica::familiarity::{Judgement, Known, LogEnd, Newcomer, Shown};
 use panch_ring::ring::SocketId;
 use panch_wal::Lsn;
 use panch_wire::ids::{Incarnation, ReplicaId};
@@ -62,8 +62,17 @@ pub(crate) enum InboundState {
 pub(crate) struct Opening {
     /// Received, and not understood yet.
     early: Vec<u8>,
-    /// The hello that was challenged, and the bytes of the handshake until now.
-    challenged: Option<(Hello, Vec<u8>)>,
+    /// The hello that was challenged.
+    challenged: Option<Challenged>,
+}
+
+/// A hello that has to be proven.
+struct Challenged {
+    hello: Hello,
+    /// The bytes of the handshake until now.
+    before: Vec<u8>,
+    /// What was remembered of the end of its log then.
+    asked: LogEnd,
 }
 
 impl Opening {
@@ -222,19 +231,20 @@ impl Host<'_> {
     pub(crate) fn greet(&self, opening: &mut Opening, out: &mut Vec<u8>) -> Greeting {
         match opening.challenged.take() {
             None => self.challenge(opening, out),
-            Some((hello, before)) => {
+            Some(challenged) => {
                 let (early, secret) = (&opening.early, self.secret);
-                match Proof::parse(early, secret, &before) {
+                let Challenged { hello, before, asked } = &challenged;
+                match Proof::parse(early, secret, before) {
                     Ok(None) => {
-                        opening.challenged = Some((hello, before));
+                        opening.challenged = Some(challenged);
                         Greeting::Incomplete
                     }
                     // It has to wait for the answer: until then a stream may change its core, and what comes could get lost.
                     Ok(Some(_)) if early.len() > Proof::SIZE => Greeting::Fault,
-                    Ok(Some((_, false))) => self.answer(&hello, Some(RefusalCode::Secret), &[], out),
+                    Ok(Some((_, false))) => self.answer(hello, Some(RefusalCode::Secret), &[], out),
                     Ok(Some((proof, true))) => {
-                        let refusal = self.judge(&hello, &proof);
-                        self.answer(&hello, refusal, &[&before[..], early].concat(), out)
+                        let refusal = self.judge(hello, *asked, &proof);
+                        self.answer(hello, refusal, &[&before[..], early].concat(), out)
                     }
                     Err(_) => Greeting::Fault,
                 }
@@ -265,12 +275,16 @@ impl Host<'_> {
         let mut before = std::mem::take(&mut opening.early);
         Challenge::write(self.hello, nonce, self.secret, &before, out);
         before.extend_from_slice(out);
-        opening.challenged = Some((hello, before));
+        let asked = match self.recollection {
+            Recollection::Of(peers) => peers.of(hello.node).end(hello.core_index),
+            Recollection::Waiting { .. } => LogEnd::default(),
+        };
+        opening.challenged = Some(Challenged { hello, before, asked });
         Greeting::Challenged
     }
 
     /// Why a hello whose seal is right is refused.
-    fn judge(&self, hello: &Hello, proof: &Proof) -> Option<RefusalCode> {
+    fn judge(&self, hello: &Hello, asked: LogEnd, proof: &Proof) -> Option<RefusalCode> {
         let asks = hello.purpose == Purpose::Inquiry;
         let peers = match self.recollection {
             Recollection::Waiting { is_new } => return (!asks || !is_new).then_some(RefusalCode::NotReady),
@@ -280,25 +294,23 @@ impl Host<'_> {
         if proof.key.life() != hello.life {
             return Some(RefusalCode::Malformed);
         }
-        let claim = Claim {
-            earlier: proof.earlier,
-            earlier_name: proof.earlier_key.life(),
-            since: proof.since,
-            log_end: Lsn(proof.log_end),
-        };
+        let &Proof { earlier, earlier_key, since, .. } = proof;
+        let shown = Shown { earlier, earlier_key, since, log_end: Lsn(proof.log_end) };
         let newcomer = Newcomer {
             node: hello.node,
             core: hello.core_index,
             life: hello.named_life(),
             returning: hello.purpose == Purpose::Rejoin,
             is_authentic: self.secret.is_some(),
-            claim,
+            asked,
+            claim: shown.claim(),
         };
         match peers.judge(&newcomer) {
             Ok(Judgement::Familiar) => None,
-            Ok(Judgement::Forgetful) if !peers.is_recognised(hello.node) => Some(RefusalCode::Doubtful),
             // Its directory was lost or replaced by an older copy, or a part of its log is gone: it has forgotten votes.
             Ok(Judgement::Forgetful) => Some(RefusalCode::Incarnation),
+            Ok(Judgement::Doubtful) => Some(RefusalCode::Doubtful),
+            Ok(Judgement::Unmet) => Some(RefusalCode::Unmet),
             Ok(Judgement::Unproven) => Some(RefusalCode::Descent),
             Ok(Judgement::Unconfirmed) => Some(RefusalCode::Unconfirmed),
             Err(error) => {
@@ -516,9 +528,11 @@ mod tests {
             since: Incarnation(4),
             log_end: u64::MAX,
         };
+        let nothing = Proof { earlier: Incarnation(0), earlier_key: LifeKey::default(), ..made_up };
         for (hello, proof, code) in [
             (forged, made_up, RefusalCode::Incarnation),
             (forged, Proof { earlier: Incarnation(3), ..made_up }, RefusalCode::Descent),
+            (forged, nothing, RefusalCode::Descent),
             (rejoin, made_up, RefusalCode::Unconfirmed),
             (same, made_up, RefusalCode::Malformed),
             (theirs(3, other), made_up, RefusalCode::Incarnation),

@@ -8,11 +8,12 @@
 //! * A hello is accepted only once what it says is durable here. A node that was accepted once is not taken for another one
 //!   later, whoever restarted in between.
 //! * Nothing that only looks, or hears, waits for the disk.
+//! * The file is there from the first start on: a node that lacks it has lost it.
 
 use std::fmt::Write;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use panch_replica::familiarity::{CORES_MAX, Familiarity, Judgement, Known, LogEnd, Newcomer};
@@ -25,7 +26,7 @@ use crate::identity::IdentityFault;
 use crate::notes::Reminder;
 use crate::small_file::{read, replace};
 
-const FILE: &str = "peers";
+pub(crate) const FILE: &str = "peers";
 const FORMAT: &str = "format 2\n";
 /// The layout before: lives without a name, and no ends of logs.
 const UNNAMED: &str = "format 1\n";
@@ -39,8 +40,6 @@ pub(crate) struct PeerMemory {
     /// The revision that the file holds; whoever writes it holds this.
     written: Mutex<u64>,
     writes: AtomicU64,
-    /// By node, one bit: it has accepted a hello of this life of this node.
-    recognised: AtomicU32,
     /// Wakes the thread that writes down what was heard.
     pub(crate) reminder: Reminder,
 }
@@ -69,8 +68,18 @@ impl PeerMemory {
     fn with(directory: Option<PathBuf>, known: [Known; REPLICAS_MAX]) -> Self {
         let now = Familiarity::new(known);
         let written = Mutex::new(now.revision());
-        let (writes, recognised, reminder) = Default::default();
-        Self { directory, now: Mutex::new(now), written, writes, recognised, reminder }
+        let (writes, reminder) = Default::default();
+        Self { directory, now: Mutex::new(now), written, writes, reminder }
+    }
+
+    /// Writes the file, whatever is in it.
+    ///
+    /// # Errors
+    /// If it could not be written.
+    pub(crate) fn save(&self) -> io::Result<()> {
+        let mut written = hold(&self.written);
+        let now = hold(&self.now).clone();
+        self.write(&now, &mut written)
     }
 
     /// Takes note of what the nodes were when the cluster was founded.
@@ -90,13 +99,7 @@ impl PeerMemory {
 
     /// A node has accepted a hello of this life of this node.
     pub(crate) fn set_recognised(&self, by: ReplicaId) {
-        self.recognised.fetch_or(1 << by.0, Ordering::Relaxed);
-    }
-
-    /// Whether a node has accepted a hello of this life of this node. Until then it may be this node that has forgotten
-    /// something: a copy of a directory remembers others as they were.
-    pub(crate) fn is_recognised(&self, by: ReplicaId) -> bool {
-        self.recognised.load(Ordering::Relaxed) & 1 << by.0 != 0
+        hold(&self.now).set_recognised(by);
     }
 
     /// Everything that is remembered, for a node that has forgotten it: one word per node. No key is in it. A node that was not met

@@ -206,6 +206,13 @@ impl Node {
         }
         let node_count = options.members.len();
         let mut data = DataDir::open(&options.data_dir, &wanted, options.loss, node_count == 1)?;
+        if data.is_past_unknown
+            && wanted.life.is_unsynced
+            && node_count > 1
+            && !are_logs_attested(&options, &data)?
+        {
+            data.lose_votes();
+        }
         if data.has_lost_votes {
             say_what_is_lost(&options);
         }
@@ -239,9 +246,9 @@ impl Node {
         let reports = Arc::new(Reports::new(cores));
         let options = Arc::new(options);
         let failed = Arc::new(AtomicBool::new(false));
-        let (ready_sender, ready) = crossbeam::channel::bounded(cores);
-        let start = Start { incarnation, key: data.key, log_end: Lsn(0) };
-        data.lives = starts::note(&data.path, None, start)?;
+        // A core says that it is ready, and again that it has failed.
+        let (ready_sender, ready) = crossbeam::channel::bounded(2 * cores);
+        let (go_sender, go) = crossbeam::channel::bounded(cores);
         let data = Arc::new(data);
         let notes = Notes::start(Arc::clone(&data)).map_err(io("cannot start a thread"))?;
         let mut threads = Vec::new();
@@ -254,31 +261,36 @@ impl Node {
                 started: clock::now(),
                 reports: Arc::clone(&reports),
             };
-            let (ready, data, failed) = (ready_sender.clone(), Arc::clone(&data), Arc::clone(&failed));
+            let (ready, go) = (ready_sender.clone(), go.clone());
+            let (data, failed) = (Arc::clone(&data), Arc::clone(&failed));
             let stop = StopHandle(Arc::clone(&control));
             let thread = std::thread::Builder::new().name(format!("panch-core-{core}")).spawn(move || {
-                let result = run_core(view, port, &data, &failed, &ready);
+                let gates = Gates { ready, go };
+                let result = run_core(view, port, &data, &failed, &gates);
                 if result.is_err() {
                     failed.store(true, Ordering::Relaxed);
                     stop.stop();
+                    let _ = gates.ready.send(false);
                 }
-                // Only now: a start that waits for readiness must find the fault in the thread's result.
-                drop(ready);
                 result
             });
             threads.push(thread.map_err(io("cannot start a core's thread"))?);
         }
         drop(ready_sender);
         let node = Self { threads, data, control, reports, _notes: notes };
-        for _ in 0..cores {
-            if ready.recv().is_err() {
-                return Err(node.wait().err().unwrap_or(NodeFault::Io {
-                    what: "a core ended before it served",
-                    error: io::ErrorKind::Other.into(),
-                }));
+        if (0..cores).all(|_| ready.recv() == Ok(true)) {
+            node.data.enter()?;
+            for _ in 0..cores {
+                let _ = go_sender.send(());
             }
+            return Ok(node);
         }
-        Ok(node)
+        // Those that are ready do not begin.
+        drop(go_sender);
+        Err(node.wait().err().unwrap_or(NodeFault::Io {
+            what: "a core ended before it served",
+            error: io::ErrorKind::Other.into(),
+        }))
     }
 
     /// What stops this node.
@@ -320,11 +332,30 @@ fn say_what_is_lost(options: &NodeOptions) {
         ));
     } else {
         say(format_args!(
-            "node {node} was not stopped in order before its machine, and ran with durability = \"periodic\": it may have forgotten \
-             its last votes, and comes back as a node that has lost its disk. Until all other nodes have answered it serves nothing but stale \
-             reads. If another one lost its power at the same time, no node can tell what the two have decided together last"
+            "node {node} was not stopped in order before its machine, and ran with durability = \"periodic\" (or with a version that \
+             did not write down how it ended): it may have forgotten its last votes, and comes back as a node that has lost its disk. \
+             Until all other nodes have answered it serves nothing but stale reads. If another one lost its power at the same time, no \
+             node can tell what the two have decided together last"
         ));
     }
+}
+
+/// Whether the logs of all cores say at their end that all of them is on stable storage. Of those that cannot be read, the start
+/// says more.
+fn are_logs_attested(options: &NodeOptions, data: &DataDir) -> Result<bool, NodeFault> {
+    let pool = FramePool::new(options.frame_pool_size);
+    for core in 0..options.cpus.len() {
+        let path = data.path.join(format!("core-{core}"));
+        let fault = |error| NodeFault::Directory { path: path.clone(), error };
+        let directory = CoreDirectory::open(&data.path, core).map_err(fault)?;
+        let Ok(inventory) = directory.inventory().map_err(fault)? else { continue };
+        let identity = data.identity.log ^ core as u64;
+        let recovered = recover(&mut directory.segments(), identity, inventory.as_ref(), &pool, |_| {});
+        if recovered.is_ok_and(|recovered| !recovered.is_attested()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// A log in memory begins empty. One on the disk would be given up, and would be out of date if it were used later.
@@ -375,12 +406,20 @@ pub(crate) fn core_config(options: &NodeOptions, core: usize, rejoining: bool) -
     }
 }
 
+/// Where a core waits for the others before it begins: a start that fails anywhere changes nothing.
+struct Gates {
+    /// It has opened and listens, or it has failed.
+    ready: crossbeam::channel::Sender<bool>,
+    /// All have, and that the node runs is written down; closed if it will not.
+    go: crossbeam::channel::Receiver<()>,
+}
+
 fn run_core(
     view: NodeView,
     port: MeshPort<Parcel>,
     data: &Arc<DataDir>,
     failed: &Arc<AtomicBool>,
-    ready: &crossbeam::channel::Sender<()>,
+    gates: &Gates,
 ) -> Result<(), NodeFault> {
     let placement = match view.options.cpus[view.core] {
         Some(cpu) => Placement::Fixed(cpu),
@@ -394,8 +433,10 @@ fn run_core(
     executor.run(async move {
         let mut core = open_core(view, port, data, failed)?;
         core.listen()?;
-        let _ = ready.send(());
-        park::run(core).await?;
+        let _ = gates.ready.send(true);
+        if gates.go.recv().is_ok() {
+            park::run(core).await?;
+        }
         Ok(())
     })
 }
@@ -523,7 +564,8 @@ fn open_core(
         (Wal::resume(options.log.clone(), recovered), last)
     };
     let start = Start { incarnation: view.incarnation, key: data.key, log_end: last };
-    out.peers.show(starts::note(&data.path, Some(view.core), start)?);
+    let was_named = |incarnation| data.lives().key(incarnation).is_some();
+    out.peers.show(starts::note(&data.path, view.core, start, was_named)?, last);
     core.start(now, wal, last, &mut out);
     // Only now: a start that fails changes nothing.
     directory.remove_snapshots(&superseded).map_err(directory_fault)?;

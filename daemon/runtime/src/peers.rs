@@ -9,11 +9,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use panch_replica::familiarity::Starts;
+use panch_replica::familiarity::{Asked, Past, Shown, Starts};
 use panch_ring::event::Token;
 use panch_ring::parts::SendList;
 use panch_ring::ring::{Ring, SocketId};
 use panch_ring::socket::{self, Liveness};
+use panch_wal::Lsn;
 use panch_wire::frame::Frame;
 use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
 use panch_wire::peer::{
@@ -39,6 +40,8 @@ pub(crate) const PEER_LIVENESS: Liveness = Liveness {
     unacknowledged_max: Some(Duration::from_secs(5)),
 };
 
+/// A node that joins a cluster that was founded without it is refused at most about so often.
+const UNMET_BRIEFLY: u32 = 5;
 /// A peer that is sent nothing else hears at most this late how far the log is.
 const TELL_EVERY: Duration = Duration::from_millis(200);
 
@@ -62,21 +65,16 @@ struct Opening {
     is_proven: bool,
 }
 
-/// What is shown to a peer of this node's past: the life that it remembers, and that since which it knows an end of the log.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Shown {
-    earlier: Incarnation,
-    since: Incarnation,
-}
-
 /// The stream to one peer.
 struct Outbound {
     address: SocketAddr,
     state: State,
     backoff: Duration,
     incarnation: Incarnation,
-    /// `None`: nothing was asked for yet.
-    shown: Option<Shown>,
+    /// How often it was refused because the cluster was founded without it, since the stream was there last.
+    unmet: u32,
+    /// What it wants to be shown of this node's past, as far as it has said; `None`: it has not.
+    asked: Option<Asked>,
     writer: PacketWriter,
     /// The writer has a packet open.
     open: bool,
@@ -111,6 +109,8 @@ pub(crate) struct Peers {
     list: SendList,
     /// Bytes that may gather for one peer.
     queue_size_max: usize,
+    /// The log that this life found.
+    found: Lsn,
     /// How far the log was on stable storage at the last flush.
     log_end: u64,
     complaints: Complaints,
@@ -134,7 +134,8 @@ impl Peers {
             state: State::Down(Instant(0)),
             backoff: BACKOFF_MIN,
             incarnation: Incarnation(0),
-            shown: None,
+            unmet: 0,
+            asked: None,
             writer: PacketWriter::new(),
             open: false,
             sending: false,
@@ -147,6 +148,7 @@ impl Peers {
             data,
             secret,
             starts: Starts::default(),
+            found: Lsn(0),
             outbound: outbound.collect(),
             list: SendList::new(),
             queue_size_max,
@@ -158,9 +160,9 @@ impl Peers {
         }
     }
 
-    /// What this node can show of its past; before any stream is opened.
-    pub(crate) fn show(&mut self, starts: Starts) {
-        self.starts = starts;
+    /// What this node can show of its past, and the log that it found; before any stream is opened.
+    pub(crate) fn show(&mut self, starts: Starts, found: Lsn) {
+        (self.starts, self.found) = (starts, found);
     }
 
     /// Adds a message to the packet that is gathering for `to`.
@@ -268,6 +270,15 @@ impl Peers {
         }
     }
 
+    /// A peer was refused because the cluster was founded without it. Whether that lasts: part of every joining is that the peer
+    /// has to take in this node first.
+    pub(crate) fn is_unmet_for_long(&mut self, now: Instant, id: ReplicaId) -> bool {
+        self.dial_soon(now, id);
+        let Some(peer) = self.outbound.get_mut(id.index()) else { return false };
+        peer.unmet = peer.unmet.saturating_add(1);
+        peer.unmet > UNMET_BRIEFLY
+    }
+
     fn dial(&mut self, now: Instant, id: ReplicaId, ring: &mut Ring) {
         let address = self.outbound[id.index()].address;
         let stream = socket::stream_for(address).and_then(|stream| {
@@ -298,6 +309,11 @@ impl Peers {
         if result.is_err() {
             // A peer that is not up yet is no news.
             self.fail(now, id, ring, None);
+            return Some(PeerEvent::Down(id));
+        }
+        // The key of this life is durable before anybody hears of it.
+        if let Err(error) = self.data.name_life() {
+            self.fail(now, id, ring, Some(("cannot note that this node has started", &error.to_string())));
             return Some(PeerEvent::Down(id));
         }
         let nonce = match draw() {
@@ -363,15 +379,13 @@ impl Peers {
         }
         self.data.peers.confirm(id, challenge.life);
         opening.before.extend(opening.answer.drain(..Challenge::SIZE));
-        let last = self.data.lives.previous();
-        let Shown { earlier, since } = *peer.shown.get_or_insert(Shown { earlier: last, since: last });
-        let proof = Proof {
-            key: self.data.key,
-            earlier,
-            earlier_key: self.data.lives.key(earlier).unwrap_or_default(),
-            since,
-            log_end: self.starts.log_end_after(since).0,
-        };
+        let lives = self.data.lives();
+        let last = lives.previous();
+        let asked = *peer.asked.get_or_insert(Asked { earlier: last, since: last });
+        let (incarnation, log_end) = (self.hello.incarnation, Lsn(self.log_end).max(self.found));
+        let past = Past { lives: &lives, logs: &self.starts, incarnation, log_end };
+        let Shown { earlier, earlier_key, since, log_end } = past.show(asked);
+        let proof = Proof { key: self.data.key, earlier, earlier_key, since, log_end: log_end.0 };
         let mut bytes = ring.send_buffers().take();
         proof.write(secret, &opening.before, &mut bytes);
         opening.before.extend_from_slice(&bytes);
@@ -393,15 +407,18 @@ impl Peers {
             None if is_sealed => {}
             Some(RefusalCode::Incarnation) if is_sealed => return Ok(Some(PeerEvent::Disowned(id))),
             Some(RefusalCode::Descent) if is_sealed => {
-                let asked = Shown { earlier: reply.known, since: reply.since };
-                if peer.shown.replace(asked) != Some(asked) {
+                let asked = Asked { earlier: reply.known, since: reply.since };
+                if peer.asked.replace(asked) != Some(asked) {
                     // Nothing was wrong: the other side had to say first what it remembers.
                     peer.backoff = Duration::from_millis(0);
+                    return Err(None);
                 }
-                return Err(None);
+                return Err(Some(("it remembers what this node cannot show", forgotten_text(&asked))));
             }
             // Part of every first start: only one that lasts is worth a line.
-            Some(RefusalCode::Unconfirmed) if peer.backoff < BACKOFF_MAX => return Err(None),
+            Some(RefusalCode::Unconfirmed | RefusalCode::Unmet) if peer.backoff < BACKOFF_MAX => {
+                return Err(None);
+            }
             Some(code) => {
                 let detail = if reply.text.is_empty() { code.text() } else { reply.text };
                 return Err(Some(("it refused this node", detail.to_owned())));
@@ -410,8 +427,12 @@ impl Peers {
         }
         peer.incarnation = reply.incarnation;
         self.data.peers.set_recognised(id);
+        // From now on it knows an end of this life's log.
+        let now = self.hello.incarnation;
+        peer.asked = Some(Asked { earlier: now, since: now });
         peer.state = State::Up(opening.socket);
         peer.told = 0;
+        peer.unmet = 0;
         peer.backoff = BACKOFF_MIN;
         peer.sending = false;
         peer.open = false;
@@ -472,4 +493,15 @@ impl Peers {
         peer.open = false;
         peer.writer.release();
     }
+}
+
+/// Says what to do where a peer asks for notes that are not there any more.
+fn forgotten_text(asked: &Asked) -> String {
+    format!(
+        "start {} of this node, and the log found after start {}. Of starts as long ago as the older of the two this node has no notes \
+         any more, so that the other one cannot know whether it has forgotten something. If that node was away for so long, \
+         stop it, empty its data directory and start it with --rejoin; if this data directory is not the one that the node ran \
+         with last, restore that",
+        asked.earlier.0, asked.since.0
+    )
 }

@@ -4,8 +4,11 @@
 //! DATA_DIR/starts            the keys of its lives
 //! DATA_DIR/core-N.starts     what each found of its log; beside the core's directory: what that loses, the notes do not
 //! ```
-//! The node notes its start before any core runs, so that no life is known to others of which a core has no key; a core notes it
-//! before it writes to its log. One that did not come so far has written nothing, and found what the next start finds.
+//! The node notes its start before it names this life to any other node, so that no life is known to others of which it has no
+//! key, and starts that come to nothing take no place. A core notes what it found before it writes to its log, in the place of
+//! starts that nobody has heard of. One that did not come so far has written nothing, and found what the next start finds.
+//!
+//! The files are there from the first start on: a node that lacks one has lost it.
 
 use std::path::Path;
 
@@ -20,16 +23,37 @@ use crate::small_file::{read, replace};
 
 const FORMAT: &str = "format 1\n";
 
-/// Notes a start of the node, or what `core` found at it, durably; all that are noted.
-pub(crate) fn note(directory: &Path, core: Option<usize>, start: Start) -> Result<Starts, IdentityFault> {
-    let name = core.map_or_else(|| "starts".to_owned(), |core| format!("core-{core}.starts"));
+/// The file of the node, or of one of its cores.
+pub(crate) fn file_of(core: Option<usize>) -> String {
+    core.map_or_else(|| "starts".to_owned(), |core| format!("core-{core}.starts"))
+}
+
+/// What is noted.
+pub(crate) fn load(directory: &Path, core: Option<usize>) -> Result<Starts, IdentityFault> {
+    let path = directory.join(file_of(core));
+    match read(&path)? {
+        Some(text) => parse(&text).map_err(|line| IdentityFault::Damaged { path, line }),
+        None => Ok(Starts::default()),
+    }
+}
+
+/// Writes what is to be noted, durably.
+pub(crate) fn save(directory: &Path, core: Option<usize>, starts: &Starts) -> Result<(), IdentityFault> {
+    let name = file_of(core);
     let path = directory.join(&name);
-    let mut starts = match read(&path)? {
-        Some(text) => parse(&text).map_err(|line| IdentityFault::Damaged { path: path.clone(), line })?,
-        None => Starts::default(),
-    };
-    starts.add(start);
-    replace(directory, &name, &render(&starts)).map_err(|error| IdentityFault::Io { path, error })?;
+    replace(directory, &name, &render(starts)).map_err(|error| IdentityFault::Io { path, error })
+}
+
+/// Notes what `core` found at a start, durably; all that is noted. `was_named`: whether others can have heard of a life.
+pub(crate) fn note(
+    directory: &Path,
+    core: usize,
+    start: Start,
+    was_named: impl Fn(Incarnation) -> bool,
+) -> Result<Starts, IdentityFault> {
+    let mut starts = load(directory, Some(core))?;
+    starts.add(start, was_named);
+    save(directory, Some(core), &starts)?;
     Ok(starts)
 }
 
@@ -80,7 +104,7 @@ mod tests {
     fn every_start_is_noted_and_damage_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         for number in 1..4 {
-            let starts = note(dir.path(), Some(1), start(number)).unwrap();
+            let starts = note(dir.path(), 1, start(number), |_| true).unwrap();
             assert_eq!(starts, Starts::new((1..=number).map(start).collect()));
         }
         let file = dir.path().join("core-1.starts");
@@ -89,7 +113,7 @@ mod tests {
             let mut bytes = text.clone().into_bytes();
             bytes[at] ^= 1;
             fs::write(&file, bytes).unwrap();
-            let noted = note(dir.path(), Some(1), start(4));
+            let noted = note(dir.path(), 1, start(4), |_| true);
             assert!(matches!(noted, Err(IdentityFault::Damaged { .. })), "flip at {at}");
         }
     }

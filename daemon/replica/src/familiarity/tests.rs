@@ -26,7 +26,7 @@ impl Directory {
     /// Starts with a key that is `draw`, and writes so many commit groups.
     fn start(&mut self, draw: u8, writes: u64) {
         let incarnation = Incarnation(self.incarnation().0 + 1);
-        self.starts.add(Start { incarnation, key: LifeKey([draw; 16]), log_end: self.log });
+        self.starts.add(Start { incarnation, key: LifeKey([draw; 16]), log_end: self.log }, |_| true);
         self.log = Lsn((u64::from(incarnation.0) << 32) + writes);
     }
 
@@ -35,14 +35,22 @@ impl Directory {
     }
 
     fn newcomer(&self, known: &Known, core: u16) -> Newcomer {
-        let (earlier, since) = (known.life.incarnation, known.end(core).since);
-        let claim = Claim {
-            earlier,
-            earlier_name: self.starts.key(earlier).map_or(0, |key| key.life()),
-            since,
-            log_end: self.starts.log_end_after(since),
+        let asked = Asked { earlier: known.life.incarnation, since: known.end(core).since };
+        let past = Past {
+            lives: &self.starts,
+            logs: &self.starts,
+            incarnation: self.incarnation(),
+            log_end: self.log,
         };
-        Newcomer { node: NODE, core, life: self.life(), returning: false, is_authentic: false, claim }
+        Newcomer {
+            node: NODE,
+            core,
+            life: self.life(),
+            returning: false,
+            is_authentic: false,
+            asked: known.end(core),
+            claim: past.show(asked).claim(),
+        }
     }
 
     /// Says hello as often as it takes to know what is asked for.
@@ -57,6 +65,7 @@ fn acquainted(directory: &Directory) -> Familiarity {
     assert_eq!(directory.greet(&mut peer), Judgement::Unconfirmed);
     peer.confirm(NODE, directory.life());
     assert_eq!(directory.greet(&mut peer), Judgement::Familiar);
+    peer.set_recognised(NODE);
     peer
 }
 
@@ -163,16 +172,69 @@ fn a_node_that_was_not_met_comes_with_the_directory_that_it_was_founded_with() {
     let mut founders = Founders::default();
     founders[NODE.index()] = Founder::With(7);
     for (directory, returning, judgement) in
-        [(7, false, Judgement::Familiar), (8, false, Judgement::Forgetful), (8, true, Judgement::Familiar)]
+        [(7, false, Judgement::Familiar), (8, false, Judgement::Doubtful), (8, true, Judgement::Familiar)]
     {
         let mut directory = Directory::new(directory);
         directory.start(1, 0);
         let mut peer = Familiarity::default();
         peer.set_founders(founders);
         peer.confirm(NODE, directory.life());
+        // Of the founding alone nobody concludes that a node has to stop.
+        peer.set_recognised(NODE);
         let newcomer = Newcomer { returning, ..directory.newcomer(&peer.of(NODE), 0) };
         assert_eq!(peer.judge(&newcomer), judgement);
     }
+}
+
+#[test]
+fn a_node_that_was_absent_at_the_founding_takes_in_the_founders_first() {
+    let mut directory = Directory::new(7);
+    directory.start(1, 0);
+    let mut peer = Familiarity::default();
+    let mut founders = Founders::default();
+    founders[NODE.index()] = Founder::Absent;
+    peer.set_founders(founders);
+    peer.confirm(NODE, directory.life());
+    assert_eq!(directory.greet(&mut peer), Judgement::Unmet);
+    assert_eq!(peer.of(NODE), Known::default());
+    peer.set_recognised(NODE);
+    assert_eq!(directory.greet(&mut peer), Judgement::Familiar);
+    let mut later = Familiarity::new(peer.known().clone());
+    later.set_founders(founders);
+    assert_eq!(directory.greet(&mut later), Judgement::Familiar, "it was met");
+}
+
+#[test]
+fn who_has_not_been_taken_in_by_the_other_one_only_doubts() {
+    let mut directory = Directory::new(7);
+    directory.start(1, 10);
+    let met = acquainted(&directory);
+    let mut peer = Familiarity::new(met.known().clone());
+    let mut emptied = Directory::new(8);
+    emptied.start(2, 0);
+    emptied.start(2, 0);
+    assert_eq!(emptied.greet(&mut peer), Judgement::Doubtful, "this node may be the copy");
+    peer.set_recognised(NODE);
+    assert_eq!(emptied.greet(&mut peer), Judgement::Forgetful);
+}
+
+#[test]
+fn a_machine_that_was_put_back_within_a_life_is_forgetful_and_what_was_said_meanwhile_elsewhere_is_not_asked_for()
+ {
+    let mut directory = Directory::new(7);
+    directory.start(1, 10);
+    let mut peer = acquainted(&directory);
+    let known = peer.of(NODE);
+    peer.hear(NODE, Incarnation(1), 0, Lsn(directory.log.0 + 1));
+    assert_eq!(directory.greet(&mut peer), Judgement::Forgetful);
+    let early = Newcomer { asked: known.end(0), ..directory.newcomer(&peer.of(NODE), 0) };
+    assert_eq!(peer.judge(&early), Judgement::Familiar, "another node was faster to tell");
+    directory.log = Lsn(directory.log.0 + 1);
+    assert_eq!(directory.greet(&mut peer), Judgement::Familiar);
+    // One on its way back has an end of its own, too.
+    peer.hear(NODE, Incarnation(1), 0, Lsn(directory.log.0 + 1));
+    let returning = Newcomer { returning: true, ..directory.newcomer(&peer.of(NODE), 0) };
+    assert_eq!(peer.judge(&returning), Judgement::Forgetful);
 }
 
 #[test]
@@ -212,6 +274,18 @@ fn a_life_without_a_name_is_known_by_its_directory_and_gets_one() {
 }
 
 #[test]
+fn a_stranger_with_the_number_of_a_life_without_a_name_gives_it_none() {
+    let mut known: [Known; REPLICAS_MAX] = Default::default();
+    known[NODE.index()].life = Life { incarnation: Incarnation(1), directory: 7, name: 0 };
+    let mut peer = Familiarity::new(known);
+    let before = peer.clone();
+    let mut directory = Directory::new(7);
+    directory.start(1, 0);
+    assert_eq!(directory.greet(&mut peer), Judgement::Unconfirmed);
+    assert_eq!(peer, before);
+}
+
+#[test]
 fn what_others_remember_is_learned_where_it_is_more_and_not_of_oneself() {
     let mut directory = Directory::new(7);
     directory.start(1, 10);
@@ -240,28 +314,69 @@ fn what_others_remember_is_learned_where_it_is_more_and_not_of_oneself() {
     assert_eq!(learner, Familiarity::default());
 }
 
-#[test]
-fn a_core_that_was_killed_before_it_noted_a_start_has_found_what_the_next_one_finds() {
-    let start = |incarnation, end| Start {
-        incarnation: Incarnation(incarnation),
-        key: LifeKey([1; 16]),
-        log_end: Lsn(end),
-    };
-    let starts = Starts::new(vec![start(1, 0), start(2, 7), start(4, 9)]);
-    for (since, end) in [(0, 0), (1, 7), (2, 9), (3, 9)] {
-        assert_eq!(starts.log_end_after(Incarnation(since)), Lsn(end), "since {since}");
-    }
+fn start(incarnation: u32, end: u64) -> Start {
+    Start { incarnation: Incarnation(incarnation), key: LifeKey([1; 16]), log_end: Lsn(end) }
 }
 
 #[test]
-fn the_starts_remembered_are_bounded_and_what_lies_before_them_is_not_claimed() {
+fn a_core_that_was_killed_before_it_noted_a_start_has_found_what_the_next_one_finds() {
+    let starts = Starts::new(vec![start(1, 0), start(2, 7), start(4, 9)]);
+    for (since, end) in [(0, 0), (1, 7), (2, 9), (3, 9)] {
+        assert_eq!(starts.log_end_after(Incarnation(since)), Some(Lsn(end)), "since {since}");
+    }
+    assert_eq!(starts.log_end_after(Incarnation(4)), None);
+}
+
+#[test]
+fn a_start_that_nobody_heard_of_takes_no_place_and_what_it_found_counts() {
+    let mut starts = Starts::default();
+    starts.add(start(1, 0), |_| true);
+    for incarnation in 2..1000 {
+        // Each of them writes.
+        starts.add(start(incarnation, 7 + u64::from(incarnation)), |of| of == Incarnation(1));
+    }
+    assert_eq!(starts, Starts::new(vec![start(1, 0), start(999, 9)]));
+}
+
+/// Nothing was lost: the node has only started too often for its notes.
+#[test]
+fn the_starts_remembered_are_bounded_and_what_lies_before_them_is_not_shown_and_no_contradiction() {
     let mut directory = Directory::new(7);
-    for _ in 0..STARTS_MAX + 5 {
+    directory.start(1, 1);
+    let mut peer = acquainted(&directory);
+    peer.hear(NODE, Incarnation(1), 0, directory.log);
+    for _ in 1..STARTS_MAX + 5 {
         directory.start(1, 1);
     }
     assert_eq!(directory.starts.iter().count(), STARTS_MAX);
     assert_eq!(directory.starts.key(Incarnation(5)), None);
-    assert_eq!(directory.starts.log_end_after(Incarnation(4)), Lsn(0));
-    assert!(directory.starts.log_end_after(Incarnation(5)) > Lsn(0));
+    assert_eq!(directory.starts.log_end_after(Incarnation(4)), None);
+    assert!(directory.starts.log_end_after(Incarnation(5)) > Some(Lsn(0)));
     assert_eq!(directory.starts.previous(), Incarnation(STARTS_MAX as u32 + 4));
+    assert_eq!(directory.greet(&mut peer), Judgement::Unproven);
+    let mut all: [Known; REPLICAS_MAX] = Default::default();
+    let mut recent = peer.of(NODE);
+    recent.life.incarnation = Incarnation(9);
+    recent.life.name = directory.starts.key(Incarnation(9)).map_or(0, |key| key.life());
+    all[NODE.index()] = recent;
+    let mut peer = Familiarity::new(all);
+    peer.set_recognised(NODE);
+    assert_eq!(directory.greet(&mut peer), Judgement::Unproven, "nor is a log end from before them");
+}
+
+#[test]
+fn a_life_that_others_remember_and_its_directory_does_not_although_it_has_notes_of_that_time_is_a_contradiction()
+ {
+    let mut directory = Directory::new(7);
+    directory.start(1, 10);
+    let mut peer = acquainted(&directory);
+    let mut copy = directory.clone();
+    directory.start(2, 0);
+    assert_eq!(directory.greet(&mut peer), Judgement::Familiar);
+    // A start of the copy with the same number, of which nobody heard.
+    copy.start(3, 0);
+    let named = |of| of != Incarnation(2);
+    copy.starts.add(start(3, 0), named);
+    assert_eq!(copy.starts.key(Incarnation(2)), None);
+    assert_eq!(copy.greet(&mut peer), Judgement::Forgetful);
 }

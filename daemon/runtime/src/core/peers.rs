@@ -73,6 +73,12 @@ impl CoreLoop {
         let Some(inbound) = self.inbound.get_mut(place) else { return };
         let InboundState::Greeting(opening) = &mut inbound.state else { return };
         let (socket, address) = (inbound.socket, inbound.address);
+        // The key of this life is durable before anybody hears of it.
+        if let Err(error) = self.data.name_life() {
+            let text = format_args!("cannot note that this node has started: {error}");
+            self.complaints.print(now, "starts", None, text);
+            return self.close_inbound(place);
+        }
         let mut answer = self.ring.send_buffers().take();
         let options = &self.view.options;
         let host = Host {
@@ -107,6 +113,7 @@ impl CoreLoop {
                     // Part of every start.
                     RefusalCode::Descent => return,
                     RefusalCode::Unconfirmed => return self.out.peers.dial_soon(now, node),
+                    RefusalCode::Unmet if !self.out.peers.is_unmet_for_long(now, node) => return,
                     _ => self.counters.peer_faults += 1,
                 }
                 let shown = address.map_or_else(|| "?".to_string(), |address| address.ip().to_string());

@@ -20,6 +20,91 @@ fn open(dir: &Path, wanted: &Identity) -> Result<DataDir, IdentityFault> {
     DataDir::open(dir, wanted, Loss::None, false)
 }
 
+/// A node that runs.
+fn run(dir: &Path, wanted: &Identity) -> DataDir {
+    let mut data = open(dir, wanted).unwrap();
+    if data.identity.incarnation == Incarnation(0) {
+        data.begin(Incarnation(0), Founders::default()).unwrap();
+    }
+    enter(&data);
+    data
+}
+
+/// The cores have opened.
+fn enter(data: &DataDir) {
+    for core in 0..data.identity.cores {
+        let start = Start { incarnation: data.identity.incarnation, key: data.key, log_end: Lsn(0) };
+        starts::note(&data.path, core, start, |_| true).unwrap();
+    }
+    data.enter().unwrap();
+}
+
+#[test]
+fn a_start_that_fails_before_it_can_write_has_not_been() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |boot| Identity { life: Life { is_unsynced: true, boot, is_closed: false }, ..wanted() };
+    drop(open(dir.path(), &at(5)).unwrap().begin(Incarnation(0), Founders::default()));
+    let first = run(dir.path(), &at(5));
+    assert_eq!(first.identity.incarnation, Incarnation(1));
+    first.name_life().unwrap();
+    let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+    first.close().unwrap();
+    drop(first);
+    let before = [FILE, "starts"].map(text);
+    // Ports are taken, the memory does not suffice, and so on.
+    for _ in 0..300 {
+        let failed = open(dir.path(), &at(5)).unwrap();
+        assert_eq!(failed.identity.incarnation, Incarnation(2));
+        failed.close().unwrap();
+    }
+    assert_eq!([FILE, "starts"].map(text), before);
+    let next = run(dir.path(), &at(6));
+    assert!(!next.has_lost_votes && !next.identity.rejoining, "it was stopped in order");
+    drop(next);
+    // One that ran and met nobody has to be counted, and takes no place among those that others know.
+    for _ in 0..300 {
+        drop(run(dir.path(), &at(6)));
+    }
+    let last = run(dir.path(), &at(6));
+    assert_eq!(last.identity.incarnation, Incarnation(303));
+    assert_eq!(last.lives().previous(), Incarnation(0));
+    last.name_life().unwrap();
+    last.name_life().unwrap();
+    assert_eq!(last.lives().previous(), Incarnation(1));
+    assert_eq!(starts::load(dir.path(), None).unwrap(), *last.lives());
+}
+
+#[test]
+fn a_node_that_has_lost_a_small_file_says_so_and_may_come_back_with_what_it_has() {
+    for name in ["peers", "starts", "core-1.starts"] {
+        let dir = tempfile::tempdir().unwrap();
+        // Not before it has run.
+        drop(open(dir.path(), &wanted()).unwrap());
+        drop(run(dir.path(), &wanted()));
+        drop(run(dir.path(), &wanted()));
+        let file = dir.path().join(name);
+        fs::remove_file(&file).unwrap();
+        let text = open(dir.path(), &wanted()).map(drop).unwrap_err().to_string();
+        assert!(text.starts_with(&format!("{} is gone", file.display())), "{text}");
+        assert!(text.contains("--rejoin") && !text.contains("empty"), "{text}");
+        assert!(!file.exists());
+        assert!(!DataDir::open(dir.path(), &wanted(), Loss::None, true).unwrap().identity.rejoining);
+        let data = DataDir::open(dir.path(), &wanted(), Loss::OfDisk, false).unwrap();
+        assert!(data.identity.rejoining);
+        enter(&data);
+        drop(data);
+        let data = open(dir.path(), &wanted()).unwrap();
+        assert!(file.exists() && data.identity.rejoining, "until it is through");
+        enter(&data);
+        assert!(!data.core_is_through().unwrap() && data.core_is_through().unwrap());
+        drop(data);
+        assert!(matches!(
+            DataDir::open(dir.path(), &wanted(), Loss::OfDisk, false),
+            Err(IdentityFault::NotEmpty(_))
+        ));
+    }
+}
+
 #[test]
 fn a_lost_disk_has_no_incarnation_until_the_others_say_the_last_and_comes_back_without_being_told_again() {
     let dir = tempfile::tempdir().unwrap();
@@ -29,9 +114,11 @@ fn a_lost_disk_has_no_incarnation_until_the_others_say_the_last_and_comes_back_w
     data = open(dir.path(), &wanted()).unwrap();
     assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(0), true));
     data.begin(Incarnation(6), Founders::default()).unwrap();
+    enter(&data);
     drop(data);
     let data = DataDir::open(dir.path(), &wanted(), Loss::OfDisk, false).unwrap();
     assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(8), true));
+    enter(&data);
     assert!(!data.core_is_through().unwrap() && data.core_is_through().unwrap());
     drop(data);
     assert!(matches!(
@@ -62,6 +149,7 @@ fn only_an_empty_directory_is_a_lost_one_and_only_a_log_in_memory_is_lost_in_a_r
         if incarnation == 1 {
             data.begin(Incarnation(0), Founders::default()).unwrap();
         }
+        enter(&data);
         let identity = &data.identity;
         assert_eq!((identity.incarnation.0, identity.rejoining), (incarnation, rejoining));
     }
@@ -74,10 +162,7 @@ fn every_start_is_a_new_incarnation_of_the_same_directory() {
     for _ in 0..2 {
         assert_eq!(open(dir.path(), &wanted()).unwrap().identity.incarnation, Incarnation(0));
     }
-    let mut data = open(dir.path(), &wanted()).unwrap();
-    data.begin(Incarnation(0), Founders::default()).unwrap();
-    let first = data.identity.clone();
-    drop(data);
+    let first = run(dir.path(), &wanted()).identity.clone();
     let second = open(dir.path(), &wanted()).unwrap().identity;
     assert_eq!((first.incarnation, second.incarnation), (Incarnation(1), Incarnation(2)));
     assert_eq!(first.log, second.log);
@@ -134,9 +219,14 @@ fn unsynced_votes_are_lost_with_the_power_and_not_with_the_process() {
     let at = |boot, is_unsynced| Identity { life: Life { is_unsynced, boot, is_closed: false }, ..wanted() };
     let dir = tempfile::tempdir().unwrap();
     let open_at = |boot, is_unsynced, alone| {
-        DataDir::open(dir.path(), &at(boot, is_unsynced), Loss::None, alone).unwrap()
+        let mut data = DataDir::open(dir.path(), &at(boot, is_unsynced), Loss::None, alone).unwrap();
+        if data.identity.incarnation == Incarnation(0) {
+            data.begin(Incarnation(0), Founders::default()).unwrap();
+        }
+        enter(&data);
+        data
     };
-    open_at(5, true, false).begin(Incarnation(0), Founders::default()).unwrap();
+    drop(open_at(5, true, false));
     assert!(!open_at(5, true, false).identity.rejoining, "killed");
     open_at(5, true, false).close().unwrap();
     assert!(!open_at(6, true, false).identity.rejoining, "stopped in order");
@@ -167,16 +257,20 @@ fn what_the_nodes_were_at_the_founding_is_kept_and_the_layout_before_is_converte
     (founders[0], founders[1], founders[8]) = (Founder::With(5), Founder::With(u64::MAX), Founder::Absent);
     let mut data = open(dir.path(), &wanted()).unwrap();
     data.begin(Incarnation(0), founders).unwrap();
+    enter(&data);
     drop(data);
     let identity = open(dir.path(), &wanted()).unwrap().identity;
     assert_eq!(identity.founders, founders);
-    for format in [FORMAT_WITHOUT_FOUNDING, FORMAT_WITHOUT_FOUNDERS] {
+    for format in [FORMAT_WITHOUT_FILES, FORMAT_WITHOUT_FOUNDING, FORMAT_WITHOUT_FOUNDERS] {
         fs::write(dir.path().join(FILE), render(&identity, format)).unwrap();
-        let converted = open(dir.path(), &wanted()).unwrap().identity;
+        for name in ["peers", "starts"] {
+            fs::remove_file(dir.path().join(name)).unwrap();
+        }
+        let converted = run(dir.path(), &wanted()).identity.clone();
         let founders =
             if format == FORMAT_WITHOUT_FOUNDERS { Founders::default() } else { identity.founders };
         assert_eq!((converted.founders, converted.log), (founders, identity.log));
-        assert!(fs::read_to_string(dir.path().join(FILE)).unwrap().starts_with("format 5\n"));
+        assert!(fs::read_to_string(dir.path().join(FILE)).unwrap().starts_with("format 6\n"));
     }
 }
 
@@ -188,6 +282,7 @@ fn what_the_cluster_began_with_is_kept_and_no_life_is_below_those_that_it_knows(
     let mut data = open(dir.path(), &wanted()).unwrap();
     assert_eq!((data.identity.incarnation, data.identity.founding), (Incarnation(0), founding));
     data.begin(Incarnation(2), Founders::default()).unwrap();
+    enter(&data);
     drop(data);
     let identity = open(dir.path(), &wanted()).unwrap().identity;
     assert_eq!((identity.incarnation, identity.founding), (Incarnation(8), founding));

@@ -15,6 +15,7 @@ fn newcomer(incarnation: u32) -> Newcomer {
         },
         returning: false,
         is_authentic: true,
+        asked: LogEnd::default(),
         claim: Claim {
             earlier: Incarnation(incarnation - 1),
             earlier_name: u64::from(incarnation - 1) << 40 | 5,
@@ -42,7 +43,7 @@ fn what_was_accepted_is_there_after_a_restart_and_what_was_heard_once_it_is_writ
     let known = last.of(ReplicaId(2));
     assert_eq!(known, again.of(ReplicaId(2)));
     assert_eq!((known.end(0).lsn, known.end(1).lsn, known.end(2).lsn), (Lsn(0x1f), Lsn(0), Lsn(u64::MAX)));
-    assert_eq!(last.judge(&newcomer(2)).unwrap(), Judgement::Forgetful);
+    assert_eq!(last.judge(&newcomer(2)).unwrap(), Judgement::Doubtful);
     // It must show the log that was heard of.
     assert_eq!(last.judge(&newcomer(4)).unwrap(), Judgement::Unproven);
 }
@@ -59,7 +60,7 @@ fn a_file_of_the_layout_before_is_understood_and_replaced_by_the_next_change() {
         ends: Vec::new(),
     };
     assert_eq!((memory.of(ReplicaId(0)), memory.of(ReplicaId(2))), (unnamed(9, 5), unnamed(3, 7)));
-    assert_eq!(memory.judge(&newcomer(2)).unwrap(), Judgement::Forgetful);
+    assert_eq!(memory.judge(&newcomer(2)).unwrap(), Judgement::Doubtful);
     assert_eq!(memory.judge(&newcomer(4)).unwrap(), Judgement::Familiar);
     assert!(fs::read_to_string(&file).unwrap().starts_with(FORMAT));
     assert_eq!(PeerMemory::open(dir.path()).unwrap().of(ReplicaId(0)), unnamed(9, 5));

@@ -3,7 +3,7 @@
 //! A node whose copy is too old is refused by those that know better, stops, and is then started again, or comes back as one
 //! that has lost its disk. Copies are restored only where all others know better: beyond that nobody could tell.
 
-use panch_replica::familiarity::{Claim, Familiarity, Judgement, Newcomer, Start, Starts};
+use panch_replica::familiarity::{Asked, Familiarity, Judgement, Newcomer, Past, Start, Starts};
 use panch_wal::Lsn;
 use panch_wire::frame::FramePool;
 use panch_wire::ids::{Incarnation, ReplicaId};
@@ -25,22 +25,26 @@ pub(crate) struct Greeting {
     life: LifeName,
     returning: bool,
     starts: Starts,
+    /// How far its log is on stable storage.
+    log_end: Lsn,
 }
 
 impl Greeting {
+    /// The log is on stable storage up to here.
+    pub(crate) fn set_log_end(&mut self, log_end: u64) {
+        self.log_end = self.log_end.max(Lsn(log_end));
+    }
+
     /// As a peer hears it that asks for what it has to know.
     fn to(&self, node: usize, peers: &Familiarity) -> Newcomer {
         let node = ReplicaId(node as u8);
         let known = peers.of(node);
-        let (earlier, since) = (known.life.incarnation, known.end(0).since);
-        let claim = Claim {
-            earlier,
-            earlier_name: self.starts.key(earlier).map_or(0, |key| key.life()),
-            since,
-            log_end: self.starts.log_end_after(since),
-        };
+        let asked = Asked { earlier: known.life.incarnation, since: known.end(0).since };
         let (life, returning) = (self.life, self.returning);
-        Newcomer { node, core: 0, life, returning, is_authentic: true, claim }
+        let (incarnation, log_end) = (life.incarnation, self.log_end);
+        let past = Past { lives: &self.starts, logs: &self.starts, incarnation, log_end };
+        let claim = past.show(asked).claim();
+        Newcomer { node, core: 0, life, returning, is_authentic: true, asked: known.end(0), claim }
     }
 }
 
@@ -110,10 +114,10 @@ impl Node {
         let mut key = LifeKey::default();
         key.0[..8].copy_from_slice(&self.life.to_le_bytes());
         key.0[8] = self.index as u8;
-        self.memory.starts.add(Start { incarnation, key, log_end });
+        self.memory.starts.add(Start { incarnation, key, log_end }, |_| true);
         let life = LifeName { incarnation, directory: self.memory.directory, name: key.life() };
         let (returning, starts) = (self.memory.is_returning(), self.memory.starts.clone());
-        shared.hellos[self.index] = Some(Greeting { life, returning, starts });
+        shared.hellos[self.index] = Some(Greeting { life, returning, starts, log_end });
         life.name
     }
 
@@ -135,9 +139,9 @@ impl Node {
         let mut starts = copy.memory.starts.clone();
         let last = starts.iter().last()?.incarnation;
         let (incarnation, key) = (Incarnation(last.0 + 1), LifeKey([0xff; 16]));
-        starts.add(Start { incarnation, key, log_end: recovered.last });
+        starts.add(Start { incarnation, key, log_end: recovered.last }, |_| true);
         let life = LifeName { incarnation, directory: copy.memory.directory, name: key.life() };
-        Some(Greeting { life, returning: false, starts })
+        Some(Greeting { life, returning: false, starts, log_end: recovered.last })
     }
 
     /// The disk is replaced by a copy.
@@ -166,7 +170,7 @@ impl World {
         let Some(hello) = owner.hello_with(shared, copy) else { return };
         let notices = |peer: &Node| {
             let mut known = peer.memory.written.clone();
-            known.judge(&hello.to(node, &known.clone())) == Judgement::Forgetful
+            known.judge(&hello.to(node, &known.clone())) == Judgement::Doubtful
         };
         if self.nodes.iter().filter(|peer| peer.index != node).all(notices) {
             self.nodes[node].restore(&mut self.shared, copy);

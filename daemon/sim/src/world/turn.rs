@@ -242,6 +242,9 @@ impl Node {
         let mut writers = std::mem::take(&mut life.writers);
         let me = life.core.incarnation();
         life.log_end = life.core.wal().map_or(0, |wal| wal.synced().0);
+        if let Some(hello) = &mut shared.hellos[self.index] {
+            hello.set_log_end(life.log_end);
+        }
         let mut receivers: Vec<Option<Incarnation>> = vec![None; writers.len()];
         for deed in deeds {
             match deed {

@@ -250,6 +250,8 @@ refusals! {
     Secret = 12, "the cluster secret is another one: give every node the same `secret_file`";
     /// The sender's cluster began with another state, or with none.
     Founding = 14, "the cluster was founded anew from a state that was salvaged (`panchd salvage`), and one of the two nodes was not, or from another state: every node needs an empty data directory and the same --from files, or --rejoin if the others run already";
+    /// The cluster was founded without the sender, which has not taken in the one who says so.
+    Unmet = 15, "the cluster was founded (with --found) without one of the two nodes, whose data directory is of another time: if its data is not needed, stop that node, empty its data directory and start it. If its data is what counts, stop the nodes that founded the cluster and start all nodes with the directories that they ran with before";
 }
 
 /// What a node answers to a [`Hello`].
