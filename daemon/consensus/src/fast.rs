@@ -39,8 +39,7 @@ use crate::ballot::Ballot;
 use crate::fitness::Fitness;
 use crate::frontier::Frontier;
 use crate::protocol::{
-    Counters, Dest, Effects, Event, Group, Past, Persist, Place, Protocol, ProtocolKind, Random, Status,
-    Tuning,
+    Counters, Effects, Event, Group, Past, Persist, Place, Protocol, ProtocolKind, Random, Status, Tuning,
 };
 use crate::quorum::{classic_quorum, fast_quorum};
 use crate::rejoin::Horizon;
@@ -218,28 +217,13 @@ impl Fast {
         if std::mem::take(&mut self.due.catchup) {
             self.ask_for_missing(effects);
         }
-        self.ask_own_log(effects);
-    }
-
-    /// Sees now and then how long the own log takes.
-    fn ask_own_log(&mut self, effects: &mut Effects<Self>) {
-        let written = effects.last_persist();
-        if self.group.replica_count > 1 && self.fitness.log.asks(written, self.now, &self.tuning) {
-            effects.send_after(written, Dest::One(self.me()), Logged { point: written.0 }, None);
-        }
+        self.fitness.ask_own_log(self.now, &self.tuning, effects);
     }
 
     fn on_logged(&mut self, from: ReplicaId, message: Logged) {
         if from == self.me() {
             self.stalled = false;
             self.fitness.log.on_durable(Persist(message.point), self.now);
-        }
-    }
-
-    /// Tells the others now and then whom this replica reaches and how fast its disk is.
-    fn tell_condition(&mut self, effects: &mut Effects<Self>) {
-        if let Some(condition) = self.fitness.tell(self.now, &self.tuning) {
-            effects.send(Dest::Others, condition, None);
         }
     }
 
@@ -305,7 +289,7 @@ impl Fast {
             Message::Condition(condition) => {
                 self.fitness.on_condition(from, condition, self.now);
                 // Who hears no coordinator has no other occasion.
-                self.tell_condition(effects);
+                self.fitness.tell_condition(self.now, &self.tuning, effects);
             }
             Message::Logged(message) => self.on_logged(from, message),
             Message::TakeOver(message) => self.on_take_over(from, message, effects),

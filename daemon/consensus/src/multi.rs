@@ -231,28 +231,13 @@ impl Multi {
         if std::mem::take(&mut self.due.read_index) {
             self.send_read_index_request(effects);
         }
-        self.ask_own_log(effects);
-    }
-
-    /// Sees now and then how long the own log takes.
-    fn ask_own_log(&mut self, effects: &mut Effects<Self>) {
-        let written = effects.last_persist();
-        if self.group.replica_count > 1 && self.fitness.log.asks(written, self.now, &self.tuning) {
-            effects.send_after(written, Dest::One(self.me()), Logged { point: written.0 }, None);
-        }
+        self.fitness.ask_own_log(self.now, &self.tuning, effects);
     }
 
     fn on_logged(&mut self, from: ReplicaId, message: Logged) {
         if from == self.me() {
             self.fitness.log.on_durable(Persist(message.point), self.now);
             self.lease.on_durable(Persist(message.point));
-        }
-    }
-
-    /// Tells the others now and then whom this replica reaches and how fast its disk is.
-    fn tell_condition(&mut self, effects: &mut Effects<Self>) {
-        if let Some(condition) = self.fitness.tell(self.now, &self.tuning) {
-            effects.send(Dest::Others, condition, None);
         }
     }
 
@@ -309,7 +294,7 @@ impl Multi {
             Message::Condition(condition) => {
                 self.fitness.on_condition(from, condition, self.now);
                 // Who hears no leader has no other occasion.
-                self.tell_condition(effects);
+                self.fitness.tell_condition(self.now, &self.tuning, effects);
             }
             Message::Logged(message) => self.on_logged(from, message),
             Message::Proposed(message) => self.on_proposed(from, message, effects),

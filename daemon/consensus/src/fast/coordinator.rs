@@ -198,7 +198,7 @@ impl Fast {
             return;
         }
         self.send_heartbeats(effects);
-        self.tell_condition(effects);
+        self.fitness.tell_condition(self.now, &self.tuning, effects);
         self.watch_links();
         self.hand_over(effects);
         if self.fitness.log.is_dead(self.now, &self.tuning) {
@@ -221,7 +221,7 @@ impl Fast {
         }
         self.hear_commit(from, message.commit);
         self.watch_links();
-        self.tell_condition(effects);
+        self.fitness.tell_condition(self.now, &self.tuning, effects);
         let reply = HeartbeatReply {
             term: self.promised,
             commit: self.commit(),

@@ -18,7 +18,7 @@ use panch_wire::time::{Duration, Instant};
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::own_log::{OwnLog, SLOW_MIN, hung_after};
-use crate::protocol::Tuning;
+use crate::protocol::{Claim, Dest, Effects, Hint, Protocol, Tuning};
 use crate::quorum::classic_quorum;
 
 /// A disk is much slower than another if it takes so many times as long.
@@ -112,6 +112,31 @@ impl Fitness {
     /// `from` told its condition.
     pub(crate) fn on_condition(&mut self, from: ReplicaId, condition: Condition, now: Instant) {
         self.told[from.index()] = Some((condition, now));
+    }
+
+    /// At the end of a turn: sees now and then how long the own log takes.
+    pub(crate) fn ask_own_log<P: Protocol>(&mut self, now: Instant, tuning: &Tuning, effects: &mut Effects<P>)
+    where
+        Logged: Claim<P>,
+    {
+        let written = effects.last_persist();
+        if self.replica_count > 1 && self.log.asks(written, now, tuning) {
+            effects.send_after(written, Dest::One(self.me), Logged { point: written.0 }, None);
+        }
+    }
+
+    /// Tells the others now and then whom this replica reaches and how fast its disk is.
+    pub(crate) fn tell_condition<P: Protocol>(
+        &mut self,
+        now: Instant,
+        tuning: &Tuning,
+        effects: &mut Effects<P>,
+    ) where
+        Condition: Hint<P>,
+    {
+        if let Some(condition) = self.tell(now, tuning) {
+            effects.send(Dest::Others, condition, None);
+        }
     }
 
     /// The own condition, if it is time to tell it.

@@ -156,7 +156,7 @@ impl Multi {
             // An acknowledgement may have been lost.
             self.due.ack |= message.acked < self.accepted_upto;
             self.ask_to_fill(effects);
-            self.tell_condition(effects);
+            self.fitness.tell_condition(self.now, &self.tuning, effects);
         }
         if obeyed || message.ballot < self.promised {
             let reply = HeartbeatReply {

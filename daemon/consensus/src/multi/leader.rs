@@ -232,7 +232,7 @@ impl Multi {
             return;
         }
         self.send_heartbeats(effects);
-        self.tell_condition(effects);
+        self.fitness.tell_condition(self.now, &self.tuning, effects);
         self.consider_transfer(effects);
         self.timers.arm(Timer::Heartbeat, self.now + self.tuning.heartbeat_interval);
     }
