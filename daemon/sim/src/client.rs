@@ -17,7 +17,7 @@ mod record;
 
 use std::collections::VecDeque;
 
-use panch_consensus::protocol::ProtocolKind;
+use panch_consensus::protocol::{Order, ProtocolKind};
 use panch_replica::replica::Level;
 use panch_wire::command::{CommandError, CommandKind};
 use panch_wire::ids::GroupId;
@@ -25,11 +25,11 @@ use panch_wire::slots::group_of_key;
 
 pub use command::{Intent, Outcome, OwnedCommand, outcome_of};
 pub use direct::{Proposal, ScriptedBatch};
-use record::check_session;
+use record::{Moments, check_session};
 
 use crate::coverage::Coverage;
-use crate::invariant::Invariants;
-use crate::linear::register::{Answer, Bytes};
+use crate::invariant::{Invariants, order_of};
+use crate::linear::register::{Action, Answer, Bytes};
 use crate::linear::store::{History, ManyAction};
 use crate::queue::{MILLISECOND, Time};
 use crate::random::{Concern, Stream};
@@ -50,6 +50,8 @@ pub struct Request {
     pub command: OwnedCommand,
     /// How it wants to be served.
     pub level: Level,
+    /// Or with whatever the node has executed.
+    pub stale: bool,
 }
 
 /// What a client asks of the world.
@@ -76,6 +78,8 @@ struct Task {
     /// One, or all commands of a batch.
     parts: Vec<Part>,
     level: Level,
+    /// A read that is content with what some node has executed.
+    stale: bool,
     group: GroupId,
     invoked: Time,
     first_attempt: u64,
@@ -299,7 +303,11 @@ impl Clients {
         match outcome {
             Outcome::Answer(answer) => {
                 let task = client.task.as_mut().expect("the attempt is of the current task");
-                let invoked = task.invoked;
+                let kind = self.protocols.get(task.group.index());
+                let is_graph = kind.is_some_and(|kind| order_of(*kind) == Order::Graph);
+                // What a stale read shows was there at any moment before.
+                let invoked = if task.stale { 0 } else { task.invoked };
+                let moments = Moments { invoked, returned: now, is_one: !(task.stale && is_graph) };
                 let Some(part) = task.part(number) else { return Vec::new() };
                 check_session(&part.command, &answer, invariants);
                 if std::mem::replace(&mut part.answered, true) {
@@ -314,7 +322,7 @@ impl Clients {
                     let is_transaction = matches!(action, ManyAction::Transaction { .. });
                     coverage.transactions += u64::from(is_transaction && answer == Answer::Number(1));
                 }
-                self.record(now, index, invoked, &part, answer.clone(), invariants);
+                self.record(index, moments, &part, answer.clone(), invariants);
                 let client = &mut self.list[index];
                 client.on_opened(group, &part.command, &answer, coverage);
                 if !is_done {
@@ -488,7 +496,14 @@ impl Clients {
     ) -> Vec<Wish> {
         let client = &mut self.list[index];
         let first_attempt = client.attempt + 1;
-        client.task = Some(Task { parts, level, group, invoked: now, first_attempt, direct });
+        let is_shown = |part: &Part| {
+            matches!(part.intent, Some(Intent::One(Action::Get) | Intent::Many(ManyAction::Read(_))))
+        };
+        let stale = matches!(client.plan, Plan::Random(_))
+            && self.settings.stale_reads > 0
+            && parts.iter().all(is_shown)
+            && client.random.chance(self.settings.stale_reads);
+        client.task = Some(Task { parts, level, stale, group, invoked: now, first_attempt, direct });
         client.last = None;
         let twice = client.session.is_some() && client.random.chance(50_000);
         let mut wishes = self.attempt(index);
@@ -509,14 +524,15 @@ impl Clients {
         client.ticket += 1;
         client.resend = false;
         let task = client.task.as_ref().expect("an attempt is at a task");
-        let (attempt, node, group, level) = (client.attempt, client.node, task.group, task.level);
+        let (attempt, node, group) = (client.attempt, client.node, task.group);
+        let (level, stale) = (task.level, task.stale);
         let mut wishes: Vec<Wish> = match &task.direct {
             Some(to) => vec![Wish::Propose(Proposal::of(task, index, attempt, node, to.clone()))],
             None => task
                 .open_parts()
                 .map(|part| {
                     let command = part.command.clone();
-                    Wish::Send(Request { client: index, attempt, node, group, command, level })
+                    Wish::Send(Request { client: index, attempt, node, group, command, level, stale })
                 })
                 .collect(),
         };

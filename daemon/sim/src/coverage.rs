@@ -163,6 +163,8 @@ coverage! {
     held: true,
     /// Reads that did not go through the log.
     quorum_reads: true,
+    /// Reads of whatever a node had executed.
+    stale_reads: true,
     /// Commands answered as overdue.
     timeouts: true,
     /// Snapshots made.

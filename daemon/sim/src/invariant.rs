@@ -15,6 +15,7 @@ pub mod executed;
 pub mod ledger;
 pub mod linearizability;
 pub mod order;
+pub mod stale;
 pub mod visibility;
 
 use std::collections::BTreeSet;
@@ -104,6 +105,8 @@ pub struct Invariants {
     /// See the module.
     pub order: order::KeyOrder,
     /// See the module.
+    pub stale: stale::Stale,
+    /// See the module.
     pub visibility: visibility::Visibility,
     /// Nodes whose state a script has changed: they are to be found out.
     changed: BTreeSet<usize>,
@@ -124,6 +127,7 @@ impl Invariants {
             executed: executed::Executed::default(),
             exactly_once: exactly_once::ExactlyOnce::default(),
             order: order::KeyOrder::default(),
+            stale: stale::Stale::default(),
             visibility: visibility::Visibility::new(node_count),
             changed: BTreeSet::new(),
             suspended: false,

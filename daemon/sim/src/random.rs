@@ -32,7 +32,7 @@ pub enum Concern {
     Absence,
     /// Limits that nodes do not agree on, and how soon sessions expire.
     Limits,
-    /// Operations on several keys.
+    /// Operations on several keys, and stale reads.
     Families,
     /// How much links carry.
     Bandwidth,

@@ -74,6 +74,8 @@ pub struct ClientSettings {
     pub log_reads: u64,
     /// Of the other reads, in parts per million, those that are content with a lease.
     pub lease_reads: u64,
+    /// Reads of one key and MGETs, in parts per million, that are content with what the node has executed.
+    pub stale_reads: u64,
     /// The longest padding of a value.
     pub padding: u64,
     /// Keys that are only written, to make the state large.
@@ -209,6 +211,7 @@ impl Settings {
                 sessions: 500_000,
                 log_reads: 500_000,
                 lease_reads: 0,
+                stale_reads: 0,
                 padding: 0,
                 bulk_keys: 0,
                 direct: 0,
@@ -296,6 +299,7 @@ impl Settings {
             sessions: *random.pick(&[0, 500_000, 500_000, 1_000_000]),
             log_reads: *random.pick(&[0, 300_000, 1_000_000]),
             lease_reads: 0,
+            stale_reads: 0,
             padding: *random.pick(&[0, 0, 500, 3000]),
             bulk_keys: if random.chance(150_000) { random.range(20, 80) } else { 0 },
             direct: 0,
@@ -335,6 +339,7 @@ impl Settings {
         if narrow.chance(150_000) {
             settings.network.bandwidth = *narrow.pick(&[500_000, 2_000_000, 10_000_000]);
         }
+        settings.clients.stale_reads = *families.pick(&[0, 0, 200_000]);
         settings.replica.batch = BatchLimits {
             commands_max: random.range(1, 6) as usize,
             size_max: random.range(1, 4) as usize * PAGE_SIZE,

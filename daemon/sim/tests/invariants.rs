@@ -4,12 +4,16 @@ use panch_consensus::ballot::Ballot;
 use panch_consensus::protocol::{Counters, Status};
 use panch_replica::probe::Probe;
 use panch_replica::status::GroupStatus;
+use panch_sim::client::{Outcome, OwnedCommand};
 use panch_sim::inspect::{Attributes, Claim, Commitment, Fact, Round, Scope};
 use panch_sim::invariant::access::Access;
 use panch_sim::invariant::exactly_once::ExactlyOnce;
 use panch_sim::invariant::ledger::{Entry, Page, Vote};
+use panch_sim::invariant::stale::Stale;
 use panch_sim::invariant::{Decision, Held, Invariants, durability};
-use panch_sim::linear::register::Answer;
+use panch_sim::linear::register::{Action, Answer};
+use panch_sim::linear::store::ManyAction;
+use panch_wire::command::CommandError;
 use panch_wire::ids::{BatchId, GroupId, Position, REPLICAS_MAX, Slot};
 
 const GROUP: GroupId = GroupId(0);
@@ -381,4 +385,27 @@ fn sessions_are_answered_alike_and_lists_hold_nothing_twice() {
     assert!(answers.on_answer(1, 1, &Answer::Number(2)).is_err());
     assert_eq!(ExactlyOnce::check_list(b"l0", b"0.1;1.1;0.2;"), Ok(()));
     assert!(ExactlyOnce::check_list(b"l0", b"0.1;1.1;0.1;").is_err());
+}
+
+#[test]
+fn a_process_never_shows_what_it_has_replaced() {
+    let shown = |value: &str| Outcome::Answer(Answer::Value(Some(value.as_bytes().into())));
+    let both = |values: [Option<&str>; 2]| {
+        let values = values.map(|value| value.map(|value| value.as_bytes().into()));
+        Outcome::Answer(Answer::Values(values.to_vec()))
+    };
+    let get = OwnedCommand::of(b"a", &Action::Get);
+    let mget = OwnedCommand::of_many(&ManyAction::Read(vec![b"b".as_slice().into(), b"a".as_slice().into()]));
+    let mut stale = Stale::default();
+    let mut read =
+        |life, command: &OwnedCommand, outcome| stale.on_read((1, life), &command.borrow(), &outcome);
+    assert!(read(1, &get, Outcome::Answer(Answer::Value(None))).is_ok());
+    assert!(read(1, &get, shown("1")).is_ok());
+    assert!(read(1, &get, shown("1")).is_ok());
+    assert!(read(1, &get, shown("2")).is_ok());
+    assert!(read(1, &mget, both([Some("1"), None])).is_ok(), "another key, and a deletion");
+    assert!(read(1, &get, Outcome::Refused(CommandError::Unavailable)).is_ok());
+    assert!(read(1, &mget, both([Some("1"), Some("1")])).is_err());
+    // The next process may have executed less.
+    assert!(read(2, &get, shown("1")).is_ok());
 }

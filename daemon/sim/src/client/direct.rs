@@ -148,6 +148,7 @@ impl Clients {
         let task = Task {
             parts: parts.map(|(command, intent)| Part { command, intent, answered: false }).collect(),
             level: Level::Log,
+            stale: false,
             group: group.unwrap_or_default(),
             invoked: now,
             first_attempt: 1,

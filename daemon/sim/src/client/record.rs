@@ -4,9 +4,17 @@ use super::command::unpad;
 use super::{Clients, Intent, OwnedCommand, Part, Task};
 use crate::invariant::Invariants;
 use crate::invariant::exactly_once::ExactlyOnce;
-use crate::linear::register::{Answer, Bytes};
+use crate::linear::register::{Action, Answer, Bytes};
 use crate::linear::store::ManyAction;
 use crate::queue::Time;
+
+/// When an operation took effect: between these, all of it at one moment or each key at one of its own.
+#[derive(Clone, Copy)]
+pub(super) struct Moments {
+    pub(super) invoked: Time,
+    pub(super) returned: Time,
+    pub(super) is_one: bool,
+}
 
 /// A command of a session is always answered alike.
 pub(super) fn check_session(command: &OwnedCommand, answer: &Answer, invariants: &mut Invariants) {
@@ -35,9 +43,8 @@ impl Clients {
     /// A command was answered.
     pub(super) fn record(
         &mut self,
-        now: Time,
         index: usize,
-        invoked: Time,
+        moments: Moments,
         part: &Part,
         answer: Answer,
         invariants: &mut Invariants,
@@ -75,9 +82,20 @@ impl Clients {
             }
             other => other,
         };
-        match intent.trimmed() {
-            Intent::One(action) => self.history.push(key, invoked, Some(now), action, Some(answer)),
-            Intent::Many(action) => self.history.push_many(invoked, Some(now), action, Some(answer)),
+        let Moments { invoked, returned, is_one } = moments;
+        match (intent.trimmed(), answer) {
+            (Intent::One(action), answer) => {
+                self.history.push(key, invoked, Some(returned), action, Some(answer));
+            }
+            (Intent::Many(ManyAction::Read(keys)), Answer::Values(values)) if !is_one => {
+                for (key, value) in keys.iter().zip(values) {
+                    let answer = Answer::Value(value);
+                    self.history.push(key, invoked, Some(returned), Action::Get, Some(answer));
+                }
+            }
+            (Intent::Many(action), answer) => {
+                self.history.push_many(invoked, Some(returned), action, Some(answer));
+            }
         }
     }
 }

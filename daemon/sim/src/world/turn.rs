@@ -23,7 +23,7 @@ use super::node::{Input, Life, LogWrite, Node, State, Tag};
 use super::outbox::{Deed, Sent};
 use super::rejoin::Memory;
 use super::{Event, Letter, Shared, Verdict};
-use crate::client::Outcome;
+use crate::client::{Outcome, outcome_of};
 use crate::disk::{CrashKind, Disk, FileId, Name, Step};
 use crate::inspect::Said;
 use crate::invariant::ledger::Page;
@@ -89,6 +89,16 @@ impl Node {
                     life.deeds.peers[peer.index()] = life.core.peer_incarnation(peer);
                 }
                 Input::Disconnected(peer) => life.core.suspect(now, ReplicaId(peer as u8), &mut life.deeds),
+                Input::Request(request) if request.stale => {
+                    let token = address(request.client, request.attempt, 0);
+                    let command = request.command.borrow();
+                    let read = life.core.read_stale(request.group, &command, |reply, _| outcome_of(reply));
+                    let outcome = read.unwrap_or(Outcome::Refused(CommandError::Malformed));
+                    shared.coverage.stale_reads += 1;
+                    let result = shared.invariants.stale.on_read((self.index, self.life), &command, &outcome);
+                    shared.invariants.note("stale", result);
+                    self.answer(shared, token, outcome);
+                }
                 Input::Request(request) => {
                     let number = request.command.session.map_or(0, |header| header.number);
                     let token = address(request.client, request.attempt, number);
