@@ -8,7 +8,7 @@ use panch_wal::{Lsn, Wal};
 use panch_wire::batch::BatchWriter;
 use panch_wire::command::{Command, CommandKind};
 use panch_wire::frame::Frame;
-use panch_wire::ids::{BatchId, GroupId, Incarnation, ReplicaId, Slot};
+use panch_wire::ids::{BatchId, GroupId, Incarnation, REPLICAS_MAX, ReplicaId, ReplicaSet, Slot};
 use panch_wire::record::Fixed;
 use panch_wire::rule::{self, Rule};
 use panch_wire::time::{Duration, Instant};
@@ -69,6 +69,8 @@ pub(crate) struct Snapshots {
     superseded: Vec<Slot>,
     /// No peer gets a snapshot: the state may be wrong.
     withheld: bool,
+    /// The protocol may believe that a snapshot is on its way to these, and it is not.
+    refused: ReplicaSet,
     chunk: Vec<u8>,
 }
 
@@ -94,6 +96,7 @@ impl Snapshots {
             received: None,
             superseded: Vec::new(),
             withheld: false,
+            refused: ReplicaSet::default(),
             chunk: Vec::new(),
         }
     }
@@ -141,11 +144,13 @@ impl Snapshots {
         self.withheld = true;
         self.waiting.clear();
         self.sending.stop_all();
+        self.refused = ReplicaSet::first(REPLICAS_MAX);
     }
 
     /// `peer` can only be helped by a snapshot that covers `slot`.
     pub(crate) fn want(&mut self, now: Instant, peer: ReplicaId, slot: Slot) {
         if self.withheld {
+            self.refused.insert(peer);
             return;
         }
         match self.latest {
@@ -232,6 +237,9 @@ impl<P: Protocol> Replica<P> {
             around.out.snapshot_read(group, peer, file, offset, length);
         }
         while let Some(peer) = self.snapshots.sending.next_overdue(around.now) {
+            self.step(Event::SnapshotSent(peer, None), around);
+        }
+        for peer in std::mem::take(&mut self.snapshots.refused).iter() {
             self.step(Event::SnapshotSent(peer, None), around);
         }
         self.remove_superseded(around.out);
@@ -520,4 +528,24 @@ fn chunk_frame<O: Outbox>(
     let fits = writer.push(&command);
     assert!(fits, "the frame was taken large enough for this chunk");
     Some(writer.seal(BatchId { proposer: me, incarnation: Incarnation(0), counter: offset }).0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: ReplicaId = ReplicaId(1);
+
+    /// A protocol that hears nothing of it would wait for the end of the transfer for ever.
+    #[test]
+    fn whoever_gets_no_snapshot_because_none_leaves_is_reported() {
+        let limits = TransferLimits { window_max: 1 << 20, size_max: 1 << 30 };
+        let mut snapshots = Snapshots::new(1 << 20, limits);
+        snapshots.want(Instant(1), PEER, Slot(1));
+        assert!(snapshots.waiting.contains(&PEER) && !snapshots.refused.contains(PEER));
+        snapshots.withhold();
+        assert!(std::mem::take(&mut snapshots.refused).contains(PEER), "it waited");
+        snapshots.want(Instant(2), PEER, Slot(1));
+        assert!(snapshots.refused.contains(PEER), "it is refused");
+    }
 }
