@@ -2,7 +2,7 @@
 //!
 //! Reading guide: [`message`] and [`record`] (what is said and written down), `footprint` and `conflicts` (what a batch touches and depends on), `instance` (what is held
 //! of an instance), `leader` (the command leader), `accept` (the second phase), `acceptor`, `coordination` (the stages of what a replica does about an instance), `recovery`
-//! and `validate` (instances that nobody finishes), `catchup`, `loads` and `collect` (commits and snapshots for others, what leaves
+//! and `validate` (instances that nobody finishes), `catchup`, `chase`, `loads` and `collect` (commits and snapshots for others, what is asked for, what leaves
 //! memory), `reads` (quorum reads), `replay` (restarts), `rejoin` (coming back without a disk), [`crate::order::graph`] (the order of execution).
 //!
 //! ```text
@@ -55,6 +55,7 @@ use crate::rejoin::Horizon;
 mod accept;
 mod acceptor;
 mod catchup;
+mod chase;
 mod collect;
 mod conflicts;
 mod coordination;
@@ -77,6 +78,7 @@ pub use footprint::Footprint;
 pub use leader::component_bound;
 
 use catchup::Member;
+use chase::Chase;
 use coordination::Coordination;
 use instance::Instance;
 use loads::Loads;
@@ -170,6 +172,7 @@ pub struct Epaxos {
     /// Per row, the last number of what is being fetched.
     fetching: [Option<u64>; REPLICAS_MAX],
     fetch_turn: usize,
+    chase: Chase,
     /// What durable snapshots cover: the log may no longer hold it.
     covered: Frontier,
     reads: Reads,
@@ -232,6 +235,7 @@ impl Epaxos {
             return;
         }
         self.on_heard(from, &message);
+        self.note_namer(from, &message);
         if let Some(position) = message.position()
             && from != self.group.me
             && message.brings_batch()
@@ -318,6 +322,7 @@ impl Protocol for Epaxos {
             left_memory_at: past.executed.count(),
             fetching: Default::default(),
             fetch_turn: 0,
+            chase: Chase::default(),
             covered: past.executed.clone(),
             reads: Reads::new(past.incarnation),
             heartbeat_at: None,
@@ -371,6 +376,7 @@ impl Protocol for Epaxos {
         self.report_if_far(effects);
         self.check_waits(effects);
         self.serve_reads(effects);
+        self.chase(effects);
         self.pump(effects);
     }
 
@@ -378,7 +384,10 @@ impl Protocol for Epaxos {
         if self.wants_read_round() {
             return Some(Instant(0));
         }
-        [self.heartbeat_at, self.retry_at, self.reads.retry_at].into_iter().flatten().min()
+        [self.heartbeat_at, self.retry_at, self.reads.retry_at, self.chase.next_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn record_place(record: &Record) -> Option<Place> {

@@ -570,6 +570,8 @@ counters! {
     conflicts,
     /// Instances whose recovery this replica began.
     recovery_starts,
+    /// Questions for what others have not told in time and something waits for.
+    chased,
     /// Recoveries that found the instance committed.
     recovered_committed,
     /// Recoveries that found it accepted.

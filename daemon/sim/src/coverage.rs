@@ -283,6 +283,7 @@ fn expected(kind: ProtocolKind, mix: Mix, replica_count: usize) -> Vec<&'static 
             "slow_commits",
             "conflicts",
             "recovery_starts",
+            "chased",
             "recovered_committed",
             "recovered_accepted",
             "recovered_preaccepted",

@@ -175,6 +175,7 @@ impl Epaxos {
         if from == self.group.me {
             return;
         }
+        self.note_teller(from, position);
         if !noop {
             match body {
                 Some(frame) => self.learn(position, stamp, &frame),

@@ -180,7 +180,6 @@ impl Epaxos {
         for context in self.reads.asked.drain(..) {
             self.reads.waiting.push((context, target));
         }
-        self.fetch_for_read(from, &target, effects);
         self.serve_reads(effects);
     }
 
@@ -200,14 +199,10 @@ impl Epaxos {
         }
     }
 
-    /// What a read waits for is not going to be told by a command leader that is not heard: whoever knows of it is asked at once.
-    fn fetch_for_read(&mut self, from: ReplicaId, target: &Target, effects: &mut Effects<Self>) {
-        for row in 0..self.group.replica_count {
-            let (first, last) = (self.committed.upto(row as u8) + 1, target.number(row));
-            if from != self.group.me && first <= last && self.is_suspected(ReplicaId(row as u8)) {
-                self.fetch_from(from, row as u8, first, last, effects);
-            }
-        }
+    /// The numbers up to which the read that has waited longest needs everything to be executed.
+    pub(super) fn read_target(&self) -> Option<Numbers> {
+        let (_, target) = self.reads.waiting.first()?;
+        Some(std::array::from_fn(|row| target.number(row)))
     }
 
     /// Serves the reads that have waited long enough.

@@ -82,6 +82,17 @@ pub(crate) struct Node<P: Protocol> {
     clock: Clock,
     /// Does nothing till it goes on.
     paused: bool,
+    /// Since when it runs only for the second of these times out of each first.
+    stutters: Option<(Instant, Duration, Duration)>,
+}
+
+impl<P: Protocol> Node<P> {
+    /// When it next does anything, at `now` or later.
+    fn runs_at(&self, now: Instant) -> Instant {
+        let Some((since, period, runs)) = self.stutters else { return now };
+        let into = now.since(since).as_nanos() as u64 % period.as_nanos() as u64;
+        if into < runs.as_nanos() as u64 { now } else { now + (period - Duration::from_nanos(into)) }
+    }
 }
 
 /// Chances in percent and times of the random network and disk.
@@ -120,6 +131,10 @@ pub(crate) struct Cluster<P: Protocol> {
     sequence: u64,
     held: Vec<Packet<P>>,
     blocked: Vec<(u8, u8)>,
+    /// Messages from the first to the second take so much longer.
+    late: Vec<(u8, u8, Duration)>,
+    /// Messages from one replica to another so far.
+    pub(crate) message_count: u64,
     /// When the last message of a link arrives.
     links: Vec<Vec<Instant>>,
     pub(crate) agreement: Agreement,
@@ -148,6 +163,7 @@ impl<P: Protocol> Cluster<P> {
             disk_factor: 1,
             clock: Clock::default(),
             paused: false,
+            stutters: None,
         };
         let mut cluster = Self {
             now: Instant(1),
@@ -162,6 +178,8 @@ impl<P: Protocol> Cluster<P> {
             sequence: 0,
             held: Vec::new(),
             blocked: Vec::new(),
+            late: Vec::new(),
+            message_count: 0,
             links: vec![vec![Instant(0); replica_count.into()]; replica_count.into()],
             agreement: Agreement::default(),
             reads: BTreeMap::new(),
@@ -271,6 +289,11 @@ impl<P: Protocol> Cluster<P> {
         self.blocked.push((from, to));
     }
 
+    /// From now on messages between the two take so much longer, both ways.
+    pub(crate) fn delay_link(&mut self, one: u8, other: u8, by: Duration) {
+        self.late.extend([(one, other, by), (other, one, by)]);
+    }
+
     /// Cuts `id` off from everybody else.
     pub(crate) fn isolate(&mut self, id: u8) {
         for other in self.ids().filter(|other| *other != id) {
@@ -282,6 +305,8 @@ impl<P: Protocol> Cluster<P> {
     /// All links work again; filters and bad weather are gone.
     pub(crate) fn heal(&mut self) {
         self.blocked.clear();
+        self.late.clear();
+        self.nodes.iter_mut().for_each(|node| node.stutters = None);
         self.filter = None;
         self.weather = CALM;
     }
@@ -311,6 +336,11 @@ impl<P: Protocol> Cluster<P> {
     /// The replica does nothing, as a process that is stopped, till it goes on; its clock does.
     pub(crate) fn pause(&mut self, id: u8, paused: bool) {
         self.nodes[usize::from(id)].paused = paused;
+    }
+
+    /// The replica's process runs only so long out of every `period` from now on.
+    pub(crate) fn stutter(&mut self, id: u8, period: Duration, runs: Duration) {
+        self.nodes[usize::from(id)].stutters = Some((self.now, period, runs));
     }
 
     /// A message arrives now, past everything that keeps messages back.

@@ -3,7 +3,7 @@
 use panch_wire::time::Duration;
 
 use super::super::Epaxos;
-use crate::protocol::Tuning;
+use crate::protocol::{Protocol, Tuning};
 use crate::testing::cluster;
 
 type Cluster = cluster::Cluster<Epaxos>;
@@ -104,4 +104,84 @@ one_weak_disk_or_link! {
     one_weak_disk_or_link_of_five_slows_others_down_little 5,
     one_weak_disk_or_link_of_six_slows_others_down_little 6,
     one_weak_disk_or_link_of_seven_slows_others_down_little 7,
+}
+
+/// Both ends of a link that is cut, or late by so much, write one key and read.
+fn contended(replica_count: u8, by: Option<Duration>) -> (Times, Times) {
+    let mut cluster = Cluster::new(replica_count, 0, 1, Tuning::default());
+    cluster.run_for(500);
+    for id in 0..replica_count {
+        cluster.propose_keys(id, &[b"a"]).unwrap();
+    }
+    cluster.run_for(500);
+    match by {
+        Some(by) => cluster.delay_link(0, 1, by),
+        None => {
+            cluster.block(0, 1);
+            cluster.block(1, 0);
+        }
+    }
+    cluster.run_for(2_000);
+    let (mut reads, mut writes) = (Vec::new(), Vec::new());
+    for _ in 0..200 {
+        let _ = cluster.propose_keys(1, &[b"k"]);
+        cluster.run_for_duration(Duration::from_micros(300));
+        let batch = cluster.propose_keys(0, &[b"k"]).unwrap();
+        writes.push(wait(&mut cluster, |cluster| {
+            let place = cluster.agreement.decided.iter().find(|(_, value)| **value == Some(batch));
+            place.is_some_and(|(position, _)| cluster.executed(0).contains(*position))
+        }));
+        let _ = cluster.propose_keys(1, &[b"k"]);
+        cluster.run_for_duration(Duration::from_micros(300));
+        let served = cluster.reads_served;
+        cluster.read(0);
+        reads.push(wait(&mut cluster, |cluster| cluster.reads_served > served));
+        cluster.run_for(2);
+    }
+    (times(reads), times(writes))
+}
+
+/// What one end lacks of the other, others know.
+#[test]
+fn both_ends_of_a_weak_link_write_and_read_one_key_about_as_fast_as_ever() {
+    for replica_count in [3, 5] {
+        let usual = contended(replica_count, Some(Duration::ZERO));
+        for by in [
+            None,
+            Some(Duration::from_millis(20)),
+            Some(Duration::from_millis(60)),
+            Some(Duration::from_millis(120)),
+        ] {
+            let (reads, writes) = contended(replica_count, by);
+            let what = format!(
+                "n={replica_count} late by {by:?}: reads {reads:?} writes {writes:?}, usually {usual:?}"
+            );
+            println!("{what}");
+            assert!(reads.half <= 3 * usual.0.half && writes.half <= 3 * usual.1.half, "{what}");
+        }
+    }
+}
+
+/// While all is well, word of the command leaders comes before anybody asks for it.
+#[test]
+fn under_full_load_on_good_links_hardly_anything_is_asked_for() {
+    for replica_count in [3, 5] {
+        let mut cluster = Cluster::new(replica_count, 0, 1, Tuning::default());
+        cluster.run_for(500);
+        let (mut turn, messages) = (0u32, cluster.message_count);
+        for _ in 0..3_000 {
+            for id in 0..replica_count {
+                turn += 1;
+                let key = format!("{}", turn % 7);
+                let _ = cluster.propose_keys(id, &[key.as_bytes()]);
+                cluster.read(id);
+            }
+            cluster.run_for_duration(STEP);
+        }
+        cluster.run_for(1_000);
+        let (decided, messages) = (cluster.decided_count() as u64, cluster.message_count - messages);
+        let asked: u64 = cluster.ids().map(|id| cluster.protocol(id).counters().chased).sum();
+        println!("n={replica_count}: {decided} decided, {asked} asked for, {messages} messages");
+        assert!(asked * 50 <= decided, "{asked} of {decided}");
+    }
 }

@@ -144,6 +144,15 @@ impl Graph {
         }
     }
 
+    /// If the instance is committed and waits, what for: an instance that is not committed, or the last of those that are not known.
+    pub fn missing_for(&mut self, position: Position) -> Option<Position> {
+        let vertex = *self.places.get(&position)?;
+        match self.obstacle(vertex)? {
+            Obstacle::Unknown { row, upto } => Some(Position { row, number: upto }),
+            Obstacle::Uncommitted(other) => Some(self.vertices[other as usize].position),
+        }
+    }
+
     /// What keeps the vertex from being executed, as far as is known; `None` if it is to be tried.
     pub(super) fn obstacle(&mut self, vertex: VertexId) -> Option<Obstacle> {
         let mut at = vertex;

@@ -3,6 +3,7 @@
 use panch_wire::frame::Frame;
 use panch_wire::record::Fixed;
 use panch_wire::rule;
+use panch_wire::time::Duration;
 
 use super::{Cluster, Happening, Verdict};
 use crate::protocol::{Dest, Outgoing, Protocol};
@@ -58,6 +59,7 @@ impl<P: Protocol> Cluster<P> {
             self.schedule(self.now, Happening::Arrive(packet));
             return;
         }
+        self.message_count += 1;
         let mut bytes = Vec::new();
         message.encode_fixed(&mut bytes);
         let decoded = P::Message::decode_fixed(&bytes).expect("what is encoded can be decoded");
@@ -79,7 +81,9 @@ impl<P: Protocol> Cluster<P> {
         for _ in 0..copies {
             let slow = self.below(100) < self.weather.slow;
             let time = if slow { self.weather.slow_delay } else { self.weather.delay };
-            let mut at = self.now + self.random_time(time);
+            let late = self.late.iter().filter(|it| (it.0, it.1) == (from, to));
+            let late: Duration = late.map(|(.., by)| *by).sum();
+            let mut at = self.now + self.random_time(time) + late;
             if self.weather.fifo {
                 let link = &mut self.links[usize::from(from)][usize::from(to)];
                 *link = at.max(*link);

@@ -16,7 +16,8 @@ impl<P: Protocol> Cluster<P> {
     fn deadline(&self, id: u8) -> Option<Instant> {
         let node = &self.nodes[usize::from(id)];
         let life = node.life.as_ref().filter(|_| !node.paused)?;
-        life.protocol.deadline().map(|at| node.clock.when(at))
+        let at = life.protocol.deadline().map(|at| node.clock.when(at))?;
+        Some(node.runs_at(at.max(self.now)))
     }
 
     fn next_time(&self) -> Option<Instant> {
@@ -70,6 +71,11 @@ impl<P: Protocol> Cluster<P> {
         };
         if at.is_some_and(|id| self.nodes[usize::from(id)].paused) {
             self.schedule(self.now + Duration::from_millis(1), happening);
+            return;
+        }
+        let runs_at = at.map_or(self.now, |id| self.nodes[usize::from(id)].runs_at(self.now));
+        if runs_at > self.now {
+            self.schedule(runs_at, happening);
             return;
         }
         match happening {
