@@ -215,7 +215,9 @@ fn copy(mut from: TcpStream, mut to: TcpStream, first: &[u8], link: (usize, usiz
     }
     let _ = from.set_nodelay(true);
     let _ = to.set_nodelay(true);
-    while !state.is_over() {
+    // What was said before the end of a stream arrives before the end.
+    let mut has_ended = false;
+    while !state.is_over() && !(has_ended && delayed.due().is_none()) {
         if state.is_cut(link) {
             std::thread::sleep(PAUSE);
             continue;
@@ -229,13 +231,13 @@ fn copy(mut from: TcpStream, mut to: TcpStream, first: &[u8], link: (usize, usiz
             continue;
         }
         let patience = delayed.due().map_or(PATIENCE, |due| due.duration_since(now).min(PATIENCE));
-        if delayed.size >= ON_THE_WAY_MAX {
+        if has_ended || delayed.size >= ON_THE_WAY_MAX {
             std::thread::sleep(patience);
             continue;
         }
         let _ = from.set_read_timeout(Some(patience.max(Duration::from_micros(100))));
         match from.read(&mut buffer) {
-            Ok(0) => break,
+            Ok(0) => has_ended = true,
             // What was read while the link was cut waits like everything behind it.
             Ok(count) if delayed.size == 0 && state.quality(link).is_perfect() && !state.is_cut(link) => {
                 if to.write_all(&buffer[..count]).is_err() {
@@ -246,6 +248,11 @@ fn copy(mut from: TcpStream, mut to: TcpStream, first: &[u8], link: (usize, usiz
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
             Err(_) => break,
         }
+    }
+    if has_ended && delayed.due().is_none() {
+        // The other direction may have something to say yet.
+        let _ = to.shutdown(Shutdown::Write);
+        return;
     }
     let _ = from.shutdown(Shutdown::Both);
     let _ = to.shutdown(Shutdown::Both);
