@@ -134,7 +134,9 @@ fn pretend_upgrade(cluster: &Cluster, id: usize) {
     let path = cluster.data_dir(id).join("identity");
     let text = std::fs::read_to_string(&path).expect("the identity");
     let kept = text.lines().filter(|line| {
-        !["format", "founders", "life", "checksum"].iter().any(|word| line.starts_with(&format!("{word} ")))
+        !["format", "founders", "founding", "life", "checksum"]
+            .iter()
+            .any(|word| line.starts_with(&format!("{word} ")))
     });
     let body = kept.fold("format 3\n".to_owned(), |body, line| body + line + "\n");
     let sum = panch_wire::checksum::checksum(body.as_bytes());
@@ -142,24 +144,18 @@ fn pretend_upgrade(cluster: &Cluster, id: usize) {
 }
 
 #[test]
-fn after_an_upgrade_votes_count_as_lost_if_they_need_not_have_been_synced_and_the_log_does_not_say_so() {
+fn after_an_upgrade_votes_count_as_lost_if_the_log_does_not_say_that_they_were_synced() {
     let settings = settings("multi");
     let node = format!("{}durability = \"periodic\"\n", settings.node);
     let mut cluster = Cluster::start(Settings { node, ..settings });
     let load = Load::start(&cluster, LoadOptions { threads: 3, ..LoadOptions::default() });
     let text = "did not write down how it ended";
-    for (id, is_in_order) in [(3, true), (2, false)] {
-        load.wait_for_writes(50);
-        if is_in_order {
-            cluster.stop(id, PATIENCE);
-        } else {
-            cluster.kill(id);
-        }
-        pretend_upgrade(&cluster, id);
-        cluster.start_node(id);
-        assert_eq!(cluster.errors(id).contains(text), !is_in_order, "{}", cluster.errors(id));
-        cluster.wait_member(id);
-    }
+    load.wait_for_writes(50);
+    cluster.kill(2);
+    pretend_upgrade(&cluster, 2);
+    cluster.start_node(2);
+    assert!(cluster.errors(2).contains(text), "{}", cluster.errors(2));
+    cluster.wait_member(2);
     let outcome = load.stop();
     outcome.check(&cluster);
     cluster.assert_same_state();
