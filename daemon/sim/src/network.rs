@@ -295,8 +295,8 @@ impl Network {
         }
         let link = self.link(from, to);
         let mut left = now;
-        if settings.bandwidth > 0 {
-            left = left.max(link.free_at) + size as Time * SECOND / settings.bandwidth;
+        if let Some(takes) = (size as Time * SECOND).checked_div(settings.bandwidth) {
+            left = left.max(link.free_at) + takes;
             link.free_at = left;
         }
         let mut at = left + latency + link.slowness;

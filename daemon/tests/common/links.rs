@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use panch_wire::peer::Hello;
@@ -25,8 +25,7 @@ const ON_THE_WAY_MAX: usize = 4 << 20;
 struct State {
     /// Directions that stand still: from, to.
     cut: Mutex<BTreeSet<(usize, usize)>>,
-    /// What all links are like, and those that are otherwise.
-    quality: Mutex<(Quality, BTreeMap<(usize, usize), Quality>)>,
+    qualities: Mutex<Qualities>,
     over: AtomicBool,
 }
 
@@ -37,6 +36,21 @@ struct Quality {
     delay: Duration,
     /// Bytes per second of each stream; 0: as many as go.
     bandwidth: u64,
+}
+
+/// What all links are like, and those that are otherwise.
+#[derive(Default)]
+struct Qualities {
+    everywhere: Quality,
+    links: BTreeMap<(usize, usize), Quality>,
+}
+
+impl Qualities {
+    fn both_ways(&mut self, one: usize, other: usize, change: impl Fn(&mut Quality)) {
+        for link in [(one, other), (other, one)] {
+            change(self.links.entry(link).or_insert(self.everywhere));
+        }
+    }
 }
 
 impl Quality {
@@ -51,12 +65,12 @@ impl State {
     }
 
     fn quality(&self, link: (usize, usize)) -> Quality {
-        let (everywhere, links) = &*self.quality.lock().expect("no holder panics");
-        links.get(&link).copied().unwrap_or(*everywhere)
+        let qualities = self.qualities();
+        qualities.links.get(&link).copied().unwrap_or(qualities.everywhere)
     }
 
-    fn change(&self, change: impl Fn(&mut (Quality, BTreeMap<(usize, usize), Quality>))) {
-        change(&mut self.quality.lock().expect("no holder panics"));
+    fn qualities(&self) -> MutexGuard<'_, Qualities> {
+        self.qualities.lock().expect("no holder panics")
     }
 
     fn is_over(&self) -> bool {
@@ -104,36 +118,28 @@ impl Links {
 
     /// From now on everything takes that long, one way.
     pub fn delay(&self, one_way: Duration) {
-        self.state.change(|(everywhere, _)| everywhere.delay = one_way);
+        self.state.qualities().everywhere.delay = one_way;
     }
 
     /// From now on what two nodes say to each other takes that long, one way.
     pub fn delay_between(&self, one: usize, other: usize, one_way: Duration) {
-        self.state.change(|(everywhere, links)| {
-            for link in [(one, other), (other, one)] {
-                links.entry(link).or_insert(*everywhere).delay = one_way;
-            }
-        });
+        self.state.qualities().both_ways(one, other, |quality| quality.delay = one_way);
     }
 
     /// From now on no more than so many bytes per second go through each direction of a stream.
     pub fn narrow(&self, bytes_per_second: u64) {
-        self.state.change(|(everywhere, _)| everywhere.bandwidth = bytes_per_second);
+        self.state.qualities().everywhere.bandwidth = bytes_per_second;
     }
 
     /// From now on no more than that goes through each direction of a stream between two nodes.
     pub fn narrow_between(&self, one: usize, other: usize, bytes_per_second: u64) {
-        self.state.change(|(everywhere, links)| {
-            for link in [(one, other), (other, one)] {
-                links.entry(link).or_insert(*everywhere).bandwidth = bytes_per_second;
-            }
-        });
+        self.state.qualities().both_ways(one, other, |quality| quality.bandwidth = bytes_per_second);
     }
 
     /// Everything goes its way again, at once.
     pub fn heal(&self) {
         self.state.cut.lock().expect("no holder panics").clear();
-        self.state.change(|quality| *quality = Default::default());
+        *self.state.qualities() = Qualities::default();
     }
 }
 
@@ -217,7 +223,7 @@ fn copy(mut from: TcpStream, mut to: TcpStream, first: &[u8], link: (usize, usiz
     let _ = to.set_nodelay(true);
     // What was said before the end of a stream arrives before the end.
     let mut has_ended = false;
-    while !state.is_over() && !(has_ended && delayed.due().is_none()) {
+    while !state.is_over() && (!has_ended || delayed.due().is_some()) {
         if state.is_cut(link) {
             std::thread::sleep(PAUSE);
             continue;
