@@ -47,6 +47,10 @@ use stop::Stopping;
 
 /// A listener that ran out of descriptors tries again after this.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// A port that is in use is tried again after this, so often in all: the kernel gives the ring of a process that was killed up, and
+/// with it the port, a moment after the process has ended.
+const PORT_RETRY: std::time::Duration = std::time::Duration::from_millis(50);
+const PORT_TRIES: u32 = 40;
 /// What a core publishes about itself is at most this old while it works.
 const REPORT_EVERY: Duration = Duration::from_millis(50);
 /// A client that has vanished is noticed within two minutes, so that its descriptor comes back.
@@ -411,8 +415,18 @@ fn open_listener(
     reuse_port: bool,
 ) -> Result<OwnedFd, CoreFault> {
     let options = ListenOptions { reuse_port, liveness: Some(liveness), ..ListenOptions::default() };
-    socket::listen(address, options)
-        .map_err(|error| CoreFault::Io { what: format!("cannot listen for {what} on {address}"), error })
+    let mut tries = PORT_TRIES;
+    loop {
+        let error = match socket::listen(address, options) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => error,
+        };
+        tries -= 1;
+        if error.kind() != io::ErrorKind::AddrInUse || tries == 0 {
+            return Err(CoreFault::Io { what: format!("cannot listen for {what} on {address}"), error });
+        }
+        std::thread::sleep(PORT_RETRY);
+    }
 }
 
 /// A listener for other nodes, for the time before the cores run. All ports must be free.
