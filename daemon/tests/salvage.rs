@@ -210,7 +210,8 @@ fn epaxos_comes_back_after_all_nodes_have_lost_their_power() {
 /// The one that is left has every write that it has executed: here all, since nothing was under way.
 #[test]
 fn what_one_of_three_disks_holds_becomes_a_new_cluster() {
-    for protocol in ["multi", "basic", "fast", "epaxos"] {
+    // One whose slots are in order, and one whose instances are not: the others begin as the first does.
+    for protocol in ["multi", "epaxos"] {
         let mut cluster = Cluster::start(settings(protocol, "sync"));
         write(&cluster);
         cluster.assert_same_state();

@@ -11,7 +11,7 @@ mutants! {
         IncarnationDurable, PromiseRestated, RecycleAfterSnapshot, RejoinAsksEverybody, RejoinMute,
         RejoinKeepsBallot, RejoinDurable, PeriodicPowerRejoins, FoundingAsksEverybody, FoundingAsksTwice,
         FoundersAreNamed, FoundingsDoNotMix, FoundedWithState, PeerLifeRemembered, PeerLogEndRemembered,
-        LogKeptForTransfers,
+        LogKeptForTransfers, DecisionsCompared,
     ];
     random {
         random_schedules_notice_too: 400 of random::run, [
