@@ -129,38 +129,6 @@ fn a_node_whose_log_is_in_memory_comes_back_by_itself() {
     cluster.assert_same_state();
 }
 
-/// As if a node that does not run had run with a version that did not write down how its lives began and ended.
-fn pretend_upgrade(cluster: &Cluster, id: usize) {
-    let path = cluster.data_dir(id).join("identity");
-    let text = std::fs::read_to_string(&path).expect("the identity");
-    let kept = text.lines().filter(|line| {
-        !["format", "founders", "founding", "life", "checksum"]
-            .iter()
-            .any(|word| line.starts_with(&format!("{word} ")))
-    });
-    let body = kept.fold("format 3\n".to_owned(), |body, line| body + line + "\n");
-    let sum = panch_wire::checksum::checksum(body.as_bytes());
-    std::fs::write(path, format!("{body}checksum {sum:#018x}\n")).expect("written");
-}
-
-#[test]
-fn after_an_upgrade_votes_count_as_lost_if_the_log_does_not_say_that_they_were_synced() {
-    let settings = settings("multi");
-    let node = format!("{}durability = \"periodic\"\n", settings.node);
-    let mut cluster = Cluster::start(Settings { node, ..settings });
-    let load = Load::start(&cluster, LoadOptions { threads: 3, ..LoadOptions::default() });
-    let text = "did not write down how it ended";
-    load.wait_for_writes(50);
-    cluster.kill(2);
-    pretend_upgrade(&cluster, 2);
-    cluster.start_node(2);
-    assert!(cluster.errors(2).contains(text), "{}", cluster.errors(2));
-    cluster.wait_member(2);
-    let outcome = load.stop();
-    outcome.check(&cluster);
-    cluster.assert_same_state();
-}
-
 /// As if the machine of a node that does not run had been started anew.
 fn pretend_reboot(cluster: &Cluster, id: usize) {
     let path = cluster.data_dir(id).join("identity");

@@ -32,11 +32,10 @@ const LOCK: &str = "lock";
 const FORMAT: u64 = 6;
 /// The layout before, which is converted: the other small files need not have been there from the beginning.
 const FORMAT_WITHOUT_FILES: u64 = 5;
-/// Earlier layouts, which are converted: they did not say what the cluster began with, nor with whom it was founded.
+/// An earlier layout, which is converted: it did not say what the cluster began with.
 const FORMAT_WITHOUT_FOUNDING: u64 = 4;
-const FORMAT_WITHOUT_FOUNDERS: u64 = 3;
-/// What the file started with in the layouts before, of which the first had no number.
-const EARLIER: [&str; 2] = ["cluster ", "format 2\n"];
+/// What the file started with in the layouts before, of which the first had no number. The logs beside them cannot be read either.
+const EARLIER: [&str; 3] = ["cluster ", "format 2\n", "format 3\n"];
 /// How many of its files a data directory may have and still be called empty.
 /// A crash while the first identity was written leaves the second, a file system on a disk of its own has the third.
 const OWN_FILES: [&str; 3] = [LOCK, "identity.new", "lost+found"];
@@ -236,8 +235,6 @@ pub(crate) struct DataDir {
     pub(crate) peers: PeerMemory,
     /// The node comes back because it has lost the votes that were not on stable storage, with the power.
     pub(crate) has_lost_votes: bool,
-    /// A version has run that did not write down how the lives of the node began and ended.
-    pub(crate) is_past_unknown: bool,
     /// The key of this life.
     pub(crate) key: LifeKey,
     /// The lives that others can have heard of; this one once it is noted.
@@ -323,7 +320,6 @@ impl DataDir {
             identity,
             peers,
             has_lost_votes,
-            is_past_unknown: has_run && format <= FORMAT_WITHOUT_FOUNDERS,
             key,
             lives,
             is_named: AtomicBool::new(false),
@@ -367,13 +363,6 @@ impl DataDir {
         self.identity.founders = founders;
         self.peers.set_founders(founders);
         Ok(())
-    }
-
-    /// It turns out that the last votes may be lost, before [`DataDir::enter`].
-    pub(crate) fn lose_votes(&mut self) {
-        self.has_lost_votes = true;
-        self.identity.rejoining = true;
-        self.rejoining_cores = AtomicUsize::new(self.identity.cores);
     }
 
     /// All cores have opened, and the node is about to run: its incarnation is durable when this returns, and the files that it
@@ -568,13 +557,10 @@ fn render(identity: &Identity, format: u64) -> String {
         identity.log,
         if identity.rejoining { REJOINING } else { MEMBER },
     );
-    if format > FORMAT_WITHOUT_FOUNDERS {
-        let Life { is_unsynced, boot, is_closed } = identity.life;
-        let (votes, end) =
-            (if is_unsynced { UNSYNCED } else { SYNCED }, if is_closed { CLOSED } else { OPEN });
-        body += &format!("founders {}\n", render_founders(&identity.founders));
-        body += &format!("life {votes} {boot:#018x} {end}\n");
-    }
+    let Life { is_unsynced, boot, is_closed } = identity.life;
+    let (votes, end) = (if is_unsynced { UNSYNCED } else { SYNCED }, if is_closed { CLOSED } else { OPEN });
+    body += &format!("founders {}\n", render_founders(&identity.founders));
+    body += &format!("life {votes} {boot:#018x} {end}\n");
     if format > FORMAT_WITHOUT_FOUNDING {
         let Founding { name, above } = identity.founding;
         body += &format!("founding {name:#018x} above {}\n", above.0);
@@ -639,7 +625,7 @@ fn parse(text: &str) -> Result<(Identity, u64), usize> {
         number.ok_or(index + 1)
     };
     let format = number(0, "format")?;
-    if !(FORMAT_WITHOUT_FOUNDERS..=FORMAT).contains(&format) {
+    if !(FORMAT_WITHOUT_FOUNDING..=FORMAT).contains(&format) {
         return Err(1);
     }
     let node = u8::try_from(number(2, "node")?).ok().and_then(|node| node.checked_sub(1)).ok_or(3usize)?;
@@ -648,12 +634,8 @@ fn parse(text: &str) -> Result<(Identity, u64), usize> {
         MEMBER => false,
         _ => return Err(9),
     };
-    let (founders, life) = if format > FORMAT_WITHOUT_FOUNDERS {
-        let founders = parse_founders(line(9, "founders")?).ok_or(10usize)?;
-        (founders, parse_life(line(10, "life")?).ok_or(11usize)?)
-    } else {
-        Default::default()
-    };
+    let founders = parse_founders(line(9, "founders")?).ok_or(10usize)?;
+    let life = parse_life(line(10, "life")?).ok_or(11usize)?;
     let founding = if format > FORMAT_WITHOUT_FOUNDING {
         parse_founding(line(11, "founding")?).ok_or(12usize)?
     } else {

@@ -206,13 +206,6 @@ impl Node {
         }
         let node_count = options.members.len();
         let mut data = DataDir::open(&options.data_dir, &wanted, options.loss, node_count == 1)?;
-        if data.is_past_unknown
-            && wanted.life.is_unsynced
-            && node_count > 1
-            && !are_logs_attested(&options, &data)?
-        {
-            data.lose_votes();
-        }
         if data.has_lost_votes {
             say_what_is_lost(&options);
         }
@@ -332,30 +325,11 @@ fn say_what_is_lost(options: &NodeOptions) {
         ));
     } else {
         say(format_args!(
-            "node {node} was not stopped in order before its machine, and ran with durability = \"periodic\" (or with a version that \
-             did not write down how it ended): it may have forgotten its last votes, and comes back as a node that has lost its disk. \
-             Until all other nodes have answered it serves nothing but stale reads. If another one lost its power at the same time, no \
-             node can tell what the two have decided together last"
+            "node {node} was not stopped in order before its machine, and ran with durability = \"periodic\": it may have forgotten \
+             its last votes, and comes back as a node that has lost its disk. Until all other nodes have answered it serves nothing but stale \
+             reads. If another one lost its power at the same time, no node can tell what the two have decided together last"
         ));
     }
-}
-
-/// Whether the logs of all cores say at their end that all of them is on stable storage. Of those that cannot be read, the start
-/// says more.
-fn are_logs_attested(options: &NodeOptions, data: &DataDir) -> Result<bool, NodeFault> {
-    let pool = FramePool::new(options.frame_pool_size);
-    for core in 0..options.cpus.len() {
-        let path = data.path.join(format!("core-{core}"));
-        let fault = |error| NodeFault::Directory { path: path.clone(), error };
-        let directory = CoreDirectory::open(&data.path, core).map_err(fault)?;
-        let Ok(inventory) = directory.inventory().map_err(fault)? else { continue };
-        let identity = data.identity.log ^ core as u64;
-        let recovered = recover(&mut directory.segments(), identity, inventory.as_ref(), &pool, |_| {});
-        if recovered.is_ok_and(|recovered| !recovered.is_attested()) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// A log in memory begins empty. One on the disk would be given up, and would be out of date if it were used later.

@@ -86,11 +86,6 @@ pub struct Recovered {
 }
 
 impl Recovered {
-    /// Whether the log itself says that all its records are on stable storage, as it does after an orderly end.
-    pub fn is_attested(&self) -> bool {
-        self.tail.last_record <= self.tail.stated
-    }
-
     /// Takes out the prepared segments that have another size than `segment_size`, with all after them. They hold nothing.
     /// The caller strikes the last of these, which is the lowest, from the inventory, and then removes the files in the
     /// order given, from the highest down: so a crash leaves no gap.

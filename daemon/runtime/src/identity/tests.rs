@@ -261,15 +261,13 @@ fn what_the_nodes_were_at_the_founding_is_kept_and_the_layout_before_is_converte
     drop(data);
     let identity = open(dir.path(), &wanted()).unwrap().identity;
     assert_eq!(identity.founders, founders);
-    for format in [FORMAT_WITHOUT_FILES, FORMAT_WITHOUT_FOUNDING, FORMAT_WITHOUT_FOUNDERS] {
+    for format in [FORMAT_WITHOUT_FILES, FORMAT_WITHOUT_FOUNDING] {
         fs::write(dir.path().join(FILE), render(&identity, format)).unwrap();
         for name in ["peers", "starts"] {
             fs::remove_file(dir.path().join(name)).unwrap();
         }
         let converted = run(dir.path(), &wanted()).identity.clone();
-        let founders =
-            if format == FORMAT_WITHOUT_FOUNDERS { Founders::default() } else { identity.founders };
-        assert_eq!((converted.founders, converted.log), (founders, identity.log));
+        assert_eq!((converted.founders, converted.log), (identity.founders, identity.log));
         assert!(fs::read_to_string(dir.path().join(FILE)).unwrap().starts_with("format 6\n"));
     }
 }
