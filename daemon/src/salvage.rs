@@ -47,7 +47,8 @@ fn describe(found: &Salvage, config: &Config, arguments: &SalvageArgs) -> String
         text,
         "\nThe file of another node has more of a group if there more is decided, or as much and more executed; at equal positions the digests
 must be equal. May be lost: everything that was acknowledged after the furthest of these positions, that is, what only nodes have
-whose directories are lost or were not synced when their power failed. What is here and was not known to be decided takes effect now.
+whose directories are lost or were not synced when their power failed, and, of the last moments, what another file has than the one
+that counts. What is here and was not known to be decided takes effect now.
 
 1. Do the same on every other node whose data directory is left, and copy all the files to every node.
 2. On every node, move the data directory away (and keep it until all is well):

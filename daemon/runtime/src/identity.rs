@@ -292,11 +292,17 @@ impl DataDir {
         }
         let is_complete = has_run && format > FORMAT_WITHOUT_FILES && !alone;
         let gone = if is_complete { file_gone(path, identity.cores).map_err(at(path))? } else { None };
-        if loss == Loss::OfDisk && has_run && !identity.rejoining && gone.is_none() {
+        let lacks_files = gone.is_some();
+        if loss == Loss::OfDisk && has_run && !identity.rejoining && !lacks_files {
             return Err(IdentityFault::NotEmpty(path.to_path_buf()));
         }
         if let Some(file) = gone.filter(|_| loss == Loss::None && !identity.rejoining) {
             return Err(IdentityFault::Gone(file));
+        }
+        if lacks_files && !identity.rejoining {
+            // Before any file is made anew: a start that fails later must not leave a directory that looks whole, and votes.
+            identity.rejoining = true;
+            replace(path, FILE, &render(&identity, FORMAT)).map_err(at(&file))?;
         }
         let Life { is_unsynced, boot, .. } = wanted.life;
         let has_lost_votes = has_run && identity.life.has_lost_votes(boot);

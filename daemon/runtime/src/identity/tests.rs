@@ -323,3 +323,17 @@ fn foreign_changed_and_damaged_directories_are_refused_with_the_reason() {
         assert!(open(wanted()).is_err(), "flip at {at}");
     }
 }
+
+#[test]
+fn a_directory_without_a_small_file_does_not_vote_after_a_start_that_was_to_rejoin_and_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(run(dir.path(), &wanted()));
+    let peers = dir.path().join("peers");
+    let kept = fs::read(&peers).unwrap();
+    fs::remove_file(&peers).unwrap();
+    assert!(matches!(open(dir.path(), &wanted()).map(drop), Err(IdentityFault::Gone(_))));
+    drop(DataDir::open(dir.path(), &wanted(), Loss::OfDisk, false).unwrap());
+    // It failed after the file was made anew.
+    fs::write(&peers, kept).unwrap();
+    assert!(open(dir.path(), &wanted()).unwrap().identity.rejoining);
+}
