@@ -1,11 +1,9 @@
 //! First starts: a cluster is founded once, by nodes that are all new, and never beside one that has data.
 
-mod common;
-
 use std::fs;
 use std::time::{Duration, Instant};
 
-use common::{Cluster, Settings, eventually};
+use crate::common::{Cluster, Settings, eventually};
 use redis::cmd;
 
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,13 +1,11 @@
 //! What replies say of where a command was committed, end to end, on nodes with two cores: half of the commands are
 //! answered by another core than the client's.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::session::{Answered, SessionClient};
-use common::{Cluster, Settings, eventually};
+use crate::common::session::{Answered, SessionClient};
+use crate::common::{Cluster, Settings, eventually};
 use panch_wire::client::{Commit, ReadLevel};
 use panch_wire::command::CommandKind;
 

@@ -1,14 +1,12 @@
 //! The way back when a majority of the nodes has lost its disks or its last votes: what is left becomes a new cluster, by the commands that the
 //! nodes print.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use common::{Cluster, Settings, eventually};
+use crate::common::{Cluster, Settings, eventually};
 use redis::cmd;
 
 const PATIENCE: Duration = Duration::from_secs(40);

@@ -5,13 +5,7 @@
 //!   So nodes are started on the test's own thread only.
 //! * When a test fails, the tail of every node's standard error is part of its output.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    missing_docs,
-    unused_imports,
-    reason = "every test file uses a part of this"
-)]
+#![allow(unreachable_pub, reason = "all of it is for the files beside it")]
 
 pub mod cluster;
 pub mod direct;

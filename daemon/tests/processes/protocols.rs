@@ -3,11 +3,9 @@
 //!
 //! `PANCH_KILLS` sets how often a node is killed (20).
 
-mod common;
-
 use std::time::Duration;
 
-use common::{Cluster, Dice, Load, LoadOptions, Settings};
+use crate::common::{Cluster, Dice, Load, LoadOptions, Settings};
 
 const FROZEN_FOR: Duration = Duration::from_secs(5);
 const CUT_FOR: Duration = Duration::from_secs(3);

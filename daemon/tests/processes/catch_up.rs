@@ -2,13 +2,11 @@
 //!
 //! `PANCH_STATE_MB` says how large the state is, in megabytes (20). One line per protocol with the time it took.
 
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Cluster, Settings, eventually};
+use crate::common::{Cluster, Settings, eventually};
 use redis::cmd;
 
 /// One way.

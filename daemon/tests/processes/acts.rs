@@ -8,14 +8,12 @@
 //! `PANCH_ACTS` sets how many acts each protocol lives through (8: each once), or which (`Kill,Restore`); `PANCH_SEED` in which order,
 //! and to whom.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Cluster, Dice, Load, LoadOptions, Settings, eventually};
+use crate::common::{Cluster, Dice, Load, LoadOptions, Settings, eventually};
 use redis::cmd;
 
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,15 +1,13 @@
 //! Fast Paxos with clients that propose their own batches straight to the acceptors: every command takes effect once, whoever
 //! dies, and what is no sound proposal is refused and harms nobody.
 
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::direct::{DirectClient, Link, REQUESTS, propose, seal};
-use common::session::{Answered, SessionClient};
-use common::{Cluster, Dice, Settings, eventually};
+use crate::common::direct::{DirectClient, Link, REQUESTS, propose, seal};
+use crate::common::session::{Answered, SessionClient};
+use crate::common::{Cluster, Dice, Settings, eventually};
 use panch_wire::command::{Command, CommandError, CommandKind, SessionHeader};
 use panch_wire::ids::GroupId;
 

@@ -4,14 +4,12 @@
 //! It measures times, so it runs only when it is asked for, on a machine that does nothing else: `PANCH_WEAK_SECONDS` sets how long each
 //! weakness lasts, and `PANCH_NODES` in how large a cluster (3). One line per weakness with medians before and while it lasts.
 
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use common::{Cluster, Settings};
+use crate::common::{Cluster, Settings};
 use redis::cmd;
 
 /// What waits for a timer waits longer than this: the shortest is a Fast Paxos round that is given up, 50 ms. Less proves nothing on a

@@ -39,7 +39,6 @@ pub struct Shaken {
     pub raw: Raw,
     pub refusal: Option<RefusalCode>,
     pub known: Incarnation,
-    pub text: String,
 }
 
 /// Says hello to a node and proves it with `proof`, as far as it lets one.
@@ -60,8 +59,8 @@ pub fn shake(port: u16, hello: &Hello, proof: &Proof, secret: Option<&Secret>) -
     }
     loop {
         if let Some((reply, _)) = HelloReply::parse(&answer).expect("an answer") {
-            let (refusal, known, text) = (reply.refusal, reply.known, reply.text.to_owned());
-            return Shaken { raw, refusal, known, text };
+            let (refusal, known) = (reply.refusal, reply.known);
+            return Shaken { raw, refusal, known };
         }
         let mut byte = [0];
         raw.stream.read_exact(&mut byte).expect("the answer to the proof");

@@ -1,16 +1,14 @@
 //! Starts that must not succeed, and those that must although something is wrong: the exit code tells a supervisor
 //! whether to try again (74) or not (78), the text tells a person what to do.
 
-mod common;
-
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::cluster::launch;
-use common::{Cluster, Dice, Load, LoadOptions, Settings, eventually};
+use crate::common::cluster::launch;
+use crate::common::{Cluster, Dice, Load, LoadOptions, Settings, eventually};
 use redis::cmd;
 
 /// The environment failed.

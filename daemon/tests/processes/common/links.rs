@@ -126,12 +126,7 @@ impl Links {
         self.state.qualities().both_ways(one, other, |quality| quality.delay = one_way);
     }
 
-    /// From now on no more than so many bytes per second go through each direction of a stream.
-    pub fn narrow(&self, bytes_per_second: u64) {
-        self.state.qualities().everywhere.bandwidth = bytes_per_second;
-    }
-
-    /// From now on no more than that goes through each direction of a stream between two nodes.
+    /// From now on no more bytes per second than that go through each direction of a stream between two nodes.
     pub fn narrow_between(&self, one: usize, other: usize, bytes_per_second: u64) {
         self.state.qualities().both_ways(one, other, |quality| quality.bandwidth = bytes_per_second);
     }

@@ -1,10 +1,8 @@
 //! Nodes that are asked to stop, that freeze, and that come back after a long time.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{Cluster, Load, LoadOptions, Raw, Settings, eventually};
+use crate::common::{Cluster, Load, LoadOptions, Raw, Settings, eventually};
 use redis::cmd;
 
 #[test]

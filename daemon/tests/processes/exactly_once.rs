@@ -1,15 +1,13 @@
 //! Exactly-once, end to end: native clients with sessions count on shared counters and ask any node again whenever an
 //! answer is late, while nodes are killed, frozen and made to take snapshots. At the end every counter is exact.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::session::{Answered, SessionClient};
-use common::{Cluster, Dice, Settings, eventually};
+use crate::common::session::{Answered, SessionClient};
+use crate::common::{Cluster, Dice, Settings, eventually};
 use panch_wire::command::CommandKind;
 
 const CLIENTS: u64 = 6;

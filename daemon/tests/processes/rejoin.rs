@@ -1,11 +1,9 @@
 //! Nodes that lose their disk, or a log that was in memory only: they are refused until they say so, and then come back with
 //! everything that was acknowledged.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{Cluster, Load, LoadOptions, Settings, eventually};
+use crate::common::{Cluster, Load, LoadOptions, Settings, eventually};
 use redis::cmd;
 
 const PATIENCE: Duration = Duration::from_secs(20);

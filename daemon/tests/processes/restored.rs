@@ -1,14 +1,12 @@
 //! A data directory that was restored from an older copy, and strangers that pretend to be a node: neither is taken for the node
 //! that the others know.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use common::peer::{hello_of, key_of, shake};
-use common::{Cluster, Settings, eventually};
+use crate::common::peer::{hello_of, key_of, shake};
+use crate::common::{Cluster, Settings, eventually};
 use panch_wire::ids::Incarnation;
 use panch_wire::peer::{Hello, LifeKey, Proof, Purpose, RefusalCode};
 use redis::cmd;

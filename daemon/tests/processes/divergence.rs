@@ -1,12 +1,10 @@
 //! A node whose data are not those of the others: it is found out, says so, and serves nothing until it has been replaced as it says.
 
-mod common;
-
 use std::fs;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use common::{Cluster, Settings, eventually};
+use crate::common::{Cluster, Settings, eventually};
 use panch_replica::snapshot::{Restored, SnapshotReader};
 use panch_replica::transfer::CHUNK_SIZE;
 use panch_wire::command::{Command as KvCommand, CommandKind};

@@ -1,13 +1,11 @@
 //! What Redis clients see: every command on every node, replies and error texts as Redis has them, order within a
 //! connection, odd ways to send bytes, and several groups on several cores.
 
-mod common;
-
 use std::time::Duration;
 
-use common::cluster::tag_of_group;
-use common::raw::encode;
-use common::{Cluster, Dice, Raw, Settings, eventually};
+use crate::common::cluster::tag_of_group;
+use crate::common::raw::encode;
+use crate::common::{Cluster, Dice, Raw, Settings, eventually};
 use redis::{Connection, ErrorKind, FromRedisValue, RedisError, Value, cmd};
 
 /// The longest value that the default configuration takes.

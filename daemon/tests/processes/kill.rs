@@ -3,11 +3,9 @@
 //!
 //! `PANCH_KILLS` sets how often the leader is killed (20).
 
-mod common;
-
 use std::time::Duration;
 
-use common::{Cluster, Dice, Load, LoadOptions, Settings, eventually};
+use crate::common::{Cluster, Dice, Load, LoadOptions, Settings, eventually};
 use redis::{Value, cmd};
 
 /// After a restart, before the next kill.

@@ -1,14 +1,12 @@
 //! Bytes and connections that no honest client or peer would send: nodes stay up, serve the others, count what was wrong,
 //! and keep nothing of it.
 
-mod common;
-
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use common::peer::{hello_of, key_of, shake};
-use common::raw::encode;
-use common::{Cluster, Dice, Raw, Settings, eventually};
+use crate::common::peer::{hello_of, key_of, shake};
+use crate::common::raw::encode;
+use crate::common::{Cluster, Dice, Raw, Settings, eventually};
 use panch_wire::client;
 use panch_wire::command::{Command, CommandKind};
 use panch_wire::ids::{Incarnation, ReplicaId};
@@ -426,7 +424,7 @@ fn connections_above_the_limit_are_closed_at_once_and_below_it_accepted_again() 
     // Who was let in is not disturbed, and sees the count.
     held[0].command(&[b"INFO", b"stats"]);
     let text = String::from_utf8(held[0].reply_bytes()).expect("text");
-    let info = common::Info::parse(&text);
+    let info = crate::common::Info::parse(&text);
     assert!(info.number("rejected_connections") >= 3, "{text}");
     held[0].command(&[b"SET", b"still", b"served"]);
     assert_eq!(held[0].reply_bytes(), b"+OK\r\n");

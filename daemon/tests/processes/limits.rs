@@ -1,11 +1,9 @@
 //! Limits that change between two starts, with real processes: what was acknowledged stays, and replicas stay equal.
 
-mod common;
-
 use std::fs;
 use std::time::Duration;
 
-use common::{Cluster, Settings, eventually};
+use crate::common::{Cluster, Settings, eventually};
 
 const LONG: usize = 900_000;
 

@@ -1,0 +1,24 @@
+//! Whole processes on real sockets and disks: what operators and clients do with a cluster, and what must come of it.
+//!
+//! One program, so that tests wait side by side, and all that they share is built once. `cargo test -p panchd --test processes kill`
+//! runs those of one file.
+
+mod acts;
+mod bad_input;
+mod bad_start;
+mod catch_up;
+mod commit;
+mod common;
+mod direct;
+mod divergence;
+mod exactly_once;
+mod first_start;
+mod gray;
+mod kill;
+mod limits;
+mod protocols;
+mod redis_clients;
+mod rejoin;
+mod restored;
+mod salvage;
+mod stop;
