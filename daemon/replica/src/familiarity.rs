@@ -327,10 +327,12 @@ impl Starts {
     }
 
     /// Adds a start; the oldest is forgotten beyond [`STARTS_MAX`]. It takes the place of the last one if nobody can have heard of
-    /// that, as `was_named` says: then what that one found counts, since it may have written.
+    /// that, as `was_named` says: then the shorter log of the two counts. The last one may have written, and what it had found may
+    /// be gone since.
     pub fn add(&mut self, start: Start, was_named: impl Fn(Incarnation) -> bool) {
         if let Some(last) = self.0.last_mut().filter(|last| !was_named(last.incarnation)) {
-            *last = Start { log_end: last.log_end, ..start };
+            let log_end = last.log_end.min(start.log_end);
+            *last = Start { log_end, ..start };
             return;
         }
         self.0.push(start);

@@ -338,6 +338,17 @@ fn a_start_that_nobody_heard_of_takes_no_place_and_what_it_found_counts() {
     assert_eq!(starts, Starts::new(vec![start(1, 0), start(999, 9)]));
 }
 
+/// The folder of one core was put back to an older copy, after a start that failed: its notes lie beside it.
+#[test]
+fn what_a_start_that_nobody_heard_of_found_and_the_next_one_does_not_is_gone() {
+    let mut starts = Starts::default();
+    starts.add(start(1, 0), |_| true);
+    for (incarnation, end) in [(2, 1000), (3, 500), (4, 2000)] {
+        starts.add(start(incarnation, end), |of| of == Incarnation(1));
+    }
+    assert_eq!(starts.log_end_after(Incarnation(1)), Some(Lsn(500)));
+}
+
 /// Nothing was lost: the node has only started too often for its notes.
 #[test]
 fn the_starts_remembered_are_bounded_and_what_lies_before_them_is_not_shown_and_no_contradiction() {
