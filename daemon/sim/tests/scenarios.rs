@@ -1,13 +1,26 @@
 //! Every scripted scenario that can run yet.
 
+use std::sync::Mutex;
+use std::thread;
+
 use panch_sim::scenario::{ALL, Body};
 
 #[test]
 fn every_scenario_passes() {
-    let failed: Vec<String> = ALL
-        .iter()
-        .filter_map(|scenario| Some(format!("{}: {}", scenario.name, scenario.run()?.err()?)))
-        .collect();
+    let (waiting, failed) = (Mutex::new(ALL.iter()), Mutex::new(Vec::new()));
+    let work = || {
+        loop {
+            // The lock goes back before the scenario runs.
+            let next = waiting.lock().expect("no holder panics").next();
+            let Some(scenario) = next else { break };
+            if let Some(Err(text)) = scenario.run() {
+                failed.lock().expect("no holder panics").push(format!("{}: {text}", scenario.name));
+            }
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    let failed = failed.into_inner().expect("no holder panics");
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
