@@ -556,3 +556,11 @@ pub enum Misbehaviour {
         size: usize,
     },
 }
+
+impl Misbehaviour {
+    /// Whether nothing more is to be taken from the peer on this stream. One whose state does not fit here is told so, and whatever else
+    /// it says is sound.
+    pub fn ends_stream(&self) -> bool {
+        !matches!(self, Self::SnapshotTooLarge { .. })
+    }
+}

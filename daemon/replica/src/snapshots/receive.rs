@@ -19,7 +19,7 @@ impl<P: Protocol> Replica<P> {
     /// Takes in a chunk of a peer's snapshot.
     ///
     /// # Errors
-    /// If the peer announces a snapshot that no replica can have, or that this node cannot hold.
+    /// If the peer sends a chunk that no snapshot has, or announces one that this node cannot hold, which it is told.
     pub(super) fn on_chunk<O: Outbox>(
         &mut self,
         from: ReplicaId,
@@ -29,10 +29,6 @@ impl<P: Protocol> Replica<P> {
     ) -> Result<(), Misbehaviour> {
         let Chunk { slot, offset, size } = chunk;
         let slot = Slot(slot);
-        if size > self.snapshots.size_max {
-            self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
-            return Err(Misbehaviour::SnapshotTooLarge { size, size_max: self.snapshots.size_max });
-        }
         if slot <= self.executed() {
             // In a log, what the snapshot holds is executed here already; in a graph, its sender is behind too.
             if let Some(overtaken) = self.snapshots.receiving.take_if(|it| it.slot <= slot) {
@@ -40,6 +36,10 @@ impl<P: Protocol> Replica<P> {
             }
             self.acknowledge(from, slot, size, around.out);
             return Ok(());
+        }
+        if size > self.snapshots.size_max {
+            self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
+            return Err(Misbehaviour::SnapshotTooLarge { size, size_max: self.snapshots.size_max });
         }
         let received = self.snapshots.received.as_ref().map(|(from, file, _)| (*from, file.slot));
         let naming = self.snapshots.naming.iter();
@@ -59,7 +59,9 @@ impl<P: Protocol> Replica<P> {
         if bytes.is_empty() || bytes.len() > CHUNK_SIZE || end.is_none_or(|end| end > size) {
             return Err(Misbehaviour::Undecodable);
         }
-        let current = self.snapshots.receiving.as_ref().filter(|it| it.from == from && it.slot == slot);
+        // Of one slot, too, the sender may have made another snapshot since: what has arrived is of no use for that.
+        let is_it = |it: &&Receiving| it.from == from && it.slot == slot && it.size == size;
+        let current = self.snapshots.receiving.as_ref().filter(is_it);
         if offset == 0 && current.is_none() && !self.begin_receiving(from, slot, size, around) {
             self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
             return Ok(());
@@ -72,6 +74,11 @@ impl<P: Protocol> Replica<P> {
         if receiving.from != from || receiving.slot != slot || receiving.is_full() {
             return Ok(()); // another transfer goes first, or the disk does
         }
+        if receiving.size != size {
+            // The beginning of the other one was lost.
+            self.refuse(around.out);
+            return Ok(());
+        }
         let keeps_up = receiving.keeps_up();
         if offset != receiving.offset {
             // A chunk was lost, or the sender began again: the acknowledgement says where to go on.
@@ -81,7 +88,7 @@ impl<P: Protocol> Replica<P> {
             }
             return Ok(());
         }
-        let usable = receiving.size == size && receiving.reader.feed(bytes).is_ok();
+        let usable = receiving.reader.feed(bytes).is_ok();
         receiving.offset += bytes.len() as u64;
         receiving.grown = around.now;
         let (end, complete) = (receiving.offset, receiving.offset == receiving.size);

@@ -121,7 +121,9 @@ fn a_snapshot_that_this_node_cannot_hold_is_refused_at_once() {
     let mut receiver = Receiver::new();
     for size in [SIZE_MAX + 1, 1 << 40, u64::MAX] {
         let result = receiver.chunk(FIRST, Chunk { slot: 9, offset: 0, size }, &[1; 100]);
-        assert_eq!(result, Err(Misbehaviour::SnapshotTooLarge { size, size_max: SIZE_MAX }));
+        let fault = Misbehaviour::SnapshotTooLarge { size, size_max: SIZE_MAX };
+        assert!(!fault.ends_stream(), "votes come on the same stream");
+        assert_eq!(result, Err(fault));
         let said = std::mem::take(&mut receiver.heard.said);
         assert_eq!(said, [(FIRST, TransferMessage::Refuse(9))]);
     }
@@ -149,6 +151,40 @@ fn chunks_stay_within_the_size_that_was_announced() {
     receiver.chunk(FIRST, chunk, &snapshot[CHUNK_SIZE..2 * CHUNK_SIZE]).unwrap();
     assert_eq!(receiver.heard.said, [(FIRST, TransferMessage::Refuse(9))]);
     assert_eq!(receiver.heard.removed, [Slot(9)]);
+}
+
+/// What is executed here already needs no room, whatever the size.
+#[test]
+fn a_snapshot_that_has_nothing_new_is_acknowledged_however_large_it_is() {
+    let mut receiver = Receiver::new();
+    let chunk = Chunk { slot: 0, offset: 0, size: SIZE_MAX + 1 };
+    assert_eq!(receiver.chunk(FIRST, chunk, &[1; 100]), Ok(()));
+    let offset = SIZE_MAX + 1;
+    assert_eq!(receiver.heard.said, [(FIRST, TransferMessage::Ack(Ack { slot: 0, offset }))]);
+}
+
+/// A sender that has started again may have another snapshot of the same slot: held against the one before, it would be told for ever to
+/// go on behind its end.
+#[test]
+fn another_snapshot_of_the_same_slot_begins_anew() {
+    let long = snapshot(9);
+    let mut machine = StateMachine::new(0);
+    machine.begin_snapshot(GROUP, &Frontier::from(Slot(9)), 9);
+    let mut short = Vec::new();
+    while !machine.snapshot_chunk(&mut short, CHUNK_SIZE) {}
+    let mut receiver = Receiver::new();
+    assert_eq!(receiver.part(FIRST, 9, &long, 0), ack(9, CHUNK_SIZE));
+    assert!(short.len() < CHUNK_SIZE);
+    assert_eq!(receiver.part(FIRST, 9, &short, 0), []);
+    assert_eq!(receiver.heard.removed, [Slot(9)]);
+    assert_eq!(receiver.heard.writes.last(), Some(&(Slot(9), true)), "complete");
+    // And the other way around.
+    let mut receiver = Receiver::new();
+    let begun = Chunk { slot: 9, offset: 0, size: short.len() as u64 };
+    receiver.chunk(FIRST, begun, &short[..50]).unwrap();
+    receiver.heard.said.clear();
+    assert_eq!(receiver.part(FIRST, 9, &long, 0), ack(9, CHUNK_SIZE));
+    assert_eq!(receiver.part(FIRST, 9, &long, CHUNK_SIZE), ack(9, 2 * CHUNK_SIZE));
 }
 
 /// Zeros behind the end would fill the disk, up to the size that was announced.

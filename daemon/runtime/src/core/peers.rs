@@ -226,8 +226,14 @@ impl CoreLoop {
             }
             let (kind, body) = (message.kind, message.body);
             let delivered = self.core.deliver(now, from, group, kind, message.message, body, &mut self.out);
-            if let Err(fault) = delivered {
-                break fault.to_string();
+            match delivered {
+                Ok(()) => {}
+                Err(fault) if fault.ends_stream() => break fault.to_string(),
+                Err(fault) => {
+                    self.counters.peer_faults += 1;
+                    let text = format_args!("refused what node {} sends: {fault}", u64::from(from.0) + 1);
+                    self.complaints.print(now, "refused", without_port(address), text);
+                }
             }
         };
         self.counters.peer_faults += 1;
