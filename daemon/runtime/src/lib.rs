@@ -25,6 +25,7 @@ mod node;
 mod notes;
 pub mod options;
 mod outputs;
+mod pace;
 mod park;
 mod peers;
 pub mod placement;

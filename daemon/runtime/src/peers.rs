@@ -25,10 +25,9 @@ use panch_wire::time::{Duration, Instant};
 use crate::complaints::Complaints;
 use crate::draw::draw;
 use crate::identity::DataDir;
+use crate::pace::{PAUSE_MIN, Pace};
 use crate::token;
 
-const BACKOFF_MIN: Duration = Duration::from_millis(20);
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// A peer that does not answer for this long while a stream is opened is given up.
 pub(crate) const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// A peer that has vanished or hangs is noticed by the kernel within seconds: another stream may reach it, and what is
@@ -69,7 +68,7 @@ struct Opening {
 struct Outbound {
     address: SocketAddr,
     state: State,
-    backoff: Duration,
+    pace: Pace,
     incarnation: Incarnation,
     /// How often it was refused because the cluster was founded without it, since the stream was there last.
     unmet: u32,
@@ -132,7 +131,7 @@ impl Peers {
         let outbound = addresses.map(|address| Outbound {
             address,
             state: State::Down(Instant(0)),
-            backoff: BACKOFF_MIN,
+            pace: Pace::default(),
             incarnation: Incarnation(0),
             unmet: 0,
             asked: None,
@@ -266,7 +265,7 @@ impl Peers {
     /// Somebody says that this peer has started again: whether it has, the peer itself must say.
     pub(crate) fn dial_soon(&mut self, now: Instant, id: ReplicaId) {
         if let Some(State::Down(at)) = self.outbound.get_mut(id.index()).map(|peer| &mut peer.state) {
-            *at = (*at).min(now + BACKOFF_MIN);
+            *at = (*at).min(now + PAUSE_MIN);
         }
     }
 
@@ -349,7 +348,7 @@ impl Peers {
         let heard = if !opening.is_proven && Challenge::may_be(&opening.answer) {
             self.prove(id, ring).map(|()| None)
         } else {
-            self.read_answer(id)
+            self.read_answer(now, id)
         };
         match heard {
             Ok(event) => event,
@@ -396,7 +395,7 @@ impl Peers {
     }
 
     /// Reads the answer to the hello, if it is all here.
-    fn read_answer(&mut self, id: ReplicaId) -> Result<Option<PeerEvent>, Option<Complaint>> {
+    fn read_answer(&mut self, now: Instant, id: ReplicaId) -> Result<Option<PeerEvent>, Option<Complaint>> {
         let peer = &mut self.outbound[id.index()];
         let State::Opening(opening) = &mut peer.state else { return Ok(None) };
         let wrong = |fault: PeerFault| Some(("its answer to the hello is wrong", fault.to_string()));
@@ -409,14 +408,13 @@ impl Peers {
             Some(RefusalCode::Descent) if is_sealed => {
                 let asked = Asked { earlier: reply.known, since: reply.since };
                 if peer.asked.replace(asked) != Some(asked) {
-                    // Nothing was wrong: the other side had to say first what it remembers.
-                    peer.backoff = Duration::from_millis(0);
+                    peer.pace.hurry();
                     return Err(None);
                 }
                 return Err(Some(("it remembers what this node cannot show", forgotten_text(&asked))));
             }
             // Part of every first start: only one that lasts is worth a line.
-            Some(RefusalCode::Unconfirmed | RefusalCode::Unmet) if peer.backoff < BACKOFF_MAX => {
+            Some(RefusalCode::Unconfirmed | RefusalCode::Unmet) if !peer.pace.is_slow() => {
                 return Err(None);
             }
             Some(code) => {
@@ -428,12 +426,12 @@ impl Peers {
         peer.incarnation = reply.incarnation;
         self.data.peers.set_recognised(id);
         // From now on it knows an end of this life's log.
-        let now = self.hello.incarnation;
-        peer.asked = Some(Asked { earlier: now, since: now });
+        let this = self.hello.incarnation;
+        peer.asked = Some(Asked { earlier: this, since: this });
         peer.state = State::Up(opening.socket);
         peer.told = 0;
         peer.unmet = 0;
-        peer.backoff = BACKOFF_MIN;
+        peer.pace.up(now);
         peer.sending = false;
         peer.open = false;
         peer.writer.release();
@@ -487,8 +485,7 @@ impl Peers {
             let text = format_args!("node {number} at {address}: {kind}{separator}{detail}");
             self.complaints.print(now, kind, Some(address), text);
         }
-        peer.state = State::Down(now + peer.backoff);
-        peer.backoff = (peer.backoff * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
+        peer.state = State::Down(now + peer.pace.pause(now));
         peer.sending = false;
         peer.open = false;
         peer.writer.release();
