@@ -24,7 +24,7 @@ pub mod exit {
     pub const DATA: u8 = 65;
     /// The environment failed: a disk, a socket, a limit.
     pub const IO: u8 = 74;
-    /// The configuration is wrong; starting again will not help.
+    /// The configuration is wrong, or a file that it or the command line names is not there; starting again will not help.
     pub const CONFIG: u8 = 78;
 }
 
@@ -104,7 +104,7 @@ pub struct RunArgs {
     pub found: bool,
     /// Begin a new cluster with what `panchd salvage` has written: with an empty data directory, on every node with the same files; may be repeated
     ///
-    /// Of several files the state that has come furthest counts, for each group. The node waits until every other node has answered that it
+    /// Of several files all counts, for each group: the state in which most is decided, and what any of the nodes has accepted beyond that. The node waits until every other node has answered that it
     /// begins with the same. Nodes of the cluster before, and nodes that begin with something else, are refused.
     #[arg(long, value_name = "FILE", conflicts_with = "rejoin")]
     pub from: Vec<PathBuf>,

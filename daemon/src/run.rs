@@ -210,7 +210,7 @@ pub(crate) fn exit_code(fault: &NodeFault) -> u8 {
         NodeFault::Snapshot { fault, .. } => {
             matches!(fault, SnapshotFault::Descriptors(_) | SnapshotFault::Read(_))
         }
-        NodeFault::Salvage(fault) => matches!(fault, SalvageFault::Io { .. }),
+        NodeFault::Salvage(fault) => matches!(fault, SalvageFault::Unreadable { .. } | SalvageFault::Unwritable { .. }),
         NodeFault::Identity(_)
         | NodeFault::StateMissing { .. }
         | NodeFault::LogMissing { .. }

@@ -45,17 +45,17 @@ fn describe(found: &Salvage, config: &Config, arguments: &SalvageArgs) -> String
     }
     let _ = write!(
         text,
-        "\nThe file of another node has more of a group if there more is decided, or as much and more executed; at equal positions the digests
-must be equal. May be lost: everything that was acknowledged after the furthest of these positions, that is, what only nodes have
-whose directories are lost or were not synced when their power failed, and, of the last moments, what another file has than the one
-that counts. What is here and was not known to be decided takes effect now.
+        "\nA new cluster begins with what the files of all nodes have together: of every group the state in which most is decided, and what was
+accepted beyond that by any of them. May be lost: everything that was acknowledged later than what these nodes have, that is, what only
+nodes have whose directories are lost or were not synced when their power failed. What is here and was not known to be decided takes
+effect then.
 
 1. Do the same on every other node whose data directory is left, and copy all the files to every node.
 2. On every node, move the data directory away (and keep it until all is well):
 
      mv {data} {data}.old
 
-3. Start every node with the same files (--from once for each; of every group the furthest counts), once; from then on without --from:
+3. Start every node with the same files (--from once for each), once; from then on without --from:
 
      panchd run --config {} --from {out}
 
@@ -73,9 +73,12 @@ fn describe_group(it: &Salvaged, kind: ProtocolKind) -> String {
         let rows = (1..).zip(&it.rows).map(|(node, upto)| format!("node {node} up to {upto}"));
         let _ = write!(text, " (proposed by {})", rows.collect::<Vec<_>>().join(", "));
     }
-    let open = it.executed.0 - it.decided.0;
-    if open > 0 {
-        let _ = write!(text, ", the last {open} of them accepted and not known to be decided");
+    if it.remnants > 0 {
+        let what = match kind.order() {
+            Ordering::Log => "accepted and not known to be decided",
+            Ordering::Graph => "that others may not have executed, or are not known to be decided",
+        };
+        let _ = write!(text, ", and {} values {what}", it.remnants);
     }
     let _ = write!(text, "; {} keys, digest {:016x}", it.keys, it.digest);
     if it.diverged {

@@ -47,12 +47,13 @@ use rand_xoshiro::rand_core::Rng;
 use crate::ballot::Ballot;
 use crate::frontier::Frontier;
 use crate::protocol::{
-    Counters, Dest, Effects, Event, Group, Past, Place, Protocol, ProtocolKind, Random, Status, Tuning,
+    Counters, Dest, Effects, Event, Group, Past, Place, Protocol, ProtocolKind, Random, Status, Tuning, Value,
 };
 use crate::quorum::classic_quorum;
 use crate::rejoin::Horizon;
+use crate::remnant::{Remnant, Standing};
 use crate::timers::{TimerKind, Timers};
-use crate::window::Window;
+use crate::window::{Entry, Window};
 
 mod acceptor;
 mod learner;
@@ -400,14 +401,16 @@ impl Protocol for Basic {
         self.loadable_from = self.loadable_from.max(covered.slot().next());
     }
 
-    fn choose_accepted(&mut self, effects: &mut Effects<Self>) -> Ballot {
-        loop {
-            let slot = self.commit().next();
-            let open = self.open.reach_recorded(slot).filter(|_| self.window.get(slot).is_some());
-            let Some(open) = open else { return Ballot::default() };
-            open.chosen = true;
-            self.advance(effects);
-        }
+    fn remnants(&self) -> Vec<(Remnant, Value)> {
+        let standing = |slot, ballot| match self.open.is_chosen(slot) {
+            true => Standing::Chosen,
+            false => Standing::Accepted { ballot, is_classic: true },
+        };
+        let entries = self.window.entries_from(self.commit().next());
+        let remnant = |(slot, entry): (Slot, &Entry)| {
+            (Remnant::at(slot, standing(slot, entry.ballot), &entry.value), entry.value.clone())
+        };
+        entries.map(remnant).collect()
     }
 
     fn status(&self) -> Status {

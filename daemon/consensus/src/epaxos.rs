@@ -47,10 +47,11 @@ use crate::ballot::Ballot;
 use crate::frontier::Frontier;
 use crate::order::graph::Graph;
 use crate::protocol::{
-    Counters, Effects, Event, Group, Past, Place, Protocol, ProtocolKind, Random, Status, Tuning,
+    Counters, Effects, Event, Group, Past, Place, Protocol, ProtocolKind, Random, Status, Tuning, Value,
 };
 use crate::quorum::classic_quorum;
 use crate::rejoin::Horizon;
+use crate::remnant::Remnant;
 
 mod accept;
 mod acceptor;
@@ -68,6 +69,7 @@ mod reads;
 pub mod record;
 mod recovery;
 mod rejoin;
+mod remnants;
 mod replay;
 #[cfg(test)]
 mod tests;
@@ -422,6 +424,19 @@ impl Protocol for Epaxos {
 
     fn abandon_install(&mut self) {
         self.installing = false;
+    }
+
+    fn remnants(&self) -> Vec<(Remnant, Value)> {
+        self.known_instances()
+    }
+
+    fn choose_remnants(
+        &mut self,
+        _: &Frontier,
+        remnants: Vec<(Remnant, Value)>,
+        effects: &mut Effects<Self>,
+    ) {
+        self.choose_known(remnants, effects);
     }
 
     fn status(&self) -> Status {

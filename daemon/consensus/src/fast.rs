@@ -40,9 +40,11 @@ use crate::fitness::Fitness;
 use crate::frontier::Frontier;
 use crate::protocol::{
     Counters, Effects, Event, Group, Past, Persist, Place, Protocol, ProtocolKind, Random, Status, Tuning,
+    Value,
 };
 use crate::quorum::{classic_quorum, fast_quorum};
 use crate::rejoin::Horizon;
+use crate::remnant::{Remnant, Standing};
 use crate::timers::{TimerKind, Timers};
 
 mod acceptor;
@@ -424,16 +426,18 @@ impl Protocol for Fast {
         self.leader.is_some()
     }
 
-    fn choose_accepted(&mut self, effects: &mut Effects<Self>) -> Ballot {
-        loop {
-            let slot = self.commit().next();
-            let Some(open) = self.slots.get_mut(slot) else { return Ballot::default() };
-            open.chosen = open.chosen.or(open.vote.map(|vote| vote.name));
-            self.advance_commit(effects);
-            if self.commit() < slot {
-                return Ballot::default();
-            }
-        }
+    fn remnants(&self) -> Vec<(Remnant, Value)> {
+        let remnant = |slot| {
+            let open = self.slots.get(slot)?;
+            let vote = open.vote.map(|vote| {
+                let round::Round { term: ballot, classic: is_classic } = vote.round;
+                (Standing::Accepted { ballot, is_classic }, vote.name)
+            });
+            let (standing, name) = open.chosen.map(|name| (Standing::Chosen, name)).or(vote)?;
+            let value = self.slots.value(slot, name)?;
+            Some((Remnant::at(slot, standing, &value), value))
+        };
+        (self.commit().0 + 1..=self.slots.last().0).map(Slot).filter_map(remnant).collect()
     }
 
     fn status(&self) -> Status {

@@ -32,6 +32,7 @@ pub mod order;
 pub mod protocol;
 pub mod quorum;
 pub mod rejoin;
+pub mod remnant;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod timers;

@@ -37,6 +37,7 @@ use crate::protocol::{
 };
 use crate::quorum::classic_quorum;
 use crate::rejoin::Horizon;
+use crate::remnant::{Remnant, Standing};
 use crate::timers::{TimerKind, Timers};
 use crate::window::{Entry, Window};
 
@@ -435,14 +436,12 @@ impl Protocol for Multi {
         self.leader.is_some()
     }
 
-    fn choose_accepted(&mut self, effects: &mut Effects<Self>) -> Ballot {
-        let mut last = Ballot::default();
-        while let Some(entry) = self.window.get(self.commit.next()).filter(|entry| entry.ballot >= last) {
-            // Ballots fall where a later leader has not come by yet: what an earlier one left there it may have replaced.
-            last = entry.ballot;
-            self.commit_to(self.commit.next(), effects);
-        }
-        last
+    fn remnants(&self) -> Vec<(Remnant, Value)> {
+        let remnant = |(slot, entry): (Slot, &Entry)| {
+            let standing = Standing::Accepted { ballot: entry.ballot, is_classic: true };
+            (Remnant::at(slot, standing, &entry.value), entry.value.clone())
+        };
+        self.window.entries_from(self.commit.next()).map(remnant).collect()
     }
 
     fn status(&self) -> Status {

@@ -26,6 +26,7 @@ use panch_wire::time::{Duration, Instant};
 use crate::ballot::Ballot;
 use crate::frontier::Frontier;
 use crate::rejoin::Horizon;
+use crate::remnant::Remnant;
 
 /// The only source of randomness, seeded by the driver.
 pub type Random = rand_xoshiro::Xoshiro256PlusPlus;
@@ -696,11 +697,30 @@ pub trait Protocol: Sized {
         true
     }
 
-    /// No other replica will be heard again: chooses, in order, what this one has accepted behind what it knows to be chosen. It need not
-    /// have been chosen, but with the others lost nobody can tell, and what was acknowledged last is among it. After the replay, and the last
-    /// that is done with this replica. The ballot of the last value that was chosen so; the lowest if there is none, or ballots tell nothing.
-    fn choose_accepted(&mut self, _effects: &mut Effects<Self>) -> Ballot {
-        Ballot::default()
+    /// What this replica knows of values that it has not executed, by position, each value at most once: in a log, behind what it knows to
+    /// be chosen; in a graph, also what is executed here and has not left memory. After the replay.
+    fn remnants(&self) -> Vec<(Remnant, Value)>;
+
+    /// No replica of this cluster will be heard again, and `remnants`, ascending and beyond `executed`, is what is left of values: all of
+    /// them are chosen. Each need not have been, but nobody can tell, and what was acknowledged last is among them. Of positions between
+    /// them nothing is left: no-ops. The last that is done with this replica.
+    fn choose_remnants(
+        &mut self,
+        executed: &Frontier,
+        remnants: Vec<(Remnant, Value)>,
+        effects: &mut Effects<Self>,
+    ) {
+        let mut next = executed.slot().next();
+        for (Remnant { position, .. }, value) in remnants {
+            while next < position.slot() {
+                effects.choose(next, Value::Noop);
+                next = next.next();
+            }
+            if next == position.slot() {
+                effects.choose(next, value);
+                next = next.next();
+            }
+        }
     }
 
     /// For operators.

@@ -189,6 +189,13 @@ impl StateMachine {
         Some(batch)
     }
 
+    /// The first batch that waits for others of its proposer, to be applied now: those never come.
+    pub(crate) fn release_held(&mut self) -> Option<Frame> {
+        let BatchId { proposer, counter, .. } = self.held.iter().next()?.id();
+        self.proposers.0.get_mut(proposer.index())?.next = counter + 1;
+        self.held.take(proposer, counter)
+    }
+
     /// The counter of the next batch of `id` in `incarnation` that would be applied: all below are settled.
     pub fn next_counter(&self, id: ReplicaId, incarnation: Incarnation) -> u64 {
         let progress = self.proposers.progress(id);

@@ -5,23 +5,28 @@
 //! node, and the state of every group is written to a file. A new cluster begins with it as with a snapshot below an empty log.
 //!
 //! * The log itself is not carried over: promises and votes in it bind nobody in the new cluster, and would mislead it.
-//! * (S1) All nodes of a cluster begin with the same state. The name of the state ([`founding_of`]) is a part of what nodes say to each other
-//!   first, and stands in their data directories: nodes that began with different states, or one of them with none, refuse each other.
-//!   Each cluster that follows has another name, also if it begins with the same state as the one before.
+//! * (S1) All nodes of a cluster begin with the same state. What they begin with has a name ([`founding_of`]), which is a part of what nodes say
+//!   to each other first, and stands in their data directories: nodes that began with different files, or one of them with none, refuse each
+//!   other. Every file has a name of its own, drawn when it is written, so what is salvaged anew founds another cluster, whatever is in it.
+//!   Who begins twice with the same files means the same cluster: whether a node may be new in that is found as in one that began with nothing
+//!   ([`founding`](crate::founding)): the others remember the directories that it was founded with.
 //! * (S2) A node begins with all of it or not at all: without a log, no group may lack its snapshot ([`lacks_state`]).
-//! * (S3) Its incarnations are higher than any that the state knows: the state skips what it takes for a batch of an earlier life.
-//! * What was accepted behind the last decided position is kept as well ([`Protocol::choose_accepted`]): the last that was
-//!   acknowledged is among it, and the rest was asked for and not answered.
+//! * (S3) Its incarnations are higher than any that the files know: the state skips what it takes for a batch of an earlier life.
+//! * What was accepted behind the last decided position is in the file beside the state, and what all files have of that is put together
+//!   when the cluster begins ([`merge`]): the last that was acknowledged is among it, and the rest was asked for and not answered.
 //!
 //! ```text
 //! file   the snapshot of each group, one behind the other
+//!        the remnants of each group, likewise, see `bytes`
 //!        text: what it is, a line per group in the same order, and a checksum
 //!        length of the text u64, "panchslv"
 //! ```
 
+use std::cmp::Reverse;
 use std::fmt::Write;
 
-use panch_consensus::protocol::{Protocol, ProtocolKind};
+use panch_consensus::protocol::{Order, Protocol, ProtocolKind, Value};
+use panch_consensus::remnant::Remnant;
 use panch_wire::checksum::checksum;
 use panch_wire::client::Commit;
 use panch_wire::command::Reply;
@@ -36,24 +41,25 @@ use crate::outbox::{MessageKind, Outbox, ReplyTo};
 use crate::replica::Replica;
 use crate::transfer::SnapshotFile;
 
+pub mod bytes;
+mod merge;
+
+pub use merge::{Pick, merge};
+
 /// The last bytes of a file of salvaged state.
 pub const MAGIC: [u8; 8] = *b"panchslv";
 /// Bytes behind the text.
 pub const TRAILER_SIZE: usize = 16;
 /// The longest text, in bytes.
 pub const TEXT_SIZE_MAX: u64 = 1 << 20;
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 
 /// What was salvaged of one group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Salvaged {
     /// The group.
     pub group: GroupId,
-    /// Positions that its log shows to be decided.
-    pub decided: Slot,
-    /// The round of the last value that was accepted behind them; 0 if there is none.
-    pub round: u64,
-    /// Positions in the state.
+    /// Positions in the state: all that its log shows to be decided.
     pub executed: Slot,
     /// The last position of every row without a gap below it; of one row in a log.
     pub rows: Vec<u64>,
@@ -69,6 +75,12 @@ pub struct Salvaged {
     pub incarnation: Incarnation,
     /// Bytes of its snapshot.
     pub size: u64,
+    /// Values beside the state, not known to be decided, or (in a graph) not known to be executed by all.
+    pub remnants: u64,
+    /// Their bytes in the file.
+    pub remnants_size: u64,
+    /// The checksum of these.
+    pub remnants_sum: u64,
 }
 
 /// What a file of salvaged state says of itself.
@@ -78,6 +90,8 @@ pub struct Salvage {
     pub cluster: u64,
     /// What that began with itself: 0 for nothing.
     pub founding: u64,
+    /// The name of this file, drawn when it was written.
+    pub name: u64,
     /// The node whose directory it was.
     pub node: ReplicaId,
     /// How many nodes the cluster had.
@@ -129,6 +143,19 @@ pub enum Misfit {
         found: String,
         /// In the configuration.
         wanted: String,
+    },
+    /// Two files of one node.
+    #[error("two of the files were salvaged from node {}: give one of each node, the last that was written", .0.0 + 1)]
+    Twice(ReplicaId),
+    /// Two nodes know different values to be decided.
+    #[error("nodes {} and {} know different values to be decided in group {} at {} of row {}: one of them has forgotten a vote. Leave out the file of the one that is wrong", nodes[0].0 + 1, nodes[1].0 + 1, group.0, position.number, position.row)]
+    Contradict {
+        /// The group.
+        group: GroupId,
+        /// Where.
+        position: Position,
+        /// The nodes.
+        nodes: [ReplicaId; 2],
     },
     /// They are not of one cluster.
     #[error("the files were salvaged from different clusters: give the files of one")]
@@ -185,9 +212,10 @@ impl Salvage {
     pub fn render(&self) -> String {
         let protocols: Vec<&str> = self.protocols.iter().map(|kind| kind.name()).collect();
         let mut text = format!(
-            "format {FORMAT}\ncluster {:#018x}\nfounding {:#018x}\nnode {}\nnodes {}\nprotocols {}\nrouting {}\n",
+            "format {FORMAT}\ncluster {:#018x}\nfounding {:#018x}\nname {:#018x}\nnode {}\nnodes {}\nprotocols {}\nrouting {}\n",
             self.cluster,
             self.founding,
+            self.name,
             self.node.0 + 1,
             self.node_count,
             protocols.join(","),
@@ -197,10 +225,8 @@ impl Salvage {
             let rows: Vec<String> = it.rows.iter().map(u64::to_string).collect();
             let _ = writeln!(
                 text,
-                "group {} decided {} round {} executed {} rows {} covered {:#018x} digest {:#018x} keys {} diverged {} incarnation {} size {}",
+                "group {} executed {} rows {} covered {:#018x} digest {:#018x} keys {} diverged {} incarnation {} size {} remnants {} of {} sum {:#018x}",
                 it.group.0,
-                it.decided.0,
-                it.round,
                 it.executed.0,
                 rows.join(","),
                 it.covered,
@@ -209,6 +235,9 @@ impl Salvage {
                 u8::from(it.diverged),
                 it.incarnation.0,
                 it.size,
+                it.remnants,
+                it.remnants_size,
+                it.remnants_sum,
             );
         }
         let sum = checksum(text.as_bytes());
@@ -223,6 +252,7 @@ impl Salvage {
         (line("format")?.parse::<u64>().ok()? == FORMAT).then_some(())?;
         let cluster = number(line("cluster")?)?;
         let founding = number(line("founding")?)?;
+        let name = number(line("name")?)?;
         let node = ReplicaId(u8::try_from(number(line("node")?)?.checked_sub(1)?).ok()?);
         let node_count = usize::try_from(number(line("nodes")?)?).ok()?;
         let protocols =
@@ -230,7 +260,7 @@ impl Salvage {
         let routing = line("routing")?.to_owned();
         let groups = lines.take_while(|line| !line.starts_with("checksum ")).map(parse_group);
         let groups = groups.collect::<Option<Vec<_>>>()?;
-        let found = Self { cluster, founding, node, node_count, protocols, routing, groups };
+        let found = Self { cluster, founding, name, node, node_count, protocols, routing, groups };
         let numbers = found.groups.iter().map(|it| it.group.index());
         (found.render() == text && numbers.eq(0..found.protocols.len())).then_some(found)
     }
@@ -249,60 +279,94 @@ fn parse_group(line: &str) -> Option<Salvaged> {
     let get = |index: usize| number(value(index)?);
     Some(Salvaged {
         group: GroupId(get(0)?.try_into().ok()?),
-        decided: Slot(get(1)?),
-        round: get(2)?,
-        executed: Slot(get(3)?),
-        rows: value(4)?.split(',').map(|row| row.parse().ok()).collect::<Option<_>>()?,
-        covered: get(5)?,
-        digest: get(6)?,
-        keys: get(7)?,
-        diverged: get(8)? != 0,
-        incarnation: Incarnation(get(9)?.try_into().ok()?),
-        size: get(10)?,
+        executed: Slot(get(1)?),
+        rows: value(2)?.split(',').map(|row| row.parse().ok()).collect::<Option<_>>()?,
+        covered: get(3)?,
+        digest: get(4)?,
+        keys: get(5)?,
+        diverged: get(6)? != 0,
+        incarnation: Incarnation(get(7)?.try_into().ok()?),
+        size: get(8)?,
+        remnants: get(9)?,
+        remnants_size: get(10)?,
+        remnants_sum: get(11)?,
     })
 }
 
-/// For every group, which of the files has the state that has come furthest. Decided positions come first: what a node has only
-/// accepted may be what nobody else ever saw.
+/// For every group, which of the files has the state that the new cluster builds on: in a log, where most is decided, which holds all
+/// that is decided in the others; in a graph, the one that the others have most for. `remnants` are those of each file, by group.
 ///
 /// # Errors
 /// Why no choice is right.
-pub fn choose(files: &[Salvage]) -> Result<Vec<usize>, Misfit> {
+pub fn choose(files: &[Salvage], remnants: &[Vec<Vec<Remnant>>]) -> Result<Vec<usize>, Misfit> {
     let Some(first) = files.first() else { return Ok(Vec::new()) };
-    for file in files {
+    for (index, file) in files.iter().enumerate() {
         file.check(first.cluster, first.node_count, &first.protocols, &first.routing)?;
         if file.founding != first.founding {
             return Err(Misfit::Mixed);
         }
+        if files[..index].iter().any(|other| other.node == file.node) {
+            return Err(Misfit::Twice(file.node));
+        }
     }
-    (0..first.groups.len()).map(|group| choose_group(files, group)).collect()
+    (0..first.groups.len()).map(|group| choose_group(files, remnants, group)).collect()
 }
 
-fn choose_group(files: &[Salvage], group: usize) -> Result<usize, Misfit> {
+fn choose_group(files: &[Salvage], remnants: &[Vec<Vec<Remnant>>], group: usize) -> Result<usize, Misfit> {
     let sound = || files.iter().enumerate().filter(|(_, file)| !file.groups[group].diverged);
     for (_, left) in sound() {
         for (_, right) in sound() {
             let [one, other] = [&left.groups[group], &right.groups[group]];
-            let is_decided = one.decided == one.executed && other.decided == other.executed;
-            if is_decided && one.covered == other.covered && one.digest != other.digest {
+            if one.covered == other.covered && one.digest != other.digest {
                 return Err(Misfit::Differ { group: one.group, nodes: [left.node, right.node] });
             }
         }
     }
     let rank = |file: &Salvage| {
         let it = &file.groups[group];
-        (it.decided, it.round, it.executed, it.covered, it.digest)
+        (
+            Reverse(lost_with(files, remnants, group, file)),
+            it.executed,
+            it.covered,
+            it.digest,
+            Reverse(file.node),
+        )
     };
     let furthest = sound().max_by_key(|(_, file)| rank(file)).map(|(index, _)| index);
     furthest.ok_or(Misfit::Diverged { group: files[0].groups[group].group })
 }
 
-/// What a cluster is named that begins with these states of groups after a cluster with the name `before`. Never 0, which is
+/// How many positions that another file has executed are lost if the cluster builds on `base`: it lacks them, and no file has their values
+/// beside its state. None in a log, if it is the one where most is decided.
+pub fn lost_with(files: &[Salvage], remnants: &[Vec<Vec<Remnant>>], group: usize, base: &Salvage) -> u64 {
+    let rows = |file: &Salvage| file.groups[group].rows.clone();
+    let mut lost = 0;
+    for (row, upto) in rows(base).into_iter().enumerate() {
+        let others = files.iter().filter(|file| !file.groups[group].diverged);
+        let highest = others.filter_map(|file| rows(file).get(row).copied()).max().unwrap_or(0);
+        let mut left: Vec<u64> = remnants
+            .iter()
+            .zip(files)
+            .filter(|(_, file)| !file.groups[group].diverged)
+            .flat_map(|(remnants, _)| &remnants[group])
+            .filter(|it| usize::from(it.position.row) == row)
+            .map(|it| it.position.number)
+            .filter(|number| *number > upto && *number <= highest)
+            .collect();
+        left.sort_unstable();
+        left.dedup();
+        lost += highest.saturating_sub(upto) - left.len() as u64;
+    }
+    lost
+}
+
+/// What a cluster is named that begins with the files of these names after a cluster with the name `before`. Never 0, which is
 /// a cluster that began with nothing, nor the number of one that is not known.
-pub fn founding_of<'a>(cluster: u64, before: u64, groups: impl Iterator<Item = &'a Salvaged>) -> u64 {
-    let mut words = vec![cluster, before];
-    words.extend(groups.flat_map(|it| [u64::from(it.group.0), it.executed.0, it.covered, it.digest]));
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+pub fn founding_of(cluster: u64, before: u64, files: impl Iterator<Item = u64>) -> u64 {
+    let mut names: Vec<u64> = files.collect();
+    names.sort_unstable();
+    let words = [cluster, before].into_iter().chain(names);
+    let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
     checksum(&bytes).clamp(1, u64::MAX - 1)
 }
 
@@ -312,11 +376,17 @@ pub fn lacks_state(groups: &[GroupId], has_snapshot: impl Fn(GroupId) -> bool) -
 }
 
 impl Core {
-    /// After the replay, instead of a start: everything that may count takes effect, and every group begins a snapshot of
-    /// its state. The sizes are for the caller to fill in.
-    pub fn salvage(&mut self) -> Vec<Salvaged> {
-        let latencies = &mut Latencies::default();
-        self.replicas.iter_mut().map(|any| each!(any, replica => replica.salvage(latencies))).collect()
+    /// After the replay, instead of a start: what is decided, of which every group begins a snapshot, and the values beside it. The sizes
+    /// are for the caller to fill in.
+    pub fn salvage(&mut self) -> Vec<(Salvaged, Vec<(Remnant, Value)>)> {
+        self.replicas.iter_mut().map(|any| each!(any, replica => replica.salvage())).collect()
+    }
+
+    /// Instead of a replay and a start: these values, ascending, take effect in a group, which then begins a snapshot of its state. `None` if
+    /// the group is not here.
+    pub fn take_over(&mut self, group: GroupId, remnants: Vec<(Remnant, Value)>) -> Option<Salvaged> {
+        let index = self.index_of(group)?;
+        Some(each!(&mut self.replicas[index], replica => replica.take_over(remnants)))
     }
 
     /// The next bytes of the snapshot of a group; true if they are the last, or the group is not here.
@@ -328,19 +398,35 @@ impl Core {
 }
 
 impl<P: Protocol> Replica<P> {
-    fn salvage(&mut self, latencies: &mut Latencies) -> Salvaged {
-        let decided = self.executed();
-        let last = self.protocol.choose_accepted(&mut self.effects);
+    fn salvage(&mut self) -> (Salvaged, Vec<(Remnant, Value)>) {
+        let remnants = self.protocol.remnants();
+        let bodies = remnants.iter().filter_map(|(_, value)| value.body()).map(Frame::id);
+        let incarnation = bodies.filter(|id| !id.is_of_client()).map(|id| id.incarnation).max();
+        let mut found = self.salvaged();
+        found.incarnation = found.incarnation.max(incarnation.unwrap_or_default());
+        (found, remnants)
+    }
+
+    fn take_over(&mut self, remnants: Vec<(Remnant, Value)>) -> Salvaged {
+        let latencies = &mut Latencies::default();
+        let executed = self.executed.clone();
+        self.protocol.choose_remnants(&executed, remnants, &mut self.effects);
         self.execute_chosen(Default::default(), latencies, &mut Nobody);
+        if P::ORDER == Order::Log {
+            self.execute_held(latencies, &mut Nobody);
+        }
+        self.salvaged()
+    }
+
+    /// What the state is, of which a snapshot begins.
+    fn salvaged(&mut self) -> Salvaged {
         self.machine.begin_snapshot(self.group.id, &self.executed, self.stamp);
-        let rows = match P::KIND {
-            ProtocolKind::Epaxos => self.group.replica_count as u8,
-            ProtocolKind::Basic | ProtocolKind::Multi | ProtocolKind::Fast => 1,
+        let rows = match P::ORDER {
+            Order::Graph => self.group.replica_count as u8,
+            Order::Log => 1,
         };
         Salvaged {
             group: self.group.id,
-            decided,
-            round: last.round,
             executed: self.executed(),
             rows: (0..rows).map(|row| self.executed.upto(row)).collect(),
             covered: self.executed.digest(),
@@ -349,6 +435,9 @@ impl<P: Protocol> Replica<P> {
             diverged: !self.watch.serves(),
             incarnation: self.machine.incarnation_max(),
             size: 0,
+            remnants: 0,
+            remnants_size: 0,
+            remnants_sum: 0,
         }
     }
 }

@@ -27,6 +27,7 @@ pub mod options;
 mod outputs;
 mod pace;
 mod park;
+mod past;
 mod peers;
 pub mod placement;
 mod remote;

@@ -8,16 +8,16 @@ use std::thread::JoinHandle;
 
 use glommio::{LocalExecutorBuilder, Placement};
 use panch_consensus::protocol::random;
-use panch_replica::core::{Core, CoreConfig, PastFault, ReplayFault};
+use panch_replica::core::{CoreConfig, PastFault, ReplayFault};
 use panch_replica::familiarity::Start;
 use panch_replica::rejoin::Life;
 use panch_replica::salvage::lacks_state;
-use panch_replica::snapshot::{SnapshotFault, SnapshotFiles};
+use panch_replica::snapshot::SnapshotFault;
 use panch_ring::clock;
 use panch_ring::file::LogFile;
 use panch_ring::mesh::{self, MeshPort};
 use panch_ring::ring::{Ring, RingConfig, RingError};
-use panch_wal::{Durability, Lsn, RecoverError, SegmentReader, Wal, recover};
+use panch_wal::{Durability, Lsn, RecoverError, Wal};
 use panch_wire::frame::FramePool;
 use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
 use panch_wire::peer::{Hello, Purpose};
@@ -35,6 +35,7 @@ use crate::notes::Notes;
 use crate::options::NodeOptions;
 use crate::outputs::Outputs;
 use crate::park;
+use crate::past::Past;
 use crate::peers::Peers;
 use crate::remote::Parcel;
 use crate::salvage::{Beginning, SalvageFault};
@@ -459,69 +460,37 @@ fn open_core(
         replies: vec![Vec::new(); view.cores()],
         loads: Default::default(),
     };
-    let mut segments = directory.segments();
-    let mut existing = segments.segments().map_err(directory_fault)?;
     let memory = options.log.durability == Durability::Memory;
-    let SnapshotFiles { newest, superseded } = directory.snapshot_files().map_err(directory_fault)?;
-    let mut snapshots = Vec::new();
-    for (group, slot) in newest {
-        let loaded = directory.load_snapshot(group, slot, options.replica.hash_seed);
-        let fault = |fault| NodeFault::Snapshot { path: directory.snapshot(group, slot), fault };
-        let (file, restored) = loaded.map_err(fault)?;
-        snapshots.push((group, file, restored));
-    }
-    // Judged by what it left behind and not by its incarnation: a first start that failed early has not voted.
-    let begun = directory.has_begun().map_err(directory_fault)?;
-    let from_state = data.identity.founding.name != 0 && !view.rejoining;
-    if existing.is_empty() && !memory && (begun || !from_state && !snapshots.is_empty()) {
-        return Err(NodeFault::LogMissing { path, core: view.core });
-    }
-    if existing.is_empty() && !begun && from_state {
-        let has_snapshot = |group| snapshots.iter().any(|(other, _, _)| *other == group);
+    let mut past = Past::read(&directory, &path, options.replica.hash_seed)?;
+    if past.is_before_log() && data.identity.founding.name != 0 && !view.rejoining {
         let groups: Vec<GroupId> = view.groups().into_iter().map(|(group, _)| group).collect();
-        if let Some(group) = lacks_state(&groups, has_snapshot) {
+        if let Some(group) = lacks_state(&groups, |group| past.has_snapshot(group)) {
             return Err(NodeFault::StateMissing { path, group });
         }
     }
-    let log_fault = |fault| NodeFault::Log { path: path.clone(), fault };
-    let inventory = directory.inventory().map_err(directory_fault)?.map_err(log_fault)?;
+    if !memory && past.is_log_lost() {
+        return Err(NodeFault::LogMissing { path, core: view.core });
+    }
     if memory {
         directory.note(|_| ()).map_err(directory_fault)?;
     }
     let config = core_config(&options, view.core, view.rejoining);
     let seed = clock::now().0 ^ data.identity.log ^ u64::from(view.incarnation.0) << 32;
-    let mut core = Core::open(
-        &config,
-        view.incarnation,
-        pool.clone(),
-        |group| random(seed ^ u64::from(group.0) << 48),
-        |group| {
-            let at = snapshots.iter().position(|(other, _, _)| *other == group)?;
-            let (_, file, restored) = snapshots.swap_remove(at);
-            Some((file, restored))
-        },
-    );
+    let random = |group: GroupId| random(seed ^ u64::from(group.0) << 48);
+    let mut core = past.open(&config, view.incarnation, pool.clone(), random);
     for peer in (0..options.members.len() as u8).map(ReplicaId) {
         core.admits(peer, data.peers.of(peer).life.incarnation, Incarnation(0));
     }
     let mut log = LogIo::default();
     let identity = data.identity.log ^ view.core as u64;
     let now: Instant = clock::now();
-    let (wal, last) = if memory || existing.is_empty() {
+    let (wal, last) = if memory || !past.has_log() {
         (Wal::create(options.log.clone(), identity), Lsn(0))
     } else {
-        let mut fault = None;
-        let recovered = recover(&mut segments, identity, inventory.as_ref(), &pool, |entry| {
-            if fault.is_none() {
-                fault = core.replay(entry, &mut out).err();
-            }
-        });
-        let mut recovered = recovered.map_err(log_fault)?;
-        if let Some(fault) = fault {
-            return Err(NodeFault::Replay { path: path.clone(), fault });
-        }
-        core.check_past().map_err(|fault| NodeFault::Past { path: path.clone(), fault })?;
-        if inventory.is_none() {
+        let mut segments = directory.segments();
+        let mut recovered = past.replay(&mut segments, identity, &pool, &mut core, &mut out)?;
+        let mut existing = std::mem::take(&mut past.segments);
+        if past.inventory.is_none() {
             // A directory of an earlier version. On a full disk that waits for the next segment.
             existing.sort_unstable_by_key(|file| file.sequence);
             let _ = directory.note(|inventory| {
@@ -542,6 +511,6 @@ fn open_core(
     out.peers.show(starts::note(&data.path, view.core, start, was_named)?, last);
     core.start(now, wal, last, &mut out);
     // Only now: a start that fails changes nothing.
-    directory.remove_snapshots(&superseded).map_err(directory_fault)?;
+    directory.remove_snapshots(&past.superseded).map_err(directory_fault)?;
     Ok(CoreLoop::new(view, ring, port, pool, core, out, log, hello, Arc::clone(data), Arc::clone(failed)))
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DATA_DIR/core-N.begun                         the inventory of the core's log: which segments it was ever given
+//! DATA_DIR/core-N.unbegun                       the core has the state that the cluster begins with, and has had no log
 //! DATA_DIR/core-N/log/0000000000000001.wal      segments of the core's log
 //! DATA_DIR/core-N/snapshot/G-SLOT.snapshot      the state of group G up to and including SLOT
 //! DATA_DIR/core-N/snapshot/G-SLOT.partial       one that is being written; removed at start
@@ -273,6 +274,7 @@ pub(crate) struct CoreDirectory {
     log: Arc<Path>,
     snapshots: Arc<Path>,
     begun: Arc<Path>,
+    unbegun: Arc<Path>,
 }
 
 const COMPLETE: &str = "snapshot";
@@ -289,7 +291,12 @@ impl CoreDirectory {
             file::sync_directory(directory)?;
         }
         let begun = data_dir.join(format!("core-{core}.begun"));
-        Ok(Self { log: log.into(), snapshots: snapshots.into(), begun: begun.into() })
+        Ok(Self {
+            log: log.into(),
+            snapshots: snapshots.into(),
+            begun: begun.into(),
+            unbegun: unbegun(data_dir, core).into(),
+        })
     }
 
     /// Whether a log of the core is on the disk. Makes nothing.
@@ -304,6 +311,22 @@ impl CoreDirectory {
     /// Whether the core may have voted: it has had a log.
     pub(crate) fn has_begun(&self) -> io::Result<bool> {
         self.begun.try_exists()
+    }
+
+    /// The core is given a state to begin with, and has no log: for good once this returns.
+    pub(crate) fn await_log(&self) -> io::Result<()> {
+        File::create(&self.unbegun)?.sync_all()?;
+        self.unbegun.parent().map_or(Ok(()), file::sync_directory)
+    }
+
+    /// Whether the state that the core has been given is all that it ever had.
+    pub(crate) fn awaits_log(&self) -> io::Result<bool> {
+        self.unbegun.try_exists()
+    }
+
+    /// The same of a core in a data directory. Makes nothing.
+    pub(crate) fn is_unbegun(data_dir: &Path, core: usize) -> io::Result<bool> {
+        unbegun(data_dir, core).try_exists()
     }
 
     /// The inventory of the core's log; `None` if there is none, or only the mark of an earlier version.
@@ -322,18 +345,21 @@ impl CoreDirectory {
         let mut inventory = known.unwrap_or_default();
         change(&mut inventory);
         let (offset, page) = inventory.encode();
-        if !is_new {
+        if is_new {
+            let temporary = self.begun.with_extension("begun.new");
+            let file = File::create(&temporary)?;
+            file.write_all_at(&[0; INVENTORY_SIZE], 0)?;
+            file.write_all_at(&page.0, offset)?;
+            file.sync_all()?;
+            file::rename(&temporary, &self.begun)?;
+        } else {
             // In place: on a full disk, too, a segment can be taken over.
             let file = File::options().write(true).open(&self.begun)?;
             file.write_all_at(&page.0, offset)?;
-            return file.sync_data();
+            file.sync_data()?;
         }
-        let temporary = self.begun.with_extension("begun.new");
-        let file = File::create(&temporary)?;
-        file.write_all_at(&[0; INVENTORY_SIZE], 0)?;
-        file.write_all_at(&page.0, offset)?;
-        file.sync_all()?;
-        file::rename(&temporary, &self.begun)
+        // From now on a directory without a log has lost it.
+        if self.awaits_log()? { file::remove(&self.unbegun) } else { Ok(()) }
     }
 
     /// Strikes prepared segments from the inventory and removes them, from the highest down.
@@ -400,6 +426,10 @@ impl CoreDirectory {
     pub(crate) fn segments(&self) -> DirectoryReader<'_> {
         DirectoryReader { directory: self, open: HashMap::new() }
     }
+}
+
+fn unbegun(data_dir: &Path, core: usize) -> PathBuf {
+    data_dir.join(format!("core-{core}.unbegun"))
 }
 
 fn parse_name(path: &Path) -> Option<(GroupId, Slot, bool)> {
@@ -484,6 +514,20 @@ mod tests {
         assert!(directory.has_begun().unwrap());
         fs::remove_dir_all(dir.path().join("core-0")).unwrap();
         assert!(CoreDirectory::open(dir.path(), 0).unwrap().has_begun().unwrap());
+    }
+
+    #[test]
+    fn a_core_that_waits_for_its_log_does_so_until_it_has_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (directory, storage) = storage(dir.path());
+        directory.await_log().unwrap();
+        assert!(directory.awaits_log().unwrap() && CoreDirectory::is_unbegun(dir.path(), 0).unwrap());
+        prepare(&storage, 1, None).unwrap();
+        assert!(directory.has_begun().unwrap() && !directory.awaits_log().unwrap());
+        // A crash has left it.
+        directory.await_log().unwrap();
+        prepare(&storage, 2, None).unwrap();
+        assert!(!directory.awaits_log().unwrap());
     }
 
     #[test]

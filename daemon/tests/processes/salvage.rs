@@ -261,6 +261,13 @@ fn nothing_else_begins_with_salvaged_state() {
     for id in cluster.ids() {
         cluster.lose_disk(id);
     }
+    // A file that is not there, and what is none.
+    let nowhere = cluster.folder().join("node-one.salvage");
+    let text = errors_of(&mut cluster, 1, &[&nowhere]);
+    assert!(text.contains("node-one.salvage, named by --from: No such file"), "{text}");
+    let folder = cluster.folder().to_path_buf();
+    let text = errors_of(&mut cluster, 1, &[&folder]);
+    assert!(text.contains("named by --from: is a directory"), "{text}");
     // A damaged file: of what it says, and of a state.
     let bytes = fs::read(&file).expect("the file");
     let damaged = cluster.folder().join("damaged");
@@ -305,8 +312,166 @@ fn nothing_else_begins_with_salvaged_state() {
     cluster.wait_writable();
     check(&cluster);
     cluster.assert_same_state();
-    // Its state is gone before the log has begun: not a beginning with nothing.
+    // It has begun: once is enough.
     cluster.kill(3);
     let text = errors_of(&mut cluster, 3, &[&file]);
     assert!(text.contains("is not empty: --from is for the first start"), "{text}");
+    // A log that is gone with all that says that it was there is missed in a cluster that began with a state, too.
+    let data = cluster.data_dir(3);
+    fs::remove_dir_all(data.join("core-0/log")).expect("removed");
+    fs::remove_file(data.join("core-0.begun")).expect("removed");
+    cluster.spawn(3);
+    assert_eq!(cluster.wait_exit(3, PATIENCE).code(), Some(78));
+    let text = cluster.errors(3);
+    assert!(text.contains("the log of core 0 is gone") && text.contains("--rejoin"), "{text}");
+    cluster.lose_disk(3);
+    cluster.start_to_rejoin(3);
+    cluster.wait_member(3);
+    check(&cluster);
+}
+
+fn refused(cluster: &mut Cluster, id: usize, parts: &[&str]) {
+    let status = cluster.wait_exit(id, PATIENCE);
+    let text = cluster.errors(id);
+    assert_eq!(status.code(), Some(78), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+}
+
+fn waits(cluster: &Cluster, id: usize, part: &str) {
+    eventually("it waits", PATIENCE, || cluster.errors(id).contains(part).then_some(()));
+}
+
+/// A node whose first start has not come to its end is told something else.
+#[test]
+fn a_directory_that_waits_for_one_thing_is_not_used_for_another() {
+    let mut cluster = Cluster::start(settings("multi", "sync"));
+    write(&cluster);
+    for id in cluster.ids() {
+        cluster.stop(id, PATIENCE);
+    }
+    printed(&salvage(&cluster, 1));
+    let file = cluster.folder().join("node-1.salvage").display().to_string();
+    for id in cluster.ids() {
+        cluster.lose_disk(id);
+    }
+    let again = salvage(&cluster, 1).replace(".salvage", ".again");
+    let salvages = |parts: &[&str]| {
+        let output = follow(&again);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(78), "{text}");
+        parts.iter().for_each(|part| assert!(text.contains(part), "no {part:?} in {text}"));
+    };
+    // It waits to begin with a state.
+    cluster.spawn_from(1, std::slice::from_ref(&file));
+    waits(&cluster, 1, "node 1 has an empty data directory");
+    salvages(&["in use by another panchd"]);
+    cluster.kill(1);
+    cluster.spawn_to_rejoin(1);
+    refused(&mut cluster, 1, &["waits to begin a new cluster with salvaged state", "without --rejoin"]);
+    cluster.spawn_to_found(1);
+    waits(&cluster, 1, "is to found the cluster");
+    cluster.kill(1);
+    // It was killed while it was being filled.
+    let identity = cluster.data_dir(1).join("identity");
+    let text = fs::read_to_string(&identity).expect("the identity");
+    let (body, _) = text.split_once("founding ").expect("a line");
+    let body = format!("{body}founding {:#018x} above 0\n", 0);
+    let sum = panch_wire::checksum::checksum(body.as_bytes());
+    fs::write(&identity, format!("{body}checksum {sum:#018x}\n")).expect("written");
+    for spawn in [Cluster::spawn, Cluster::spawn_to_rejoin, Cluster::spawn_to_found] {
+        spawn(&mut cluster, 1);
+        refused(&mut cluster, 1, &["was interrupted", "again with --from and the same files"]);
+    }
+    salvages(&["holds no data"]);
+    cluster.spawn_from(1, std::slice::from_ref(&file));
+    waits(&cluster, 1, "node 1 has an empty data directory");
+    cluster.kill(1);
+    // It waits to come back.
+    cluster.lose_disk(1);
+    cluster.spawn_to_rejoin(1);
+    waits(&cluster, 1, "has lost its disk and waits");
+    cluster.kill(1);
+    cluster.spawn_from(1, std::slice::from_ref(&file));
+    refused(&mut cluster, 1, &["on its way back", "start the node without --from"]);
+    cluster.spawn_to_found(1);
+    refused(&mut cluster, 1, &["on its way back", "start the node without --found"]);
+    salvages(&["holds no data"]);
+    cluster.spawn(1);
+    waits(&cluster, 1, "has lost its disk and waits");
+    cluster.kill(1);
+    // It waits as a new one: it may still be told what for.
+    cluster.lose_disk(1);
+    cluster.spawn(1);
+    waits(&cluster, 1, "node 1 has an empty data directory");
+    cluster.kill(1);
+    for id in cluster.ids() {
+        cluster.spawn_from(id, std::slice::from_ref(&file));
+    }
+    cluster.wait_serving(&[1, 2, 3]);
+    cluster.wait_writable();
+    check(&cluster);
+}
+
+/// The same files found a cluster of the same name. Two attempts are told apart all the same, as where nothing was salvaged; files that were
+/// written anew found another cluster.
+#[test]
+fn a_second_beginning_with_the_same_files_does_not_mix_with_the_first() {
+    let mut cluster = Cluster::start(settings("multi", "sync"));
+    write(&cluster);
+    for id in cluster.ids() {
+        cluster.stop(id, PATIENCE);
+    }
+    printed(&salvage(&cluster, 1));
+    let anew = salvage(&cluster, 1).replace(".salvage", ".anew");
+    printed(&anew);
+    let file = cluster.folder().join("node-1.salvage").display().to_string();
+    let other = cluster.folder().join("node-1.anew").display().to_string();
+    for id in cluster.ids() {
+        cluster.lose_disk(id);
+        cluster.spawn_from(id, std::slice::from_ref(&file));
+    }
+    cluster.wait_serving(&[1, 2, 3]);
+    cluster.wait_writable();
+    let set = |cluster: &Cluster, value: &str| {
+        cmd("SET").arg("attempt").arg(value).query::<()>(&mut cluster.connect(1)).expect("a write");
+    };
+    let get = |cluster: &Cluster, id| {
+        cmd("GET").arg("attempt").query::<Option<String>>(&mut cluster.connect(id)).expect("a read")
+    };
+    set(&cluster, "first");
+    for id in cluster.ids() {
+        cluster.stop(id, PATIENCE);
+    }
+    // Those that are new know who is not.
+    for id in [1, 2] {
+        cluster.lose_disk(id);
+    }
+    cluster.spawn(3);
+    cluster.spawn_from(1, std::slice::from_ref(&file));
+    refused(&mut cluster, 1, &["may be forgotten", "with --rejoin"]);
+    cluster.stop(3, PATIENCE);
+    // It is away, and comes back.
+    cluster.lose_disk(1);
+    cluster.spawn_from(1, std::slice::from_ref(&file));
+    cluster.spawn_to_found_from(2, &file);
+    cluster.wait_serving(&[1, 2]);
+    cluster.wait_writable();
+    set(&cluster, "second");
+    cluster.spawn(3);
+    for id in [1, 2, 3] {
+        waits(&cluster, id, "was founded (with --found) without one of the two nodes");
+    }
+    assert_eq!([1, 2].map(|id| get(&cluster, id)), [Some("second".to_owned()), Some("second".to_owned())]);
+    cluster.kill(3);
+    cluster.lose_disk(3);
+    // With files of another name it is not of this cluster at all.
+    cluster.spawn_from(3, std::slice::from_ref(&other));
+    waits(&cluster, 3, "was founded anew from a state that was salvaged");
+    cluster.kill(3);
+    cluster.lose_disk(3);
+    cluster.spawn_from(3, std::slice::from_ref(&file));
+    cluster.wait_serving(&[3]);
+    assert_eq!(get(&cluster, 3).as_deref(), Some("second"));
 }

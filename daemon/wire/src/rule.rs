@@ -113,6 +113,8 @@ rules! {
     FoundingsDoNotMix = "foundings-do-not-mix",
     /// Every node of a cluster that begins with a salvaged state begins with that state.
     FoundedWithState = "founded-with-state",
+    /// Of what several nodes have accepted in a position, a cluster that begins anew keeps what was accepted in the highest ballot.
+    HighestBallotSalvaged = "highest-ballot-salvaged",
     /// They have answered so twice, so that there was a moment at which all were new.
     FoundingAsksTwice = "founding-asks-twice",
     /// A node with another directory than the one that the cluster was founded with does not begin as new.

@@ -97,6 +97,14 @@ impl<P: Protocol> Replica<P> {
         }
     }
 
+    /// Nothing else will ever be decided: batches that wait for one that nobody has are executed all the same. They may have been elsewhere.
+    pub(crate) fn execute_held(&mut self, latencies: &mut Latencies, out: &mut impl Outbox) {
+        let commit = Commit { position: self.executed().into(), stamp: self.stamp };
+        while let Some(frame) = self.machine.release_held() {
+            self.apply_batch(Instant::default(), &commit, &frame, latencies, out);
+        }
+    }
+
     pub(super) fn is_mine(&self, frame: &Frame) -> bool {
         frame.id().is_of(self.group.me, self.incarnation)
     }

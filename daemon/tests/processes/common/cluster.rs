@@ -308,6 +308,13 @@ impl Cluster {
         self.spawn_with(id, &arguments);
     }
 
+    /// The same for one that is to found the new cluster without those that cannot be started.
+    pub fn spawn_to_found_from(&mut self, id: usize, file: &str) {
+        let config = self.config_path(id);
+        let config = config.to_str().expect("a path of ASCII");
+        self.spawn_with(id, &["run", "--found", "--config", config, "--from", file]);
+    }
+
     /// Waits until nodes that were started serve.
     pub fn wait_serving(&mut self, ids: &[usize]) {
         assert!(self.try_wait_all_serving(ids), "a port was taken by somebody else");

@@ -10,8 +10,8 @@ mutants! {
         TornTailCut, SessionsInSnapshot, SessionDedupe, SessionGeneration, RefusedIsDropped, BatchInOrder, FailedWriteStops,
         IncarnationDurable, PromiseRestated, RecycleAfterSnapshot, RejoinAsksEverybody, RejoinMute,
         RejoinKeepsBallot, RejoinDurable, PeriodicPowerRejoins, FoundingAsksEverybody, FoundingAsksTwice,
-        FoundersAreNamed, FoundingsDoNotMix, FoundedWithState, PeerLifeRemembered, PeerLogEndRemembered,
-        LogKeptForTransfers, DecisionsCompared,
+        FoundersAreNamed, FoundingsDoNotMix, FoundedWithState, HighestBallotSalvaged, PeerLifeRemembered,
+        PeerLogEndRemembered, LogKeptForTransfers, DecisionsCompared,
     ];
     random {
         random_schedules_notice_too: 400 of random::run, [
