@@ -20,7 +20,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::cli::{DevArgs, RunArgs, exit, print};
-use crate::config::dev::connect_text;
+use crate::config::dev::{DevError, connect_text};
 use crate::config::{self, Config};
 use crate::host;
 use crate::secret;
@@ -83,7 +83,10 @@ pub fn dev(arguments: &DevArgs) -> u8 {
         Ok(loaded) => loaded,
         Err(error) => {
             eprintln!("panchd dev: {error}");
-            return exit::IO;
+            return match &error {
+                DevError::Io { error, .. } if !is_of_the_name(error) => exit::IO,
+                _ => exit::CONFIG,
+            };
         }
     };
     let configs: Vec<Config> = loaded.into_iter().map(|loaded| loaded.config).collect();
@@ -210,7 +213,10 @@ pub(crate) fn exit_code(fault: &NodeFault) -> u8 {
         NodeFault::Snapshot { fault, .. } => {
             matches!(fault, SnapshotFault::Descriptors(_) | SnapshotFault::Read(_))
         }
-        NodeFault::Salvage(fault) => matches!(fault, SalvageFault::Unreadable { .. } | SalvageFault::Unwritable { .. }),
+        NodeFault::Salvage(
+            SalvageFault::Unreadable { error, .. } | SalvageFault::Unwritable { error, .. },
+        ) => !is_of_the_name(error),
+        NodeFault::Salvage(_) => false,
         NodeFault::Identity(_)
         | NodeFault::StateMissing { .. }
         | NodeFault::LogMissing { .. }
@@ -222,6 +228,14 @@ pub(crate) fn exit_code(fault: &NodeFault) -> u8 {
         _ => true,
     };
     if starting_again_may_help { exit::IO } else { exit::CONFIG }
+}
+
+/// Whether what was named is not there or cannot be what it is named as: it will not be at another try, either.
+pub(crate) fn is_of_the_name(error: &io::Error) -> bool {
+    use ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    let kind = error.kind();
+    matches!(kind, NotFound | PermissionDenied | IsADirectory | NotADirectory | ReadOnlyFilesystem)
+        || matches!(kind, ErrorKind::InvalidInput | ErrorKind::InvalidFilename)
 }
 
 /// Whether there was no room: there may be some later.

@@ -353,6 +353,40 @@ fn a_command_line_that_makes_no_sense_ends_with_its_own_code() {
     }
 }
 
+/// A path that is mistyped is named, and nothing is tried again for it.
+#[test]
+fn a_path_that_leads_nowhere_is_named() {
+    let mut cluster = Cluster::start(single());
+    cluster.stop(1, Duration::from_secs(20));
+    let folder = cluster.folder().to_path_buf();
+    let config = cluster.config_path(1).display().to_string();
+    let (nowhere, inside) = (folder.join("nowhere"), folder.join("nowhere/file"));
+    let (nowhere, inside) = (nowhere.display().to_string(), inside.display().to_string());
+    let below_a_file = format!("{config}/below");
+    let commands: [&[&str]; 11] = [
+        &["run", "--config", &nowhere],
+        &["run", "--config", &config, "--from", &nowhere],
+        &["run", "--config", &config, "--from", &below_a_file],
+        &["run", "--config", &config, "--set", "node.secret_file=\"nowhere\""],
+        &["run", "--config", &config, "--set", &format!("node.data_dir=\"{below_a_file}\"")],
+        &["check", "--config", &nowhere],
+        &["status", "--config", &nowhere],
+        &["salvage", "--config", &nowhere, "--out", &inside],
+        &["salvage", "--config", &config, "--out", &inside],
+        &["salvage", "--config", &config, "--out", &below_a_file],
+        &["dev", "--dir", &below_a_file],
+    ];
+    let path = folder.join("stderr");
+    for arguments in commands {
+        let mut child = launch(arguments, File::create(&path).expect("a file"));
+        let status = child.wait().expect("it ends");
+        let text = fs::read_to_string(&path).expect("its errors");
+        assert_eq!(status.code(), Some(CONFIG), "{arguments:?}: {text}");
+        let named = ["nowhere", "below"].iter().any(|part| text.contains(part));
+        assert!(named, "{arguments:?}: {text}");
+    }
+}
+
 /// A small file system of its own.
 struct SmallDisk(PathBuf);
 
