@@ -26,6 +26,8 @@ use crate::small_file::{read, replace};
 use crate::starts;
 use crate::storage::CoreDirectory;
 
+mod orders;
+
 const FILE: &str = "identity";
 const LOCK: &str = "lock";
 /// The layout of the identity file.
@@ -149,6 +151,20 @@ pub enum IdentityFault {
     /// The operator wants to begin with salvaged state, but this node has data.
     #[error("data directory {} is not empty: --from is for the first start of a cluster that goes on from salvaged state. If this node has begun with it already, start it without --from; if the directory is of the cluster before, move it away first", .0.display())]
     BeginsWithData(PathBuf),
+    /// The operator wants something else with the directory of a node that comes back.
+    #[error("data directory {} is that of a node on its way back from the loss of its disk (it was started with --rejoin): {flag} is for the first start of a cluster. To go on, start the node without {flag}; to begin a new cluster, stop it and empty the directory first", path.display())]
+    Rejoining {
+        /// The directory.
+        path: PathBuf,
+        /// What it was started with.
+        flag: &'static str,
+    },
+    /// The node waits to begin with salvaged state, and is told to come back.
+    #[error("data directory {} waits to begin a new cluster with salvaged state (it was started with --from): --rejoin is for a node that has lost its disk. To go on, start the node without --rejoin; if the others run already with another directory of this node, which is lost, empty this one and start it with --rejoin", .0.display())]
+    Beginning(PathBuf),
+    /// The process ended while salvaged state was taken over.
+    #[error("data directory {} was being filled with salvaged state (--from), and that was interrupted: start the node again with --from and the same files, or empty the directory to do something else with it", .0.display())]
+    HalfFilled(PathBuf),
     /// There is nothing in the directory that could be salvaged.
     #[error("data directory {} holds no data: nothing can be salvaged from it. Salvage the nodes that have data", .0.display())]
     Nothing(PathBuf),
@@ -286,6 +302,7 @@ impl DataDir {
         };
         check(path, &identity, wanted)?;
         let has_run = identity.incarnation > Incarnation(0);
+        orders::check(path, &identity, loss, wanted.founding != Founding::default())?;
         let begins_with_state = wanted.founding != Founding::default();
         if begins_with_state && (has_run || has_begun(path, &identity).map_err(at(path))?) {
             return Err(IdentityFault::BeginsWithData(path.to_path_buf()));
@@ -348,7 +365,8 @@ impl DataDir {
         let found = read_identity(path)?;
         let (identity, _) = found.ok_or_else(|| IdentityFault::Nothing(path.to_path_buf()))?;
         check(path, &identity, wanted)?;
-        if identity.incarnation == Incarnation(0) && identity.founding == Founding::default() {
+        let holds_state = identity.founding != Founding::default() && !identity.rejoining;
+        if identity.incarnation == Incarnation(0) && !holds_state {
             return Err(IdentityFault::Nothing(path.to_path_buf()));
         }
         Ok((lock, identity))

@@ -207,6 +207,9 @@ impl Node {
         }
         let node_count = options.members.len();
         let mut data = DataDir::open(&options.data_dir, &wanted, options.loss, node_count == 1)?;
+        if options.told_to_found && data.identity.incarnation == Incarnation(0) && data.identity.rejoining {
+            return Err(IdentityFault::Rejoining { path: data.path, flag: "--found" }.into());
+        }
         if data.has_lost_votes {
             say_what_is_lost(&options);
         }

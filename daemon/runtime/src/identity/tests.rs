@@ -337,3 +337,84 @@ fn a_directory_without_a_small_file_does_not_vote_after_a_start_that_was_to_rejo
     fs::write(&peers, kept).unwrap();
     assert!(open(dir.path(), &wanted()).unwrap().identity.rejoining);
 }
+
+/// Every directory with everything that a node may be told to do with it. What is refused changes nothing. The same for `--found` is in the tests of
+/// whole nodes.
+#[test]
+fn what_a_directory_is_for_is_known_and_nothing_else_is_done_with_it() {
+    use IdentityFault::{Beginning, BeginsWithData, HalfFilled, Locked, NotEmpty, Nothing, Rejoining};
+    let state = Founding { name: 77, above: Incarnation(4) };
+    let with_state = Identity { founding: state, ..wanted() };
+    let begin = |mut data: DataDir| {
+        data.begin(Incarnation(0), Founders::default()).unwrap();
+        enter(&data);
+    };
+    let lost = |dir: &Path| DataDir::open(dir, &wanted(), Loss::OfDisk, false);
+    let wait_with_state = |dir: &Path| {
+        let mut data = open(dir, &with_state).unwrap();
+        data.set_founding(state).unwrap();
+        data
+    };
+    type Make<'a> = &'a dyn Fn(&Path);
+    let empty: Make = &|_| ();
+    let waits: Make = &|dir| drop(open(dir, &wanted()).unwrap());
+    let waits_with_state: Make = &|dir| drop(wait_with_state(dir));
+    let half_filled: Make = &|dir| {
+        drop(open(dir, &with_state).unwrap());
+        CoreDirectory::open(dir, 1).unwrap().await_log().unwrap();
+    };
+    let waits_to_rejoin: Make = &|dir| drop(lost(dir).unwrap());
+    let knows_what_to_rejoin: Make = &|dir| lost(dir).unwrap().set_founding(state).unwrap();
+    let has_run: Make = &|dir| begin(open(dir, &wanted()).unwrap());
+    let has_run_with_state: Make = &|dir| begin(wait_with_state(dir));
+    let rejoins: Make = &|dir| begin(lost(dir).unwrap());
+    let name = |fault: IdentityFault| match fault {
+        Beginning(_) => "waits with state",
+        Rejoining { .. } => "waits to rejoin",
+        HalfFilled(_) => "half filled",
+        BeginsWithData(_) | NotEmpty(_) => "not empty",
+        Nothing(_) => "nothing",
+        Locked(_) => "in use",
+        other => panic!("{other}"),
+    };
+    // Without a flag, with --from, with --rejoin, and for `panchd salvage`.
+    let table: [(Make, [&str; 4]); 9] = [
+        (empty, ["done", "done", "done", "nothing"]),
+        (waits, ["done", "done", "done", "nothing"]),
+        (waits_with_state, ["done", "done", "waits with state", "done"]),
+        (half_filled, ["half filled", "done", "half filled", "nothing"]),
+        (waits_to_rejoin, ["done", "waits to rejoin", "done", "nothing"]),
+        (knows_what_to_rejoin, ["done", "waits to rejoin", "done", "nothing"]),
+        (has_run, ["done", "not empty", "not empty", "done"]),
+        (has_run_with_state, ["done", "not empty", "not empty", "done"]),
+        (rejoins, ["done", "not empty", "done", "done"]),
+    ];
+    for (row, (make, expected)) in table.into_iter().enumerate() {
+        for (order, expected) in expected.into_iter().enumerate() {
+            let dir = tempfile::tempdir().unwrap();
+            make(dir.path());
+            let before = fs::read_to_string(dir.path().join(FILE)).ok();
+            let work = || match order {
+                0 => open(dir.path(), &wanted()).map(Some),
+                1 => open(dir.path(), &with_state).map(Some),
+                2 => lost(dir.path()).map(Some),
+                _ => DataDir::look(dir.path(), &wanted()).map(|_| None),
+            };
+            let (held, outcome) = match work() {
+                Ok(held) => (held, "done"),
+                Err(fault) => (None, name(fault)),
+            };
+            assert_eq!(outcome, expected, "row {row}, order {order}");
+            if expected != "done" {
+                assert_eq!(
+                    fs::read_to_string(dir.path().join(FILE)).ok(),
+                    before,
+                    "row {row}, order {order}"
+                );
+            }
+            if held.is_some() {
+                assert_eq!(work().err().map(name), Some("in use"), "row {row}, order {order}");
+            }
+        }
+    }
+}
