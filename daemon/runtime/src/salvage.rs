@@ -352,7 +352,8 @@ impl Beginning {
         let lost = lost_with(&files, &self.remnants, group, base);
         let empty = (it.executed.0 - before.0).saturating_sub(picks);
         say(format_args!(
-            "group {group} begins with what node {} had executed ({} positions), and {picks} values beyond that from all files, whether they are              known to be decided or not; of {empty} positions between them nothing is left. {} keys, digest {:016x}",
+            "group {group} begins with what node {} had executed ({} positions), and {picks} values beyond that from all files, whether they are \
+             known to be decided or not; of {empty} positions between them nothing is left. {} keys, digest {:016x}",
             base.node.0 + 1,
             before.0,
             it.keys,
