@@ -119,12 +119,19 @@ impl LogFile {
         Ok(done)
     }
 
-    /// Writes whole pages at `offset` and waits until they are on disk. Blocks: for recovery and repair.
+    /// Writes whole pages at `offset`, which are durable after [`LogFile::sync`]. Blocks.
     ///
     /// # Errors
-    /// As pwrite(2) and fdatasync(2). After an error, what is on disk in that range is unknown.
+    /// As pwrite(2). After an error, what is in that range is unknown.
     pub fn write_pages(&self, offset: u64, pages: &[Page]) -> io::Result<()> {
-        self.file.write_all_at(bytemuck::cast_slice(pages), offset)?;
+        self.file.write_all_at(bytemuck::cast_slice(pages), offset)
+    }
+
+    /// Waits until everything that was written is on disk. Blocks.
+    ///
+    /// # Errors
+    /// As fdatasync(2). After an error, what of it is on disk is unknown.
+    pub fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
 }
@@ -198,6 +205,7 @@ mod tests {
         let mut pages = zeroed_pages(1);
         pages[0].0.fill(9);
         log.write_pages(PAGE_SIZE as u64, &pages).unwrap();
+        log.sync().unwrap();
         assert_eq!(
             LogFile::create(&path, PAGE_SIZE as u64).unwrap_err().kind(),
             io::ErrorKind::AlreadyExists

@@ -36,6 +36,9 @@ pub(crate) struct Effort {
 /// Nodes of the simulator are new together.
 const FOUNDING: &str = "a model of first starts in the replica crate has it";
 
+/// A disk of the simulator holds a log, and what else a node keeps as values.
+const SMALL_FILES: &str = "a model of disks that lose and tear in the tests of the log crate has it";
+
 /// Rules whose removal no whole group can notice, each with the reason. A test of the consensus crate misses them.
 const TABLES: &[(Rule, &str)] = &[
     (
@@ -53,6 +56,11 @@ const TABLES: &[(Rule, &str)] = &[
     (Rule::FoundingAsksTwice, FOUNDING),
     (Rule::FoundersAreNamed, FOUNDING),
     (Rule::FoundingsDoNotMix, "tests of hellos in the wire crate have it"),
+    (Rule::SmallFileCopiesInTurn, SMALL_FILES),
+    (Rule::SmallFileWholeCopyStays, SMALL_FILES),
+    (Rule::SmallFileSyncedWhenRead, SMALL_FILES),
+    (Rule::SmallFileSyncedBeforeRenamed, SMALL_FILES),
+    (Rule::SmallFileNameSynced, SMALL_FILES),
     (Rule::FoundedWithState, "a test of salvaged states in the replica crate has it"),
     (Rule::HighestBallotSalvaged, "a test of salvaged states in the replica crate has it"),
     (

@@ -35,6 +35,7 @@ mod ledger;
 pub mod recover;
 mod scan;
 pub mod segment;
+pub mod small_file;
 pub mod writer;
 
 pub use config::{Config, ConfigFault, Durability};
@@ -44,6 +45,7 @@ pub use format::FORMAT_VERSION;
 pub use inventory::{INVENTORY_SIZE, Inventory};
 pub use recover::{End, Entry, Recovered, recover};
 pub use segment::{Preparation, SegmentSequence};
+pub use small_file::{SmallDisk, SmallFile, SmallFileFault};
 pub use writer::{Appended, Restatement, Sync, Wal, Write};
 
 /// Number of a commit group: grows by one per commit group and jumps at each start. 0 means "before everything".

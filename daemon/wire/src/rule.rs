@@ -88,6 +88,18 @@ rules! {
     /// That a replica must not serve survives the segment in which it was written down.
     StandingRestated = "standing-restated",
 
+    // Small files.
+    /// The second copy of a small file is written once the first is on stable storage.
+    SmallFileCopiesInTurn = "small-file-copies-in-turn",
+    /// Of the two copies the one that is not whole is written first.
+    SmallFileWholeCopyStays = "small-file-whole-copy-stays",
+    /// What was read is on stable storage before it counts.
+    SmallFileSyncedWhenRead = "small-file-synced-when-read",
+    /// A file that is made anew is on stable storage before it takes the name.
+    SmallFileSyncedBeforeRenamed = "small-file-synced-before-renamed",
+    /// A change that made a file anew counts once the name is on stable storage.
+    SmallFileNameSynced = "small-file-name-synced",
+
     // Coming back without a disk.
     /// All other replicas are asked what the forgotten life may have said, not a quorum of them.
     RejoinAsksEverybody = "rejoin-asks-everybody",

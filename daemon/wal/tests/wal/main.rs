@@ -5,6 +5,7 @@
 mod mutants;
 mod recovery;
 mod segments;
+mod small_file;
 mod support;
 mod tear;
 mod writing;

@@ -5,6 +5,7 @@ use std::io;
 use panch_wire::frame::PAGE_SIZE;
 use panch_wire::rule::{Rule, remove};
 
+use crate::small_file::live_through_everything;
 use crate::support::{IDENTITY, Node, config, read_back};
 
 #[test]
@@ -64,4 +65,36 @@ fn without_failed_write_stops_a_lost_write_counts_as_durable() {
     let result = node.wal.on_written(write, Err(io::Error::from_raw_os_error(5)));
     remove(None);
     assert!(result.is_ok() && node.wal.durable() == lost.lsn && !node.wal.has_failed());
+}
+
+fn small_files_need(rule: Rule) {
+    remove(Some(rule));
+    let result = live_through_everything();
+    remove(None);
+    assert!(result.is_err(), "no crash notices that {} is gone", rule.name());
+}
+
+#[test]
+fn without_small_file_copies_in_turn_both_are_torn_at_once() {
+    small_files_need(Rule::SmallFileCopiesInTurn);
+}
+
+#[test]
+fn without_small_file_whole_copy_stays_two_crashes_in_a_row_leave_none() {
+    small_files_need(Rule::SmallFileWholeCopyStays);
+}
+
+#[test]
+fn without_small_file_synced_when_read_a_text_that_was_read_is_lost() {
+    small_files_need(Rule::SmallFileSyncedWhenRead);
+}
+
+#[test]
+fn without_small_file_synced_before_renamed_a_new_file_is_empty() {
+    small_files_need(Rule::SmallFileSyncedBeforeRenamed);
+}
+
+#[test]
+fn without_small_file_name_synced_the_file_before_comes_back() {
+    small_files_need(Rule::SmallFileNameSynced);
 }

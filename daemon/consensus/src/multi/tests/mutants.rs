@@ -12,6 +12,8 @@ mutants! {
         RejoinKeepsBallot, RejoinDurable, PeriodicPowerRejoins, FoundingAsksEverybody, FoundingAsksTwice,
         FoundersAreNamed, FoundingsDoNotMix, FoundedWithState, HighestBallotSalvaged, PeerLifeRemembered,
         PeerLogEndRemembered, LogKeptForTransfers, DecisionsCompared,
+        SmallFileCopiesInTurn, SmallFileWholeCopyStays, SmallFileSyncedWhenRead, SmallFileSyncedBeforeRenamed,
+        SmallFileNameSynced,
     ];
     random {
         random_schedules_notice_too: 400 of random::run, [
