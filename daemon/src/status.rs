@@ -81,6 +81,9 @@ pub fn status(arguments: &StatusArgs) -> u8 {
         }
     }
     cli::print(&render(&statuses));
+    for trouble in troubles(&statuses) {
+        eprintln!("{trouble}");
+    }
     let differences = differences(&statuses);
     for difference in &differences {
         eprintln!("{difference}");
@@ -90,6 +93,20 @@ pub fn status(arguments: &StatusArgs) -> u8 {
         (true, true) => 0,
         (true, false) => exit::IO,
     }
+}
+
+/// Nodes whose disks hang or fail, as far as they say so.
+fn troubles(nodes: &[(String, NodeStatus)]) -> Vec<String> {
+    let of = |(name, status): &(String, NodeStatus)| {
+        let (_, time) = status.facts.iter().find(|(key, _)| key == "small_file_trouble_ms")?;
+        let time: u64 = time.parse().ok().filter(|time| *time > 0)?;
+        let (name, seconds) = (printable(name), time.div_ceil(1000));
+        Some(format!(
+            "Node {name} has not been able to write a small file for {seconds} s: its disk hangs or fails. Nodes that start again are not taken \
+             in by it until it can."
+        ))
+    };
+    nodes.iter().filter_map(of).collect()
 }
 
 /// Digests at each place where several nodes have one, and who has them; and nodes that say that their data are not those of others. Empty
@@ -319,6 +336,20 @@ group  node  protocol  role     leader  ballot  committed  executed  last  lag  
     1  1     epaxos    replica       -     0.1          7         7     9    2  sync        fast path 75.0 % of 4, 2 conflicts
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_disk_that_hangs_is_worth_a_line() {
+        let node = |time: &str| ("2".to_owned(), parse(&format!("small_file_trouble_ms:{time}\r\n")));
+        assert_eq!(
+            troubles(&[node("0"), node("soon"), ("1".to_owned(), parse(SECTION))]),
+            Vec::<String>::new()
+        );
+        let lines = troubles(&[node("0"), node("2100")]);
+        assert!(
+            lines.len() == 1 && lines[0].starts_with("Node 2") && lines[0].contains("for 3 s"),
+            "{lines:?}"
+        );
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl Answering {
             let mut strangers = Vec::new();
             let (hello, secret) = (&ours, secret.as_ref());
             let recollection = Recollection::Waiting { is_new };
-            let host = Host { hello, node_count, secret, recollection };
+            let host = Host { hello, node_count, secret, recollection, is_late: false };
             while !stopped.load(Ordering::Acquire) {
                 accept(&listener, &mut strangers);
                 strangers.retain_mut(|stranger| stranger.is_listened_to(&host));

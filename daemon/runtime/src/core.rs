@@ -31,9 +31,9 @@ use panch_wire::time::{Duration, Instant};
 
 use crate::clients::connection::ConnectionKey;
 use crate::clients::groups::divergence;
-use crate::complaints::Complaints;
+use crate::complaints::{Complaints, say};
 use crate::counters::CoreCounters;
-use crate::identity::{DataDir, IdentityFault};
+use crate::identity::DataDir;
 use crate::inbound::InboundStreams;
 use crate::log_io::LogIo;
 use crate::options::NodeOptions;
@@ -70,9 +70,6 @@ pub enum CoreFault {
     /// The ring failed.
     #[error("io_uring: {0}")]
     Ring(io::Error),
-    /// It could not be written down that the node is a member again.
-    #[error(transparent)]
-    Identity(#[from] IdentityFault),
     /// Another node remembers this one with another data directory, in a later life, or with more of its log.
     #[error(
         "node {by} says that this data directory is not the one that the node ran with before, or an older copy of it, or that a part of its log is lost: votes may be forgotten. Start the node with the right directory; if that is lost, empty `data_dir` and start it with --rejoin"
@@ -103,6 +100,8 @@ pub(crate) struct CoreLoop {
     pub(crate) hello: Hello,
     /// The node's data directory.
     pub(crate) data: Arc<DataDir>,
+    /// Rounds of the thread that writes small files, after which this core has looked whether anybody waited for one.
+    pub(crate) notes_seen: u64,
     /// Whether this core is still on the node's way back from the loss of its disk.
     returning: Option<Returning>,
     /// Set by whichever core fails first, so that all stop.
@@ -154,6 +153,7 @@ impl CoreLoop {
             log,
             hello,
             data,
+            notes_seen: 0,
             returning,
             failed,
             inbound: InboundStreams::default(),
@@ -199,6 +199,10 @@ impl CoreLoop {
             busy = true;
             self.on_done(now, done);
         }
+        let rounds = self.data.peers.reminder.rounds();
+        if rounds != std::mem::replace(&mut self.notes_seen, rounds) {
+            self.retry_greetings(now);
+        }
         busy |= self.retry_inbound(now);
         let used_for_inbound = self.pool.used();
         self.maintain(now)?;
@@ -208,7 +212,7 @@ impl CoreLoop {
             self.core.end_turn(now, &mut self.out);
         }
         let used_for_requests = self.pool.used();
-        self.consider_return(now)?;
+        self.consider_return(now);
         self.write_log(now);
         self.start_loads(now);
         self.send_parcels();
@@ -231,7 +235,12 @@ impl CoreLoop {
 
     /// Whether something waits that the ring does not know of.
     pub(crate) fn is_idle(&self) -> bool {
-        self.port.is_empty() && self.out.storage.is_quiet()
+        self.port.is_empty() && self.out.storage.is_quiet() && self.has_no_note()
+    }
+
+    /// Whether nothing was written down that the core has not seen.
+    fn has_no_note(&self) -> bool {
+        self.data.peers.reminder.rounds() == self.notes_seen
     }
 
     /// When the next turn is wanted even if nothing happens.
@@ -254,6 +263,11 @@ impl CoreLoop {
         report.groups.extend(self.core.status());
         report.latencies.clone_from(self.core.latencies());
         drop(report);
+        if self.view.core == 0
+            && let Some(text) = self.data.peers.reminder.complaint()
+        {
+            say(format_args!("node {}: {text}", u64::from(self.view.node().0) + 1));
+        }
         self.complain_of_divergence(now);
     }
 
@@ -284,6 +298,7 @@ impl CoreLoop {
         self.counters.frames_used = self.pool.used() as u64;
         if self.view.core == 0 {
             self.counters.peer_memory_writes = self.data.peers.writes();
+            self.counters.note_trouble_ms = self.data.peers.reminder.trouble().as_millis() as u64;
         }
     }
 

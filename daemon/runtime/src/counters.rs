@@ -41,6 +41,8 @@ pub struct CoreCounters {
     pub peer_faults: u64,
     /// Times that what is remembered of other nodes was written to its file; counted by the first core.
     pub peer_memory_writes: u64,
+    /// For how long (ms) small files could not be written, because the disk hangs or fails; 0 if they can. Counted by the first core.
+    pub note_trouble_ms: u64,
     /// Bytes of frame memory in use.
     pub frames_used: u64,
 }
@@ -65,6 +67,7 @@ impl CoreCounters {
             output_overruns,
             peer_faults,
             peer_memory_writes,
+            note_trouble_ms,
             frames_used,
         } = other;
         self.turns += turns;
@@ -83,6 +86,7 @@ impl CoreCounters {
         self.output_overruns += output_overruns;
         self.peer_faults += peer_faults;
         self.peer_memory_writes += peer_memory_writes;
+        self.note_trouble_ms += note_trouble_ms;
         self.frames_used += frames_used;
     }
 }

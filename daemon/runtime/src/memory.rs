@@ -1,18 +1,19 @@
 //! What this node remembers of other nodes over its own restarts, in a file: see [`panch_replica::familiarity`].
 //!
-//! A life of another node is written down before its hello is accepted. The ends of its logs, which every packet states, are
-//! heard in memory and written by a thread of their own ([`crate::notes`]), at a bounded rate: what this node has heard in the
+//! A life of another node is written down before its hello is accepted. A thread of its own does that ([`crate::notes`]): who says
+//! hello waits, and is judged again when it is done. The ends of its logs, which every packet states, are
+//! heard in memory and written by the same thread, at a bounded rate: what this node has heard in the
 //! last seconds is lost if it crashes, and then a node that comes back without it is noticed by the others only.
 //!
 //! Invariants:
 //! * A hello is accepted only once what it says is durable here. A node that was accepted once is not taken for another one
 //!   later, whoever restarted in between.
-//! * Nothing that only looks, or hears, waits for the disk.
+//! * No core waits for the disk.
 //! * The file is there from the first start on: a node that lacks it has lost it.
 
 use std::fmt::Write;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -24,24 +25,43 @@ use panch_wire::peer::Life;
 
 use crate::identity::IdentityFault;
 use crate::notes::Reminder;
-use crate::small_file::{read, replace};
+use crate::small_file::{SmallFile, is_later};
 
 pub(crate) const FILE: &str = "peers";
 const FORMAT: &str = "format 2\n";
+/// The number in it.
+const FORMAT_NUMBER: u64 = 2;
+/// The longest text, in bytes.
+const SIZE_MAX: usize = 64 + REPLICAS_MAX * (128 + 28 * CORES_MAX);
 /// The layout before: lives without a name, and no ends of logs.
 const UNNAMED: &str = "format 1\n";
 
 /// What is remembered of all nodes. Shared by the cores.
 #[derive(Debug)]
 pub(crate) struct PeerMemory {
-    /// Where it is kept; `None`: nowhere, for tests.
-    directory: Option<PathBuf>,
-    now: Mutex<Familiarity>,
-    /// The revision that the file holds; whoever writes it holds this.
-    written: Mutex<u64>,
+    now: Mutex<Now>,
+    /// Whoever writes holds this; no core does.
+    written: Mutex<Written>,
     writes: AtomicU64,
-    /// Wakes the thread that writes down what was heard.
+    /// Wakes the thread that writes.
     pub(crate) reminder: Reminder,
+}
+
+/// What counts.
+#[derive(Debug)]
+struct Now {
+    familiarity: Familiarity,
+    /// Hellos that are familiar and have to be written down before they count: at most one of each core of a node.
+    waiting: Vec<Newcomer>,
+}
+
+/// What is on the disk.
+#[derive(Debug)]
+struct Written {
+    /// `None`: nowhere, for tests.
+    file: Option<SmallFile>,
+    /// The revision that the file holds; `None`: another state than any that counted.
+    revision: Option<u64>,
 }
 
 fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -50,46 +70,55 @@ fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl PeerMemory {
     /// What the data directory holds.
-    pub(crate) fn open(directory: &Path) -> Result<Self, IdentityFault> {
+    pub(crate) fn open(directory: &Path, reminder: Reminder) -> Result<Self, IdentityFault> {
         let path = directory.join(FILE);
-        let known = match read(&path)? {
+        let (file, text) = SmallFile::open(path.clone(), SIZE_MAX)?;
+        let known = match text {
+            Some(text) if is_later(&text, FORMAT_NUMBER) => return Err(IdentityFault::Later(path)),
             Some(text) => parse(&text).map_err(|line| IdentityFault::Damaged { path, line })?,
             None => Default::default(),
         };
-        Ok(Self::with(Some(directory.to_path_buf()), known))
+        Ok(Self::with(Some(file), known, reminder))
     }
 
     /// Nothing, and nothing is kept.
     #[cfg(test)]
     pub(crate) fn empty() -> Self {
-        Self::with(None, Default::default())
+        Self::with(None, Default::default(), Reminder::default())
     }
 
-    fn with(directory: Option<PathBuf>, known: [Known; REPLICAS_MAX]) -> Self {
-        let now = Familiarity::new(known);
-        let written = Mutex::new(now.revision());
-        let (writes, reminder) = Default::default();
-        Self { directory, now: Mutex::new(now), written, writes, reminder }
+    fn with(file: Option<SmallFile>, known: [Known; REPLICAS_MAX], reminder: Reminder) -> Self {
+        let familiarity = Familiarity::new(known);
+        let revision = Some(familiarity.revision());
+        Self {
+            now: Mutex::new(Now { familiarity, waiting: Vec::new() }),
+            written: Mutex::new(Written { file, revision }),
+            writes: AtomicU64::default(),
+            reminder,
+        }
     }
 
-    /// Writes the file, whatever is in it.
+    /// Sees to it that the file is there, and has room for what may have to be written on a full disk.
     ///
     /// # Errors
     /// If it could not be written.
-    pub(crate) fn save(&self) -> io::Result<()> {
+    pub(crate) fn settle(&self) -> Result<(), IdentityFault> {
         let mut written = hold(&self.written);
-        let now = hold(&self.now).clone();
-        self.write(&now, &mut written)
+        if written.file.as_ref().is_some_and(|file| !file.has_room()) {
+            written.revision = None;
+        }
+        drop(written);
+        self.write_down().map(drop)
     }
 
     /// Takes note of what the nodes were when the cluster was founded.
     pub(crate) fn set_founders(&self, founders: Founders) {
-        hold(&self.now).set_founders(founders);
+        hold(&self.now).familiarity.set_founders(founders);
     }
 
     /// What is remembered of a node.
     pub(crate) fn of(&self, node: ReplicaId) -> Known {
-        hold(&self.now).of(node)
+        hold(&self.now).familiarity.of(node)
     }
 
     /// How often the file was written since the node started.
@@ -99,13 +128,13 @@ impl PeerMemory {
 
     /// A node has accepted a hello of this life of this node.
     pub(crate) fn set_recognised(&self, by: ReplicaId) {
-        hold(&self.now).set_recognised(by);
+        hold(&self.now).familiarity.set_recognised(by);
     }
 
     /// Everything that is remembered, for a node that has forgotten it: one word per node. No key is in it. A node that was not met
     /// has incarnation 0, and the directory that it was founded with, or 0 if it was absent then.
     pub(crate) fn tell(&self) -> String {
-        let now = hold(&self.now);
+        let now = &hold(&self.now).familiarity;
         let all = (1..).zip(now.known().iter().zip(now.founders()));
         let words = all.filter_map(|(node, (known, founder))| {
             let directory = match founder {
@@ -129,69 +158,77 @@ impl PeerMemory {
         let words: Option<Vec<_>> = told.split_whitespace().map(parse_word).collect();
         let words = words.filter(|words| words.iter().all(|(node, _)| node.index() < REPLICAS_MAX));
         let words = words.ok_or(io::ErrorKind::InvalidData)?;
-        self.change(|now| words.iter().for_each(|(node, known)| now.learn(me, *node, known)))
+        let mut now = hold(&self.now);
+        words.iter().for_each(|(node, known)| now.familiarity.learn(me, *node, known));
+        drop(now);
+        self.write_down().map(drop).map_err(io::Error::other)
     }
 
-    /// Looks at who says hello, and remembers it if it is familiar. Blocks for as long as a small file takes to be written, at
-    /// the first hello of a life of another node.
-    ///
-    /// # Errors
-    /// If it could not be written down: the hello must not be accepted now.
-    pub(crate) fn judge(&self, newcomer: &Newcomer) -> io::Result<Judgement> {
-        self.change(|now| now.judge(newcomer))
+    /// Looks at who says hello. `None`: it is familiar, which has to be written down first; to be asked again when the thread that writes
+    /// has written. Does not wait for the disk.
+    pub(crate) fn judge(&self, newcomer: &Newcomer) -> Option<Judgement> {
+        let mut now = hold(&self.now);
+        let mut after = now.familiarity.clone();
+        let judgement = after.judge(newcomer);
+        if after.revision() == now.familiarity.revision() {
+            return Some(judgement);
+        }
+        let is_other = |it: &Newcomer| (it.node, it.core) != (newcomer.node, newcomer.core);
+        now.waiting.retain(is_other);
+        now.waiting.push(*newcomer);
+        drop(now);
+        self.reminder.now();
+        None
     }
 
     /// Whoever is at the node's address says that it is in this life.
     pub(crate) fn confirm(&self, node: ReplicaId, life: Life) {
-        hold(&self.now).confirm(node, life);
+        hold(&self.now).familiarity.confirm(node, life);
     }
 
     /// A node says how far the log of one of its cores is durable. Costs no I/O.
     pub(crate) fn hear(&self, node: ReplicaId, life: Incarnation, core: u16, log_end: u64) {
-        hold(&self.now).hear(node, life, core, Lsn(log_end));
+        hold(&self.now).familiarity.hear(node, life, core, Lsn(log_end));
     }
 
-    /// Writes down what was heard; false if that was nothing.
+    /// Writes down what was heard, and who waits for it; false if that was nothing. Blocks for as long as the disk takes.
     ///
     /// # Errors
-    /// If it could not be written.
-    pub(crate) fn write_down(&self) -> io::Result<bool> {
+    /// If it could not be written: who waits goes on waiting.
+    pub(crate) fn write_down(&self) -> Result<bool, IdentityFault> {
         let mut written = hold(&self.written);
-        let now = hold(&self.now).clone();
-        if now.revision() == *written {
+        let Written { file, revision } = &mut *written;
+        let now = hold(&self.now);
+        let (mut after, waiting) = (now.familiarity.clone(), now.waiting.clone());
+        drop(now);
+        for newcomer in &waiting {
+            after.judge(newcomer);
+        }
+        if *revision == Some(after.revision()) {
+            self.let_in(&waiting);
             return Ok(false);
         }
-        self.write(&now, &mut written)?;
+        // Of what is there after an error nobody knows whether it is this.
+        *revision = None;
+        if let Some(file) = file {
+            file.store(&render(after.known()))?;
+        }
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        let counts = self.let_in(&waiting);
+        // What was heard since is in memory only; it can make a judgement stricter, never milder.
+        let is_same = hold(&self.now).familiarity.known() == after.known();
+        *revision = is_same.then_some(counts);
         Ok(true)
     }
 
-    /// Makes a change and writes it down, before it is made for others to see.
-    fn change<T>(&self, change: impl Fn(&mut Familiarity) -> T) -> io::Result<T> {
-        let tried = |now: &Familiarity| {
-            let mut after = now.clone();
-            let result = change(&mut after);
-            (result, after)
-        };
-        let before = hold(&self.now).clone();
-        let (result, after) = tried(&before);
-        if after.revision() == before.revision() {
-            return Ok(result);
+    /// What was written down counts from now on; the revision then.
+    fn let_in(&self, newcomers: &[Newcomer]) -> u64 {
+        let mut now = hold(&self.now);
+        for newcomer in newcomers {
+            now.familiarity.judge(newcomer);
+            now.waiting.retain(|it| it != newcomer);
         }
-        let mut written = hold(&self.written);
-        // Somebody else may have written meanwhile.
-        let (_, after) = tried(&hold(&self.now).clone());
-        self.write(&after, &mut written)?;
-        // What was heard since is in memory only; it can make a judgement stricter, never milder.
-        Ok(change(&mut hold(&self.now)))
-    }
-
-    fn write(&self, now: &Familiarity, written: &mut u64) -> io::Result<()> {
-        if let Some(directory) = &self.directory {
-            replace(directory, FILE, &render(now.known()))?;
-        }
-        *written = now.revision();
-        self.writes.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        now.familiarity.revision()
     }
 }
 

@@ -166,7 +166,7 @@ pub struct Node {
     data: Arc<DataDir>,
     control: Arc<MeshPort<Parcel>>,
     reports: Arc<Reports>,
-    _notes: Notes,
+    notes: Notes,
 }
 
 /// Stops a node; usable from any thread, and from several.
@@ -247,7 +247,8 @@ impl Node {
         let (ready_sender, ready) = crossbeam::channel::bounded(2 * cores);
         let (go_sender, go) = crossbeam::channel::bounded(cores);
         let data = Arc::new(data);
-        let notes = Notes::start(Arc::clone(&data)).map_err(io("cannot start a thread"))?;
+        let bells = ports.iter().map(|port| port.doorbell().clone()).collect();
+        let notes = Notes::start(Arc::clone(&data), bells).map_err(io("cannot start a thread"))?;
         let mut threads = Vec::new();
         for (core, port) in ports.into_iter().enumerate() {
             let view = NodeView {
@@ -274,7 +275,7 @@ impl Node {
             threads.push(thread.map_err(io("cannot start a core's thread"))?);
         }
         drop(ready_sender);
-        let node = Self { threads, data, control, reports, _notes: notes };
+        let node = Self { threads, data, control, reports, notes };
         if (0..cores).all(|_| ready.recv() == Ok(true)) {
             node.data.enter()?;
             for _ in 0..cores {
@@ -312,6 +313,8 @@ impl Node {
                 result = ended;
             }
         }
+        // What it writes last is of a life that is not closed.
+        drop(self.notes);
         if result.is_ok() {
             self.data.close()?;
         }

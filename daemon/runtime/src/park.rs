@@ -87,8 +87,9 @@ pub(crate) async fn run(mut core: CoreLoop) -> Result<(), CoreFault> {
             continue;
         }
         core.report(now);
-        let CoreLoop { ring, port, out, .. } = &mut core;
-        match ring.prepare_park(|| port.is_empty() && out.storage.is_quiet()) {
+        let CoreLoop { ring, port, out, data, notes_seen, .. } = &mut core;
+        let has_no_note = || data.peers.reminder.rounds() == *notes_seen;
+        match ring.prepare_park(|| port.is_empty() && out.storage.is_quiet() && has_no_note()) {
             Ok(true) => {}
             Ok(false) => continue,
             Err(error) => break Err(CoreFault::Ring(error)),

@@ -57,7 +57,9 @@ enum State {
 struct Opening {
     socket: SocketId,
     since: Instant,
-    /// All bytes of the handshake until now, in the order in which they were said.
+    /// The connection stands.
+    is_connected: bool,
+    /// All bytes of the handshake until now, in the order in which they were said. None: this node may not be named yet.
     before: Vec<u8>,
     /// Received, and not understood yet.
     answer: Vec<u8>,
@@ -238,9 +240,19 @@ impl Peers {
             }
             match self.outbound[index].state {
                 State::Down(at) if at <= now => self.dial(now, id, ring),
-                State::Opening(Opening { since, .. }) if now.since(since) > OPEN_TIMEOUT => {
-                    self.fail(now, id, ring, Some(("no answer", "")));
-                    report(PeerEvent::Down(id));
+                State::Opening(Opening { since, is_connected, ref before, .. }) => {
+                    let is_greeted = !is_connected || !before.is_empty();
+                    if now.since(since) > OPEN_TIMEOUT {
+                        let text = if is_greeted {
+                            "no answer"
+                        } else {
+                            "not greeted: this node cannot note yet that it has started"
+                        };
+                        self.fail(now, id, ring, Some((text, "")));
+                        report(PeerEvent::Down(id));
+                    } else if !is_greeted && let Some(event) = self.say_hello(now, id, ring) {
+                        report(event);
+                    }
                 }
                 _ => {}
             }
@@ -289,7 +301,8 @@ impl Peers {
                 let socket = ring.add_socket(stream);
                 ring.connect(socket, address, token::peer_out(id.0));
                 let (before, answer) = (Vec::new(), Vec::new());
-                let opening = Opening { socket, since: now, before, answer, is_proven: false };
+                let opening =
+                    Opening { socket, since: now, is_connected: false, before, answer, is_proven: false };
                 self.outbound[id.index()].state = State::Opening(opening);
             }
             Err(error) => self.fail(now, id, ring, Some(("cannot connect", &error.to_string()))),
@@ -310,10 +323,16 @@ impl Peers {
             self.fail(now, id, ring, None);
             return Some(PeerEvent::Down(id));
         }
+        opening.is_connected = true;
+        self.say_hello(now, id, ring)
+    }
+
+    /// Says hello to a peer that is connected, if this node may be named; else [`Peers::maintain`] tries again.
+    fn say_hello(&mut self, now: Instant, id: ReplicaId, ring: &mut Ring) -> Option<PeerEvent> {
+        let State::Opening(opening) = &mut self.outbound[id.index()].state else { return None };
         // The key of this life is durable before anybody hears of it.
-        if let Err(error) = self.data.name_life() {
-            self.fail(now, id, ring, Some(("cannot note that this node has started", &error.to_string())));
-            return Some(PeerEvent::Down(id));
+        if !self.data.is_named() {
+            return None;
         }
         let nonce = match draw() {
             Ok(nonce) => nonce,

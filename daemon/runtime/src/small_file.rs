@@ -1,158 +1,146 @@
-//! Small files that are replaced as a whole, durably: written beside, synced, renamed, directory synced. After a crash at any
-//! moment the file is the old one or the new one, and the new one once [`replace`] has returned.
+//! Small files of a data directory, on the file system: see [`panch_wal::small_file`], which says in what order.
+//!
+//! They are written past the page cache where the file system can: what is read later is then what the disk has, also after a write that
+//! failed.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use panch_ring::file::{LogFile, sync_directory};
+use panch_wal::{SmallDisk, SmallFileFault};
+use panch_wire::frame::Page;
 
 use crate::identity::IdentityFault;
 
-/// A small file of the directory; `None` if there is none.
-pub(crate) fn read(file: &Path) -> Result<Option<String>, IdentityFault> {
-    match fs::read_to_string(file) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            Err(IdentityFault::Damaged { path: file.to_path_buf(), line: 1 })
+/// A small file of the directory.
+#[derive(Debug)]
+pub(crate) struct SmallFile {
+    file: panch_wal::SmallFile,
+    disk: FileSystem,
+}
+
+impl SmallFile {
+    /// Opens the file and reads its text; `None` if there is none. `room`: bytes of text for which room is set aside when it is made.
+    pub(crate) fn open(path: PathBuf, room: usize) -> Result<(Self, Option<String>), IdentityFault> {
+        let mut disk = FileSystem { path, open: None };
+        let (file, text) = match panch_wal::SmallFile::read(&mut disk, room) {
+            Ok(found) => found,
+            Err(SmallFileFault::Io(error)) => return Err(IdentityFault::Io { path: disk.path, error }),
+            Err(SmallFileFault::Later(_)) => return Err(IdentityFault::Later(disk.path)),
+        };
+        let text = text.map(String::from_utf8).transpose();
+        let text = text.map_err(|_| IdentityFault::Damaged { path: disk.path.clone(), line: 1 })?;
+        Ok((Self { file, disk }, text))
+    }
+
+    /// Whether room is set aside for what is written next.
+    pub(crate) fn has_room(&self) -> bool {
+        self.file.has_room()
+    }
+
+    /// Replaces the text, for good once this returns. Blocks for as long as the disk takes.
+    pub(crate) fn store(&mut self, text: &str) -> Result<(), IdentityFault> {
+        let stored = self.file.store(&mut self.disk, text.as_bytes());
+        stored.map_err(|error| IdentityFault::Io { path: self.disk.path.clone(), error })
+    }
+}
+
+/// The layout that the first line of a text states, if it is a later one than `known`.
+pub(crate) fn is_later(text: &str, known: u64) -> bool {
+    let format = text.lines().next().and_then(|line| line.strip_prefix("format ")?.parse::<u64>().ok());
+    format.is_some_and(|format| format > known)
+}
+
+#[derive(Debug)]
+struct FileSystem {
+    path: PathBuf,
+    /// The file that has the name.
+    open: Option<LogFile>,
+}
+
+impl FileSystem {
+    fn beside(&self) -> PathBuf {
+        let mut name = self.path.as_os_str().to_owned();
+        name.push(".new");
+        name.into()
+    }
+
+    fn file(&mut self) -> io::Result<&LogFile> {
+        let open = self.open.take().map_or_else(|| LogFile::open(&self.path), Ok)?;
+        Ok(self.open.insert(open))
+    }
+}
+
+impl SmallDisk for FileSystem {
+    fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(&self.path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
-        Err(error) => Err(IdentityFault::Io { path: file.to_path_buf(), error }),
-    }
-}
-
-/// Replaces a small file of the directory as a whole, durably.
-pub(crate) fn replace(directory: &Path, name: &str, text: &str) -> io::Result<()> {
-    replace_on(&mut FileSystem, directory, name, text)
-}
-
-/// What a file system is asked for.
-trait Disk {
-    /// Makes a file with these bytes in it, in place of one that is there.
-    fn write(&mut self, file: &Path, text: &str) -> io::Result<()>;
-    /// The bytes of a file are on stable storage when it returns.
-    fn sync(&mut self, file: &Path) -> io::Result<()>;
-    /// Gives a file the name of another one.
-    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()>;
-    /// The names in a directory are on stable storage when it returns.
-    fn sync_directory(&mut self, directory: &Path) -> io::Result<()>;
-}
-
-struct FileSystem;
-
-impl Disk for FileSystem {
-    fn write(&mut self, file: &Path, text: &str) -> io::Result<()> {
-        File::create(file)?.write_all(text.as_bytes())
     }
 
-    fn sync(&mut self, file: &Path) -> io::Result<()> {
-        File::options().write(true).open(file)?.sync_all()
+    fn write(&mut self, offset: u64, pages: &[Page]) -> io::Result<()> {
+        self.file()?.write_pages(offset, pages)
     }
 
-    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
+    fn sync(&mut self) -> io::Result<()> {
+        self.file()?.sync()
     }
 
-    fn sync_directory(&mut self, directory: &Path) -> io::Result<()> {
-        File::open(directory)?.sync_all()
+    fn make(&mut self, pages: &[Page]) -> io::Result<()> {
+        let beside = self.beside();
+        let made = File::create(&beside).and_then(|mut file| file.write_all(bytemuck::cast_slice(pages)));
+        if made.is_err() {
+            // What it has taken of the room may be all that is missing elsewhere.
+            let _ = fs::remove_file(beside);
+        }
+        made
     }
-}
 
-fn replace_on(disk: &mut impl Disk, directory: &Path, name: &str, text: &str) -> io::Result<()> {
-    let file = directory.join(name);
-    let beside = file.with_extension("new");
-    disk.write(&beside, text)?;
-    disk.sync(&beside)?;
-    disk.rename(&beside, &file)?;
-    disk.sync_directory(directory)
+    fn sync_new(&mut self) -> io::Result<()> {
+        File::options().write(true).open(self.beside())?.sync_all()
+    }
+
+    fn rename_new(&mut self) -> io::Result<()> {
+        self.open = None;
+        fs::rename(self.beside(), &self.path)
+    }
+
+    fn sync_names(&mut self) -> io::Result<()> {
+        sync_directory(self.path.parent().unwrap_or(Path::new(".")))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-    use std::path::PathBuf;
+    use std::os::unix::fs::MetadataExt;
 
     use super::*;
-
-    /// A disk that has lost, at a power failure, whatever was not synced, or has not: names and bytes apart.
-    #[derive(Clone, Default)]
-    struct Fragile {
-        /// By name, which file it is; and as it is on stable storage.
-        names: BTreeMap<PathBuf, usize>,
-        stable_names: BTreeMap<PathBuf, usize>,
-        /// By file: its text; and whether that is on stable storage.
-        files: Vec<(String, bool)>,
-        /// The power fails after so many more operations.
-        left: usize,
-    }
-
-    impl Fragile {
-        fn step(&mut self) -> io::Result<()> {
-            self.left = self.left.checked_sub(1).ok_or(io::ErrorKind::BrokenPipe)?;
-            Ok(())
-        }
-
-        /// What the file may hold when the power is back.
-        fn outcomes(&self, file: &Path) -> Vec<String> {
-            let held = |names: &BTreeMap<PathBuf, usize>| match names.get(file) {
-                None => vec!["no file".to_owned()],
-                Some(file) => match &self.files[*file] {
-                    (text, true) => vec![text.clone()],
-                    (text, false) => vec![text.clone(), "torn".to_owned()],
-                },
-            };
-            [held(&self.names), held(&self.stable_names)].concat()
-        }
-    }
-
-    impl Disk for Fragile {
-        fn write(&mut self, file: &Path, text: &str) -> io::Result<()> {
-            self.step()?;
-            self.files.push((text.to_owned(), false));
-            self.names.insert(file.to_path_buf(), self.files.len() - 1);
-            Ok(())
-        }
-
-        fn sync(&mut self, file: &Path) -> io::Result<()> {
-            self.step()?;
-            self.files[self.names[file]].1 = true;
-            Ok(())
-        }
-
-        fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-            self.step()?;
-            let file = self.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
-            self.names.insert(to.to_path_buf(), file);
-            Ok(())
-        }
-
-        fn sync_directory(&mut self, _: &Path) -> io::Result<()> {
-            self.step()?;
-            self.stable_names.clone_from(&self.names);
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_power_failure_at_any_moment_leaves_the_old_file_or_the_new_one_and_the_new_one_at_the_end() {
-        let (directory, file) = (Path::new("/data"), Path::new("/data/identity"));
-        let mut before = Fragile { left: 9, ..Fragile::default() };
-        replace_on(&mut before, directory, "identity", "old").unwrap();
-        for left in 0..9 {
-            let mut disk = Fragile { left, ..before.clone() };
-            let is_done = replace_on(&mut disk, directory, "identity", "new").is_ok();
-            for text in disk.outcomes(file) {
-                let fits = text == "new" || text == "old" && !is_done;
-                assert!(fits, "after {left} operations, done: {is_done}: {text}");
-            }
-        }
-    }
 
     #[test]
     fn the_file_system_does_as_asked() {
         let dir = tempfile::tempdir().unwrap();
-        for text in ["old", "new"] {
-            replace(dir.path(), "peers", text).unwrap();
-            assert_eq!(read(&dir.path().join("peers")).unwrap().as_deref(), Some(text));
+        let path = dir.path().join("core-0.starts");
+        let (mut file, text) = SmallFile::open(path.clone(), 5000).unwrap();
+        assert_eq!(text, None);
+        let mut of = Vec::new();
+        for text in ["old", "new", &"long".repeat(1200), &"longer".repeat(1200), "short"] {
+            file.store(text).unwrap();
+            assert!(file.has_room());
+            let (_, found) = SmallFile::open(path.clone(), 5000).unwrap();
+            assert_eq!(found.as_deref(), Some(text));
+            of.push(fs::metadata(&path).unwrap().ino());
         }
-        assert!(!dir.path().join("peers.new").exists());
+        assert!(of[0] == of[1] && of[1] == of[2], "in place");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no leftover");
+        let metadata = fs::metadata(&path).unwrap();
+        assert!(metadata.blocks() * 512 >= metadata.len(), "no holes");
+    }
+
+    #[test]
+    fn later_layouts_are_told_from_damage() {
+        assert!(is_later("format 8\nx", 7) && !is_later("format 7\n", 7) && !is_later("Format 9\n", 7));
     }
 }

@@ -12,36 +12,41 @@
 
 use std::path::Path;
 
-use panch_replica::familiarity::{Start, Starts};
+use panch_replica::familiarity::{STARTS_MAX, Start, Starts};
 use panch_wal::Lsn;
 use panch_wire::ids::Incarnation;
 use panch_wire::peer::LifeKey;
 
 use crate::identity::IdentityFault;
 use crate::memory::with_checksum;
-use crate::small_file::{read, replace};
+use crate::small_file::{SmallFile, is_later};
 
 const FORMAT: &str = "format 1\n";
+/// The number in it.
+const FORMAT_NUMBER: u64 = 1;
+/// The longest text, in bytes.
+const SIZE_MAX: usize = 64 + STARTS_MAX * 80;
 
 /// The file of the node, or of one of its cores.
 pub(crate) fn file_of(core: Option<usize>) -> String {
     core.map_or_else(|| "starts".to_owned(), |core| format!("core-{core}.starts"))
 }
 
-/// What is noted.
-pub(crate) fn load(directory: &Path, core: Option<usize>) -> Result<Starts, IdentityFault> {
+/// The file, and what is noted in it.
+pub(crate) fn open(directory: &Path, core: Option<usize>) -> Result<(SmallFile, Starts), IdentityFault> {
     let path = directory.join(file_of(core));
-    match read(&path)? {
-        Some(text) => parse(&text).map_err(|line| IdentityFault::Damaged { path, line }),
-        None => Ok(Starts::default()),
-    }
+    let (file, text) = SmallFile::open(path.clone(), SIZE_MAX)?;
+    let starts = match text {
+        Some(text) if is_later(&text, FORMAT_NUMBER) => return Err(IdentityFault::Later(path)),
+        Some(text) => parse(&text).map_err(|line| IdentityFault::Damaged { path, line })?,
+        None => Starts::default(),
+    };
+    Ok((file, starts))
 }
 
 /// Writes what is to be noted, durably.
-pub(crate) fn save(directory: &Path, core: Option<usize>, starts: &Starts) -> Result<(), IdentityFault> {
-    let name = file_of(core);
-    let path = directory.join(&name);
-    replace(directory, &name, &render(starts)).map_err(|error| IdentityFault::Io { path, error })
+pub(crate) fn save(file: &mut SmallFile, starts: &Starts) -> Result<(), IdentityFault> {
+    file.store(&render(starts))
 }
 
 /// Notes what `core` found at a start, durably; all that is noted. `was_named`: whether others can have heard of a life.
@@ -51,9 +56,9 @@ pub(crate) fn note(
     start: Start,
     was_named: impl Fn(Incarnation) -> bool,
 ) -> Result<Starts, IdentityFault> {
-    let mut starts = load(directory, Some(core))?;
+    let (mut file, mut starts) = open(directory, Some(core))?;
     starts.add(start, was_named);
-    save(directory, Some(core), &starts)?;
+    save(&mut file, &starts)?;
     Ok(starts)
 }
 
@@ -96,8 +101,8 @@ mod tests {
     use super::*;
 
     fn start(incarnation: u32) -> Start {
-        let key = LifeKey([incarnation as u8 + 0xf0; 16]);
-        Start { incarnation: Incarnation(incarnation), key, log_end: Lsn(u64::from(incarnation) << 33) }
+        let key = LifeKey([incarnation as u8 | 0xf0; 16]);
+        Start { incarnation: Incarnation(incarnation), key, log_end: Lsn(u64::from(incarnation) << 32) }
     }
 
     #[test]
@@ -107,14 +112,26 @@ mod tests {
             let starts = note(dir.path(), 1, start(number), |_| true).unwrap();
             assert_eq!(starts, Starts::new((1..=number).map(start).collect()));
         }
+        // As an earlier version has it: once.
         let file = dir.path().join("core-1.starts");
-        let text = fs::read_to_string(&file).unwrap();
+        let text = render(&Starts::new((1..4).map(start).collect()));
         for at in 0..text.len() {
             let mut bytes = text.clone().into_bytes();
             bytes[at] ^= 1;
             fs::write(&file, bytes).unwrap();
             let noted = note(dir.path(), 1, start(4), |_| true);
-            assert!(matches!(noted, Err(IdentityFault::Damaged { .. })), "flip at {at}");
+            let is_refused = matches!(noted, Err(IdentityFault::Damaged { .. } | IdentityFault::Later(_)));
+            assert!(is_refused, "flip at {at}");
         }
+        fs::write(&file, &text).unwrap();
+        assert_eq!(note(dir.path(), 1, start(4), |_| true).unwrap().iter().count(), 4);
+        assert!(open(dir.path(), Some(1)).unwrap().0.has_room());
+    }
+
+    #[test]
+    fn the_longest_text_fits_its_room() {
+        let all =
+            (0..STARTS_MAX as u32).map(|number| Start { log_end: Lsn(u64::MAX), ..start(u32::MAX - number) });
+        assert!(render(&Starts::new(all.collect())).len() <= SIZE_MAX);
     }
 }

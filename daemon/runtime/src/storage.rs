@@ -355,6 +355,8 @@ impl CoreDirectory {
         } else {
             // In place: on a full disk, too, a segment can be taken over.
             let file = File::options().write(true).open(&self.begun)?;
+            // What was read may be of a process that was killed before it was durable; the other copy may be all there is.
+            file.sync_data()?;
             file.write_all_at(&page.0, offset)?;
             file.sync_data()?;
         }

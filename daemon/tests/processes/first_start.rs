@@ -117,16 +117,15 @@ fn a_node_that_was_new_when_the_others_began_is_known_by_its_directory() {
         cluster.kill(id);
     }
     // As if node 3 had been killed between the founding and its own beginning, and nobody had met it.
-    let identity = cluster.data_dir(3).join("identity");
-    let text = fs::read_to_string(&identity).expect("the identity");
+    let text = cluster.small_file(3, "identity");
     for id in [1, 2] {
-        let peers = fs::read_to_string(cluster.data_dir(id).join("peers")).expect("who was met");
+        let peers = cluster.small_file(id, "peers");
         assert!(peers.contains("node 3 incarnation 1"), "{peers}");
         let nothing = "format 2\n";
         let sum = panch_wire::checksum::checksum(nothing.as_bytes());
         let nothing = format!("{nothing}checksum {sum:#018x}\n");
         fs::write(cluster.data_dir(id).join("peers"), nothing).expect("written");
-        let own = fs::read_to_string(cluster.data_dir(id).join("identity")).expect("the identity");
+        let own = cluster.small_file(id, "identity");
         let name = text.lines().find_map(|line| line.strip_prefix("log ")).expect("a name");
         assert!(own.contains(&format!("3:{name}")), "{own}");
     }
@@ -176,7 +175,7 @@ fn a_start_that_fails_changes_nothing() {
     set(&cluster, 1);
     cluster.stop(3, PATIENCE);
     let files = ["identity", "starts", "peers"].map(|name| cluster.data_dir(3).join(name));
-    let texts = || files.each_ref().map(|file| fs::read_to_string(file).expect("a small file"));
+    let texts = || files.each_ref().map(|file| fs::read(file).expect("a small file"));
     let before = texts();
     let taken = std::net::TcpListener::bind(("127.0.0.1", cluster.ports(3).resp)).expect("its port");
     for _ in 0..3 {

@@ -21,4 +21,5 @@ mod redis_clients;
 mod rejoin;
 mod restored;
 mod salvage;
+mod small_files;
 mod stop;

@@ -26,7 +26,7 @@ fn settings(protocol: &str, durability: &str) -> Settings {
 /// As if the machine of a node that does not run had been started anew.
 fn pretend_reboot(cluster: &Cluster, id: usize) {
     let path = cluster.data_dir(id).join("identity");
-    let text = fs::read_to_string(&path).expect("the identity");
+    let text = cluster.small_file(id, "identity");
     let (body, _) = text.split_once("checksum ").expect("a checksum");
     let line = body.lines().find(|line| line.starts_with("life ")).expect("the life before");
     let boot = line.split(' ').nth(2).expect("the start of the machine");
@@ -375,7 +375,7 @@ fn a_directory_that_waits_for_one_thing_is_not_used_for_another() {
     cluster.kill(1);
     // It was killed while it was being filled.
     let identity = cluster.data_dir(1).join("identity");
-    let text = fs::read_to_string(&identity).expect("the identity");
+    let text = cluster.small_file(1, "identity");
     let (body, _) = text.split_once("founding ").expect("a line");
     let body = format!("{body}founding {:#018x} above 0\n", 0);
     let sum = panch_wire::checksum::checksum(body.as_bytes());

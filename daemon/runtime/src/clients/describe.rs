@@ -185,6 +185,7 @@ pub(crate) fn info(
         ("incarnation", view.incarnation.0.to_string()),
         ("rejoining", u8::from(!statuses.iter().all(|it| it.membership == Membership::Member)).to_string()),
         ("diverged", u8::from(statuses.iter().any(|it| it.standing != Standing::Sound)).to_string()),
+        ("small_file_trouble_ms", counters.note_trouble_ms.to_string()),
         ("protocol", groups::protocols(view)),
         ("durability", durability(view.options.log.durability).into()),
         ("cores", view.cores().to_string()),

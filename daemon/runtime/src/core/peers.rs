@@ -46,6 +46,19 @@ impl CoreLoop {
         while let Some(place) = self.inbound.overdue_stranger(now) {
             self.close_inbound(place);
         }
+        while let Some(place) = self.inbound.late_greeting(now) {
+            self.greet(now, place);
+        }
+    }
+
+    /// Something was written down: whoever waited for it goes on.
+    pub(super) fn retry_greetings(&mut self, now: Instant) {
+        for place in 0..self.inbound.len() {
+            let state = self.inbound.get_mut(place).map(|inbound| &inbound.state);
+            if matches!(state, Some(InboundState::Greeting(opening)) if opening.may_go_on()) {
+                self.greet(now, place);
+            }
+        }
     }
 
     pub(super) fn on_peer_bytes(&mut self, now: Instant, place: usize, bytes: &[u8]) {
@@ -73,11 +86,9 @@ impl CoreLoop {
         let Some(inbound) = self.inbound.get_mut(place) else { return };
         let InboundState::Greeting(opening) = &mut inbound.state else { return };
         let (socket, address) = (inbound.socket, inbound.address);
-        // The key of this life is durable before anybody hears of it.
-        if let Err(error) = self.data.name_life() {
-            let text = format_args!("cannot note that this node has started: {error}");
-            self.complaints.print(now, "starts", None, text);
-            return self.close_inbound(place);
+        // The key of this life is durable before anybody hears of it. It goes on once that is written.
+        if !self.data.is_named() {
+            return;
         }
         let mut answer = self.ring.send_buffers().take();
         let options = &self.view.options;
@@ -86,9 +97,14 @@ impl CoreLoop {
             node_count: options.members.len() as u8,
             secret: options.secret.as_ref(),
             recollection: Recollection::Of(&self.data.peers),
+            is_late: opening.is_late(now),
         };
         match host.greet(opening, &mut answer) {
             Greeting::Incomplete => self.ring.send_buffers().give(answer),
+            Greeting::Waiting => {
+                opening.wait(now);
+                self.ring.send_buffers().give(answer);
+            }
             Greeting::Challenged => self.answer(socket, answer, place),
             Greeting::Accepted(hello) => {
                 let owner = usize::from(hello.core_index) % self.view.cores();

@@ -4,7 +4,7 @@ use panch_consensus::quorum::classic_quorum;
 use panch_replica::rejoin::Membership;
 use panch_wire::time::{Duration, Instant};
 
-use super::{CoreFault, CoreLoop};
+use super::CoreLoop;
 use crate::complaints::say;
 use crate::salvage::{WAY_BACK_AFTER, way_back};
 
@@ -26,15 +26,13 @@ impl Returning {
 }
 
 impl CoreLoop {
-    /// Whether all groups of this core are through; the last core writes down that the node is a member again.
-    pub(super) fn consider_return(&mut self, now: Instant) -> Result<(), CoreFault> {
-        let Some(Returning { since, said }) = &mut self.returning else { return Ok(()) };
+    /// Whether all groups of this core are through; once those of all cores are, it is written down that the node is a member again.
+    pub(super) fn consider_return(&mut self, now: Instant) {
+        let Some(Returning { since, said }) = &mut self.returning else { return };
         let node = u64::from(self.view.node().0) + 1;
         if self.core.is_live() && !self.core.is_rejoining() {
             self.returning = None;
-            if self.data.core_is_through()? {
-                say(format_args!("node {node} is a member again"));
-            }
+            self.data.core_is_through();
         } else if now.since(*said) >= SAY_EVERY {
             *said = now;
             let is_long = now.since(*since) >= WAY_BACK_AFTER;
@@ -65,6 +63,5 @@ impl CoreLoop {
                 }
             }
         }
-        Ok(())
     }
 }

@@ -1,4 +1,11 @@
+use panch_consensus::protocol::ProtocolKind;
+use panch_replica::founding::Founder;
+use panch_wal::small_file::text_of;
+use panch_wire::ids::ReplicaId;
+
+use super::format::{FORMAT_IN_ONE_COPY, FORMAT_WITHOUT_FOUNDING};
 use super::*;
+use crate::storage::CoreDirectory;
 
 fn wanted() -> Identity {
     Identity {
@@ -30,6 +37,30 @@ fn run(dir: &Path, wanted: &Identity) -> DataDir {
     data
 }
 
+/// The text of a small file.
+fn text_in(path: &Path) -> String {
+    String::from_utf8(text_of(&fs::read(path).unwrap()).unwrap()).unwrap()
+}
+
+/// All cores are through with their way back, and the thread that writes has seen it.
+fn come_back(data: &DataDir) {
+    for core in 0..data.identity.cores {
+        data.write_down().unwrap();
+        assert!(text_in(&data.path.join(FILE)).contains("state rejoining"), "after {core} cores");
+        data.core_is_through();
+    }
+    data.write_down().unwrap();
+    assert!(text_in(&data.path.join(FILE)).contains("state member"));
+}
+
+/// The life may be named to others.
+fn name(data: &DataDir) {
+    if !data.is_named() {
+        data.write_down().unwrap();
+    }
+    assert!(data.is_named());
+}
+
 /// The cores have opened.
 fn enter(data: &DataDir) {
     for core in 0..data.identity.cores {
@@ -46,8 +77,8 @@ fn a_start_that_fails_before_it_can_write_has_not_been() {
     drop(open(dir.path(), &at(5)).unwrap().begin(Incarnation(0), Founders::default()));
     let first = run(dir.path(), &at(5));
     assert_eq!(first.identity.incarnation, Incarnation(1));
-    first.name_life().unwrap();
-    let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+    name(&first);
+    let text = |name: &str| fs::read(dir.path().join(name)).unwrap();
     first.close().unwrap();
     drop(first);
     let before = [FILE, "starts"].map(text);
@@ -68,10 +99,10 @@ fn a_start_that_fails_before_it_can_write_has_not_been() {
     let last = run(dir.path(), &at(6));
     assert_eq!(last.identity.incarnation, Incarnation(303));
     assert_eq!(last.lives().previous(), Incarnation(0));
-    last.name_life().unwrap();
-    last.name_life().unwrap();
+    name(&last);
+    name(&last);
     assert_eq!(last.lives().previous(), Incarnation(1));
-    assert_eq!(starts::load(dir.path(), None).unwrap(), *last.lives());
+    assert_eq!(starts::open(dir.path(), None).unwrap().1, *last.lives());
 }
 
 #[test]
@@ -96,7 +127,7 @@ fn a_node_that_has_lost_a_small_file_says_so_and_may_come_back_with_what_it_has(
         let data = open(dir.path(), &wanted()).unwrap();
         assert!(file.exists() && data.identity.rejoining, "until it is through");
         enter(&data);
-        assert!(!data.core_is_through().unwrap() && data.core_is_through().unwrap());
+        come_back(&data);
         drop(data);
         assert!(matches!(
             DataDir::open(dir.path(), &wanted(), Loss::OfDisk, false),
@@ -119,7 +150,7 @@ fn a_lost_disk_has_no_incarnation_until_the_others_say_the_last_and_comes_back_w
     let data = DataDir::open(dir.path(), &wanted(), Loss::OfDisk, false).unwrap();
     assert_eq!((data.identity.incarnation, data.identity.rejoining), (Incarnation(8), true));
     enter(&data);
-    assert!(!data.core_is_through().unwrap() && data.core_is_through().unwrap());
+    come_back(&data);
     drop(data);
     assert!(matches!(
         DataDir::open(dir.path(), &wanted(), Loss::OfDisk, false),
@@ -244,7 +275,7 @@ fn unsynced_votes_are_lost_with_the_power_and_not_with_the_process() {
     drop(lost);
     let lost = open_at(9, false, false);
     assert!(!lost.has_lost_votes && lost.identity.rejoining, "it goes on");
-    assert!(!lost.core_is_through().unwrap() && lost.core_is_through().unwrap());
+    come_back(&lost);
     lost.close().unwrap();
     drop(lost);
     assert!(!open_at(10, true, false).identity.rejoining);
@@ -261,14 +292,23 @@ fn what_the_nodes_were_at_the_founding_is_kept_and_the_layout_before_is_converte
     drop(data);
     let identity = open(dir.path(), &wanted()).unwrap().identity;
     assert_eq!(identity.founders, founders);
-    for format in [FORMAT_WITHOUT_FILES, FORMAT_WITHOUT_FOUNDING] {
+    for format in [FORMAT_IN_ONE_COPY, FORMAT_WITHOUT_FILES, FORMAT_WITHOUT_FOUNDING] {
         fs::write(dir.path().join(FILE), render(&identity, format)).unwrap();
         for name in ["peers", "starts"] {
-            fs::remove_file(dir.path().join(name)).unwrap();
+            if format == FORMAT_IN_ONE_COPY {
+                let text = text_in(&dir.path().join(name));
+                fs::write(dir.path().join(name), text).unwrap();
+            } else {
+                fs::remove_file(dir.path().join(name)).unwrap();
+            }
         }
         let converted = run(dir.path(), &wanted()).identity.clone();
         assert_eq!((converted.founders, converted.log), (identity.founders, identity.log));
-        assert!(fs::read_to_string(dir.path().join(FILE)).unwrap().starts_with("format 6\n"));
+        assert!(text_in(&dir.path().join(FILE)).starts_with("format 7\n"));
+        for name in [FILE, "peers", "starts", "core-0.starts", "core-1.starts"] {
+            let bytes = fs::read(dir.path().join(name)).unwrap();
+            assert!(bytes.starts_with(b"copies 1 "), "{name} has room");
+        }
     }
 }
 
@@ -315,7 +355,8 @@ fn foreign_changed_and_damaged_directories_are_refused_with_the_reason() {
         Err(IdentityFault::Layout { what: "groups", .. })
     ));
     let file = dir.path().join(FILE);
-    let text = fs::read_to_string(&file).unwrap();
+    // As an earlier version has it: once.
+    let text = text_in(&file);
     for at in 0..text.len() {
         let mut bytes = text.clone().into_bytes();
         bytes[at] ^= 1;
@@ -416,5 +457,47 @@ fn what_a_directory_is_for_is_known_and_nothing_else_is_done_with_it() {
                 assert_eq!(work().err().map(name), Some("in use"), "row {row}, order {order}");
             }
         }
+    }
+}
+
+#[test]
+fn no_change_of_a_node_that_runs_needs_room_on_the_disk() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let mut data = open(dir.path(), &wanted()).unwrap();
+    data.begin(Incarnation(0), [Founder::With(u64::MAX); panch_wire::ids::REPLICAS_MAX]).unwrap();
+    enter(&data);
+    drop(data);
+    let names = [FILE, "peers", "starts", "core-0.starts", "core-1.starts"];
+    let files = || names.map(|name| fs::metadata(dir.path().join(name)).unwrap().ino());
+    let before = files();
+    for _ in 0..3 {
+        let data = run(dir.path(), &wanted());
+        name(&data);
+        data.peers.settle().unwrap();
+        data.close().unwrap();
+    }
+    let longest = Identity {
+        incarnation: Incarnation(u32::MAX),
+        rejoining: true,
+        life: Life { is_unsynced: true, boot: u64::MAX, is_closed: true },
+        founding: Founding { name: u64::MAX, above: Incarnation(u32::MAX) },
+        ..open(dir.path(), &wanted()).unwrap().identity.clone()
+    };
+    open(dir.path(), &wanted()).unwrap().write(&longest).unwrap();
+    assert_eq!(files(), before, "all in place");
+}
+
+#[test]
+fn files_of_a_later_version_are_left_as_they_are() {
+    for name in [FILE, "peers", "starts"] {
+        let dir = tempfile::tempdir().unwrap();
+        drop(run(dir.path(), &wanted()));
+        fs::write(dir.path().join(name), "format 99\nwhatever\n").unwrap();
+        let text = open(dir.path(), &wanted()).map(drop).unwrap_err().to_string();
+        assert!(
+            text.contains(name) && text.contains("later version") && text.contains("Nothing was changed"),
+            "{text}"
+        );
     }
 }

@@ -24,14 +24,26 @@ fn newcomer(incarnation: u32) -> Newcomer {
     }
 }
 
+/// As a core and the thread that writes do it together.
+fn meet(memory: &PeerMemory, newcomer: &Newcomer) -> Judgement {
+    memory.judge(newcomer).unwrap_or_else(|| {
+        memory.write_down().unwrap();
+        memory.judge(newcomer).expect("it is written down")
+    })
+}
+
+fn open(dir: &Path) -> PeerMemory {
+    PeerMemory::open(dir, Reminder::default()).unwrap()
+}
+
 #[test]
 fn what_was_accepted_is_there_after_a_restart_and_what_was_heard_once_it_is_written_down() {
     let dir = tempfile::tempdir().unwrap();
-    let memory = PeerMemory::open(dir.path()).unwrap();
-    assert_eq!(memory.judge(&newcomer(3)).unwrap(), Judgement::Familiar);
-    assert_eq!(memory.judge(&newcomer(3)).unwrap(), Judgement::Familiar);
+    let memory = open(dir.path());
+    assert_eq!(meet(&memory, &newcomer(3)), Judgement::Familiar);
+    assert_eq!(meet(&memory, &newcomer(3)), Judgement::Familiar);
     assert_eq!(memory.writes(), 1);
-    let again = PeerMemory::open(dir.path()).unwrap();
+    let again = open(dir.path());
     assert_eq!(again.of(ReplicaId(2)), memory.of(ReplicaId(2)));
     assert!(!again.write_down().unwrap());
     for (core, end) in [(0, 0x1f), (2, u64::MAX), (0, 0x1e)] {
@@ -39,13 +51,13 @@ fn what_was_accepted_is_there_after_a_restart_and_what_was_heard_once_it_is_writ
     }
     assert_eq!(again.writes(), 0, "hearing is no reason to wait for the disk");
     assert!(again.write_down().unwrap() && !again.write_down().unwrap());
-    let last = PeerMemory::open(dir.path()).unwrap();
+    let last = open(dir.path());
     let known = last.of(ReplicaId(2));
     assert_eq!(known, again.of(ReplicaId(2)));
     assert_eq!((known.end(0).lsn, known.end(1).lsn, known.end(2).lsn), (Lsn(0x1f), Lsn(0), Lsn(u64::MAX)));
-    assert_eq!(last.judge(&newcomer(2)).unwrap(), Judgement::Doubtful);
+    assert_eq!(meet(&last, &newcomer(2)), Judgement::Doubtful);
     // It must show the log that was heard of.
-    assert_eq!(last.judge(&newcomer(4)).unwrap(), Judgement::Unproven);
+    assert_eq!(meet(&last, &newcomer(4)), Judgement::Unproven);
 }
 
 #[test]
@@ -54,24 +66,25 @@ fn a_file_of_the_layout_before_is_understood_and_replaced_by_the_next_change() {
     let file = dir.path().join(FILE);
     let body = "format 1\nnode 1 incarnation 9 directory 0x0000000000000005\nnode 3 incarnation 3 directory 0x0000000000000007\n";
     fs::write(&file, with_checksum(body.into())).unwrap();
-    let memory = PeerMemory::open(dir.path()).unwrap();
+    let memory = open(dir.path());
     let unnamed = |incarnation, directory| Known {
         life: Life { incarnation: Incarnation(incarnation), directory, name: 0 },
         ends: Vec::new(),
     };
     assert_eq!((memory.of(ReplicaId(0)), memory.of(ReplicaId(2))), (unnamed(9, 5), unnamed(3, 7)));
-    assert_eq!(memory.judge(&newcomer(2)).unwrap(), Judgement::Doubtful);
-    assert_eq!(memory.judge(&newcomer(4)).unwrap(), Judgement::Familiar);
-    assert!(fs::read_to_string(&file).unwrap().starts_with(FORMAT));
-    assert_eq!(PeerMemory::open(dir.path()).unwrap().of(ReplicaId(0)), unnamed(9, 5));
+    assert_eq!(meet(&memory, &newcomer(2)), Judgement::Doubtful);
+    assert_eq!(meet(&memory, &newcomer(4)), Judgement::Familiar);
+    let text = panch_wal::small_file::text_of(&fs::read(&file).unwrap()).unwrap();
+    assert!(text.starts_with(FORMAT.as_bytes()));
+    assert_eq!(open(dir.path()).of(ReplicaId(0)), unnamed(9, 5));
 }
 
 #[test]
 fn what_others_remember_is_told_and_learned_as_a_whole() {
     let (told, memory) = (PeerMemory::empty(), PeerMemory::empty());
-    told.judge(&newcomer(3)).unwrap();
+    meet(&told, &newcomer(3));
     told.hear(ReplicaId(2), Incarnation(3), 1, 77);
-    told.judge(&Newcomer { node: ReplicaId(0), ..newcomer(9) }).unwrap();
+    meet(&told, &Newcomer { node: ReplicaId(0), ..newcomer(9) });
     memory.learn(&told.tell(), ReplicaId(0)).unwrap();
     assert_eq!(memory.of(ReplicaId(0)), Known::default());
     assert_eq!(memory.of(ReplicaId(2)), told.of(ReplicaId(2)));
@@ -90,24 +103,58 @@ fn the_longest_that_can_be_told_fits_an_answer() {
     let mut all: [Known; REPLICAS_MAX] = Default::default();
     // A node does not remember itself.
     all[1..].fill(known);
-    let told = PeerMemory::with(None, all.clone()).tell();
+    let told = PeerMemory::with(None, all.clone(), Reminder::default()).tell();
     assert!(told.len() <= panch_wire::peer::HelloReply::TEXT_SIZE_MAX, "{}", told.len());
+    let longest = std::array::from_fn(|_| all[1].clone());
+    assert!(render(&longest).len() <= SIZE_MAX);
     assert_eq!(parse(&render(&all)), Ok(all));
 }
 
 #[test]
 fn a_damaged_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let memory = PeerMemory::open(dir.path()).unwrap();
-    memory.judge(&newcomer(3)).unwrap();
+    let memory = open(dir.path());
+    meet(&memory, &newcomer(3));
     memory.hear(ReplicaId(2), Incarnation(3), 1, 77);
     memory.write_down().unwrap();
     let file = dir.path().join(FILE);
-    let text = fs::read_to_string(&file).unwrap();
+    // As an earlier version has it: once.
+    let text = render(hold(&memory.now).familiarity.known());
     for at in 0..text.len() {
         let mut bytes = text.clone().into_bytes();
         bytes[at] ^= 1;
         fs::write(&file, bytes).unwrap();
-        assert!(PeerMemory::open(dir.path()).is_err(), "flip at {at}");
+        assert!(PeerMemory::open(dir.path(), Reminder::default()).is_err(), "flip at {at}");
     }
+}
+
+#[test]
+fn who_says_hello_counts_once_it_is_written_down_and_nobody_waits_for_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = open(dir.path());
+    assert_eq!(meet(&memory, &newcomer(3)), Judgement::Familiar);
+    // Nothing can be written where there is no folder.
+    let memory = PeerMemory::with(
+        Some(SmallFile::open(dir.path().join("lost/peers"), SIZE_MAX).unwrap().0),
+        hold(&memory.now).familiarity.known().clone(),
+        Reminder::default(),
+    );
+    for core in [0, 1] {
+        let newcomer = Newcomer { core, ..newcomer(4) };
+        for _ in 0..3 {
+            assert_eq!(memory.judge(&newcomer), None);
+            assert!(memory.write_down().is_err());
+            assert_eq!(memory.of(ReplicaId(2)).life.incarnation, Incarnation(3));
+        }
+    }
+    assert_eq!(hold(&memory.now).waiting.len(), 2, "each core of it once");
+    // What is no news needs no disk.
+    assert_eq!(memory.judge(&newcomer(3)), Some(Judgement::Familiar));
+    fs::create_dir(dir.path().join("lost")).unwrap();
+    assert!(memory.write_down().unwrap());
+    assert_eq!(memory.judge(&newcomer(4)), Some(Judgement::Familiar));
+    assert_eq!(memory.judge(&Newcomer { core: 1, ..newcomer(4) }), Some(Judgement::Familiar));
+    assert!(hold(&memory.now).waiting.is_empty() && !memory.write_down().unwrap());
+    let again = open(&dir.path().join("lost"));
+    assert_eq!(again.of(ReplicaId(2)).life, newcomer(4).life);
 }

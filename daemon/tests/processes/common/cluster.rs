@@ -132,9 +132,16 @@ impl Cluster {
 
     /// The name that the node's data directory was given when it was made.
     pub fn directory_name(&self, id: usize) -> u64 {
-        let text = fs::read_to_string(self.data_dir(id).join("identity")).expect("the identity is readable");
+        let text = self.small_file(id, "identity");
         let name = text.lines().find_map(|line| line.strip_prefix("log 0x")).expect("it has a name");
         u64::from_str_radix(name, 16).expect("a number")
+    }
+
+    /// The text of a small file of a node.
+    pub fn small_file(&self, id: usize, name: &str) -> String {
+        let bytes = fs::read(self.data_dir(id).join(name)).expect("a small file");
+        let text = panch_wal::small_file::text_of(&bytes).expect("a copy that is whole");
+        String::from_utf8(text).expect("text")
     }
 
     pub fn data_dir(&self, id: usize) -> PathBuf {

@@ -53,11 +53,26 @@ impl Disk {
             let bytes = vec![0x5a; size];
             while file.write_all(&bytes).and_then(|()| file.sync_data()).is_ok() {}
         }
+        // A large file leaves a block or two, which it would need to grow any further.
+        for number in 0.. {
+            let path = self.path.join(format!("{FILLER}-{number}"));
+            let last =
+                File::create(&path).and_then(|mut file| file.write_all(b"x").and_then(|()| file.sync_all()));
+            if last.is_err() {
+                break;
+            }
+        }
     }
 
     /// There is room again.
     pub fn empty(&self) {
-        fs::remove_file(self.path.join(FILLER)).expect("what filled the disk is removed");
+        for entry in fs::read_dir(&self.path).expect("the disk's own folder") {
+            let path = entry.expect("an entry").path();
+            let is_filler = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(FILLER));
+            if is_filler {
+                fs::remove_file(path).expect("what filled the disk is removed");
+            }
+        }
     }
 
     /// Nothing is written any more, and nothing fails: whoever writes waits until [`Disk::go_on`].

@@ -1,6 +1,5 @@
 //! A connection that speaks as a node, with what only that node's directory holds.
 
-use std::fs;
 use std::io::Read;
 
 use panch_wire::ids::{Incarnation, ReplicaId};
@@ -10,7 +9,7 @@ use super::{Cluster, Raw};
 
 /// The key of the present life of a node.
 pub fn key_of(cluster: &Cluster, id: usize) -> LifeKey {
-    let text = fs::read_to_string(cluster.data_dir(id).join("starts")).expect("starts are noted");
+    let text = cluster.small_file(id, "starts");
     let line = text.lines().rev().find(|line| line.starts_with("start ")).expect("it has started");
     let key = line.split(' ').nth(3).expect("a key");
     LifeKey(u128::from_str_radix(key, 16).expect("a number").to_be_bytes())
