@@ -345,7 +345,7 @@ fn a_command_line_that_makes_no_sense_ends_with_its_own_code() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let path = folder.path().join("stderr");
     for arguments in [&["nonsense"][..], &["run"], &["run", "--config"], &["dev", "--replicas", "0"]] {
-        let mut child = launch(arguments, File::create(&path).expect("a file"));
+        let mut child = launch(arguments, File::create(&path).expect("a file"), None);
         let status = child.wait().expect("it ends");
         let text = fs::read_to_string(&path).expect("its errors");
         assert_eq!(status.code(), Some(64), "{arguments:?}: {text}");
@@ -378,7 +378,7 @@ fn a_path_that_leads_nowhere_is_named() {
     ];
     let path = folder.join("stderr");
     for arguments in commands {
-        let mut child = launch(arguments, File::create(&path).expect("a file"));
+        let mut child = launch(arguments, File::create(&path).expect("a file"), None);
         let status = child.wait().expect("it ends");
         let text = fs::read_to_string(&path).expect("its errors");
         assert_eq!(status.code(), Some(CONFIG), "{arguments:?}: {text}");

@@ -128,23 +128,11 @@ fn a_node_whose_log_is_in_memory_comes_back_by_itself() {
     cluster.assert_same_state();
 }
 
-/// As if the machine of a node that does not run had been started anew.
-fn pretend_reboot(cluster: &Cluster, id: usize) {
-    let path = cluster.data_dir(id).join("identity");
-    let text = cluster.small_file(id, "identity");
-    let (body, _) = text.split_once("checksum ").expect("a checksum");
-    let line = body.lines().find(|line| line.starts_with("life ")).expect("the life before");
-    let boot = line.split(' ').nth(2).expect("the start of the machine");
-    let body = body.replace(boot, "0x00000000000000b0");
-    let sum = panch_wire::checksum::checksum(body.as_bytes());
-    std::fs::write(path, format!("{body}checksum {sum:#018x}\n")).expect("written");
-}
-
 #[test]
 fn a_node_whose_machine_stopped_before_its_votes_were_synced_comes_back_by_itself() {
     let settings = settings("multi");
     let node = format!("{}durability = \"periodic\"\n", settings.node);
-    let mut cluster = Cluster::start(Settings { node, ..settings });
+    let mut cluster = Cluster::start(Settings { node, machines: true, ..settings });
     let load = Load::start(&cluster, LoadOptions { threads: 3, ..LoadOptions::default() });
     let text = "was not stopped in order before its machine";
     load.wait_for_writes(50);
@@ -154,7 +142,7 @@ fn a_node_whose_machine_stopped_before_its_votes_were_synced_comes_back_by_itsel
     assert!(!cluster.errors(2).contains(text), "{}", cluster.errors(2));
     load.wait_for_writes(50);
     cluster.kill(2);
-    pretend_reboot(&cluster, 2);
+    cluster.reboot(2);
     load.wait_for_writes(50);
     cluster.start_node(2);
     assert!(cluster.errors(2).contains(text), "{}", cluster.errors(2));
@@ -162,7 +150,7 @@ fn a_node_whose_machine_stopped_before_its_votes_were_synced_comes_back_by_itsel
     // Nor does a machine that is stopped in order.
     load.wait_for_writes(50);
     cluster.stop(3, PATIENCE);
-    pretend_reboot(&cluster, 3);
+    cluster.reboot(3);
     cluster.start_node(3);
     assert!(!cluster.errors(3).contains(text), "{}", cluster.errors(3));
     load.wait_for_writes(50);
@@ -174,7 +162,7 @@ fn a_node_whose_machine_stopped_before_its_votes_were_synced_comes_back_by_itsel
     // All machines at once: nobody can tell what was decided last, and nobody pretends to.
     for id in cluster.ids() {
         cluster.kill(id);
-        pretend_reboot(&cluster, id);
+        cluster.reboot(id);
         cluster.spawn(id);
     }
     for id in cluster.ids() {

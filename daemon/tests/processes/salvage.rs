@@ -19,20 +19,9 @@ fn settings(protocol: &str, durability: &str) -> Settings {
         node: format!("{}durability = \"{durability}\"\n", settings.node),
         groups: 2,
         cores: 2,
+        machines: true,
         ..settings
     }
-}
-
-/// As if the machine of a node that does not run had been started anew.
-fn pretend_reboot(cluster: &Cluster, id: usize) {
-    let path = cluster.data_dir(id).join("identity");
-    let text = cluster.small_file(id, "identity");
-    let (body, _) = text.split_once("checksum ").expect("a checksum");
-    let line = body.lines().find(|line| line.starts_with("life ")).expect("the life before");
-    let boot = line.split(' ').nth(2).expect("the start of the machine");
-    let body = body.replace(boot, "0x00000000000000b0");
-    let sum = panch_wire::checksum::checksum(body.as_bytes());
-    fs::write(path, format!("{body}checksum {sum:#018x}\n")).expect("written");
 }
 
 /// Writes and counts: all of it is acknowledged.
@@ -85,7 +74,7 @@ fn way_back(cluster: &Cluster, id: usize) -> String {
     })
 }
 
-/// Does what `panchd salvage` has printed, with the files of all nodes that have one; false: on one node only.
+/// Does what `panchd salvage` has printed, with the files of all nodes that have one.
 fn begin_anew(cluster: &mut Cluster, printed: &[(usize, String)], ids: &[usize]) {
     let line = |text: &str, start: &str| {
         let found = text.lines().map(str::trim).find(|line| line.starts_with(start));
@@ -149,7 +138,7 @@ fn all_lose_power(protocol: &str) {
         cluster.kill(id);
     }
     for id in cluster.ids() {
-        pretend_reboot(&cluster, id);
+        cluster.reboot(id);
         cluster.spawn(id);
     }
     let commands: Vec<String> = cluster.ids().map(|id| way_back(&cluster, id)).collect();
@@ -304,8 +293,24 @@ fn nothing_else_begins_with_salvaged_state() {
     cluster.kill(1);
     cluster.spawn(1);
     eventually("it still waits", PATIENCE, || cluster.errors(1).contains(refused).then_some(()));
+    // Its state is gone before its log has begun: it does not begin with nothing.
+    cluster.kill(1);
+    for core in 0..2 {
+        fs::remove_dir_all(cluster.snapshot_dir(1, core)).expect("removed");
+    }
+    cluster.spawn(1);
     for id in [2, 3] {
         cluster.kill(id);
+        cluster.spawn_from(id, &[file.display().to_string()]);
+    }
+    assert_eq!(cluster.wait_exit(1, PATIENCE).code(), Some(78));
+    let text = cluster.errors(1);
+    assert!(text.contains("began with salvaged state, and that of group 0 is not here"), "{text}");
+    for id in [2, 3] {
+        cluster.kill(id);
+    }
+    for id in cluster.ids() {
+        cluster.lose_disk(id);
         cluster.spawn_from(id, &[file.display().to_string()]);
     }
     cluster.wait_serving(&[1, 2, 3]);

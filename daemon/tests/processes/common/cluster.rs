@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::disk::Disk;
 use super::links::Links;
+use super::machine::Machine;
 use super::{Info, eventually, ports};
 
 /// A node that starts has this long to serve.
@@ -31,6 +32,8 @@ pub struct Settings {
     pub node: String,
     /// Nodes reach each other through links that can be cut.
     pub linked: bool,
+    /// Every node has a machine of its own, which can be started anew: see [`Cluster::reboot`].
+    pub machines: bool,
     /// Every node has a disk of its own, of so many mebibytes, which can be filled and stopped: where the process may make one.
     pub disk: Option<u64>,
 }
@@ -44,6 +47,7 @@ impl Default for Settings {
             cluster: String::new(),
             node: "log_segment_size = \"4MiB\"\nsnapshot_log_size = \"8MiB\"\n".into(),
             linked: false,
+            machines: false,
             disk: None,
         }
     }
@@ -75,6 +79,8 @@ pub struct Cluster {
     pub links: Option<Links>,
     /// Of the nodes from 1, if they have some.
     disks: Vec<Disk>,
+    /// The same.
+    machines: Vec<Machine>,
 }
 
 impl Cluster {
@@ -111,7 +117,16 @@ impl Cluster {
         let mount = |id: usize, size| Disk::mount(&folder.path().join(format!("disk-{id}")), size);
         let disks: Option<Vec<Disk>> =
             settings.disk.and_then(|size| (1..=settings.nodes).map(|id| mount(id, size)).collect());
-        let cluster = Self { folder, settings, nodes, links, disks: disks.unwrap_or_default() };
+        let machine = |id| Machine::new(folder.path().join(format!("boot-{id}")));
+        let wanted = if settings.machines { settings.nodes } else { 0 };
+        let machines: Option<Vec<Machine>> = (1..=wanted).map(machine).collect();
+        if machines.is_none() {
+            println!(
+                "this process may not mount: a new start of a machine is written into the identity instead"
+            );
+        }
+        let (disks, machines) = (disks.unwrap_or_default(), machines.unwrap_or_default());
+        let cluster = Self { folder, settings, nodes, links, disks, machines };
         for id in cluster.ids() {
             fs::write(cluster.config_path(id), cluster.config_text(id)).expect("a configuration is written");
         }
@@ -245,6 +260,27 @@ impl Cluster {
         copy_folder(&self.copy_dir(id), &self.data_dir(id));
     }
 
+    /// The machine of a node that does not run is started anew.
+    pub fn reboot(&mut self, id: usize) {
+        assert!(self.nodes[id - 1].child.is_none(), "node {id} runs");
+        match self.machines.get_mut(id - 1) {
+            Some(machine) => machine.start(),
+            None => self.change_boot(id),
+        }
+    }
+
+    /// Writes another start of the machine into the identity of a node.
+    fn change_boot(&self, id: usize) {
+        let path = self.data_dir(id).join("identity");
+        let text = self.small_file(id, "identity");
+        let (body, _) = text.split_once("checksum ").expect("a checksum");
+        let line = body.lines().find(|line| line.starts_with("life ")).expect("the life before");
+        let boot = line.split(' ').nth(2).expect("the start of the machine");
+        let body = body.replace(boot, "0x00000000000000b0");
+        let sum = panch_wire::checksum::checksum(body.as_bytes());
+        fs::write(path, format!("{body}checksum {sum:#018x}\n")).expect("written");
+    }
+
     /// Waits until a node that has lost its disk is a member again.
     pub fn wait_member(&self, id: usize) {
         eventually("the node is a member again", START_PATIENCE, || {
@@ -257,7 +293,7 @@ impl Cluster {
         let path = self.error_path(id);
         let log = File::options().create(true).append(true).open(path).expect("a file for standard error");
         self.nodes[id - 1].seen = log.metadata().expect("its size").len();
-        self.nodes[id - 1].child = Some(launch(arguments, log));
+        self.nodes[id - 1].child = Some(launch(arguments, log, self.machines.get(id - 1)));
     }
 
     fn error_path(&self, id: usize) -> PathBuf {
@@ -570,7 +606,7 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 /// Runs the daemon with these arguments; its standard error goes to `errors`.
-pub fn launch(arguments: &[&str], errors: File) -> Child {
+pub fn launch(arguments: &[&str], errors: File, machine: Option<&Machine>) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_panchd"));
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
     // SAFETY: prctl is a plain system call, allowed between fork and exec.
@@ -579,6 +615,9 @@ pub fn launch(arguments: &[&str], errors: File) -> Child {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         });
+    }
+    if let Some(machine) = machine {
+        machine.is_for(&mut command);
     }
     command.spawn().expect("the daemon can be started")
 }

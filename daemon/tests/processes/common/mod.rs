@@ -13,6 +13,7 @@ pub mod disk;
 pub mod info;
 pub mod links;
 pub mod load;
+pub mod machine;
 pub mod peer;
 pub mod ports;
 pub mod raw;
