@@ -29,6 +29,22 @@ const WEAK_FOR: Duration = Duration::from_secs(2);
 const REMEMBERED_AFTER: Duration = Duration::from_secs(6);
 /// A value that only the larger limit lets in, in bytes.
 const LARGE: usize = 300 << 10;
+/// The limits of sizes, each low and high: those of the cluster, and of a node.
+const CLUSTER_LIMITS: [(&str, &str, &str); 4] = [
+    ("value_size_max", "\"64KiB\"", "\"1MiB\""),
+    ("batch_size_max", "\"16KiB\"", "\"128KiB\""),
+    ("batch_commands", "10", "200"),
+    ("pipeline_depth", "3", "12"),
+];
+const NODE_LIMITS: [(&str, &str, &str); 4] = [
+    ("log_segment_size", "\"2MiB\"", "\"4MiB\""),
+    ("snapshot_log_size", "\"4MiB\"", "\"8MiB\""),
+    ("frame_pool_size", "\"16MiB\"", "\"64MiB\""),
+    ("client_output_max", "\"256KiB\"", "\"8MiB\""),
+];
+/// How a node says that its data directory is to be emptied.
+const EMPTY: [&str; 4] =
+    ["empty it whole", "empty `data_dir`", "empty the data directory", "empty the whole data directory"];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Act {
@@ -207,8 +223,24 @@ impl Stage {
             "    of node {id}: {}",
             file.strip_prefix(self.cluster.data_dir(id)).expect("it lies there").display()
         );
+        let bytes = fs::read(file).expect("read");
         fs::remove_file(file).expect("removed");
         self.load.wait_for_writes(20);
+        if self.dice.below(3) == 0 {
+            // Whoever can puts back what is missing, instead of what costs more.
+            self.cluster.spawn(id);
+            std::thread::sleep(WEAK_FOR);
+            if self.cluster.poll_exit(id).is_some() {
+                println!(
+                    "    it is put back: {}",
+                    self.cluster.errors(id).lines().last().unwrap_or_default()
+                );
+                fs::write(file, bytes).expect("written");
+                self.cluster.start_node(id);
+                return;
+            }
+            self.cluster.stop(id, PATIENCE);
+        }
         self.start_or_follow(id);
     }
 
@@ -222,6 +254,10 @@ impl Stage {
             (written.is_ok() || self.limits_are_low).then_some(written)
         });
         assert_eq!(written.is_err(), self.limits_are_low, "{written:?}");
+        // As in Redis, what is too long ends its connection, with an answer.
+        let is_answered = written.as_ref().err().is_none_or(|error| !error.is_io_error());
+        assert!(is_answered, "{written:?}");
+        let mut client = self.cluster.connect(1);
         if written.is_ok() {
             self.large.push((key, LARGE));
         }
@@ -237,13 +273,15 @@ impl Stage {
         for id in self.cluster.ids() {
             self.cluster.stop(id, PATIENCE);
         }
-        let (low, high) = ("value_size_max = \"64KiB\"", "value_size_max = \"1MiB\"");
-        let (from, to) = if self.limits_are_low { (low, high) } else { (high, low) };
         for id in self.cluster.ids() {
             let path = self.cluster.config_path(id);
-            let text = fs::read_to_string(&path).expect("a configuration");
-            assert!(text.contains(from), "{text}");
-            fs::write(path, text.replace(from, to)).expect("written");
+            let mut text = fs::read_to_string(&path).expect("a configuration");
+            for limits in [&CLUSTER_LIMITS, &NODE_LIMITS] {
+                let (from, to) = (lines(limits, self.limits_are_low), lines(limits, !self.limits_are_low));
+                assert!(text.contains(&from), "{text}");
+                text = text.replace(&from, &to);
+            }
+            fs::write(path, text).expect("written");
         }
         self.limits_are_low = !self.limits_are_low;
         for id in self.cluster.ids() {
@@ -287,19 +325,32 @@ impl Stage {
             });
         let Some(status) = status else { return false };
         let text = self.cluster.errors(id);
-        println!("    it says: {}", text.lines().last().unwrap_or_default());
+        let last = text.lines().last().unwrap_or_default();
+        println!("    it says: {last}");
         assert_eq!(status.code(), Some(CONFIG), "node {id} ended with {status}:\n{text}");
-        assert!(text.contains("--rejoin"), "node {id} does not say what to do:\n{text}");
-        // What has lost a small file only keeps the rest.
-        let is_kept = text.lines().last().is_some_and(|line| line.contains("it keeps what it has"));
-        if !is_kept
-            && fs::read_dir(self.cluster.data_dir(id)).is_ok_and(|mut entries| entries.next().is_some())
-        {
-            self.cluster.lose_disk(id);
+        // To the letter: what it does not tell to do is not done.
+        if EMPTY.iter().any(|words| last.contains(words)) {
+            empty_folder(&self.cluster.data_dir(id));
         }
+        assert!(last.contains("with --rejoin"), "node {id} does not say how it comes back:\n{text}");
         self.cluster.start_to_rejoin(id);
         self.cluster.wait_member(id);
         true
+    }
+}
+
+/// Lines of a configuration with all of these limits low, or high.
+fn lines(limits: &[(&str, &str, &str)], are_low: bool) -> String {
+    let line =
+        |(name, low, high): &(&str, &str, &str)| format!("{name} = {}\n", if are_low { low } else { high });
+    limits.iter().map(line).collect()
+}
+
+fn empty_folder(folder: &Path) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.expect("removed");
     }
 }
 
@@ -326,8 +377,8 @@ fn files_of(folder: &Path) -> Vec<PathBuf> {
 
 fn lives_through(protocol: &str, seed: u64) {
     let cluster = Cluster::start(Settings {
-        cluster: format!("protocol = \"{protocol}\"\nvalue_size_max = \"1MiB\"\n"),
-        node: "log_segment_size = \"4MiB\"\nsnapshot_log_size = \"8MiB\"\n".into(),
+        cluster: format!("protocol = \"{protocol}\"\n{}", lines(&CLUSTER_LIMITS, false)),
+        node: lines(&NODE_LIMITS, false),
         linked: true,
         disk: Some(DISK),
         ..Settings::default()

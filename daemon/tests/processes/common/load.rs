@@ -5,6 +5,8 @@
 //! * `CLUSTERDOWN` and `OOM` say that it was not applied; it must never be seen.
 //! * Anything else (`UNKNOWN`, a timeout, a closed connection) leaves the outcome open.
 
+mod family;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::rc::Rc;
@@ -17,6 +19,7 @@ use panch_sim::linear::register::{Action, Answer};
 use panch_sim::linear::store::History;
 
 use super::{Cluster, Dice, eventually};
+use family::OnFamily;
 
 /// Keys of the same name are left after this many operations, so that each history stays short enough to check.
 const OPERATIONS_PER_KEY: u64 = 300;
@@ -79,6 +82,8 @@ struct OwnKey {
 #[derive(Default)]
 struct Memory {
     operations: Vec<Operation>,
+    /// On several keys at once.
+    many: Vec<OnFamily>,
     own: BTreeMap<String, OwnKey>,
     /// When writes were acknowledged.
     written: Vec<u64>,
@@ -120,7 +125,8 @@ struct Node {
 
 const OWN: usize = 0;
 const OTHER: usize = 1;
-const LANES: [(&str, usize); 3] = [("register", 6), ("counter", 3), ("text", 2)];
+const LANES: [(&str, usize); 4] = [("register", 6), ("counter", 3), ("text", 2), ("family", 3)];
+const FAMILY: usize = 3;
 
 impl Load {
     /// Starts the clients. Threads are spread evenly over the nodes.
@@ -186,6 +192,7 @@ impl Load {
         for thread in self.threads {
             let part = thread.join().expect("a client does not panic");
             memory.operations.extend(part.operations);
+            memory.many.extend(part.many);
             memory.own.extend(part.own);
             memory.written.extend(part.written);
             memory.refused += part.refused;
@@ -194,6 +201,10 @@ impl Load {
         memory.written.sort_unstable();
         Outcome { memory }
     }
+}
+
+fn bytes(text: &str) -> Rc<[u8]> {
+    text.as_bytes().into()
 }
 
 /// How an operation ended.
@@ -266,17 +277,30 @@ impl Client {
             67..72 => self.shared(1, Asked::Get),
             72..77 => self.shared(2, Asked::Append(format!("{value},"))),
             77..80 => self.shared(2, Asked::Get),
+            80..90 => {
+                let family = self.lane(FAMILY);
+                self.on_family(&family, value);
+            }
+            90..92 => {
+                let member = family::member(&self.lane(FAMILY), 0);
+                self.call(OWN, &member, Asked::Set(value));
+            }
             _ => self.own(value),
         }
     }
 
-    /// An operation on a key that all threads use.
-    fn shared(&mut self, kind: usize, asked: Asked) {
+    /// What is used in this kind of lane at present.
+    fn lane(&mut self, kind: usize) -> String {
         let before: usize = LANES[..kind].iter().map(|(_, count)| count).sum();
         let (name, count) = LANES[kind];
         let lane = before + self.dice.below(count);
         let turn = self.lanes[lane].fetch_add(1, Ordering::Relaxed);
-        let key = format!("{name}-{lane}-{}", turn / OPERATIONS_PER_KEY);
+        format!("{name}-{lane}-{}", turn / OPERATIONS_PER_KEY)
+    }
+
+    /// An operation on a key that all threads use.
+    fn shared(&mut self, kind: usize, asked: Asked) {
+        let key = self.lane(kind);
         let reads_back = !matches!(asked, Asked::Get) && self.dice.below(4) == 0;
         let acknowledged = self.call(OWN, &key, asked);
         // Another node must know what this one has acknowledged.
@@ -351,7 +375,7 @@ impl<T> End<T> {
 
 impl Outcome {
     pub fn operation_count(&self) -> usize {
-        self.memory.operations.len()
+        self.memory.operations.len() + self.memory.many.len()
     }
 
     pub fn write_count(&self) -> usize {
@@ -391,6 +415,7 @@ impl Outcome {
         self.check_own_keys(&mut read);
         let mut keys: Vec<&str> =
             self.memory.operations.iter().map(|operation| operation.key.as_str()).collect();
+        keys.extend(family::members(&self.memory.many));
         keys.sort_unstable();
         keys.dedup();
         let finals: BTreeMap<&str, Option<String>> =
@@ -432,9 +457,8 @@ impl Outcome {
     }
 
     fn check_history(&self, finals: &BTreeMap<&str, Option<String>>) {
-        let bytes = |text: &str| Rc::<[u8]>::from(text.as_bytes());
         let mut history = History::default();
-        let mut last = 0;
+        let mut last = family::add_to(&mut history, &self.memory.many);
         for operation in &self.memory.operations {
             let action = match &operation.asked {
                 Asked::Get => Action::Get,
