@@ -2,7 +2,8 @@
 //! other nodes must serve about as fast as without it; above all no command may wait for a timer.
 //!
 //! It measures times, so it runs only when it is asked for, on a machine that does nothing else: `PANCH_WEAK_SECONDS` sets how long each
-//! weakness lasts, and `PANCH_NODES` in how large a cluster (3). One line per weakness with medians before and while it lasts.
+//! weakness lasts, `PANCH_NODES` in how large a cluster (3), and `PANCH_WEAK` which, by the beginnings of their names (`HungDisk,Slow`;
+//! all). One line per weakness with medians before and while it lasts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -192,6 +193,11 @@ fn seconds() -> Option<Duration> {
     Some(Duration::from_secs(text.parse().expect("a number")))
 }
 
+fn is_wanted(weakness: Weakness) -> bool {
+    let name = format!("{weakness:?}");
+    std::env::var("PANCH_WEAK").map_or(true, |names| names.split(',').any(|start| name.starts_with(start)))
+}
+
 /// Runs `during` while the weakness lasts.
 fn suffer(cluster: &mut Cluster, weakness: Weakness, during: impl FnOnce()) {
     match weakness {
@@ -253,6 +259,9 @@ fn stays_fast(protocol: &str) {
         // Who leads may have changed.
         let leader = cluster.find_leader(0).unwrap_or(1);
         let weakness = weaknesses(leader, nodes)[number];
+        if !is_wanted(weakness) {
+            continue;
+        }
         let clients = Clients::start(&cluster);
         std::thread::sleep(seconds);
         let begun = Instant::now();
