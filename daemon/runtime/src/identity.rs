@@ -38,7 +38,7 @@ use crate::memory::{self, PeerMemory};
 use crate::notes::Reminder;
 use crate::small_file::SmallFile;
 use crate::starts;
-use folder::{check, file_gone, fresh_name, has_begun, is_empty, lock, open_identity};
+use folder::{check, file_gone, fresh_name, has_begun, holds_data, is_empty, lock, open_identity};
 use format::{FORMAT, FORMAT_WITHOUT_FILES, render};
 
 const FILE: &str = "identity";
@@ -131,6 +131,9 @@ impl DataDir {
                 }
                 if wanted.founding != Founding::default() && !is_empty(path).map_err(at(path))? {
                     return Err(IdentityFault::BeginsWithData(path.to_path_buf()));
+                }
+                if holds_data(path, wanted).map_err(at(path))? {
+                    return Err(IdentityFault::Nameless(path.join(FILE)));
                 }
                 let founding = Founding::default();
                 Identity { incarnation: Incarnation(0), log: fresh_name(wanted), founding, ..wanted.clone() }

@@ -88,6 +88,9 @@ pub enum IdentityFault {
     /// A small file is gone.
     #[error("{} is gone, but this node has run before: without it the node could take another one that has forgotten votes for the one that it knew. Restore the data directory from an exact copy, or start the node with --rejoin (three nodes and more): it keeps what it has, and votes once all other nodes have answered", .0.display())]
     Gone(PathBuf),
+    /// There is data, and nothing that says whose.
+    #[error("{} is gone, but the data directory holds data: without it nobody can tell whose votes these are. Restore the data directory from an exact copy of its last state, or empty it whole and start the node with --rejoin (three nodes and more)", .0.display())]
+    Nameless(PathBuf),
     /// The directory is another node's or another cluster's.
     #[error("data directory {} belongs to {what} {found:#x}, but the configuration says {wanted:#x}: point `data_dir` to this node's own directory", path.display())]
     Foreign {

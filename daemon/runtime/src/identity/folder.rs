@@ -73,6 +73,16 @@ pub(super) fn has_begun(path: &Path, identity: &Identity) -> io::Result<bool> {
     Ok(false)
 }
 
+/// Whether there is something that only a node makes which has written its identity before.
+pub(super) fn holds_data(path: &Path, wanted: &Identity) -> io::Result<bool> {
+    for name in [memory::FILE.to_owned(), starts::file_of(None)] {
+        if path.join(name).try_exists()? {
+            return Ok(true);
+        }
+    }
+    has_begun(path, wanted)
+}
+
 /// A file of a node that has run that is not there.
 pub(super) fn file_gone(path: &Path, cores: usize) -> io::Result<Option<PathBuf>> {
     let starts = (0..cores).map(|core| starts::file_of(Some(core)));

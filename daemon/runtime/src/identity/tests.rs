@@ -161,6 +161,25 @@ fn a_lost_disk_has_no_incarnation_until_the_others_say_the_last_and_comes_back_w
 }
 
 #[test]
+fn a_directory_whose_identity_is_gone_is_not_a_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(run(dir.path(), &wanted()));
+    let file = dir.path().join(FILE);
+    fs::remove_file(&file).unwrap();
+    for _ in 0..2 {
+        let text = open(dir.path(), &wanted()).map(drop).unwrap_err().to_string();
+        assert!(text.starts_with(&format!("{} is gone", file.display())), "{text}");
+        assert!(text.contains("empty it whole and start the node with --rejoin"), "{text}");
+        assert!(!file.exists(), "it would be taken for the identity of what is there");
+    }
+    for entry in fs::read_dir(dir.path()).unwrap() {
+        let path = entry.unwrap().path();
+        let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    }
+    assert!(DataDir::open(dir.path(), &wanted(), Loss::OfDisk, false).unwrap().identity.rejoining);
+}
+
+#[test]
 fn only_an_empty_directory_is_a_lost_one_and_only_a_log_in_memory_is_lost_in_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("core-0"), "").unwrap();
