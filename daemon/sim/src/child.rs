@@ -15,7 +15,7 @@ use clap::Args;
 use panch_consensus::protocol::ProtocolKind;
 use panch_sim::check;
 use panch_sim::coverage::Coverage;
-use panch_sim::run::run_seed;
+use panch_sim::run::{run_gray_seed, run_seed};
 use panch_sim::scenario;
 use panch_sim::settings::Mix;
 
@@ -37,6 +37,9 @@ pub(crate) struct Work {
     /// Replicas of every group.
     #[arg(long, default_value_t = 3)]
     pub replicas: u8,
+    /// One weakness that lasts, and no other faults.
+    #[arg(long)]
+    pub gray: bool,
     /// Scenarios instead of seeds.
     #[arg(long)]
     pub scenario: Vec<String>,
@@ -63,6 +66,7 @@ impl Work {
             stride: 1,
             protocol: Mix::One(ProtocolKind::Multi),
             replicas: 3,
+            gray: false,
             scenario: Vec::new(),
             check: Vec::new(),
             states: 0,
@@ -114,10 +118,11 @@ pub(crate) fn work(work: &Work) -> anyhow::Result<bool> {
     }
     let mut coverage = Coverage::default();
     let mut seed = work.from;
+    let run = if work.gray { run_gray_seed } else { run_seed };
     while seed < work.to {
         writeln!(out, "at {seed}")?;
         out.flush()?;
-        match run_seed(seed, work.protocol, usize::from(work.replicas), false) {
+        match run(seed, work.protocol, usize::from(work.replicas), false) {
             Ok(of_seed) => coverage.add(&of_seed),
             Err(violation) => {
                 writeln!(out, "fail {seed}\t{}", violation.to_string().escape_debug())?;
@@ -172,8 +177,10 @@ pub(crate) fn spawn(work: &Work) -> anyhow::Result<Child> {
     if let Some(rule) = &work.without {
         command.arg("--without").arg(rule);
     }
-    if work.first {
-        command.arg("--first");
+    for (name, is_set) in [("--first", work.first), ("--gray", work.gray)] {
+        if is_set {
+            command.arg(name);
+        }
     }
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().context("cannot start a child process")

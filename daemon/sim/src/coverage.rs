@@ -123,6 +123,24 @@ coverage! {
     unreadable_snapshots: true,
     /// Nodes that refused to start because of such damage.
     refused_logs: true,
+    /// Disks without room for anything new.
+    full_disks: true,
+    /// What could not be made for lack of room.
+    no_room: true,
+    /// Disks that could not be read while their node was up.
+    unreadable_disks: true,
+    /// Starts of nodes that are tuned in their own way.
+    own_tuning: true,
+    /// Prepared segments that were made for another size.
+    misfits: true,
+    /// Weaknesses that lasted while other faults struck.
+    lasting: true,
+    /// Weaknesses that lasted beside nothing else.
+    gray: true,
+    /// Commands of others that were measured meanwhile.
+    measured: true,
+    /// Nodes that stayed away for minutes while the others worked on.
+    long_absences: true,
     /// Disks lost.
     wipes: true,
     /// Nodes that lost votes with the power, because these counted before they were synced.
@@ -246,7 +264,17 @@ const OF_LOGS: &[&str] = &["duplicates", "held", "loads"];
 const OF_FAST: &[&str] = &["direct", "direct_retries"];
 
 /// Counts that two replicas cannot have: without one of them there is no majority.
-const OF_LOST_DISKS: &[&str] = &["wipes", "rejoins", "lost_votes", "restores", "disowned"];
+const OF_LOST_DISKS: &[&str] = &[
+    "wipes",
+    "rejoins",
+    "lost_votes",
+    "restores",
+    "disowned",
+    "lasting",
+    "gray",
+    "measured",
+    "long_absences",
+];
 
 /// The counters that a long sweep of a protocol must have: its branches, the rare ones included.
 fn expected(kind: ProtocolKind, mix: Mix, replica_count: usize) -> Vec<&'static str> {

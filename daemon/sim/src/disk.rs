@@ -16,7 +16,7 @@ use std::fmt;
 use panch_wire::frame::PAGE_SIZE;
 use panch_wire::ids::{GroupId, Slot};
 
-use crate::queue::{MICROSECOND, Time};
+use crate::queue::{MICROSECOND, MILLISECOND, Time};
 use crate::random::Stream;
 pub use content::PageData;
 use content::{Content, Written};
@@ -65,6 +65,7 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Job<T> {
     steps: VecDeque<Step>,
+    fails: bool,
     /// Given back when the last step has ended or one has failed.
     pub tag: T,
 }
@@ -72,7 +73,12 @@ pub struct Job<T> {
 impl<T> Job<T> {
     /// A job of these steps.
     pub fn new(tag: T, steps: impl IntoIterator<Item = Step>) -> Self {
-        Self { steps: steps.into_iter().collect(), tag }
+        Self { steps: steps.into_iter().collect(), fails: false, tag }
+    }
+
+    /// A job that fails.
+    pub fn failing(tag: T) -> Self {
+        Self { steps: VecDeque::new(), fails: true, tag }
     }
 }
 
@@ -180,6 +186,9 @@ pub struct Copy {
     names: BTreeMap<Name, FileId>,
 }
 
+/// How soon what waits for a disk that hangs notices that it works again.
+const LOOKS_EVERY: Time = 20 * MILLISECOND;
+
 /// A disk. `T` is what the driver hangs on its jobs.
 pub struct Disk<T> {
     random: Stream,
@@ -187,6 +196,12 @@ pub struct Disk<T> {
     pub latency: Latency,
     stalled_until: Time,
     fail_next: bool,
+    /// It completes nothing until it is healed.
+    pub hung: bool,
+    /// It has no room for anything new.
+    pub full: bool,
+    /// Nothing can be read from it.
+    pub unreadable: bool,
     files: BTreeMap<FileId, Content>,
     names: BTreeMap<Name, FileId>,
     stable_names: BTreeMap<Name, FileId>,
@@ -215,6 +230,9 @@ impl<T> Disk<T> {
             latency,
             stalled_until: 0,
             fail_next: false,
+            hung: false,
+            full: false,
+            unreadable: false,
             files: BTreeMap::new(),
             names: BTreeMap::new(),
             stable_names: BTreeMap::new(),
@@ -244,6 +262,9 @@ impl<T> Disk<T> {
     pub fn heal(&mut self, latency: Latency) {
         self.stalled_until = 0;
         self.fail_next = false;
+        self.hung = false;
+        self.full = false;
+        self.unreadable = false;
         self.latency = latency;
     }
 
@@ -285,6 +306,9 @@ impl<T> Disk<T> {
         self.jobs.clear();
         self.stalled_until = 0;
         self.fail_next = false;
+        self.hung = false;
+        self.full = false;
+        self.unreadable = false;
     }
 
     /// A file has other bytes, on stable storage.
@@ -296,10 +320,15 @@ impl<T> Disk<T> {
         self.stable_names.insert(name, file);
     }
 
-    /// Removes a name for good, as an operator does while the node is down.
-    pub fn lose(&mut self, name: Name) {
+    /// Removes a name for good, as a process does that starts.
+    pub fn discard(&mut self, name: Name) {
         self.names.remove(&name);
         self.stable_names.remove(&name);
+    }
+
+    /// Removes a name for good, as an operator does while the node is down.
+    pub fn lose(&mut self, name: Name) {
+        self.discard(name);
         self.counters.lost_files += 1;
     }
 
@@ -385,12 +414,19 @@ impl<T> Disk<T> {
 
     /// The step under way ends.
     pub fn advance(&mut self, now: Time, id: JobId) -> Progress<T> {
+        if self.hung && self.jobs.contains_key(&id) {
+            return Progress::Until(now + LOOKS_EVERY);
+        }
         if now < self.stalled_until && self.jobs.contains_key(&id) {
             // The stall began after the end was foreseen.
             return Progress::Until(self.stalled_until + self.random.below(self.latency.high + 1));
         }
         let Some(Running { mut job, promised }) = self.jobs.remove(&id) else { return Progress::Gone };
         let step = job.steps.pop_front();
+        if job.fails || self.unreadable && matches!(step, Some(Step::Read)) {
+            self.counters.failures += 1;
+            return Progress::Ended(job.tag, false);
+        }
         let fallible =
             matches!(step, Some(Step::WriteStable(_) | Step::Write(_) | Step::Sync(_) | Step::SyncDirectory));
         if fallible && self.fail_next {

@@ -37,6 +37,9 @@ struct Sweep {
     /// Print everything that happens.
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Nothing is the matter but one weakness that lasts, of a link, a disk or a node; the speed of all others is judged.
+    #[arg(long)]
+    gray: bool,
     #[command(flatten)]
     cluster: Cluster,
 }
@@ -119,13 +122,13 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         Some(Command::Child(work)) => child::work(&work)?,
         None => {
-            let Sweep { seeds, seed, trace, cluster } = cli.sweep;
+            let Sweep { seeds, seed, trace, gray, cluster } = cli.sweep;
             let range = match (seeds, seed) {
                 (Some(range), _) => range,
                 (None, Some(seed)) => seed..seed + 1,
                 (None, None) => bail!("say which seeds: --seeds 0..1000"),
             };
-            if trace { sweep::trace(range.start, cluster) } else { sweep::run(range, cluster)? }
+            if trace { sweep::trace(range.start, gray, cluster) } else { sweep::run(range, gray, cluster)? }
         }
     };
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })

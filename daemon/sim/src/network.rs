@@ -73,6 +73,8 @@ struct Link {
     blocked: bool,
     /// Added to every latency.
     slowness: Time,
+    /// Bytes per second that it carries, if it is narrower than the others.
+    narrow: Option<u64>,
     last_arrival: Time,
     /// When the last byte of what was sent has left, if the bandwidth is limited.
     free_at: Time,
@@ -196,6 +198,11 @@ impl Network {
         self.link(from, to).slowness = slowness;
     }
 
+    /// No more than so many bytes per second go from `from` to `to`; `None`: as on every link.
+    pub fn narrow(&mut self, from: usize, to: usize, bytes_per_second: Option<u64>) {
+        self.link(from, to).narrow = bytes_per_second;
+    }
+
     // Connections.
 
     /// Breaks the connection of `a` and `b`; true if there was one.
@@ -295,7 +302,8 @@ impl Network {
         }
         let link = self.link(from, to);
         let mut left = now;
-        if let Some(takes) = (size as Time * SECOND).checked_div(settings.bandwidth) {
+        let bandwidth = link.narrow.unwrap_or(settings.bandwidth);
+        if let Some(takes) = (size as Time * SECOND).checked_div(bandwidth) {
             left = left.max(link.free_at) + takes;
             link.free_at = left;
         }
@@ -377,6 +385,21 @@ mod tests {
         // The other direction is free, and so is the link as soon as all has left.
         assert!(arrivals(send(&mut network, 0, 1, 0, 1))[0].0 < MILLISECOND);
         assert!(arrivals(send(&mut network, SECOND, 0, 1, 1))[0].0 < SECOND + MILLISECOND);
+    }
+
+    #[test]
+    fn one_link_alone_is_narrow() {
+        let mut network = network(NetworkSettings::calm());
+        network.connect(0, 2);
+        network.narrow(0, 1, Some(1_000_000));
+        for to in [1, 2] {
+            let packet = network.address(0, to, vec![0; 50_000].into());
+            let at = arrivals(network.send(0, packet))[0].0;
+            assert_eq!(at >= 50 * MILLISECOND, to == 1);
+        }
+        network.narrow(0, 1, None);
+        let at = arrivals(send(&mut network, SECOND, 0, 1, 1))[0].0;
+        assert!(at < SECOND + MILLISECOND);
     }
 
     #[test]

@@ -36,6 +36,12 @@ pub enum Concern {
     Families,
     /// How much links carry.
     Bandwidth,
+    /// Which weakness lasts, and whom it concerns.
+    Lasting,
+    /// Disks without room, reads that fail, and long absences.
+    Room,
+    /// What nodes are tuned to on their own.
+    Tuning,
 }
 
 /// One stream.
@@ -56,6 +62,9 @@ impl Stream {
             Concern::Families => 8,
             Concern::Copies => 9,
             Concern::Bandwidth => 10,
+            Concern::Lasting => 11,
+            Concern::Room => 12,
+            Concern::Tuning => 13,
             Concern::Client(index) => 0x100 + index as u64,
             Concern::Disk(index) => 0x200 + index as u64,
             Concern::Turns(index) => 0x300 + index as u64,

@@ -1,5 +1,9 @@
 //! What a run is like: sizes, times and which faults may strike. Everything follows from the seed.
 
+mod own;
+
+pub use own::Own;
+
 use panch_consensus::protocol::{ProtocolKind, Tuning};
 use panch_replica::batcher::BatchLimits;
 use panch_replica::replica::ReplicaConfig;
@@ -9,7 +13,7 @@ use panch_wire::time::Duration;
 
 use crate::disk::Latency;
 use crate::network::NetworkSettings;
-use crate::queue::{MICROSECOND, MILLISECOND, Time};
+use crate::queue::{MICROSECOND, MILLISECOND, SECOND, Time};
 use crate::random::{Concern, Stream};
 
 /// How likely each fault is, relative to the others; 0: never.
@@ -49,6 +53,10 @@ pub struct FaultWeights {
     pub wipe: u64,
     /// A node's disk is replaced by an older copy of it.
     pub restore: u64,
+    /// A disk has no room for anything new for a while.
+    pub full: u64,
+    /// What is read from a disk cannot be read for a while.
+    pub fail_read: u64,
 }
 
 /// Settings of the clients.
@@ -134,6 +142,17 @@ impl Mix {
 /// The protocols that there are.
 const KINDS: &[ProtocolKind] = ProtocolKind::ALL;
 
+/// When one weakness lasts, that of a link, a disk or a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lasting {
+    /// Never.
+    Never,
+    /// As long as other faults strike.
+    Meanwhile,
+    /// Beside nothing else, once the trouble is over: then the others must be about as fast as without it.
+    AtRest,
+}
+
 /// Settings of a run.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -169,8 +188,14 @@ pub struct Settings {
     pub pool_size: usize,
     /// Whether all machines lose power once more at the end.
     pub final_blackout: bool,
-    /// Whether each node draws limits of its own at each start, see [`Settings::replica_at`].
+    /// Whether each node draws limits of its own at each start, see [`Settings::own`].
     pub limits_vary: bool,
+    /// Whether each node is tuned in its own way at each start, see [`Settings::own`].
+    pub tuning_varies: bool,
+    /// When one weakness lasts.
+    pub lasting: Lasting,
+    /// How long one node stays away in the middle of the trouble; 0: none does.
+    pub long_absence: Time,
     /// Whether, before that, the rest must serve without as many nodes as can be missing.
     pub final_absence: bool,
 }
@@ -262,6 +287,9 @@ impl Settings {
             pool_size: 4 << 20,
             final_blackout: false,
             limits_vary: false,
+            tuning_varies: false,
+            lasting: Lasting::Never,
+            long_absence: 0,
             final_absence: false,
         }
     }
@@ -392,26 +420,58 @@ impl Settings {
         let share = settings.pool_size / settings.protocols.len();
         settings.tuning.tail_size_max = settings.tuning.tail_size_max.min(share / 4);
         settings.tuning.unchosen_size_max = share / 8;
+        settings.outlast();
         settings
     }
-}
 
-impl Settings {
-    /// The settings of a node's replicas from the start with that incarnation on. Nodes need not agree on what they take in, nor
-    /// need a node with itself before: what was decided is executed alike.
-    pub fn replica_at(&self, node: usize, incarnation: u32) -> ReplicaConfig {
-        let mut replica = self.replica;
-        if self.limits_vary {
-            let start = (node as u64) << 32 | u64::from(incarnation);
-            let random = &mut Stream::new(self.seed ^ start.rotate_left(20), Concern::Limits);
-            replica.hash_seed = random.word();
-            replica.batch.value_size_max = *random.pick(&[24, 200, 1000, 16 << 10]);
-            replica.batch.commands_max = random.range(1, 8) as usize;
-            replica.batch.size_max = random.range(1, 4) as usize * PAGE_SIZE;
-            replica.batch.queue_max = random.range(1, 8) as usize;
-            replica.snapshot_log_size = random.skewed(8, 512) << 10;
+    /// As [`Settings::swarm`], without other faults: one weakness lasts, and the speed of everybody else is judged.
+    pub fn gray(seed: u64, mix: Mix, replica_count: usize) -> Self {
+        let calm = Self::calm(seed, replica_count);
+        let swarm = Self::swarm(seed, mix, replica_count);
+        Self {
+            trouble: 200 * MILLISECOND,
+            faults: FaultWeights::default(),
+            network: NetworkSettings { streams: swarm.network.streams, ..calm.network },
+            disk: calm.disk,
+            lasting: Lasting::AtRest,
+            long_absence: 0,
+            final_absence: false,
+            final_blackout: false,
+            ..swarm
         }
-        replica
+    }
+
+    /// What else may be the matter, of streams of their own: a weakness that lasts, a node that stays away for long, disks without
+    /// room, and nodes that are tuned differently.
+    fn outlast(&mut self) {
+        let room = &mut Stream::new(self.seed, Concern::Room);
+        self.faults.full = if room.chance(150_000) { room.range(1, 10) } else { 0 };
+        self.faults.fail_read = if room.chance(150_000) { room.range(1, 10) } else { 0 };
+        if room.chance(10_000) && self.replica_count > 2 {
+            self.stay_away(SECOND * room.range(60, 240));
+        }
+        self.tuning_varies = Stream::new(self.seed, Concern::Tuning).chance(300_000);
+        let lasting = &mut Stream::new(self.seed, Concern::Lasting);
+        self.lasting = match lasting.below(100) {
+            0..10 => Lasting::Meanwhile,
+            10..12 => Lasting::AtRest,
+            _ => Lasting::Never,
+        };
+    }
+
+    /// A node stays away for minutes while the others work on, at the leisure of a long day: the virtual time between two events must
+    /// be longer, or there would be too many of them.
+    fn stay_away(&mut self, time: Time) {
+        self.long_absence = time;
+        self.trouble += time + time / 4;
+        self.fault_every = time / 20;
+        self.clients.think = 2 * self.trouble / self.clients.operations;
+        // Leaders and leases live as many heartbeats as before.
+        let slower = Duration::from_millis(100).as_nanos() / self.tuning.heartbeat_interval.as_nanos().max(1);
+        let slower = slower.max(1) as u32;
+        self.tuning.heartbeat_interval *= slower;
+        self.tuning.election_timeout *= slower;
+        self.tuning.lease *= slower;
     }
 }
 
@@ -453,6 +513,8 @@ fn weights(random: &mut Stream) -> FaultWeights {
         depose: weight(250_000),
         wipe: 0,
         restore: 0,
+        full: 0,
+        fail_read: 0,
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::process::Command;
 
 use panch_sim::coverage::Coverage;
-use panch_sim::run::run_seed;
+use panch_sim::run::{run_gray_seed, run_seed};
 
 use crate::Cluster;
 use crate::child::{Work, listen, spawn};
@@ -13,8 +13,9 @@ use crate::child::{Work, listen, spawn};
 const RUNS_FOR_COVERAGE: u64 = 1000;
 
 /// Runs one seed here and prints everything.
-pub(crate) fn trace(seed: u64, cluster: Cluster) -> bool {
-    match run_seed(seed, cluster.protocol, usize::from(cluster.replicas), true) {
+pub(crate) fn trace(seed: u64, gray: bool, cluster: Cluster) -> bool {
+    let run = if gray { run_gray_seed } else { run_seed };
+    match run(seed, cluster.protocol, usize::from(cluster.replicas), true) {
         Ok(_) => {
             println!("seed {seed}: nothing was violated");
             true
@@ -27,7 +28,7 @@ pub(crate) fn trace(seed: u64, cluster: Cluster) -> bool {
 }
 
 /// Runs all seeds and prints the failures and what was covered; false if a seed failed or a branch was never taken.
-pub(crate) fn run(seeds: Range<u64>, cluster: Cluster) -> anyhow::Result<bool> {
+pub(crate) fn run(seeds: Range<u64>, gray: bool, cluster: Cluster) -> anyhow::Result<bool> {
     let stride = u64::from(cluster.threads);
     let work = |from| Work {
         from,
@@ -35,6 +36,7 @@ pub(crate) fn run(seeds: Range<u64>, cluster: Cluster) -> anyhow::Result<bool> {
         stride,
         protocol: cluster.protocol,
         replicas: cluster.replicas,
+        gray,
         first: false,
         ..Work::none()
     };
@@ -61,14 +63,15 @@ pub(crate) fn run(seeds: Range<u64>, cluster: Cluster) -> anyhow::Result<bool> {
     for (seed, text) in &failures {
         println!("seed {seed} failed: {text}");
         println!(
-            "  again: panch-sim --seed {seed} --protocol {} --replicas {} --trace  (commit {})",
+            "  again: panch-sim --seed {seed} --protocol {} --replicas {}{} --trace  (commit {})",
             cluster.protocol.name(),
             cluster.replicas,
+            if gray { " --gray" } else { "" },
             commit()
         );
     }
     print(&total);
-    let missing = if total.runs >= RUNS_FOR_COVERAGE {
+    let missing = if total.runs >= RUNS_FOR_COVERAGE && !gray {
         total.missing(cluster.protocol, cluster.replicas.into())
     } else {
         Vec::new()

@@ -6,6 +6,7 @@
 mod clock;
 mod direct;
 mod faults;
+mod gray;
 mod log_watch;
 mod node;
 mod outbox;

@@ -80,6 +80,9 @@ fn three_replicas_survive_a_swarm_of_faults() {
         "multi.overwritten",
         "refused_logs",
         "multi.transfers",
+        "long_absences",
+        "gray",
+        "measured",
     ];
     let missing: Vec<_> =
         total.missing(MULTI, 3).into_iter().filter(|name| !rare.contains(&name.as_str())).collect();

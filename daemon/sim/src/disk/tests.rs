@@ -137,3 +137,30 @@ fn nothing_ends_during_a_stall() {
     disk.stall(at + 1000);
     assert!(matches!(disk.advance(at, id), Progress::Until(later) if later >= at + 1000));
 }
+
+#[test]
+fn a_disk_that_hangs_goes_on_where_it_stood() {
+    let mut disk = disk();
+    let file = disk.create(0);
+    let written = disk.write(file, 0, [page(1).as_slice()].into_iter());
+    disk.hung = true;
+    let (id, mut at) = disk.submit(0, Job::new((), [Step::WriteStable(written)]));
+    for _ in 0..100 {
+        let Progress::Until(next) = disk.advance(at, id) else { panic!("nothing ends") };
+        assert!(next > at);
+        at = next;
+    }
+    disk.heal(Latency::default());
+    assert!(matches!(disk.advance(at, id), Progress::Ended((), true)));
+}
+
+#[test]
+fn what_cannot_be_read_fails_and_nothing_else_does() {
+    let mut disk = disk();
+    let file = stable_file(&mut disk, &[1]);
+    disk.unreadable = true;
+    assert!(!run(&mut disk, [Step::Read]));
+    assert!(run(&mut disk, [Step::Sync(file)]));
+    disk.unreadable = false;
+    assert!(run(&mut disk, [Step::Read]));
+}

@@ -17,8 +17,11 @@ pub(crate) enum Undo {
     Nothing,
     Unblock(usize, usize),
     FastLink(usize, usize),
+    WideLink(usize, usize),
     FastNode(usize),
     FastDisk(usize),
+    RoomOnDisk(usize),
+    ReadableDisk(usize),
     TrueClock(usize),
 }
 
@@ -41,6 +44,8 @@ enum Fault {
     Depose,
     Wipe,
     Restore,
+    Full,
+    FailRead,
 }
 
 pub(super) struct Faults {
@@ -70,6 +75,8 @@ impl Faults {
             depose,
             wipe,
             restore,
+            full,
+            fail_read,
         } = settings.faults;
         let kinds = [
             (Fault::Kill, kill),
@@ -89,6 +96,8 @@ impl Faults {
             (Fault::Depose, depose),
             (Fault::Wipe, wipe),
             (Fault::Restore, restore),
+            (Fault::Full, full),
+            (Fault::FailRead, fail_read),
         ];
         Self {
             random: Stream::new(settings.seed, Concern::Faults),
@@ -140,7 +149,7 @@ impl World {
     }
 
     /// Often a node that leads: that is where it hurts.
-    fn victim(&mut self) -> usize {
+    pub(super) fn victim(&mut self) -> usize {
         let any = self.any_node();
         let group = GroupId(self.faults.random.below(u64::from(self.shared.settings.group_count())) as u16);
         let aimed = self.faults.random.chance(400_000);
@@ -217,6 +226,17 @@ impl World {
                 self.shared.queue.push_in(duration, Event::Undo(Undo::FastDisk(node)));
             }
             Fault::FailWrite => self.nodes[node].disk.fail_next(),
+            Fault::Full => {
+                self.shared.coverage.full_disks += 1;
+                self.nodes[node].disk.full = true;
+                let duration = 4 * duration;
+                self.shared.queue.push_in(duration, Event::Undo(Undo::RoomOnDisk(node)));
+            }
+            Fault::FailRead => {
+                self.shared.coverage.unreadable_disks += 1;
+                self.nodes[node].disk.unreadable = true;
+                self.shared.queue.push_in(duration, Event::Undo(Undo::ReadableDisk(node)));
+            }
             Fault::Clock => {
                 self.shared.coverage.clock_faults += 1;
                 let bound = self.shared.settings.clock_bound();
@@ -356,8 +376,11 @@ impl World {
                 }
             }
             Undo::FastLink(from, to) => self.shared.network.slow_down(from, to, 0),
+            Undo::WideLink(from, to) => self.shared.network.narrow(from, to, None),
             Undo::FastNode(node) => self.nodes[node].slowness = 0,
             Undo::FastDisk(node) => self.nodes[node].disk.latency = self.shared.settings.disk,
+            Undo::RoomOnDisk(node) => self.nodes[node].disk.full = false,
+            Undo::ReadableDisk(node) => self.nodes[node].disk.unreadable = false,
             Undo::TrueClock(node) => {
                 self.nodes[node].clock.heal(now);
                 self.nodes[node].wake(&mut self.shared, now);
@@ -378,6 +401,7 @@ impl World {
             if from != to {
                 self.undo(Undo::Unblock(from, to));
                 self.undo(Undo::FastLink(from, to));
+                self.undo(Undo::WideLink(from, to));
                 self.shared.queue.push_in(MILLISECOND, Event::Connect { a: from, b: to });
             }
         }

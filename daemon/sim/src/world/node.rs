@@ -5,15 +5,15 @@ use std::rc::Rc;
 
 use panch_consensus::protocol::Random;
 use panch_replica::batcher::BatchLimits;
-use panch_replica::core::Core;
+use panch_replica::core::{Core, CoreConfig};
 use panch_replica::rejoin::Life as Written;
 use panch_replica::replica::PROTOCOL_RECORD;
 use panch_replica::snapshot::{Restored, SnapshotFault, SnapshotFiles, file};
 use panch_replica::status::GroupStatus;
 use panch_replica::transfer::SnapshotFile;
 use panch_wal::{
-    Durability, End, INVENTORY_SIZE, Inventory, Location, Lsn, RecoverError, SegmentFile, SegmentReader,
-    SegmentSequence, Sync, Wal, Write,
+    Durability, End, INVENTORY_SIZE, Inventory, Location, Lsn, RecoverError, Recovered, SegmentFile,
+    SegmentReader, SegmentSequence, Sync, Wal, Write,
 };
 use panch_wire::frame::{FramePool, PAGE_SIZE};
 use panch_wire::ids::{GroupId, Incarnation, Position, REPLICAS_MAX, ReplicaId, ReplicaSet, Slot};
@@ -32,7 +32,7 @@ use crate::invariant::ledger::Entry;
 use crate::network::Packet;
 use crate::queue::{MICROSECOND, MILLISECOND, SECOND, Time};
 use crate::random::{Concern, Stream};
-use crate::settings::Settings;
+use crate::settings::{Own, Settings};
 
 /// Names the log of a node, so that another's is not taken for it.
 pub(super) const IDENTITY: u64 = 0x70a6_c401;
@@ -56,6 +56,8 @@ pub(crate) enum Tag {
     Log(LogWrite),
     Sync(Sync),
     Segment(SegmentSequence),
+    /// There was no room for the segment.
+    NoSegment(SegmentSequence),
     /// The segment is in the inventory.
     Noted(SegmentSequence),
     SnapshotWrite {
@@ -164,6 +166,8 @@ pub(crate) struct Node {
     pub(crate) rotten: bool,
     /// Its snapshots cannot be read at its next start.
     pub(crate) unreadable: bool,
+    /// Bytes of its segments in this life.
+    pub(crate) segment_size: u64,
     /// It is kept down.
     pub(crate) is_absent: bool,
     /// It will end in the middle of its next log write.
@@ -174,6 +178,9 @@ pub(crate) struct Node {
     /// Everything up to here is stated to be durable by a completed write.
     attested: Lsn,
 }
+
+/// How long a disk takes to find that it has no room: what is tried again at once would keep a node busy.
+const NO_ROOM_AFTER: Time = 5 * MILLISECOND;
 
 /// Completed writes that are remembered for damage.
 const EXTENTS_MAX: usize = 64;
@@ -208,6 +215,7 @@ impl Node {
             restored: false,
             rotten: false,
             unreadable: false,
+            segment_size: settings.wal.segment_size,
             is_absent: false,
             doomed: None,
             in_flight: VecDeque::new(),
@@ -257,6 +265,17 @@ impl Node {
         }
     }
 
+    /// Starts a job on the disk that makes something new; without room for that it fails.
+    pub(crate) fn make(&mut self, shared: &mut Shared, tag: Tag, steps: impl IntoIterator<Item = Step>) {
+        if !self.disk.full {
+            return self.submit(shared, tag, steps);
+        }
+        shared.coverage.no_room += 1;
+        let tag = if let Tag::Segment(sequence) = tag { Tag::NoSegment(sequence) } else { tag };
+        let (job, _) = self.disk.submit(shared.queue.now(), Job::failing(tag));
+        shared.queue.push_in(NO_ROOM_AFTER, Event::Disk { node: self.index, job });
+    }
+
     /// Starts a job on the disk.
     pub(crate) fn submit(&mut self, shared: &mut Shared, tag: Tag, steps: impl IntoIterator<Item = Step>) {
         let (job, at) = self.disk.submit(shared.queue.now(), Job::new(tag, steps));
@@ -298,7 +317,7 @@ impl Node {
     /// A segment's file is there for good: it is noted before the log is told.
     fn note_segment(&mut self, shared: &mut Shared, sequence: SegmentSequence) {
         let mut inventory = self.inventory().ok().flatten().unwrap_or_default();
-        inventory.add(sequence, shared.settings.wal.segment_size);
+        inventory.add(sequence, self.segment_size);
         let (offset, page) = inventory.encode();
         let known = self.disk.open(Name::Inventory);
         let file = known.unwrap_or_else(|| self.disk.create(INVENTORY_SIZE as u64));
@@ -343,9 +362,11 @@ impl Node {
         self.memory.rejoining = rejoining;
         shared.trace(|| format!("node {} boots, incarnation {}", self.index, incarnation.0));
         let pool = FramePool::new(shared.settings.pool_size);
-        let limits = shared.settings.replica_at(self.index, incarnation.0);
+        let Own { replica: limits, tuning, wal, log_size_max } =
+            shared.settings.own(self.index, incarnation.0);
         shared.coverage.own_limits += u64::from(shared.settings.limits_vary);
-        let config = shared.core_config(self.id(), limits, rejoining);
+        shared.coverage.own_tuning += u64::from(shared.settings.tuning_varies);
+        let config = CoreConfig { tuning, log_size_max, ..shared.core_config(self.id(), limits, rejoining) };
         let is_unreadable = std::mem::take(&mut self.unreadable);
         let mut restored = Vec::new();
         for (group, slot) in self.snapshot_files().newest {
@@ -394,7 +415,7 @@ impl Node {
                 }
             })
         });
-        let recovered = match (recovered, fault) {
+        let mut recovered = match (recovered, fault) {
             (Ok(recovered), None) => recovered,
             (Ok(_), Some(error)) => {
                 let text = format!("node {} cannot replay its log: {error}", self.index);
@@ -411,10 +432,12 @@ impl Node {
         for (peer, known) in (0..).map(ReplicaId).zip(self.memory.peers.known()) {
             core.admits(peer, known.life.incarnation, Incarnation(0));
         }
+        self.segment_size = wal.segment_size;
+        self.discard_misfits(shared, &mut recovered);
         let last = recovered.last;
         let name = self.note_start(shared, incarnation, last);
         let now = self.clock.at(shared.queue.now());
-        core.start(now, Wal::resume(shared.settings.wal.clone(), recovered), last, &mut deeds);
+        core.start(now, Wal::resume(wal, recovered), last, &mut deeds);
         shared.coverage.resyncs += u64::from(!core.is_live());
         let writers = (0..shared.settings.replica_count).map(|_| PacketWriter::new()).collect();
         let life = Life {
@@ -443,6 +466,22 @@ impl Node {
             if peer != self.index {
                 shared.queue.push_in(MILLISECOND, Event::Connect { a: self.index, b: peer });
             }
+        }
+    }
+
+    /// Prepared segments that were made for another size are of no use. They hold nothing.
+    fn discard_misfits(&mut self, shared: &mut Shared, recovered: &mut Recovered) {
+        let misfits = recovered.take_misfits(self.segment_size);
+        let Some(lowest) = misfits.last() else { return };
+        shared.coverage.misfits += misfits.len() as u64;
+        let mut inventory = self.inventory().ok().flatten().unwrap_or_default();
+        inventory.remove_from(*lowest);
+        let mut bytes = vec![0; INVENTORY_SIZE];
+        let (offset, page) = inventory.encode();
+        bytes[offset as usize..][..PAGE_SIZE].copy_from_slice(&page.0);
+        self.disk.replace(Name::Inventory, &bytes);
+        for sequence in misfits {
+            self.disk.discard(Name::Segment(sequence.0));
         }
     }
 

@@ -79,7 +79,7 @@ impl Node {
         bytes.push(u8::from(rejoining));
         let written = self.disk.write(file, 0, [&bytes[..]].into_iter());
         let steps = [Step::WriteStable(written), Step::Link(file, Name::Identity), Step::SyncDirectory];
-        self.submit(shared, tag, steps);
+        self.make(shared, tag, steps);
     }
 
     /// At the end of a turn: a node whose replicas are all through is a member again.

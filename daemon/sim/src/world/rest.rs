@@ -4,13 +4,14 @@ use panch_consensus::frontier::Frontier;
 use panch_wal::Durability;
 use panch_wire::ids::GroupId;
 
-use super::World;
 use super::node::{Node, State};
+use super::{Event, World};
 use crate::coverage::Coverage;
 use crate::disk::CrashKind;
 use crate::invariant::{Violation, durability, linearizability};
 use crate::queue::{MILLISECOND, SECOND, Time};
 use crate::random::{Concern, Stream};
+use crate::settings::{Lasting, Settings};
 
 /// How long a healed cluster may take until everybody agrees and every client is answered.
 const REST_WITHIN: Time = 60 * SECOND;
@@ -22,13 +23,38 @@ impl World {
     /// The first violation.
     pub fn run(&mut self) -> Result<Coverage, Violation> {
         self.plan_faults();
-        let trouble = self.shared.settings.trouble;
-        self.run_for(trouble);
+        let Settings { trouble, long_absence, lasting, final_absence, .. } = self.shared.settings;
+        if lasting == Lasting::Meanwhile {
+            self.weaken();
+        }
+        if long_absence > 0 {
+            self.miss_one(trouble, long_absence);
+        } else {
+            self.run_for(trouble);
+        }
         self.clients.stop();
-        if self.shared.settings.final_absence {
+        if final_absence {
             self.serve_without_some()?;
         }
+        if lasting == Lasting::AtRest {
+            self.serve_beside_weakness()?;
+        }
         self.finish()
+    }
+
+    /// One node stays away for that long in the middle of the trouble, while the others and all clients go on.
+    fn miss_one(&mut self, trouble: Time, absence: Time) {
+        self.run_for((trouble - absence) / 2);
+        let node = self.victim();
+        if !matches!(self.nodes[node].state, State::Refused) {
+            self.shared.coverage.long_absences += 1;
+            self.nodes[node].is_absent = true;
+            self.nodes[node].crash(&mut self.shared, CrashKind::Kill);
+        }
+        self.run_for(absence);
+        self.nodes[node].is_absent = false;
+        self.shared.queue.push_in(0, Event::Restart { node });
+        self.run_for((trouble - absence) / 2);
     }
 
     /// Heals everything but as many nodes as a group survives the loss of, which stay down, and requires that all clients are
@@ -127,7 +153,11 @@ impl World {
     }
 
     /// First the old business, then one new write through every node, until that is done, too.
-    fn come_to_rest(&mut self, is_done: impl Fn(&Self) -> bool, otherwise: &str) -> Result<(), Violation> {
+    pub(super) fn come_to_rest(
+        &mut self,
+        is_done: impl Fn(&Self) -> bool,
+        otherwise: &str,
+    ) -> Result<(), Violation> {
         let deadline = self.now() + REST_WITHIN;
         let mut resting = false;
         while self.now() < deadline && !resting && self.violation().is_none() {

@@ -5,6 +5,7 @@ use std::io;
 use std::rc::Rc;
 
 use panch_consensus::epaxos::component_bound;
+use panch_consensus::protocol::Tuning;
 use panch_replica::batcher::Refusal;
 use panch_replica::outbox::{MessageKind, ReplyTo};
 use panch_replica::rejoin::RejoinMessage;
@@ -167,7 +168,7 @@ impl Node {
                     vec![Step::Rename(Name::Segment(old.0), name), Step::SyncDirectory]
                 }
                 None => {
-                    let file = self.disk.create(shared.settings.wal.segment_size);
+                    let file = self.disk.create(self.segment_size);
                     vec![Step::Sync(file), Step::Link(file, name), Step::SyncDirectory]
                 }
             };
@@ -178,7 +179,10 @@ impl Node {
         }
         let writes = jobs.iter().any(|(tag, _)| matches!(tag, Tag::Log(_)));
         for (tag, steps) in jobs {
-            self.submit(shared, tag, steps);
+            match tag {
+                Tag::Segment(_) => self.make(shared, tag, steps),
+                tag => self.submit(shared, tag, steps),
+            }
         }
         if writes && let Some(kind) = self.doomed.take() {
             let delay = self.random.below(self.disk.latency.high);
@@ -239,7 +243,9 @@ impl Node {
         for status in life.core.status() {
             let size = status.counters.component_max;
             if size > 1 {
-                let bound = component_bound(shared.settings.replica_count, &shared.settings.tuning);
+                let pipeline_depth = shared.settings.pipeline_depth_max();
+                let tuning = Tuning { pipeline_depth, ..shared.settings.tuning };
+                let bound = component_bound(shared.settings.replica_count, &tuning);
                 shared.invariants.on_component(self.index, status.group, size, bound);
             }
             shared.invariants.on_status(self.index, &status);
@@ -366,7 +372,7 @@ impl Node {
                 Step::SyncDirectory,
             ]);
         }
-        self.submit(shared, Tag::SnapshotWrite { group, slot, last }, steps);
+        self.make(shared, Tag::SnapshotWrite { group, slot, last }, steps);
     }
 
     fn answer(&mut self, shared: &mut Shared, token: ReplyTo, outcome: Outcome) {
@@ -527,6 +533,11 @@ impl Life {
             Tag::Segment(_) | Tag::Noted(_) if !succeeded => {
                 return Err(Stop("a segment could not be prepared"));
             }
+            Tag::NoSegment(sequence) => {
+                if let Some(wal) = core.wal() {
+                    wal.segment_failed(sequence);
+                }
+            }
             Tag::Noted(sequence) => {
                 if let Some(wal) = core.wal() {
                     wal.segment_ready(sequence);
@@ -545,6 +556,7 @@ impl Life {
                 core.snapshot_read(now, group, peer, file, offset, bytes.as_deref(), deeds);
             }
             Tag::Load { group, position, location, from } => {
+                let from = from.filter(|_| succeeded);
                 let frame = from.and_then(|from| read_frame(disk, &self.pool, from, location));
                 shared.coverage.failed_loads += u64::from(frame.is_none());
                 core.loaded(now, group, position, location, frame, deeds);
