@@ -62,9 +62,13 @@ impl Weakness {
 }
 
 /// Whether a protocol promises that others stay fast. In Basic Paxos every node proposes, and a slot that a slow one has begun waits for
-/// it or for whoever takes it over.
+/// it or for whoever takes it over. In Fast Paxos votes that a link brings late cost a timer per command, as yet.
 fn is_promised(weakness: Weakness, kind: ProtocolKind) -> bool {
-    !matches!((weakness, kind), (Weakness::SlowNode(..), ProtocolKind::Basic))
+    match kind {
+        ProtocolKind::Basic => !matches!(weakness, Weakness::SlowNode(..)),
+        ProtocolKind::Fast => !matches!(weakness, Weakness::SlowLink(..) | Weakness::NarrowLink(..)),
+        _ => true,
+    }
 }
 
 /// How long commands of one kind took in one group, those without a good answer included as for ever.
