@@ -5,11 +5,12 @@
 //! longer than its votes take at their slowest. One whose votes are merely late, because its disk stalls now and then, is
 //! not.
 //!
-//! [`own_log`] is about the own disk, [`condition`] about what replicas tell each other of themselves: whom they reach, and
-//! how fast their disks are.
+//! [`own_log`] is about the own disk, [`answers`] about how quickly turns and answers come, [`condition`] about what replicas tell each
+//! other of themselves: whom they reach, and how fast their disks are.
 //!
 //! Nothing here is relied on for safety.
 
+mod answers;
 pub(crate) mod condition;
 pub(crate) mod own_log;
 
@@ -27,6 +28,14 @@ const FORGIVEN_AFTER: u32 = 16;
 const LATENCY_SHARE: u32 = 8;
 /// Answers that take so many times those of the quickest replica are too slow.
 const SLOWER_MAX: u32 = 3;
+
+/// Votes that come after those of a quorum in more than every so manieth slot are too late.
+const LATE_SHARE: u32 = 4;
+/// A proposer that leaves more than every so manieth of its own slots open too long is too late.
+const LATE_OWN_SHARE: u32 = 2;
+/// Judged by so many slots of each proposer, so many times in a row.
+const LATE_SLOTS: u32 = 4;
+const LATE_TURNS: u32 = 3;
 
 /// A replica may be silent for so many times as long as it was lately.
 const STALLS_MAX: u32 = 3;
@@ -50,6 +59,24 @@ pub(crate) struct Voter {
     round_trip: Duration,
     /// Since when its disk seems slow.
     slow_since: Option<Instant>,
+    late: Late,
+}
+
+/// What fast rounds lately waited for.
+#[derive(Clone, Copy, Default, Debug)]
+struct Late {
+    /// Slots that were decided or given up.
+    slot_count: u32,
+    /// Slots that had the votes of a quorum, and not its own.
+    votes: u32,
+    /// Its own slots in which nobody had voted when a quorum had in later ones.
+    slots: u32,
+    /// The last time that was too often, since when it has been, and how often it was found.
+    at: Instant,
+    since: Instant,
+    turns: u32,
+    /// Whether it is relied on for the time being.
+    standing: Standing,
 }
 
 /// Silence of a replica that is waited for.
@@ -120,6 +147,58 @@ impl Voter {
             let since = since.max(if excusable { self.claimed } else { self.voted });
             self.missed = Some(Miss { since, noticed: now, excusable });
         }
+    }
+
+    /// A fast round had the votes of a quorum, and waits for its own.
+    pub(crate) fn owes_vote(&mut self) {
+        self.late.votes += 1;
+    }
+
+    /// Nobody has voted in a slot of its own, though a quorum has in a later one.
+    pub(crate) fn owes_slot(&mut self) {
+        self.late.slots += 1;
+    }
+
+    /// Once per heartbeat, in which so many slots were decided or given up, of as many proposers as there are replicas: whether they have
+    /// waited for it too often for too long.
+    pub(crate) fn judge_late(
+        &mut self,
+        slot_count: u32,
+        replica_count: usize,
+        now: Instant,
+        tuning: &Tuning,
+    ) -> bool {
+        let (late, proposers) = (&mut self.late, replica_count as u32);
+        late.slot_count += slot_count;
+        if late.slot_count < LATE_SLOTS * proposers {
+            return false;
+        }
+        let Late { slot_count, votes, slots, .. } = *late;
+        (late.slot_count, late.votes, late.slots) = (0, 0, 0);
+        let is_late = LATE_SHARE * votes > slot_count || LATE_OWN_SHARE * proposers * slots > slot_count;
+        if !is_late {
+            late.turns = 0;
+            return false;
+        }
+        if late.turns == 0 || now.since(late.at) >= 4 * tuning.election_timeout {
+            (late.since, late.turns) = (now, 0);
+        }
+        (late.at, late.turns) = (now, late.turns + 1);
+        if late.turns < LATE_TURNS || now.since(late.since) < tuning.election_timeout {
+            return false;
+        }
+        late.turns = 0;
+        true
+    }
+
+    /// It is not relied on for a while, longer each time.
+    pub(crate) fn pass_over(&mut self, now: Instant, tuning: &Tuning) {
+        self.late.standing.fail(now, 2 * tuning.election_timeout);
+    }
+
+    /// Whether it is passed over.
+    pub(crate) fn is_passed_over(&self, now: Instant) -> bool {
+        self.late.standing.is_avoided(now)
     }
 
     /// It does not do what is expected of it.

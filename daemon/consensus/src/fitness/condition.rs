@@ -4,7 +4,8 @@
 //! A link is *two-way* if each end hears the other. A replica that the leader has no such link with is not served while it
 //! leads, however healthy it is; so the lead goes to whoever has the most. A leader whose disk hangs, or is much slower than
 //! another's, holds up nothing as long as a majority has other disks, but it could not win the next ballot, and what its own
-//! clients send goes through its log: the lead goes to a better disk.
+//! clients send goes through its log: the lead goes to a better disk. It goes on, too, if the leader's process gets little time and
+//! another does not, and a leader counts no link over which answers come only after half an election.
 //!
 //! Invariants:
 //! * What is told is a hint, and is believed for one election timeout.
@@ -17,6 +18,7 @@ use panch_wire::ids::{REPLICAS_MAX, ReplicaId, ReplicaSet};
 use panch_wire::time::{Duration, Instant};
 use rkyv::{Archive, Deserialize, Serialize};
 
+use super::answers::{Answers, Turns, is_much_later, is_still_later};
 use super::own_log::{OwnLog, SLOW_MIN, hung_after};
 use crate::protocol::{Claim, Dest, Effects, Hint, Protocol, Tuning};
 use crate::quorum::classic_quorum;
@@ -73,6 +75,11 @@ pub(crate) struct Fitness {
     told: [Option<(Condition, Instant)>; REPLICAS_MAX],
     /// When this replica last told its own condition.
     told_own: Instant,
+    /// How each answers this replica while it leads, and how late its own turns come then.
+    answers: [Answers; REPLICAS_MAX],
+    turns: Turns,
+    /// When this replica last looked at answers, as whoever leads does.
+    watched: Option<Instant>,
     /// Since when somebody else would lead better.
     outdone_since: Option<Instant>,
     /// Who was last asked to lead instead, and when.
@@ -91,6 +98,9 @@ impl Fitness {
             heard: [Instant::default(); REPLICAS_MAX],
             told: [None; REPLICAS_MAX],
             told_own: Instant::default(),
+            answers: [Answers::default(); REPLICAS_MAX],
+            turns: Turns::default(),
+            watched: None,
             outdone_since: None,
             asked: None,
             meshed: true,
@@ -107,6 +117,63 @@ impl Fitness {
     /// A message of `from` arrived.
     pub(crate) fn hear(&mut self, from: ReplicaId, now: Instant) {
         self.heard[from.index()] = now;
+    }
+
+    /// This replica begins to lead.
+    pub(crate) fn begin_term(&mut self) {
+        self.answers.iter_mut().for_each(Answers::begin);
+        self.turns = Turns::default();
+    }
+
+    /// While this replica leads: heartbeat `number` leaves for `to`.
+    pub(crate) fn ask(&mut self, to: ReplicaId, number: u64, now: Instant) {
+        self.answers[to.index()].ask(number, now);
+    }
+
+    /// While this replica leads: `from` answered heartbeat `number`.
+    pub(crate) fn on_answer(&mut self, from: ReplicaId, number: u64, now: Instant) {
+        self.answers[from.index()].on_answer(number, now);
+    }
+
+    /// While this replica leads: a turn came that was to come at `due`.
+    pub(crate) fn on_turn(&mut self, due: Instant, now: Instant) {
+        self.turns.on_turn(due, now);
+    }
+
+    /// While this replica leads, once per heartbeat: looks for links that are no good. A slow disk keeps nobody from answering, and a peer
+    /// that catches up is sent no more at once than it can take in.
+    pub(crate) fn watch_answers(&mut self, now: Instant, tuning: &Tuning) {
+        self.watched = Some(now);
+        for peer in self.peers() {
+            if self.is_two_way(peer, now, tuning) {
+                self.answers[peer.index()].watch(now, tuning);
+            } else {
+                // It does not answer at all, which is known.
+                self.answers[peer.index()].begin();
+            }
+        }
+    }
+
+    /// Whether each hears the other, however late.
+    fn is_two_way(&self, peer: ReplicaId, now: Instant, tuning: &Tuning) -> bool {
+        now.since(self.heard[peer.index()]) < tuning.election_timeout
+            && self.condition(peer, now, tuning).is_some_and(|told| told.hears & bit(self.me) != 0)
+    }
+
+    /// Whether the link to `peer` is no good although each hears the other: this replica has found that while it led, not long ago, or whoever
+    /// leads now finds the same, and everybody else who has led.
+    fn is_left_out(&self, peer: ReplicaId, now: Instant, tuning: &Tuning) -> bool {
+        let standing = &self.answers[peer.index()].standing;
+        if standing.is_avoided(now) {
+            return true;
+        }
+        let is_leading = self.watched.is_some_and(|at| now.since(at) < 2 * tuning.heartbeat_interval);
+        if is_leading || standing.failed_at() == Instant::default() {
+            return false;
+        }
+        let others = self.peers().filter(|other| *other != peer);
+        let mut told = others.filter_map(|other| self.condition(other, now, tuning)).peekable();
+        told.peek().is_some() && told.all(|told| told.hears & !told.linked & bit(peer) != 0)
     }
 
     /// `from` told its condition.
@@ -166,7 +233,7 @@ impl Fitness {
                 continue;
             }
             own.hears |= bit(peer);
-            if self.condition(peer, now, tuning).is_some_and(|told| told.hears & bit(self.me) != 0) {
+            if self.is_two_way(peer, now, tuning) && !self.is_left_out(peer, now, tuning) {
                 own.linked |= bit(peer);
             }
         }
@@ -192,7 +259,9 @@ impl Fitness {
                 other.reaches() >= quorum
             } else {
                 let by_disk = is_much_slower(own.log_time(), other.log_time());
-                other.reaches() > own.reaches() || other.reaches() == own.reaches() && by_disk
+                let by_turns = is_much_later(self.turns.lateness(), self.answers[id.index()].lateness());
+                let is_quicker = by_disk || by_turns;
+                other.reaches() > own.reaches() || other.reaches() == own.reaches() && is_quicker
             };
             let stands_still = other.log_time() >= hung_after(tuning);
             let rank = (asked != Some(id), other.reaches(), std::cmp::Reverse(other.log_time), id);
@@ -219,6 +288,7 @@ impl Fitness {
             other.reaches() >= own.reaches()
                 && other.log_time() < hung_after(tuning)
                 && !is_much_slower(other.log_time(), own.log_time())
+                && !is_still_later(self.answers[id.index()].lateness(), self.turns.lateness())
         })
     }
 

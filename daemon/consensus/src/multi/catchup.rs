@@ -204,6 +204,7 @@ impl Multi {
             return;
         }
         self.on_contact(from, effects);
+        self.fitness.on_answer(from, message.round, self.now);
         if message.granted {
             self.on_lease_granted(from, message.round);
         }

@@ -45,6 +45,8 @@ pub(super) struct Term {
     matched: [Slot; REPLICAS_MAX],
     /// Acknowledgements counted.
     vote_count: usize,
+    /// When the next heartbeat is to leave.
+    heartbeat_due: Instant,
     /// When the own log last caught up or made progress.
     pub(super) own_progress: Instant,
     transfer: Option<Transfer>,
@@ -81,6 +83,7 @@ impl Multi {
             term.peers[peer.index()] = Peer::new(acked, self.now);
         }
         self.term = term;
+        self.fitness.begin_term();
         self.lease.begin_term();
     }
 
@@ -89,7 +92,7 @@ impl Multi {
         self.term.start = self.term.last.next();
         self.append(self.term.start, Value::Noop, effects);
         self.timers.disarm(Timer::Election);
-        self.timers.arm(Timer::Heartbeat, self.now + self.tuning.heartbeat_interval);
+        self.arm_heartbeat();
         effects.repropose();
         for peer in self.peers() {
             self.pump(peer, effects);
@@ -211,11 +214,13 @@ impl Multi {
                 lease,
             };
             effects.send(Dest::One(id), message, None);
+            self.fitness.ask(id, self.term.round, self.now);
         }
         self.attach_reads(effects);
     }
 
     pub(super) fn on_heartbeat_time(&mut self, effects: &mut Effects<Self>) {
+        self.fitness.on_turn(self.term.heartbeat_due, self.now);
         if !self.has_quorum_contact() {
             self.counters.step_downs += 1;
             self.become_follower(effects);
@@ -233,8 +238,14 @@ impl Multi {
         }
         self.send_heartbeats(effects);
         self.fitness.tell_condition(self.now, &self.tuning, effects);
+        self.fitness.watch_answers(self.now, &self.tuning);
         self.consider_transfer(effects);
-        self.timers.arm(Timer::Heartbeat, self.now + self.tuning.heartbeat_interval);
+        self.arm_heartbeat();
+    }
+
+    fn arm_heartbeat(&mut self) {
+        self.term.heartbeat_due = self.now + self.tuning.heartbeat_interval;
+        self.timers.arm(Timer::Heartbeat, self.term.heartbeat_due);
     }
 
     /// Whether something the leader proposed is not durable in its own log.

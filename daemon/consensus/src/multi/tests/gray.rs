@@ -1,5 +1,7 @@
 //! Faults that last: the leader's disk, links of one node, of all but one.
 
+use panch_wire::time::Duration;
+
 use super::super::Multi;
 use crate::protocol::Protocol;
 use crate::testing::cluster;
@@ -130,4 +132,83 @@ fn the_only_replica_that_reaches_a_quorum_leads_however_far_it_is_behind() {
     let all: Vec<_> = cluster.ids().collect();
     let _ = pace(&mut cluster, &all, 500);
     assert_eq!(cluster.leader(), Some(2));
+}
+
+fn term_count(cluster: &Cluster) -> u64 {
+    cluster.ids().map(|id| cluster.protocol(id).counters().terms).sum()
+}
+
+pub(super) fn narrow_link_of_the_leader() {
+    for replica_count in [3, 5] {
+        let mut cluster = led_by_0(replica_count);
+        let all: Vec<_> = cluster.ids().collect();
+        let before = pace(&mut cluster, &all, 300);
+        // What arrives has waited for what was sent before it.
+        cluster.delay_link(0, replica_count - 1, Duration::from_millis(400));
+        cluster.run_for(1_500);
+        assert!(matches!(cluster.leader(), Some(1..)), "progress: 0 leads over such a link");
+        let first = term_count(&cluster);
+        pace(&mut cluster, &all[1..], 10_000).assert_like(&before, "beside a narrow link");
+        assert!(
+            term_count(&cluster) - first <= 8,
+            "the lead does not stay: {}",
+            term_count(&cluster) - first
+        );
+    }
+}
+
+#[test]
+fn a_leader_behind_a_narrow_link_hands_over_to_one_with_better_links() {
+    narrow_link_of_the_leader();
+}
+
+/// Whoever leads, it is as far away: then the lead stays where it is most of the time.
+#[test]
+fn a_replica_that_nobody_reaches_in_time_does_not_move_the_lead_to_and_fro() {
+    for replica_count in [3, 5] {
+        let mut cluster = led_by_0(replica_count);
+        let well = all_but(&cluster, replica_count - 1);
+        let before = pace(&mut cluster, &well, 300);
+        for &other in &well {
+            cluster.delay_link(other, replica_count - 1, Duration::from_millis(400));
+        }
+        cluster.run_for(1_500);
+        let first = term_count(&cluster);
+        pace(&mut cluster, &well, 20_000).assert_like(&before, "beside a slow replica");
+        assert!(term_count(&cluster) - first <= 8, "it moves: {}", term_count(&cluster) - first);
+    }
+}
+
+pub(super) fn slow_process_of_the_leader() {
+    for replica_count in [3, 5] {
+        let mut cluster = led_by_0(replica_count);
+        let well = all_but(&cluster, 0);
+        let before = pace(&mut cluster, &well, 300);
+        cluster.stutter(0, Duration::from_millis(36), Duration::from_millis(4));
+        cluster.run_for(1_500);
+        assert!(matches!(cluster.leader(), Some(1..)), "progress: 0 leads with so little time");
+        let first = term_count(&cluster);
+        pace(&mut cluster, &well, 10_000).assert_like(&before, "beside a slow process");
+        assert_eq!(term_count(&cluster), first, "the lead does not stay");
+        cluster.heal();
+        cluster.run_till("the lead to go home", 5_000, |cluster| cluster.leader() == Some(0));
+    }
+}
+
+#[test]
+fn a_leader_whose_process_gets_little_time_hands_over() {
+    slow_process_of_the_leader();
+}
+
+/// All have as little time: there is nobody better.
+#[test]
+fn where_all_processes_get_little_time_the_lead_stays() {
+    let mut cluster = led_by_0(3);
+    for id in cluster.ids() {
+        cluster.stutter(id, Duration::from_millis(30), Duration::from_millis(5));
+        cluster.run_for(7);
+    }
+    let first = term_count(&cluster);
+    cluster.run_for(10_000);
+    assert!(term_count(&cluster) - first <= 2, "it moves: {}", term_count(&cluster) - first);
 }

@@ -59,6 +59,8 @@ mutants! {
     leases_of_stalled_logs: LeaseNeedsLog, leases::stalled_logs;
     unfit_leaders: FittestLeads, gray::hung_disk_of_the_leader;
     leaders_with_few_links: FittestLeads, gray::link_of_the_leader;
+    leaders_behind_narrow_links: FittestLeads, gray::narrow_link_of_the_leader;
+    slow_leaders: FittestLeads, gray::slow_process_of_the_leader;
     longer_grants_forgotten: LeaseLongestRecorded, leases::granter_restarts_with_a_shorter_lease;
     longer_grants_not_written: LeaseLongestRecorded, lease_rules::longest_lease_is_written_down;
     grants_of_any_ballot: ContactOwnBallot, lease_rules::grants_in_another_ballot;
