@@ -44,6 +44,10 @@ pub(super) struct Term {
     doublings: u32,
     /// When the last heartbeat left.
     pub(super) heartbeat_sent: Instant,
+    /// When the next one is to leave.
+    heartbeat_due: Instant,
+    /// Slots whose fast round ended, one way or the other, since the last heartbeat.
+    pub(super) slot_count: u32,
     /// The highest commit index that was seen when slots were looked at, and when it was first seen.
     progress: (Slot, Instant),
 }
@@ -63,6 +67,7 @@ impl Fast {
         if renewed.is_none() {
             let now = self.now;
             self.term = Term { fit: answered, ..Term::default() };
+            self.fitness.begin_term();
             for (peer, id) in self.term.peers.iter_mut().zip((0..).map(ReplicaId)) {
                 *peer = Voter::new(now, answered.contains(id).then_some(now));
             }
@@ -185,13 +190,18 @@ impl Fast {
         let message = Heartbeat { term: self.promised, commit: self.commit(), plan: self.plan };
         effects.send(Dest::Others, message, None);
         self.term.heartbeat_sent = self.now;
-        self.timers.arm(Timer::Heartbeat, self.now + self.tuning.heartbeat_interval);
+        for peer in self.peers() {
+            self.fitness.ask(peer, 0, self.now);
+        }
+        self.term.heartbeat_due = self.now + self.tuning.heartbeat_interval;
+        self.timers.arm(Timer::Heartbeat, self.term.heartbeat_due);
     }
 
     pub(super) fn on_heartbeat_time(&mut self, effects: &mut Effects<Self>) {
         if self.role != Role::Coordinator {
             return;
         }
+        self.fitness.on_turn(self.term.heartbeat_due, self.now);
         if !self.has_quorum_contact() {
             self.counters.step_downs += 1;
             self.become_follower(effects);

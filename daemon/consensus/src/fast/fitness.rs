@@ -1,8 +1,9 @@
 //! Whom a coordinator relies on: see [`crate::fitness`].
 //!
 //! A replica is dropped when its connection is lost, when it does not answer heartbeats, or when slots wait for its vote and
-//! it is silent. One whose votes are merely late stays: its slots are recovered one by one. But one whose disk is much slower
-//! than those of a majority is dropped as soon as waiting for it costs more than the additional way of a classic round.
+//! it is silent. One whose votes are late now and then stays: its slots are recovered one by one. But one whose disk is much slower
+//! than those of a majority is dropped as soon as waiting for it costs more than the additional way of a classic round, and so is one
+//! that many slots wait for while others have long voted, because its process or a link of it is slow.
 //!
 //! Invariants:
 //! * This replica always counts as fit to itself.
@@ -52,6 +53,7 @@ impl Fast {
         let time = self.now.since(self.term.heartbeat_sent);
         // An answer to an earlier one would seem faster than it was: rarely, and then the next one does not.
         self.term.peers[from.index()].on_round_trip(time);
+        self.fitness.on_answer(from, 0, self.now);
     }
 
     /// Whether waiting for the disk of a replica costs more than going on in classic rounds would.
@@ -103,8 +105,42 @@ impl Fast {
         reached_by_quorum(&ages[..self.group.replica_count]).0 < self.tuning.election_timeout
     }
 
+    /// Slots are looked at: whom do fast rounds wait for that others have long voted in? If nobody has voted, they may wait for their owner.
+    /// All links may be long: late is only who is later than a quorum.
+    pub(super) fn note_late_voters(&mut self, end: Slot) {
+        let Some(plan) = self.plan.filter(|plan| plan.mode.is_fast()) else { return };
+        let (round, quorum, all, me) = (Round::fast(self.promised), self.quorum(), self.all(), self.me());
+        let first = self.commit().next().max(plan.from_slot);
+        let mut has_later = false;
+        for slot in (first.0..=end.0).rev().map(Slot) {
+            let Some(open) = self.slots.open(slot) else { continue };
+            let votes = || open.tally.iter().flatten().filter(|vote| vote.round == round);
+            let count = votes().count();
+            let is_behind = count == 0 && has_later;
+            has_later |= count >= quorum;
+            // A client may never have sent its batch to those that did not vote.
+            let of_clients =
+                count > 0 && votes().all(|vote| vote.name.batch().is_some_and(BatchId::is_of_client));
+            if open.chosen.is_some() || open.recovery.begun || of_clients {
+                continue;
+            }
+            for id in all.iter().filter(|id| *id != me) {
+                let has_voted = open.tally[id.index()].is_some_and(|vote| vote.round == round);
+                let owes_vote = count >= quorum && !has_voted;
+                let owes_slot = is_behind && plan.mode.owner(slot) == Some(id);
+                if !(owes_vote || owes_slot) || !open.recovery.late.insert(id) {
+                    continue;
+                }
+                let peer = &mut self.term.peers[id.index()];
+                if owes_vote { peer.owes_vote() } else { peer.owes_slot() }
+            }
+        }
+    }
+
     /// Takes in those that have been back for a while, and drops those that do not answer.
     pub(super) fn judge_peers(&mut self) {
+        let slot_count = std::mem::take(&mut self.term.slot_count);
+        let replica_count = self.group.replica_count;
         for id in self.peers() {
             let age = self.contact_age(id);
             if age >= self.tuning.election_timeout {
@@ -116,9 +152,19 @@ impl Fast {
                 self.count_as_unfit(id);
                 continue;
             }
+            let peer = &mut self.term.peers[id.index()];
+            let is_late = peer.judge_late(slot_count, replica_count, self.now, &self.tuning);
+            if is_late && holds(Rule::FastFittestCoordinates) {
+                peer.pass_over(self.now, &self.tuning);
+                self.count_as_unfit(id);
+                continue;
+            }
             let steady = self.term.peers[id.index()].steady_time(self.now);
-            let is_back =
-                !is_slow && steady >= self.settling_time() && age <= 2 * self.tuning.heartbeat_interval;
+            let is_passed_over = self.term.peers[id.index()].is_passed_over(self.now);
+            let is_back = !is_slow
+                && !is_passed_over
+                && steady >= self.settling_time()
+                && age <= 2 * self.tuning.heartbeat_interval;
             if is_back && self.term.fit.insert(id) {
                 self.term.peers[id.index()].forgive();
             }
@@ -153,6 +199,7 @@ impl Fast {
         for id in self.peers() {
             let is_silent = self.term.peers[id.index()].is_silent(self.now, &self.tuning);
             if self.term.fit.contains(id) && is_silent {
+                self.term.peers[id.index()].pass_over(self.now, &self.tuning);
                 self.count_as_unfit(id);
                 dropped = true;
             }

@@ -90,6 +90,7 @@ impl Fast {
                 self.counters.classic_chosen += 1;
             } else {
                 self.counters.fast_chosen += 1;
+                self.term.slot_count += 1;
             }
             self.learn(slot, vote.name, effects);
         }

@@ -77,6 +77,7 @@ impl Fast {
         open.recovery.begun = true;
         open.recovery.since = Some(now);
         self.counters.recoveries += 1;
+        self.term.slot_count += 1;
         if !holds(Rule::FastNoopAfterPromises) && !open.is_voted() {
             self.send_accept(slot, Value::Noop, effects);
             return;
@@ -190,6 +191,7 @@ impl Fast {
         let patience = self.tuning.slow_after;
         self.fill_classic(effects);
         let end = self.horizon.max(self.term.next.prev());
+        self.note_late_voters(end);
         for slot in (self.commit().0 + 1..=end.0).map(Slot) {
             let now = self.now;
             let Some(open) = self.slots.open(slot) else { break };

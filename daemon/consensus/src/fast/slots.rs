@@ -52,6 +52,8 @@ pub(super) struct Open {
 pub(super) struct Recovery {
     /// Since when the slot makes no progress.
     pub(super) since: Option<Instant>,
+    /// Who was blamed for holding up the fast round.
+    pub(super) late: ReplicaSet,
     /// Whether the fast round was given up.
     pub(super) begun: bool,
     /// Who promised the classic round in so many words; its latest vote is in the tally.

@@ -1,7 +1,9 @@
 //! Faults that last: the coordinator's disk, and links.
 
+use panch_wire::time::Duration;
+
 use super::super::Fast;
-use crate::protocol::Tuning;
+use crate::protocol::{Protocol, Tuning};
 use crate::testing::gray::{cut, leave_star, pace};
 use crate::testing::{cluster, tuning};
 
@@ -111,4 +113,68 @@ fn the_only_replica_that_reaches_a_quorum_coordinates() {
         cluster.run_till("a write", 1_000, |cluster| cluster.is_decided(batch));
     }
     assert_eq!(cluster.leader(), Some(2));
+}
+
+/// The links between two and `by`: those that have no part in it are as fast as ever.
+fn beside_a_late_link(replica_count: u8, one: u8, other: u8, nodes: &[u8]) {
+    for by in [20, 60, 200] {
+        let mut cluster = group(replica_count);
+        let before = pace(&mut cluster, nodes, 300);
+        cluster.delay_link(one, other, Duration::from_millis(by));
+        let _ = pace(&mut cluster, nodes, 1_000);
+        let what = format!("n = {replica_count}, between {one} and {other} {by} ms");
+        let recovered = cluster.protocol(0).counters().recoveries;
+        pace(&mut cluster, nodes, 5_000).assert_like(&before, &what);
+        let terms: u64 = cluster.ids().map(|id| cluster.protocol(id).counters().terms).sum();
+        let recovered = cluster.protocol(0).counters().recoveries - recovered;
+        println!("{what}: {terms} terms, {recovered} recoveries");
+        // It is tried again now and then, less and less often.
+        assert!(terms <= 20, "{what}: {terms} terms");
+    }
+}
+
+pub(super) fn late_link_of_the_coordinator() {
+    beside_a_late_link(3, 0, 2, &[0, 1]);
+    beside_a_late_link(5, 0, 4, &[0, 1, 2, 3]);
+}
+
+#[test]
+fn a_late_link_of_the_coordinator_costs_nothing_in_the_long_run() {
+    late_link_of_the_coordinator();
+}
+
+#[test]
+fn a_late_link_between_voters_costs_nothing_in_the_long_run() {
+    beside_a_late_link(3, 1, 2, &[0]);
+    beside_a_late_link(5, 1, 2, &[0, 3, 4]);
+}
+
+/// All links are equally long: nobody is late.
+#[test]
+fn long_links_to_all_are_no_reason_to_drop_anybody() {
+    let mut cluster = group(3);
+    for (one, other) in [(0, 1), (0, 2), (1, 2)] {
+        cluster.delay_link(one, other, Duration::from_millis(3));
+    }
+    let _ = pace(&mut cluster, &[0, 1, 2], 3_000);
+    assert!(cluster.protocol(0).plan.is_some_and(|plan| plan.mode.is_fast()));
+    assert_eq!(cluster.protocol(0).counters().fallbacks, 0);
+}
+
+pub(super) fn slow_process_of_the_coordinator() {
+    for replica_count in [3, 5] {
+        let mut cluster = group(replica_count);
+        let well = all_but(&cluster, 0);
+        let before = pace(&mut cluster, &well, 300);
+        cluster.stutter(0, Duration::from_millis(36), Duration::from_millis(4));
+        let _ = pace(&mut cluster, &well, 3_000);
+        assert!(matches!(cluster.leader(), Some(1..)), "progress: 0 coordinates with so little time");
+        let what = format!("n = {replica_count}, beside a slow process");
+        pace(&mut cluster, &well, 10_000).assert_like(&before, &what);
+    }
+}
+
+#[test]
+fn a_coordinator_whose_process_gets_little_time_hands_over() {
+    slow_process_of_the_coordinator();
 }

@@ -53,6 +53,8 @@ mutants! {
     learned_not_written: FastLearnedWrittenDown, acceptor_rules::a_value_chosen_without_the_own_vote_is_written_down;
     unfit_coordinators: FastFittestCoordinates, gray::hung_disk_of_the_coordinator;
     coordinators_with_few_links: FastFittestCoordinates, gray::link_of_the_coordinator;
+    coordinators_with_late_links: FastFittestCoordinates, gray::late_link_of_the_coordinator;
+    slow_coordinators: FastFittestCoordinates, gray::slow_process_of_the_coordinator;
     losers_kept: FastPayloadsLeave, payloads::many_terms_collide;
     reads_of_one: FastReadQuorum, acceptor_rules::a_read_waits_for_what_a_quorum_may_have_voted_in;
 }
