@@ -33,9 +33,10 @@ const SLOWER_MAX: u32 = 3;
 const LATE_SHARE: u32 = 4;
 /// A proposer that leaves more than every so manieth of its own slots open too long is too late.
 const LATE_OWN_SHARE: u32 = 2;
-/// Judged by so many slots of each proposer, so many times in a row.
+/// Judged by so many slots of each proposer, so many times in a row; but one that was late before is known.
 const LATE_SLOTS: u32 = 4;
 const LATE_TURNS: u32 = 3;
+const LATE_AGAIN_TURNS: u32 = 1;
 
 /// A replica may be silent for so many times as long as it was lately.
 const STALLS_MAX: u32 = 3;
@@ -180,11 +181,14 @@ impl Voter {
             late.turns = 0;
             return false;
         }
-        if late.turns == 0 || now.since(late.at) >= 4 * tuning.election_timeout {
+        // However few commands there are: each of them waits.
+        if late.turns == 0 || now.since(late.at) >= AVOIDED_MAX {
             (late.since, late.turns) = (now, 0);
         }
         (late.at, late.turns) = (now, late.turns + 1);
-        if late.turns < LATE_TURNS || now.since(late.since) < tuning.election_timeout {
+        let is_known = late.standing.has_failed_lately(now);
+        let turns = if is_known { LATE_AGAIN_TURNS } else { LATE_TURNS };
+        if late.turns < turns || !is_known && now.since(late.since) < tuning.election_timeout {
             return false;
         }
         late.turns = 0;
@@ -284,11 +288,21 @@ impl Standing {
 
     /// It was too slow: it is passed over for `least`, or twice as long as the last time.
     pub(crate) fn fail(&mut self, now: Instant, least: Duration) {
-        let is_forgiven = now.since(self.failed_at) > FORGIVEN_AFTER * self.avoided_for;
+        self.fail_for(now, least, AVOIDED_MAX);
+    }
+
+    /// The same, for `most` at most.
+    pub(crate) fn fail_for(&mut self, now: Instant, least: Duration, most: Duration) {
+        let is_forgiven = !self.has_failed_lately(now);
         self.avoided_for =
-            if is_forgiven { least } else { (2 * self.avoided_for).clamp(least, AVOIDED_MAX.max(least)) };
+            if is_forgiven { least } else { (2 * self.avoided_for).clamp(least, most.max(least)) };
         (self.failed_at, self.avoided_until) = (now, now + self.avoided_for);
         self.latency = Duration::ZERO;
+    }
+
+    /// Whether the next time it is too slow will be more than the first.
+    pub(crate) fn has_failed_lately(&self, now: Instant) -> bool {
+        self.avoided_for > Duration::ZERO && now.since(self.failed_at) <= FORGIVEN_AFTER * self.avoided_for
     }
 }
 
@@ -314,6 +328,34 @@ mod tests {
         assert!(!standing.is_avoided(at));
         standing.fail(at + second * 3600, second);
         assert!(!standing.is_avoided(at + second * 3601), "what was long ago does not count");
+    }
+
+    /// Every command waits, a second after the other: how many until the voter is passed over.
+    fn late_commands(voter: &mut Voter, now: &mut Instant, every: Duration) -> u32 {
+        let tuning = Tuning::default();
+        for count in 1..1_000 {
+            *now = *now + every;
+            voter.owes_vote();
+            if voter.judge_late(1, 3, *now, &tuning) {
+                voter.pass_over(*now, &tuning);
+                return count;
+            }
+        }
+        u32::MAX
+    }
+
+    #[test]
+    fn a_voter_that_few_commands_wait_for_is_passed_over_too_and_sooner_the_next_time() {
+        let second = Duration::from_secs(1);
+        let mut voter = Voter::new(Instant(1), None);
+        let mut now = Instant(1) + second;
+        assert_eq!(late_commands(&mut voter, &mut now, second), 3 * 12);
+        assert!(voter.is_passed_over(now + 999 * second / 1000) && !voter.is_passed_over(now + second));
+        assert_eq!(late_commands(&mut voter, &mut now, second), 12);
+        assert!(voter.is_passed_over(now + 2 * second - Duration::from_millis(1)));
+        assert!(!voter.is_passed_over(now + 2 * second), "it is tried again, after twice the time");
+        now = now + 3600 * second;
+        assert_eq!(late_commands(&mut voter, &mut now, second), 3 * 12, "what was long ago does not count");
     }
 
     #[test]

@@ -21,13 +21,9 @@ const TURN_MIN: Duration = Duration::from_millis(4);
 const LATE_MIN: Duration = Duration::from_millis(10);
 /// They are, if they are so many times as late as those of others.
 const LATER: u32 = 4;
-/// Whoever is left out is for so many election timeouts, and longer each time.
+/// Whoever is left out is for so many election timeouts, and longer each time, up to so long.
 const LEFT_OUT: u32 = 64;
-
-/// Whether turns that are late by `time` are too late beside others that are late by `other`.
-pub(super) fn is_much_later(time: Duration, other: Duration) -> bool {
-    time >= LATE_MIN && time >= LATER * other
-}
+const LEFT_OUT_MAX: Duration = Duration::from_secs(600);
 
 /// Whether a replica that is late by `time` is still too slow to be given the lead back by one that is late by `other`: for that it must be
 /// clearly better than what it lost the lead for.
@@ -87,18 +83,42 @@ impl Answers {
         }
         let since = *self.late_since.get_or_insert(now);
         if now.since(since) >= tuning.election_timeout && !self.standing.is_avoided(now) {
-            self.standing.fail(now, LEFT_OUT * tuning.election_timeout);
+            self.standing.fail_for(now, LEFT_OUT * tuning.election_timeout, LEFT_OUT_MAX);
         }
     }
 }
 
-/// How late the own turns come.
+/// How late the own turns come, and whether it has helped that others led instead.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Turns {
     average: Duration,
+    /// When this replica last asked another to lead because of that.
+    gave_up: Option<Instant>,
+    /// Whether that helps, as far as is known: not if this replica leads again soon.
+    helps: Standing,
 }
 
 impl Turns {
+    /// The replica begins to lead. If it had too little time not long ago, then whoever led in its place had no more, most likely
+    /// because it is leading that takes the time: the lead would go round and round.
+    pub(super) fn begin(&mut self, now: Instant, tuning: &Tuning) {
+        self.average = Duration::ZERO;
+        let least = LEFT_OUT * tuning.election_timeout;
+        if self.gave_up.take().is_some_and(|at| now.since(at) < least) {
+            self.helps.fail_for(now, least, LEFT_OUT_MAX);
+        }
+    }
+
+    /// Somebody else is asked to lead, because it has more time.
+    pub(super) fn give_up(&mut self, now: Instant) {
+        self.gave_up = Some(now);
+    }
+
+    /// Whether somebody else who is late by `other` would have more time to lead.
+    pub(super) fn are_later(&self, other: Duration, now: Instant) -> bool {
+        self.average >= LATE_MIN && self.average >= LATER * other && !self.helps.is_avoided(now)
+    }
+
     /// A turn that was to come at `due` came.
     pub(super) fn on_turn(&mut self, due: Instant, now: Instant) {
         let late = now.since(due).min(TURN_MIN.max(OUTLIER * self.average));
@@ -161,10 +181,33 @@ mod tests {
         let mut turns = Turns::default();
         turns.on_turn(Instant(1), Instant(1) + ms(2_000));
         assert!(turns.lateness() < LATE_MIN);
+        let now = Instant(1) + ms(22);
         for _ in 0..20 {
-            turns.on_turn(Instant(1), Instant(1) + ms(22));
+            turns.on_turn(Instant(1), now);
         }
-        assert!(is_much_later(turns.lateness(), ms(1)), "{turns:?}");
-        assert!(!is_much_later(turns.lateness(), ms(10)), "others are as late");
+        assert!(turns.are_later(ms(1), now), "{turns:?}");
+        assert!(!turns.are_later(ms(10), now), "others are as late");
+    }
+
+    #[test]
+    fn whoever_leads_again_soon_keeps_the_lead_longer_each_time_however_late_its_turns_are() {
+        let tuning = Tuning::default();
+        let mut turns = Turns::default();
+        let mut now = Instant(1_000_000_000_000);
+        for kept in [0, 32, 64, 128, 256, 512, 600, 600] {
+            turns.begin(now, &tuning);
+            let since = now;
+            while !turns.are_later(ms(1), now) {
+                turns.on_turn(now, now + ms(22));
+                now = now + ms(100);
+            }
+            let time = now.since(since);
+            assert!(
+                time >= ms(kept * 1000) && time < ms(kept * 1000 + 5_000),
+                "{time:?} instead of {kept} s"
+            );
+            turns.give_up(now);
+            now = now + ms(5_000);
+        }
     }
 }

@@ -18,7 +18,7 @@ use panch_wire::ids::{REPLICAS_MAX, ReplicaId, ReplicaSet};
 use panch_wire::time::{Duration, Instant};
 use rkyv::{Archive, Deserialize, Serialize};
 
-use super::answers::{Answers, Turns, is_much_later, is_still_later};
+use super::answers::{Answers, Turns, is_still_later};
 use super::own_log::{OwnLog, SLOW_MIN, hung_after};
 use crate::protocol::{Claim, Dest, Effects, Hint, Protocol, Tuning};
 use crate::quorum::classic_quorum;
@@ -57,6 +57,11 @@ pub struct Logged {
 /// Whether a disk that takes `time` is much slower than one that takes `other`; zero: nothing is known of that one.
 fn is_much_slower(time: Duration, other: Duration) -> bool {
     !other.is_zero() && time >= SLOW_MIN && time >= SLOWER * other
+}
+
+/// Whether a disk that takes `time` is still too slow for whoever lost the lead for that: to get it back it must be clearly better.
+fn is_still_slower(time: Duration, other: Duration) -> bool {
+    !other.is_zero() && time >= SLOW_MIN / 4 && 2 * time >= SLOWER * other
 }
 
 fn bit(id: ReplicaId) -> u16 {
@@ -120,9 +125,9 @@ impl Fitness {
     }
 
     /// This replica begins to lead.
-    pub(crate) fn begin_term(&mut self) {
+    pub(crate) fn begin_term(&mut self, now: Instant, tuning: &Tuning) {
         self.answers.iter_mut().for_each(Answers::begin);
-        self.turns = Turns::default();
+        self.turns.begin(now, tuning);
     }
 
     /// While this replica leads: heartbeat `number` leaves for `to`.
@@ -259,7 +264,7 @@ impl Fitness {
                 other.reaches() >= quorum
             } else {
                 let by_disk = is_much_slower(own.log_time(), other.log_time());
-                let by_turns = is_much_later(self.turns.lateness(), self.answers[id.index()].lateness());
+                let by_turns = self.turns.are_later(self.answers[id.index()].lateness(), now);
                 let is_quicker = by_disk || by_turns;
                 other.reaches() > own.reaches() || other.reaches() == own.reaches() && is_quicker
             };
@@ -278,17 +283,24 @@ impl Fitness {
             return None;
         }
         self.asked = Some((best, now));
+        if self.turns.are_later(self.answers[best.index()].lateness(), now) {
+            self.turns.give_up(now);
+        }
         Some(best)
     }
 
     /// Whether `id` would lead as well as this replica does.
     pub(crate) fn is_as_fit(&self, id: ReplicaId, now: Instant, tuning: &Tuning) -> bool {
         let own = self.own(now, tuning);
+        // A network that is late now and then is so for all of them.
+        let others = self.peers().filter(|other| *other != id);
+        let usual = others.map(|other| self.answers[other.index()].lateness()).max();
+        let usual = usual.unwrap_or_default().max(self.turns.lateness());
         self.condition(id, now, tuning).is_some_and(|other| {
             other.reaches() >= own.reaches()
                 && other.log_time() < hung_after(tuning)
-                && !is_much_slower(other.log_time(), own.log_time())
-                && !is_still_later(self.answers[id.index()].lateness(), self.turns.lateness())
+                && !is_still_slower(other.log_time(), own.log_time())
+                && !is_still_later(self.answers[id.index()].lateness(), usual)
         })
     }
 

@@ -83,7 +83,7 @@ impl Multi {
             term.peers[peer.index()] = Peer::new(acked, self.now);
         }
         self.term = term;
-        self.fitness.begin_term();
+        self.fitness.begin_term(self.now, &self.tuning);
         self.lease.begin_term();
     }
 
@@ -237,8 +237,8 @@ impl Multi {
             return;
         }
         self.send_heartbeats(effects);
-        self.fitness.tell_condition(self.now, &self.tuning, effects);
         self.fitness.watch_answers(self.now, &self.tuning);
+        self.fitness.tell_condition(self.now, &self.tuning, effects);
         self.consider_transfer(effects);
         self.arm_heartbeat();
     }

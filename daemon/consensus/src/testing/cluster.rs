@@ -133,10 +133,14 @@ pub(crate) struct Cluster<P: Protocol> {
     blocked: Vec<(u8, u8)>,
     /// Messages from the first to the second take so much longer.
     late: Vec<(u8, u8, Duration)>,
+    /// Links from the first to the second that carry so many bytes per millisecond.
+    narrow: Vec<(u8, u8, u64)>,
     /// Messages from one replica to another so far.
     pub(crate) message_count: u64,
     /// When the last message of a link arrives.
     links: Vec<Vec<Instant>>,
+    /// When the next message may enter a narrow link.
+    free_at: Vec<Vec<Instant>>,
     pub(crate) agreement: Agreement,
     /// Outstanding reads, and what each must see: everything decided when it arrived.
     reads: BTreeMap<u64, Frontier>,
@@ -179,8 +183,10 @@ impl<P: Protocol> Cluster<P> {
             held: Vec::new(),
             blocked: Vec::new(),
             late: Vec::new(),
+            narrow: Vec::new(),
             message_count: 0,
             links: vec![vec![Instant(0); replica_count.into()]; replica_count.into()],
+            free_at: vec![vec![Instant(0); replica_count.into()]; replica_count.into()],
             agreement: Agreement::default(),
             reads: BTreeMap::new(),
             known: Frontier::default(),
@@ -294,6 +300,11 @@ impl<P: Protocol> Cluster<P> {
         self.late.extend([(one, other, by), (other, one, by)]);
     }
 
+    /// From now on so many bytes per millisecond get through between the two, each way.
+    pub(crate) fn narrow_link(&mut self, one: u8, other: u8, rate: u64) {
+        self.narrow.extend([(one, other, rate), (other, one, rate)]);
+    }
+
     /// Cuts `id` off from everybody else.
     pub(crate) fn isolate(&mut self, id: u8) {
         for other in self.ids().filter(|other| *other != id) {
@@ -306,6 +317,7 @@ impl<P: Protocol> Cluster<P> {
     pub(crate) fn heal(&mut self) {
         self.blocked.clear();
         self.late.clear();
+        self.narrow.clear();
         self.nodes.iter_mut().for_each(|node| node.stutters = None);
         self.filter = None;
         self.weather = CALM;
@@ -341,6 +353,11 @@ impl<P: Protocol> Cluster<P> {
     /// The replica's process runs only so long out of every `period` from now on.
     pub(crate) fn stutter(&mut self, id: u8, period: Duration, runs: Duration) {
         self.nodes[usize::from(id)].stutters = Some((self.now, period, runs));
+    }
+
+    /// The replica's process runs all the time again.
+    pub(crate) fn run_steadily(&mut self, id: u8) {
+        self.nodes[usize::from(id)].stutters = None;
     }
 
     /// A message arrives now, past everything that keeps messages back.

@@ -4,7 +4,7 @@ use panch_wire::time::Duration;
 
 use super::super::Fast;
 use crate::protocol::{Protocol, Tuning};
-use crate::testing::gray::{cut, leave_star, pace};
+use crate::testing::gray::{cut, jitter, leave_star, pace};
 use crate::testing::{cluster, tuning};
 
 type Cluster = cluster::Cluster<Fast>;
@@ -177,4 +177,19 @@ pub(super) fn slow_process_of_the_coordinator() {
 #[test]
 fn a_coordinator_whose_process_gets_little_time_hands_over() {
     slow_process_of_the_coordinator();
+}
+
+/// With the times that are configured by default.
+fn by_default(replica_count: u8) -> Cluster {
+    let mut cluster = Cluster::new(replica_count, 0, 7, Tuning::default());
+    cluster.run_till("the first election", 3_000, |cluster| cluster.leader() == Some(0));
+    cluster.run_for(2_000);
+    cluster
+}
+
+#[test]
+fn ordinary_jitter_costs_no_lead() {
+    for replica_count in [3, 5] {
+        jitter(&mut by_default(replica_count), Duration::from_micros(500));
+    }
 }

@@ -3,9 +3,9 @@
 use panch_wire::time::Duration;
 
 use super::super::Multi;
-use crate::protocol::Protocol;
+use crate::protocol::{Protocol, Tuning};
 use crate::testing::cluster;
-use crate::testing::gray::{cut, leave_star, pace};
+use crate::testing::gray::{Weakness, beside, cut, jitter, leave_star, pace, term_count};
 use crate::testing::tuning;
 
 type Cluster = cluster::Cluster<Multi>;
@@ -134,10 +134,6 @@ fn the_only_replica_that_reaches_a_quorum_leads_however_far_it_is_behind() {
     assert_eq!(cluster.leader(), Some(2));
 }
 
-fn term_count(cluster: &Cluster) -> u64 {
-    cluster.ids().map(|id| cluster.protocol(id).counters().terms).sum()
-}
-
 pub(super) fn narrow_link_of_the_leader() {
     for replica_count in [3, 5] {
         let mut cluster = led_by_0(replica_count);
@@ -211,4 +207,36 @@ fn where_all_processes_get_little_time_the_lead_stays() {
     let first = term_count(&cluster);
     cluster.run_for(10_000);
     assert!(term_count(&cluster) - first <= 2, "it moves: {}", term_count(&cluster) - first);
+}
+
+/// With the times that are configured by default.
+fn by_default(replica_count: u8) -> Cluster {
+    let mut cluster = Cluster::new(replica_count, 0, 7, Tuning::default());
+    cluster.run_till("the first election", 3_000, |cluster| cluster.leader() == Some(0));
+    cluster.run_for(2_000);
+    cluster
+}
+
+fn beside_all(replica_count: u8) {
+    for weakness in Weakness::ALL {
+        beside(by_default(replica_count), weakness);
+    }
+}
+
+#[test]
+fn three_go_on_beside_any_one_lasting_weakness() {
+    beside_all(3);
+}
+
+#[test]
+fn five_go_on_beside_any_one_lasting_weakness() {
+    beside_all(5);
+}
+
+#[test]
+fn ordinary_jitter_costs_no_lead() {
+    for replica_count in [3, 5] {
+        jitter(&mut by_default(replica_count), Duration::from_micros(500));
+        jitter(&mut by_default(replica_count), Duration::from_millis(10));
+    }
 }

@@ -3,7 +3,7 @@
 use panch_wire::frame::Frame;
 use panch_wire::record::Fixed;
 use panch_wire::rule;
-use panch_wire::time::Duration;
+use panch_wire::time::{Duration, Instant};
 
 use super::{Cluster, Happening, Verdict};
 use crate::protocol::{Dest, Outgoing, Protocol};
@@ -53,6 +53,15 @@ impl<P: Protocol> Cluster<P> {
         }
     }
 
+    /// When a message of so many bytes has entered the link.
+    fn leaves_at(&mut self, from: u8, to: u8, size: usize) -> Instant {
+        let narrow = self.narrow.iter().find(|it| (it.0, it.1) == (from, to));
+        let Some((.., rate)) = narrow else { return self.now };
+        let free_at = &mut self.free_at[usize::from(from)][usize::from(to)];
+        *free_at = self.now.max(*free_at) + Duration::from_micros(size as u64 * 1000 / rate);
+        *free_at
+    }
+
     fn send_one(&mut self, packet: Packet<P>) {
         let Packet { from, to, message, .. } = packet;
         if from == to {
@@ -83,7 +92,12 @@ impl<P: Protocol> Cluster<P> {
             let time = if slow { self.weather.slow_delay } else { self.weather.delay };
             let late = self.late.iter().filter(|it| (it.0, it.1) == (from, to));
             let late: Duration = late.map(|(.., by)| *by).sum();
-            let mut at = self.now + self.random_time(time) + late;
+            let sent = self.leaves_at(
+                from,
+                to,
+                bytes.len() + packet.body.as_ref().map_or(0, |frame| frame.bytes().len()),
+            );
+            let mut at = sent + self.random_time(time) + late;
             if self.weather.fifo {
                 let link = &mut self.links[usize::from(from)][usize::from(to)];
                 *link = at.max(*link);
