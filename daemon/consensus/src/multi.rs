@@ -52,6 +52,7 @@ mod rejoin;
 #[cfg(test)]
 mod tests;
 
+use acceptor::Trust;
 use election::Candidacy;
 use leader::Term;
 use lease::Lease;
@@ -122,8 +123,12 @@ pub struct Multi {
     leader: Option<ReplicaId>,
     /// When a leader, or a candidate with a promise of ours, was last heard.
     heard: Option<Instant>,
+    /// What the leader in that ballot has said of what was chosen before.
+    trust: Trust,
     /// The own log did not become durable in time: not fit to lead until it does.
     stalled: bool,
+    /// The own state is wrong: never fit to lead.
+    disqualified: bool,
     window: Window,
     /// Everything up to here is known to be chosen.
     commit: Slot,
@@ -220,7 +225,7 @@ impl Multi {
             && let Some(leader) = self.leader
         {
             // The acknowledgement covers every acceptance so far, so it waits for the last of them. [D1, D10]
-            let accepted = Accepted { ballot: self.promised, upto: self.accepted_upto };
+            let accepted = Accepted { ballot: self.promised, upto: self.acknowledged() };
             effects.send_after(effects.last_persist(), Dest::One(leader), accepted, None);
         }
         if std::mem::take(&mut self.due.round) && self.role == Role::Leader {
@@ -324,7 +329,9 @@ impl Protocol for Multi {
             seen: Ballot::default(),
             leader: None,
             heard: None,
+            trust: Trust::default(),
             stalled: false,
+            disqualified: false,
             // No tail while the log is replayed: what is chosen is executed and leaves memory.
             window: Window::new(executed, 0),
             commit: executed,
@@ -369,6 +376,7 @@ impl Protocol for Multi {
         self.now = now;
         self.fitness.start(now);
         // While records were replayed the promise rose over what had been accepted below it.
+        self.trust = Trust::new(self.commit);
         self.accepted_upto = self.commit;
         self.advance_accepted();
         self.window.keep_tail(self.tuning.tail_size_max);
@@ -442,6 +450,15 @@ impl Protocol for Multi {
             (Remnant::at(slot, standing, &entry.value), entry.value.clone())
         };
         self.window.entries_from(self.commit.next()).map(remnant).collect()
+    }
+
+    fn disqualify(&mut self, effects: &mut Effects<Self>) {
+        self.disqualified = true;
+        self.fitness.disqualify();
+        if self.role != Role::Follower && self.group.replica_count > 1 {
+            self.counters.step_downs += u64::from(self.role == Role::Leader);
+            self.become_follower(effects);
+        }
     }
 
     fn status(&self) -> Status {

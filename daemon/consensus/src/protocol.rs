@@ -441,23 +441,26 @@ impl<P: Protocol> Effects<P> {
         self.settled.push(batch);
     }
 
-    /// `from` says that `told` is decided, a no-op or nothing if there is none, where this replica knows `known` to be.
+    /// `from` says that `told` is decided, a no-op or nothing if there is none, where this replica knows `known` to be. Whether
+    /// that is a contradiction.
     pub fn contradict(
         &mut self,
         position: impl Into<Position>,
         known: &Value,
         told: Option<&Frame>,
         from: ReplicaId,
-    ) {
+    ) -> bool {
         let contradiction = Contradiction {
             position: position.into(),
             known: known.checksum(),
             told: told.map_or(0, Frame::checksum),
             from,
         };
-        if contradiction.known != contradiction.told && holds(Rule::DecisionsCompared) {
+        let differs = contradiction.known != contradiction.told && holds(Rule::DecisionsCompared);
+        if differs {
             self.contradiction.get_or_insert(contradiction);
         }
+        differs
     }
 
     /// Asks the replica to propose its unexecuted batches again.
@@ -722,6 +725,10 @@ pub trait Protocol: Sized {
             }
         }
     }
+
+    /// The state of this replica is wrong, and stays so: it votes, but does not lead any more if another can. May be called
+    /// during the replay.
+    fn disqualify(&mut self, _effects: &mut Effects<Self>) {}
 
     /// For operators.
     fn status(&self) -> Status;

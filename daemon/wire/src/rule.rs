@@ -85,6 +85,14 @@ rules! {
     DigestsCompared = "digests-compared",
     /// What is said to be decided is compared with what is known to be.
     DecisionsCompared = "decisions-compared",
+    /// What was known to be chosen before a leader's ballot is acknowledged in it only once the leader has said what it proposes there.
+    AckCompared = "ack-compared",
+    /// A leader that proposes something else than what is known to be chosen is not followed, unless a majority does.
+    ContradictionDeserts = "contradiction-deserts",
+    /// A replica that is outvoted does not lead.
+    OutvotedDoesNotLead = "outvoted-does-not-lead",
+    /// What a peer reported of its state is void once the peer begins another life, or contradicts what is known to be decided.
+    ReportsOfOneLife = "reports-of-one-life",
     /// That a replica must not serve survives the segment in which it was written down.
     StandingRestated = "standing-restated",
 

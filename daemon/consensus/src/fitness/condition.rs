@@ -89,6 +89,8 @@ pub(crate) struct Fitness {
     outdone_since: Option<Instant>,
     /// Who was last asked to lead instead, and when.
     asked: Option<(ReplicaId, Instant)>,
+    /// This replica is not to lead, whatever it reaches.
+    disqualified: bool,
     /// Whether all who are here have links with each other, and since when it looks otherwise.
     meshed: bool,
     meshed_since: Option<Instant>,
@@ -108,6 +110,7 @@ impl Fitness {
             watched: None,
             outdone_since: None,
             asked: None,
+            disqualified: false,
             meshed: true,
             meshed_since: None,
         }
@@ -117,6 +120,11 @@ impl Fitness {
     pub(crate) fn start(&mut self, now: Instant) {
         self.heard = [now; REPLICAS_MAX];
         self.told_own = now;
+    }
+
+    /// From now on this replica tells that it reaches nobody: nobody hands over to it.
+    pub(crate) fn disqualify(&mut self) {
+        self.disqualified = true;
     }
 
     /// A message of `from` arrived.
@@ -216,7 +224,8 @@ impl Fitness {
         let is_due = now.since(self.told_own) >= tuning.heartbeat_interval / 2;
         is_due.then(|| {
             self.told_own = now;
-            self.own(now, tuning)
+            let own = self.own(now, tuning);
+            Condition { linked: if self.disqualified { 0 } else { own.linked }, ..own }
         })
     }
 

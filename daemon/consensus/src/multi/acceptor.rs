@@ -5,6 +5,10 @@
 //! * A promise reports every entry from the requested slot on, or is not given.
 //! * An acknowledgement is cumulative and never jumps over a gap (PM10).
 //! * A follower commits only what it accepted in the ballot that announced the commit index (PM3).
+//! * What was known to be chosen before the leader's ballot is acknowledged in it only once the leader has said that it proposes the
+//!   same there, or that the slot is chosen. A leader that proposes something else has come to lead by somebody who forgot a vote.
+//!   It is not followed: one that is right would complete its quorum for what it knows to be wrong. If a majority goes on without this
+//!   replica, the leader says that the slot is chosen, and is followed again: the digests of states will tell who is right.
 
 use panch_wire::frame::Frame;
 use panch_wire::ids::{ReplicaId, Slot};
@@ -20,14 +24,49 @@ use crate::ballot::Ballot;
 use crate::protocol::{Dest, Effects, Value};
 use crate::window::Entry;
 
+/// What this replica makes of the leader of its promised ballot.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Trust {
+    /// The leader has said of everything up to here what it proposes there, or that it is chosen.
+    told: Slot,
+    /// Everything up to here was known to be chosen otherwise than from this leader.
+    needed: Slot,
+    /// The leader contradicts what is known to be chosen in this slot.
+    broken: Option<Slot>,
+}
+
+impl Trust {
+    /// In a leader that has said nothing, of a replica that knows everything up to `chosen` to be chosen.
+    pub(super) fn new(chosen: Slot) -> Self {
+        Self { needed: chosen, ..Self::default() }
+    }
+
+    fn is_told(&self) -> bool {
+        self.told >= self.needed || !holds(Rule::AckCompared)
+    }
+
+    fn hear(&mut self, slot: Slot) {
+        if slot == self.told.next() {
+            self.told = slot;
+        }
+    }
+}
+
 impl Multi {
     /// From now on `ballot` is obeyed and no lower one. Claims about it need a record of it first.
     pub(super) fn promise(&mut self, ballot: Ballot) {
         assert!(ballot >= self.promised || !holds(Rule::RefuseLowerBallot), "a promise never falls");
         self.promised = ballot;
         self.seen = self.seen.max(ballot);
+        // A leader knows what it proposes itself.
+        self.trust = Trust::new(if ballot.owner() == self.me() { Slot(0) } else { self.commit });
         self.accepted_upto = self.commit;
         self.advance_accepted();
+    }
+
+    /// Everything up to here is acknowledged in the promised ballot.
+    pub(super) fn acknowledged(&self) -> Slot {
+        if self.trust.is_told() { self.accepted_upto } else { self.accepted_upto.min(self.trust.told) }
     }
 
     pub(super) fn on_prepare(&mut self, from: ReplicaId, message: Prepare, effects: &mut Effects<Self>) {
@@ -81,13 +120,16 @@ impl Multi {
         }
     }
 
-    /// Follows the leader of `ballot`; false if that ballot is not to be obeyed.
-    fn obey(&mut self, from: ReplicaId, ballot: Ballot, effects: &mut Effects<Self>) -> bool {
+    /// Follows the leader of `ballot`, who says that everything up to `commit` is chosen; false if that ballot is not to be obeyed.
+    fn obey(&mut self, from: ReplicaId, ballot: Ballot, commit: Slot, effects: &mut Effects<Self>) -> bool {
         if ballot.owner() != from || from == self.me() {
             return false;
         }
         if ballot < self.promised && holds(Rule::RefuseLowerBallot) {
             self.counters.refused += 1;
+            return false;
+        }
+        if ballot == self.promised && self.trust.broken.is_some_and(|slot| commit < slot) {
             return false;
         }
         if ballot != self.promised {
@@ -96,6 +138,8 @@ impl Multi {
         } else if self.role != Role::Follower {
             self.become_follower(effects);
         }
+        self.trust.broken = None;
+        self.trust.told = self.trust.told.max(commit);
         self.heard = Some(self.now);
         self.arm_election();
         if self.leader != Some(from) {
@@ -113,7 +157,7 @@ impl Multi {
         effects: &mut Effects<Self>,
     ) {
         let Accept { ballot, slot, commit } = message;
-        if !self.obey(from, ballot, effects) {
+        if !self.obey(from, ballot, commit, effects) {
             if ballot < self.promised {
                 effects.send(
                     Dest::One(from),
@@ -126,14 +170,18 @@ impl Multi {
         let expected = self.accepted_upto.next();
         let present = self.window.get(slot).is_some_and(|entry| entry.ballot == ballot);
         if slot <= self.commit || slot < expected && present {
-            if slot <= self.commit {
-                self.compare(from, ballot, slot, body.as_ref(), effects);
+            let differs = slot <= self.commit && self.compare(from, ballot, slot, body.as_ref(), effects);
+            if differs && commit < slot {
+                self.desert(slot, effects);
+                return;
             }
+            self.trust.hear(slot);
             self.due.ack = true;
         } else if slot > expected && holds(Rule::AckContiguous) {
             self.counters.gaps += 1;
             effects.send(Dest::One(from), Gap { ballot, expected }, None);
         } else if self.window.admits(slot) {
+            self.trust.hear(slot);
             self.accept(slot, Value::from(body), effects);
             self.accepted_upto = self.accepted_upto.max(slot);
             self.advance_accepted();
@@ -142,28 +190,30 @@ impl Multi {
     }
 
     pub(super) fn on_commit(&mut self, from: ReplicaId, message: Commit, effects: &mut Effects<Self>) {
-        if self.obey(from, message.ballot, effects) {
+        if self.obey(from, message.ballot, message.commit, effects) {
             self.follow_commit(message.commit, effects);
         }
     }
 
     pub(super) fn on_heartbeat(&mut self, from: ReplicaId, message: Heartbeat, effects: &mut Effects<Self>) {
-        let obeyed = self.obey(from, message.ballot, effects);
+        let obeyed = self.obey(from, message.ballot, message.commit, effects);
         let mut granted = false;
         if obeyed {
             granted = self.grant_lease(message.round, message.lease, effects);
             self.follow_commit(message.commit, effects);
             // An acknowledgement may have been lost.
-            self.due.ack |= message.acked < self.accepted_upto;
+            self.due.ack |= message.acked < self.acknowledged();
             self.ask_to_fill(effects);
             self.fitness.tell_condition(self.now, &self.tuning, effects);
         }
         if obeyed || message.ballot < self.promised {
+            // No vote: who has got everything that was sent may say that it knows of more.
+            let has_all = self.trust.told >= message.sent;
             let reply = HeartbeatReply {
                 ballot: self.promised,
                 round: message.round,
                 sent: message.sent,
-                received: self.accepted_upto,
+                received: if has_all { self.accepted_upto } else { self.acknowledged() },
                 granted,
             };
             effects.send(Dest::One(from), reply, None);
@@ -189,7 +239,8 @@ impl Multi {
         self.commit_to(upto, effects);
     }
 
-    /// A leader proposes what was chosen in its ballot or below, or its first phase has missed it: then an acceptor has forgotten a vote.
+    /// Whether the leader proposes something else than what is chosen. It proposes what was chosen in its ballot or below, or its first
+    /// phase has missed it: then an acceptor has forgotten a vote.
     /// What is accepted here above its ballot may have been chosen there, and what has left memory is not compared.
     fn compare(
         &self,
@@ -198,9 +249,17 @@ impl Multi {
         slot: Slot,
         proposed: Option<&Frame>,
         effects: &mut Effects<Self>,
-    ) {
-        if let Some(known) = self.window.get(slot).filter(|known| known.ballot <= ballot) {
-            effects.contradict(slot, &known.value, proposed, from);
+    ) -> bool {
+        let known = self.window.get(slot).filter(|known| known.ballot <= ballot);
+        known.is_some_and(|known| effects.contradict(slot, &known.value, proposed, from))
+    }
+
+    /// The leader contradicts what is known to be chosen in `slot`.
+    fn desert(&mut self, slot: Slot, effects: &mut Effects<Self>) {
+        if holds(Rule::ContradictionDeserts) {
+            self.become_follower(effects);
+            self.heard = None;
+            self.trust.broken = Some(slot);
         }
     }
 
@@ -208,12 +267,16 @@ impl Multi {
     /// since the message left.
     pub(super) fn on_proposed(&mut self, from: ReplicaId, message: Proposed, effects: &mut Effects<Self>) {
         let Proposed { ballot, last } = message;
-        if !self.obey(from, ballot, effects) {
+        if !self.obey(from, ballot, Slot(0), effects) {
             return;
         }
         let chosen = self.window.entries_from(last.next()).take_while(|(slot, _)| *slot <= self.commit);
-        for (slot, known) in chosen.filter(|(_, known)| known.ballot < ballot) {
-            effects.contradict(slot, &known.value, None, from);
+        let lost = chosen
+            .filter(|(_, known)| known.ballot < ballot)
+            .find(|(slot, known)| effects.contradict(*slot, &known.value, None, from))
+            .map(|(slot, _)| slot);
+        if let Some(slot) = lost {
+            self.desert(slot, effects);
         }
     }
 
@@ -232,6 +295,8 @@ impl Multi {
         }
         self.window.drop_through(slot);
         self.commit = slot;
+        // It may come from somebody who knows more than the leader.
+        self.trust.needed = self.trust.needed.max(slot);
         self.accepted_upto = self.accepted_upto.max(slot);
         self.advance_accepted();
         self.due.ack = true;

@@ -12,7 +12,7 @@ use panch_wire::ids::{ReplicaId, Slot};
 use panch_wire::rule::{Rule, holds};
 use panch_wire::time::Instant;
 
-use super::message::{Accept, Gap, HeartbeatReply};
+use super::message::{Accept, Gap, HeartbeatReply, Proposed};
 use super::{Multi, Role};
 use crate::protocol::{Dest, Effects, Value};
 
@@ -208,7 +208,11 @@ impl Multi {
         if message.granted {
             self.on_lease_granted(from, message.round);
         }
-        let round = self.term.round;
+        let (round, last) = (self.term.round, self.term.last);
+        if message.received > last {
+            // What it knows to be chosen may come from a snapshot, and from a leader above this one; it can tell.
+            effects.send(Dest::One(from), Proposed { ballot: self.promised, last }, None);
+        }
         let peer = &mut self.term.peers[from.index()];
         peer.round = peer.round.max(message.round);
         if message.round > peer.rewind_round {
@@ -218,8 +222,9 @@ impl Multi {
                 peer.rewind(message.received.next(), round);
                 self.counters.rewinds += 1;
             }
-            // For the flow only: an acknowledgement may have been lost, or be waiting for the peer's log.
-            peer.on_ack(message.received.min(self.term.last));
+            // For the flow only: an acknowledgement may have been lost, or be waiting for the peer's log. What it has from elsewhere it
+            // compares with what is proposed.
+            peer.on_ack(message.received.min(message.sent).min(last));
         }
         self.pump(from, effects);
         self.confirm_reads(effects);

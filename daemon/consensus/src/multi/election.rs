@@ -105,9 +105,14 @@ impl Multi {
             self.stalled = true;
         }
         self.become_follower(effects);
-        if !self.stalled && !self.fitness.log.is_hung(self.now, &self.tuning) {
+        if self.is_fit() {
             self.start_pre_vote(effects);
         }
+    }
+
+    /// Whether this replica may come to lead.
+    fn is_fit(&self) -> bool {
+        !self.stalled && !self.disqualified && !self.fitness.log.is_hung(self.now, &self.tuning)
     }
 
     fn start_pre_vote(&mut self, effects: &mut Effects<Self>) {
@@ -178,8 +183,7 @@ impl Multi {
         let released = message.released;
         let following = self.role == Role::Follower && self.leader == Some(from);
         let free = self.lease_wait(self.me(), released).is_zero();
-        let is_fit = !self.stalled && !self.fitness.log.is_hung(self.now, &self.tuning);
-        if following && released.ballot == self.promised && free && is_fit {
+        if following && released.ballot == self.promised && free && self.is_fit() {
             self.stand(released, effects);
         }
     }

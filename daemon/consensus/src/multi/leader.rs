@@ -11,7 +11,7 @@ use panch_wire::rule::{Rule, holds};
 use panch_wire::time::{Duration, Instant};
 
 use super::catchup::Peer;
-use super::message::{Accepted, Commit, Forward, Heartbeat, Proposed, TransferLeader};
+use super::message::{Accepted, Commit, Forward, Heartbeat, TransferLeader};
 use super::{Multi, Role, Timer};
 use crate::protocol::{Dest, Effects, Value};
 use crate::quorum::reached_by_quorum;
@@ -79,7 +79,8 @@ impl Multi {
             ..Term::default()
         };
         for peer in self.peers() {
-            let acked = self.candidacy.commit_of(peer).unwrap_or(self.commit);
+            // What a peer knows beyond that, it compares with what is proposed.
+            let acked = self.candidacy.commit_of(peer).unwrap_or(self.commit).min(self.commit);
             term.peers[peer.index()] = Peer::new(acked, self.now);
         }
         self.term = term;
@@ -150,12 +151,7 @@ impl Multi {
         if message.ballot != self.promised && holds(Rule::AckOwnBallot) {
             return;
         }
-        let (ballot, last) = (message.ballot, self.term.last);
-        if message.upto > last {
-            // What it knows to be chosen may come from a snapshot, and from a leader above this one; it can tell.
-            effects.send(Dest::One(from), Proposed { ballot, last }, None);
-        }
-        let upto = message.upto.min(last);
+        let upto = message.upto.min(self.term.last);
         self.term.vote_count += 1;
         let voter = if holds(Rule::VotePerMember) {
             from.index()

@@ -252,7 +252,7 @@ impl Multi {
     fn own_log_answers(&mut self, effects: &mut Effects<Self>) -> bool {
         let Some(since) = self.lease.probe else {
             self.lease.probe = Some(self.now);
-            let accepted = Accepted { ballot: self.promised, upto: self.accepted_upto };
+            let accepted = Accepted { ballot: self.promised, upto: self.acknowledged() };
             effects.send_after(effects.last_persist(), Dest::One(self.me()), accepted, None);
             return true;
         };

@@ -1,5 +1,6 @@
 //! The exact effects of single events: acceptor, restart, election.
 
+use panch_wire::frame::Frame;
 use panch_wire::ids::{ReplicaId, Slot};
 
 use super::super::message::*;
@@ -432,4 +433,126 @@ fn a_leader_that_has_never_proposed_what_is_chosen_is_contradicted() {
     let found = solo.effects.contradiction.take().expect("a first phase has missed what is chosen");
     assert_eq!((found.position, found.from), (Slot(2).into(), R2));
     assert_eq!((found.known, found.told), (known.checksum(), 0));
+}
+
+fn heartbeat(ballot: Ballot, round: u64, commit: u64, sent: u64) -> Heartbeat {
+    Heartbeat { ballot, round, commit: Slot(commit), sent: Slot(sent), acked: Slot(0), lease: 0 }
+}
+
+/// Follows R1, and knows of three slots that they are chosen.
+fn with_three_chosen() -> (Solo, [Frame; 4]) {
+    let mut solo = Solo::new(3);
+    let frames = [solo.frame(1), solo.frame(2), solo.frame(3), solo.frame(4)];
+    for (slot, frame) in (1..=3).zip(&frames) {
+        solo.accept(R1, ballot(1, 1), slot, slot, frame);
+    }
+    solo.settle();
+    assert_eq!(solo.status().committed, Slot(3));
+    (solo, frames)
+}
+
+/// A leader that has forgotten what is chosen must not count a vote for what it is going to propose there.
+pub(super) fn acknowledged_once_told() {
+    let (mut solo, frames) = with_three_chosen();
+    let new = ballot(2, 2);
+    solo.deliver(R2, heartbeat(new, 1, 0, 0), None);
+    let upto = |solo: &mut Solo| {
+        let told = solo.settle().into_iter();
+        let acks = told.filter_map(|(_, to, message)| match message {
+            Message::Accepted(accepted) if to == Dest::One(R2) => Some(accepted.upto.0),
+            _ => None,
+        });
+        acks.max()
+    };
+    assert_eq!(upto(&mut solo).unwrap_or(0), 0, "the leader has said nothing of it");
+    solo.accept(R2, new, 1, 0, &frames[0]);
+    assert_eq!(upto(&mut solo), Some(1));
+    // The second is lost; what comes behind it does not make up for it.
+    solo.accept(R2, new, 3, 0, &frames[2]);
+    assert_eq!(upto(&mut solo), Some(1));
+    solo.deliver(R2, heartbeat(new, 2, 0, 3), None);
+    let reply = HeartbeatReply { ballot: new, round: 2, sent: Slot(3), received: Slot(1), granted: false };
+    assert!(solo.sent().contains(&hint(R2, reply)), "it is sent again");
+    solo.accept(R2, new, 2, 0, &frames[1]);
+    solo.accept(R2, new, 3, 0, &frames[2]);
+    solo.accept(R2, new, 4, 0, &frames[3]);
+    assert_eq!(upto(&mut solo), Some(4));
+}
+
+#[test]
+fn what_is_chosen_is_acknowledged_once_the_leader_has_said_what_it_proposes_there() {
+    acknowledged_once_told();
+    // A leader that knows more need not say it slot by slot.
+    let (mut solo, frames) = with_three_chosen();
+    solo.accept(R2, ballot(2, 2), 4, 3, &frames[3]);
+    solo.end_turn();
+    assert_eq!(solo.sent().last(), Some(&claim(4, R2, Accepted { ballot: ballot(2, 2), upto: Slot(4) })));
+}
+
+/// A leader contradicts what is chosen: nothing that it says counts, until a majority has gone on without this replica.
+pub(super) fn contradicting_leader_is_deserted() {
+    let (mut solo, frames) = with_three_chosen();
+    let new = ballot(2, 2);
+    solo.accept(R2, new, 1, 0, &frames[0]);
+    solo.accept(R2, new, 2, 0, &frames[3]);
+    assert!(solo.effects.contradiction.take().is_some());
+    solo.accept(R2, new, 3, 1, &frames[2]);
+    solo.deliver(R2, heartbeat(new, 1, 1, 3), None);
+    solo.deliver(R2, Commit { ballot: new, commit: Slot(1) }, None);
+    assert_eq!(solo.settle(), [], "neither votes nor contact");
+    assert_eq!(solo.status().leader, None);
+    // It does not wait for that leader either.
+    let stands =
+        |solo: &mut Solo| solo.sent().iter().any(|(_, _, message)| matches!(message, Message::PreVote(_)));
+    let mut stood = false;
+    for round in 2..40 {
+        solo.deliver(R2, heartbeat(new, round, 1, 3), None);
+        solo.pass(TIMEOUT / 10);
+        stood |= stands(&mut solo);
+    }
+    assert!(stood);
+    // A majority has it otherwise: who is right, digests tell.
+    solo.deliver(R2, heartbeat(new, 40, 2, 3), None);
+    assert_eq!(solo.status().leader, Some(R2));
+    assert_eq!(solo.status().committed, Slot(3));
+    solo.accept(R2, new, 3, 2, &frames[2]);
+    solo.accept(R2, new, 4, 2, &frames[3]);
+    let told = solo.settle();
+    assert!(
+        told.iter().any(|(_, _, message)| *message == Message::from(Accepted { ballot: new, upto: Slot(4) }))
+    );
+}
+
+#[test]
+fn a_leader_that_contradicts_what_is_chosen_is_not_followed_unless_a_majority_does() {
+    contradicting_leader_is_deserted();
+}
+
+#[test]
+fn a_higher_ballot_is_followed_after_a_contradiction() {
+    let (mut solo, frames) = with_three_chosen();
+    solo.accept(R2, ballot(2, 2), 1, 0, &frames[3]);
+    assert_eq!(solo.settle(), []);
+    solo.deliver(R1, heartbeat(ballot(3, 1), 1, 3, 3), None);
+    assert_eq!(solo.status().leader, Some(R1));
+    assert!(!solo.settle().is_empty());
+}
+
+#[test]
+fn a_replica_whose_state_is_wrong_does_not_lead() {
+    let (mut solo, ballot_) = Solo::leader(3);
+    solo.protocol.disqualify(&mut solo.effects);
+    assert!(!solo.status().leading);
+    for _ in 0..20 {
+        solo.pass(TIMEOUT);
+    }
+    let told = solo.settle();
+    let stands = |message: &Message| matches!(message, Message::PreVote(_) | Message::Prepare(_));
+    assert!(!told.iter().any(|(_, _, message)| stands(message)), "{told:?}");
+    let higher = ballot(ballot_.round + 1, 1);
+    solo.deliver(R1, heartbeat(higher, 1, 1, 1), None);
+    let released = Release { ballot: higher, round: 1 };
+    solo.deliver(R1, TransferLeader { released }, None);
+    assert_eq!(solo.status().leader, Some(R1), "it votes for others");
+    assert_eq!(solo.status().ballot, higher);
 }

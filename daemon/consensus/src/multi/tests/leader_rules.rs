@@ -63,9 +63,16 @@ fn an_acknowledgement_of_an_older_ballot_does_not_count() {
 fn a_leader_tells_how_far_it_has_proposed_to_those_that_know_more() {
     let (mut solo, ballot) = Solo::leader(3);
     let said = hint(R1, Proposed { ballot, last: Slot(1) });
-    solo.deliver(R1, Accepted { ballot, upto: Slot(1) }, None);
+    let reply = |received| HeartbeatReply {
+        ballot,
+        round: 0,
+        sent: Slot(1),
+        received: Slot(received),
+        granted: false,
+    };
+    solo.deliver(R1, reply(1), None);
     assert!(!solo.settle().contains(&said));
-    solo.deliver(R1, Accepted { ballot, upto: Slot(3) }, None);
+    solo.deliver(R1, reply(3), None);
     assert!(solo.settle().contains(&said));
 }
 

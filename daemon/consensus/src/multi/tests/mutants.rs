@@ -14,6 +14,7 @@ mutants! {
         PeerLogEndRemembered, LogKeptForTransfers, DecisionsCompared,
         SmallFileCopiesInTurn, SmallFileWholeCopyStays, SmallFileSyncedWhenRead, SmallFileSyncedBeforeRenamed,
         SmallFileNameSynced,
+        OutvotedDoesNotLead, ReportsOfOneLife,
     ];
     random {
         random_schedules_notice_too: 400 of random::run, [
@@ -63,5 +64,7 @@ mutants! {
     slow_leaders: FittestLeads, gray::slow_process_of_the_leader;
     longer_grants_forgotten: LeaseLongestRecorded, leases::granter_restarts_with_a_shorter_lease;
     longer_grants_not_written: LeaseLongestRecorded, lease_rules::longest_lease_is_written_down;
+    chosen_acknowledged_untold: AckCompared, acceptor_rules::acknowledged_once_told;
+    contradicting_leader_followed: ContradictionDeserts, acceptor_rules::contradicting_leader_is_deserted;
     grants_of_any_ballot: ContactOwnBallot, lease_rules::grants_in_another_ballot;
 }

@@ -70,6 +70,11 @@ pub(super) fn chosen_value_reported_once() {
 pub(super) fn promise_whose_entries_are_lost() {
     let mut cluster = led_by_0(3);
     cluster.block(0, 2);
+    // 1 has voted for it, and does not hear that it is chosen: what it knows it would not give up for any leader.
+    cluster.filter = Some(Box::new(|from, _, message| match message {
+        Message::Commit(_) | Message::Heartbeat(_) if from == 0 => Verdict::Drop,
+        _ => Verdict::Pass,
+    }));
     let batch = propose(&mut cluster, 0);
     run_till_decided(&mut cluster, batch);
     cluster.crash(0);
@@ -120,11 +125,18 @@ pub(super) fn promise_is_lost_in_a_crash() {
     cluster.run_for(5);
     cluster.crash_hard(1);
     cluster.restart(1);
-    cluster.filter =
-        Some(Box::new(|from, to, _| if from == 2 || to == 2 { Verdict::Drop } else { Verdict::Pass }));
+    // Nor does 1 hear that it is chosen.
+    cluster.filter = Some(Box::new(|from, to, message| match message {
+        _ if from == 2 || to == 2 => Verdict::Drop,
+        Message::Commit(_) | Message::Heartbeat(_) if from == 0 => Verdict::Drop,
+        _ => Verdict::Pass,
+    }));
     cluster.release_held();
     cluster.run_for(5);
     assert!(cluster.is_decided(batch), "1 has promised nothing that it remembers");
+    cluster.heal();
+    cluster.isolate(0);
+    cluster.run_for(300);
     cluster.heal();
     cluster.run_for(500);
     assert_eq!(cluster.chosen_upto(2), cluster.chosen_upto(0));
