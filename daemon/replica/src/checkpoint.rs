@@ -449,6 +449,17 @@ impl Checkpoints {
         self.whole = [None; REPLICAS_MAX];
     }
 
+    /// The same of one peer: what it reported may be of a state that it does not have any more. If it has, it reports that again.
+    pub(crate) fn forget_reports_of(&mut self, peer: ReplicaId) {
+        if !holds(Rule::ReportsOfOneLife) {
+            return;
+        }
+        self.whole[peer.index()] = None;
+        for entry in self.rows.iter_mut().flat_map(|row| &mut row.ring) {
+            entry.votes.heard.remove(peer);
+        }
+    }
+
     /// The next thing that was found out.
     pub(crate) fn next_finding(&mut self) -> Option<Finding> {
         self.findings.pop_front()
@@ -490,6 +501,11 @@ impl Checkpoints {
     /// Whether a majority disagrees with this peer, as far as is known here.
     pub(crate) fn is_wrong(&self, peer: ReplicaId) -> bool {
         self.without.contains(peer)
+    }
+
+    /// Peers that have said that they do not serve because a majority disagrees with them.
+    pub(crate) fn outvoted(&self) -> ReplicaSet {
+        self.outvoted
     }
 
     /// Peers that a majority disagrees with.

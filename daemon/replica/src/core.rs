@@ -244,7 +244,11 @@ impl Core {
         if from.index() >= REPLICAS_MAX || from == self.me || sender < self.peers[from.index()] {
             return false;
         }
-        self.peers[from.index()] = sender;
+        if sender > std::mem::replace(&mut self.peers[from.index()], sender) {
+            for any in &mut self.replicas {
+                each!(any, replica => replica.on_new_life(from));
+            }
+        }
         receiver == Incarnation(0) || receiver == self.incarnation
     }
 

@@ -15,9 +15,10 @@
 //! * What is not [`Standing::Sound`] answers no command and no read, stale ones included. What was in flight is answered as unknown.
 //! * A standing is in the log, and repeated in every segment: a restart does not make a replica forget that it must not serve. The peers
 //!   would show it again, but only after some reports, and stale reads need no peer.
-//! * A replica that is outvoted sends no snapshot, and its peers take none of it.
+//! * A replica that is outvoted sends no snapshot, and its peers take none of it. So it does not lead either: who needs a snapshot would get
+//!   none.
 //! * One peer, whatever digests it reports, stops nobody who agrees with a majority; what it says to be decided does so until the next
-//!   digests show that.
+//!   digests show that, and once in its life.
 //!
 //! Sooner than digests can tell, a replica may hear that something is decided otherwise than it knows, from a peer that says so or a leader
 //! whose first phase has missed what this replica has committed: somebody has forgotten a vote. It stops at once, undecided, until
@@ -164,6 +165,8 @@ pub(crate) struct Watch {
     standing: Standing,
     /// A disagreement that a majority has not settled, and since when.
     doubt: Option<(Instant, Disagreement)>,
+    /// Peers that have said in their present life that something is decided which is not: digests have shown that.
+    refuted: ReplicaSet,
     reported_at: Instant,
     /// How many positions were executed at the last report.
     reported_count: u64,
@@ -217,7 +220,7 @@ impl<P: Protocol> Replica<P> {
     pub(crate) fn replay_standing(&mut self, bytes: &[u8]) -> Option<()> {
         self.watch.standing = StandingRecord::decode_fixed(bytes)?.standing()?;
         if matches!(self.watch.standing, Standing::Outvoted(_)) {
-            self.snapshots.withhold();
+            self.lead_no_more();
         }
         Some(())
     }
@@ -297,6 +300,9 @@ impl<P: Protocol> Replica<P> {
                 let found = self.watch.found();
                 if found.is_some_and(|found| shows(found.at) && settles(place, found.at, is_log)) {
                     self.watch.doubt = None;
+                    if let Some(Disagreement { at: Place::Decision(_), others, .. }) = found {
+                        others.iter().for_each(|id| _ = self.watch.refuted.insert(id));
+                    }
                     if matches!(self.watch.standing, Standing::Undecided(_)) {
                         self.set_standing(Standing::Sound, around);
                     }
@@ -305,8 +311,16 @@ impl<P: Protocol> Replica<P> {
         }
     }
 
+    /// A peer begins another life: what was said in the former says nothing of this one.
+    pub(crate) fn on_new_life(&mut self, peer: ReplicaId) {
+        if peer.index() < self.group.replica_count {
+            self.checkpoints.forget_reports_of(peer);
+            self.watch.refuted.remove(peer);
+        }
+    }
+
     /// Something that this replica knows to be decided is said to be decided otherwise. Of whom a majority is known to disagree with,
-    /// that is no news.
+    /// that is no news, and who was wrong about it before is not listened to.
     pub(crate) fn on_contradiction<O: Outbox>(
         &mut self,
         contradiction: Contradiction,
@@ -315,9 +329,11 @@ impl<P: Protocol> Replica<P> {
         let Contradiction { position, known: own, told: other, from } = contradiction;
         let mut others = ReplicaSet::default();
         others.insert(from);
-        if self.watch.serves() && !self.checkpoints.is_wrong(from) {
+        let is_believed = !self.checkpoints.is_wrong(from) && !self.watch.refuted.contains(from);
+        if self.watch.serves() && is_believed {
             let found = Disagreement { at: Place::Decision(position), own, other, others };
             self.checkpoints.forget_reports();
+            self.checkpoints.forget_reports_of(from);
             self.set_standing(Standing::Undecided(found), around);
         }
     }
@@ -326,11 +342,20 @@ impl<P: Protocol> Replica<P> {
         self.watch.standing = standing;
         self.watch.repeat_at = around.now;
         if matches!(standing, Standing::Outvoted(_)) {
-            self.snapshots.withhold();
+            self.lead_no_more();
+            self.settle(around);
         }
         self.encoded.clear();
         StandingRecord::of(standing).encode_fixed(&mut self.encoded);
         let _ = around.wal.append(self.group.id, STANDING_RECORD, &self.encoded, None);
+    }
+
+    /// This replica is outvoted: its state is not to spread, and what a leader does for others, it cannot do.
+    fn lead_no_more(&mut self) {
+        self.snapshots.withhold();
+        if holds(Rule::OutvotedDoesNotLead) {
+            self.protocol.disqualify(&mut self.effects);
+        }
     }
 
     fn report_digests(&mut self, out: &mut impl Outbox) {

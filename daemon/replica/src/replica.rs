@@ -11,7 +11,7 @@ use panch_wal::{BodyRef, Location, Lsn, RecordKind, Restatement, Wal};
 use panch_wire::client::Commit;
 use panch_wire::command::{Command, CommandError, CommandKind, Reply};
 use panch_wire::frame::{Frame, FramePool};
-use panch_wire::ids::{Incarnation, Position, ReplicaId, Slot};
+use panch_wire::ids::{Incarnation, Position, ReplicaId, ReplicaSet, Slot};
 use panch_wire::record::Fixed;
 use panch_wire::time::{Duration, Instant};
 
@@ -600,6 +600,16 @@ impl<P: Protocol> Replica<P> {
         self.step(Event::Loaded(position, value), around);
     }
 
+    /// Whether this replica is the one that closes sessions: the leader, or, while one that does not serve may be the leader, the first of
+    /// the others. It does no harm if two are.
+    fn expires(&self) -> bool {
+        let outvoted = self.checkpoints.outvoted();
+        let mut sound =
+            ReplicaSet::first(self.group.replica_count).iter().filter(|id| !outvoted.contains(*id));
+        let stands_in = outvoted != ReplicaSet::default() && sound.next() == Some(self.group.me);
+        self.protocol.status().leading || stands_in
+    }
+
     /// As leader: proposes to close sessions that were not used for the configured time. All replicas close the same ones,
     /// because the command says up to which slot, not since when.
     fn expire_sessions<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
@@ -610,8 +620,7 @@ impl<P: Protocol> Replica<P> {
         self.session_mark_at = now;
         self.session_marks.rotate_left(1);
         let unused_since = std::mem::replace(&mut self.session_marks[SESSION_MARKS - 1], self.stamp);
-        if unused_since == 0 || !self.protocol.status().leading || self.machine.sessions().known_count() == 0
-        {
+        if unused_since == 0 || !self.expires() || self.machine.sessions().known_count() == 0 {
             return;
         }
         let value = unused_since.to_le_bytes();

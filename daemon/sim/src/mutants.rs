@@ -61,6 +61,7 @@ const TABLES: &[(Rule, &str)] = &[
     (Rule::SmallFileSyncedWhenRead, SMALL_FILES),
     (Rule::SmallFileSyncedBeforeRenamed, SMALL_FILES),
     (Rule::SmallFileNameSynced, SMALL_FILES),
+    (Rule::ReportsOfOneLife, "tests of contradictions in the replica crate have it"),
     (Rule::FoundedWithState, "a test of salvaged states in the replica crate has it"),
     (Rule::HighestBallotSalvaged, "a test of salvaged states in the replica crate has it"),
     (

@@ -128,6 +128,9 @@ scenarios! {
     "T-D3" "two have different states while the third is away" Run(divergence::third_tells_who_is_right);
     "T-D4" "the segment that says that a replica must not serve is recycled" Run(divergence::standing_outlives_its_segment);
     "T-D5" "votes are forgotten without a trace, and what they had chosen is decided again" Run(divergence::forgotten_votes);
+    "T-D6" "votes are forgotten without a trace, and who forgot them leads" Run(divergence::forgetful_leader);
+    "T-D7" "who leads when it can is outvoted" Run(divergence::outvoted_home);
+    "T-D8" "who closes idle sessions is outvoted" Run(divergence::sessions_expire);
     "T-R7" "one node loses power before its votes are synced, while another is cut off" Run(rejoin::unsynced_votes_are_lost);
     "T-R8" "a disk is restored from a copy that was made before its node's last start" Run(rejoin::copy_from_before_the_last_start);
     "T-R9" "a disk is restored from a copy of the last run" Run(rejoin::copy_of_the_last_run);

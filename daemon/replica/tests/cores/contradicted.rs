@@ -4,7 +4,7 @@ use panch_consensus::basic::message::{Learned, Message};
 use panch_consensus::protocol::ProtocolKind;
 use panch_replica::checkpoint::{Disagreement, Place};
 use panch_replica::core::Core;
-use panch_replica::divergence::{DigestReport, Standing};
+use panch_replica::divergence::{DigestReport, ReportedCheckpoint, Standing};
 use panch_replica::outbox::MessageKind;
 use panch_wire::frame::{Frame, FramePool};
 use panch_wire::ids::{BatchId, Incarnation, ReplicaId, Slot};
@@ -102,4 +102,50 @@ fn it_stops_until_a_majority_has_its_state_with_that_decision_in_it() {
     alone.report(R1, true);
     alone.pass(Duration::from_secs(2));
     assert_eq!(alone.standing(), Standing::Sound);
+    // Digests have shown that it was wrong: in this life it stops nobody any more.
+    alone.learn(R1, 2, &other);
+    assert_eq!(alone.standing(), Standing::Sound);
+    assert!(alone.core.admits(R1, Incarnation(7), Incarnation(0)));
+    alone.learn(R1, 2, &other);
+    assert_eq!(alone.contradicted_in(), Some(2));
+}
+
+/// What a peer said of its state before it forgot something makes no majority with another one.
+fn outvoted_by_an_earlier_report(contradicts: bool) {
+    let pool = FramePool::new(8 << 20);
+    let (core, asked) = core(ProtocolKind::Basic, 3, false, &pool);
+    let mut alone = Alone { core, asked, now: Instant(1_000_000_000) };
+    let batch = |counter| body(&pool, BatchId { proposer: R1, incarnation: Incarnation(1), counter }, 100);
+    let every = config(ProtocolKind::Basic, 3, false).replica.checkpoint_every;
+    let mut report =
+        DigestReport { every, frontier: 1, digest: 1, outvoted: false, checkpoints: Default::default() };
+    report.checkpoints[0] = ReportedCheckpoint { row: 0, number: every, digest: 1 };
+    assert!(alone.core.admits(R1, Incarnation(3), Incarnation(0)));
+    alone.hear(R1, MessageKind::Digest, &report, None);
+    alone.learn(R2, 1, &batch(1));
+    if contradicts {
+        alone.learn(R1, 1, &batch(2));
+    } else {
+        assert!(alone.core.admits(R1, Incarnation(4), Incarnation(0)));
+    }
+    alone.hear(R2, MessageKind::Digest, &report, None);
+    for slot in 2..=every {
+        alone.learn(R2, slot, &batch(slot));
+    }
+    alone.pass(Duration::from_secs(3));
+    assert!(matches!(alone.standing(), Standing::Undecided(_)), "{:?}", alone.standing());
+    // It says so again.
+    alone.hear(R1, MessageKind::Digest, &report, None);
+    alone.pass(Duration::from_secs(1));
+    assert!(matches!(alone.standing(), Standing::Outvoted(_)), "{:?}", alone.standing());
+}
+
+#[test]
+fn what_a_peer_reported_in_an_earlier_life_outvotes_nobody() {
+    outvoted_by_an_earlier_report(false);
+}
+
+#[test]
+fn what_a_peer_reported_before_it_contradicts_outvotes_nobody() {
+    outvoted_by_an_earlier_report(true);
 }

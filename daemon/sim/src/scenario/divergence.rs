@@ -1,18 +1,21 @@
 //! Replicas whose states differ: it is noticed, who is in a minority stops serving, and without a majority all do.
 
+use panch_consensus::multi::message::Message;
 use panch_consensus::protocol::ProtocolKind;
 use panch_replica::checkpoint::{Disagreement, Place};
 use panch_replica::divergence::Standing;
 use panch_replica::replica::Level;
 use panch_wire::command::CommandError;
-use panch_wire::ids::GroupId;
+use panch_wire::ids::{GroupId, ReplicaId};
+use panch_wire::time::Duration;
 
 use super::{Script, begin, broken, ensure, others, steady};
-use crate::client::Outcome;
+use crate::client::{Outcome, OwnedCommand};
 use crate::disk::CrashKind;
-use crate::linear::register::Action;
+use crate::linear::register::{Action, Answer};
 use crate::queue::{MILLISECOND, SECOND};
 use crate::settings::Settings;
+use crate::world::{Letter, Verdict};
 
 /// A state that differs is noticed within this time of quiet, in nanoseconds.
 const NOTICED_WITHIN: u64 = 5 * SECOND;
@@ -184,6 +187,107 @@ pub(super) fn forgotten_votes(seed: u64) -> Result<(), String> {
     }
     let decided = world.run_until(2 * NOTICED_WITHIN, |world| is_outvoted(world, leader));
     ensure!(decided, "not decided: {}", world.describe());
+    Ok(())
+}
+
+/// T-D6. As before, but the third dies before it has accepted anything of whoever forgot and leads now. The old leader does not help that
+/// one to decide otherwise: it leads again, and what was acknowledged is kept.
+pub(super) fn forgetful_leader(seed: u64) -> Result<(), String> {
+    let (mut world, leader) = begin(Settings::calm(seed, 3))?;
+    let rest = others(3, leader);
+    let (lost, third) = (rest[0], rest[1]);
+    ensure!(world.set_soon(leader, "r0", "before"), "no first write: {}", world.describe());
+    world.run_for(SECOND);
+    let copy = world.copy(lost);
+    world.isolate(third);
+    for number in 0..3 {
+        let written = world.set_soon(leader, "r0", &format!("kept {number}"));
+        ensure!(written, "no write with two of three: {}", world.describe());
+    }
+    world.run_for(500 * MILLISECOND);
+    world.isolate(leader);
+    world.restore(lost, &copy);
+    world.forget_lives();
+    world.set_filter(Box::new(move |letter: &Letter| {
+        let stands = letter.from == third && matches!(letter.multi(), Some(Message::PreVote(_)));
+        let accepts = letter.to == third && matches!(letter.multi(), Some(Message::Accept(_)));
+        if stands || accepts { Verdict::Drop } else { Verdict::Pass }
+    }));
+    for (from, to) in [(lost, third), (third, lost)] {
+        world.unblock(from, to);
+    }
+    world.restart(lost);
+    let elected = world.run_until(20 * SECOND, |world| {
+        let status = world.status_of(lost, GroupId(0));
+        status.is_some_and(|status| status.protocol.leader == Some(ReplicaId(lost as u8)))
+    });
+    ensure!(elected, "nobody else leads: {}", world.describe());
+    // More than the old leader has, so that its acknowledgement could cover what it has not heard of.
+    for number in 0..3 {
+        let _ = world.call(lost, "r0", Action::Set(format!("new {number}").as_bytes().into()), Level::Log);
+    }
+    world.run_for(20 * MILLISECOND);
+    world.crash(third, CrashKind::Kill);
+    for (from, to) in [(lost, leader), (leader, lost)] {
+        world.unblock(from, to);
+    }
+    let is_back = |world: &Script| is_sound(world, leader) && world.status(leader).protocol.leading;
+    let kept = world.run_until(20 * SECOND, |world| {
+        is_back(world) && world.status(lost).executed == world.status(leader).executed
+    });
+    ensure!(kept, "who knows more does not lead: {}", world.describe());
+    let read = world.get(leader, "r0", Level::Quorum);
+    let value = match &read {
+        Some(Outcome::Answer(Answer::Value(Some(value)))) => String::from_utf8_lossy(value).into_owned(),
+        other => format!("{other:?}"),
+    };
+    // Whoever forgot may propose again what it had proposed.
+    ensure!(value == "kept 2" || value.starts_with("new"), "acknowledged and lost: {value}");
+    let found = world.status(lost).digest == world.status(leader).digest;
+    ensure!(found, "states differ: {}", world.describe());
+    Ok(())
+}
+
+/// T-D7. The replica that leads when it can is outvoted. It does not lead: one that has lost its disk gets in again.
+pub(super) fn outvoted_home(seed: u64) -> Result<(), String> {
+    let mut world = prepared(Settings::calm(seed, 3))?;
+    change(&mut world, 0, 0)?;
+    ensure!(world.run_until(NOTICED_WITHIN, |world| is_outvoted(world, 0)), "not noticed");
+    // Time enough to hand the lead over to where it belongs.
+    world.run_for(5 * SECOND);
+    ensure!(!world.status(0).protocol.leading, "it leads: {}", world.describe());
+    ensure!(world.set_soon(1, "r1", "goes on"), "the others do not go on: {}", world.describe());
+    world.wipe(2);
+    world.restart(2);
+    ensure!(world.set_soon(2, "r1", "back"), "no way back: {}", world.describe());
+    world.bounce(0, CrashKind::Power);
+    world.run_for(5 * SECOND);
+    ensure!(!world.status(0).protocol.leading, "it leads again: {}", world.describe());
+    world.check().map_err(broken)
+}
+
+/// T-D8. Sessions expire, whoever is outvoted.
+pub(super) fn sessions_expire(seed: u64) -> Result<(), String> {
+    for kind in ProtocolKind::ALL {
+        let mut settings = Settings::calm_of(*kind, seed, 3);
+        settings.replica.session_idle_max = Duration::from_secs(1);
+        let mut world = prepared(settings)?;
+        let first = world.leader().unwrap_or(0);
+        change(&mut world, first, 0)?;
+        ensure!(world.run_until(NOTICED_WITHIN, |world| is_outvoted(world, first)), "{kind:?}: not noticed");
+        world.run_for(2 * SECOND);
+        let node = others(3, first)[0];
+        let call = world.call_command(node, OwnedCommand::open_session(7), None, Level::Log);
+        let opened = world.wait(call, SECOND);
+        ensure!(matches!(opened, Some(Outcome::Answer(_))), "{kind:?}: no session: {opened:?}");
+        world.run_for(4 * SECOND);
+        let command = OwnedCommand::of(b"n0", &Action::Increment(1)).in_session(7, 1);
+        let call = world.call_command(node, command, None, Level::Log);
+        let outcome = world.wait(call, SECOND);
+        let expired = outcome == Some(Outcome::Refused(CommandError::UnknownSession));
+        ensure!(expired, "{kind:?}: the session lives: {outcome:?}");
+        world.check().map_err(broken)?;
+    }
     Ok(())
 }
 
