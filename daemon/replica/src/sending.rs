@@ -9,7 +9,7 @@
 //! new log, needs W S / B bytes of kept log at its end and W S / (B - W) until the peer has caught up. That is at most S if W is at
 //! most half of B, and S is within the bound.
 
-use panch_wire::ids::{REPLICAS_MAX, ReplicaId, Slot};
+use panch_wire::ids::{REPLICAS_MAX, ReplicaId, ReplicaSet, Slot};
 use panch_wire::time::{Duration, Instant};
 
 use crate::transfer::{CHUNK_SIZE, SnapshotFile};
@@ -214,10 +214,23 @@ impl Sendings {
         self.sendings[peer.index()] = None;
     }
 
-    /// The peer takes no snapshot now.
-    pub(crate) fn refused(&mut self, now: Instant, peer: ReplicaId) {
+    /// Forgets the transfers of the file of `slot`; to whom.
+    pub(crate) fn stop_file(&mut self, slot: Slot) -> ReplicaSet {
+        let mut peers = ReplicaSet::default();
+        for (peer, sending) in (0..).map(ReplicaId).zip(&mut self.sendings) {
+            if sending.take_if(|it| it.file.slot == slot).is_some() {
+                peers.insert(peer);
+            }
+        }
+        peers
+    }
+
+    /// The peer takes no snapshot now. Whether it had taken some of it.
+    pub(crate) fn refused(&mut self, now: Instant, peer: ReplicaId) -> bool {
+        let had_begun = self.sendings[peer.index()].is_some_and(|sending| sending.acked > 0);
         self.stop(peer);
         self.quiet_until[peer.index()] = now + REFUSED_FOR;
+        had_begun
     }
 
     /// Forgets all transfers.
@@ -418,10 +431,20 @@ mod tests {
     #[test]
     fn a_peer_that_refuses_is_left_alone_for_a_while() {
         let mut sendings = sendings();
-        sendings.refused(BEGIN, PEER);
+        assert!(!sendings.refused(BEGIN, PEER), "it has taken nothing of it");
         sendings.start(BEGIN, PEER, FILE);
         assert_eq!(sendings.next_chunk(BEGIN), None);
         assert_eq!(sendings.deadline(), Some(BEGIN + REFUSED_FOR));
         assert!(sendings.next_chunk(BEGIN + REFUSED_FOR).is_some());
+        assert!(!sendings.acked(BEGIN + REFUSED_FOR, PEER, FILE.slot, 1));
+        assert!(sendings.refused(BEGIN + REFUSED_FOR, PEER), "it had taken some of it");
+    }
+
+    #[test]
+    fn a_file_that_is_no_good_goes_to_nobody() {
+        let mut sendings = sendings();
+        sendings.start(BEGIN, OTHER, SnapshotFile { slot: Slot(20), size: 1 << 20 });
+        let peers: Vec<_> = sendings.stop_file(FILE.slot).iter().collect();
+        assert_eq!((peers, sendings.status().count), (vec![PEER], 1));
     }
 }

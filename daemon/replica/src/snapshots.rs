@@ -19,7 +19,8 @@ use crate::replica::{Replica, Surroundings};
 use crate::sending::{SendingStatus, Sendings};
 use crate::snapshot::{Restored, SNAPSHOT_RECORD, SnapshotName};
 use crate::transfer::{
-    Ack, CHUNK_SIZE, Chunk, Making, Receiving, SnapshotFile, TransferLimits, TransferMessage,
+    Ack, CHUNK_SIZE, Chunk, LEFT_MAX, Making, Receiving, SnapshotFile, TransferLimits, TransferMessage,
+    Writes,
 };
 
 mod receive;
@@ -56,14 +57,19 @@ pub(crate) struct Snapshots {
     waiting: Vec<ReplicaId>,
     /// A snapshot that could not be written is tried again not before this.
     retry_at: Instant,
-    /// The last slot of the latest snapshot that a peer began to send; its file is not to be mixed up with one's own.
-    last_received: Slot,
+    writes: Writes,
+    /// The latest file may be damaged: another one is made in its place, and nobody gets this one.
+    doubts_latest: bool,
+    /// The last file that was replaced because a peer had no use for it.
+    replaced: Slot,
     sending: Sendings,
     /// The log still has what the latest snapshot covers, for peers that get or got an older one.
     keeps_log: bool,
     /// The largest snapshot that is taken from a peer, in bytes.
     size_max: u64,
     receiving: Option<Receiving>,
+    /// So much time may what is left of a snapshot take that grows, before another peer's is taken in its place.
+    left_max: Duration,
     /// Complete and verified, waiting for its file to become durable.
     received: Option<(ReplicaId, SnapshotFile, Restored)>,
     superseded: Vec<Slot>,
@@ -88,11 +94,14 @@ impl Snapshots {
             naming: VecDeque::new(),
             waiting: Vec::new(),
             retry_at: Instant(0),
-            last_received: Slot(0),
+            writes: Writes::default(),
+            doubts_latest: false,
+            replaced: Slot(0),
             sending: Sendings::new(limits.window_max),
             keeps_log: false,
             size_max: limits.size_max,
             receiving: None,
+            left_max: LEFT_MAX,
             received: None,
             superseded: Vec::new(),
             withheld: false,
@@ -154,7 +163,7 @@ impl Snapshots {
             return;
         }
         match self.latest {
-            Some(file) if file.slot >= slot => self.sending.start(now, peer, file),
+            Some(file) if file.slot >= slot && !self.doubts_latest => self.sending.start(now, peer, file),
             _ => {
                 self.wanted = true;
                 if !self.waiting.contains(&peer) {
@@ -166,7 +175,7 @@ impl Snapshots {
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
         // A snapshot being made advances once per turn: the next turn should come at once.
-        let making = self.making.is_some_and(|making| making.has_room()).then_some(Instant(0));
+        let making = self.making.is_some_and(|making| making.has_room(&self.writes)).then_some(Instant(0));
         let retry = self.is_due().then_some(self.retry_at);
         // Neither begins while another is on its way.
         let retry = retry.filter(|_| self.is_idle());
@@ -183,6 +192,31 @@ impl Snapshots {
         self.making.is_none() && self.received.is_none() && self.naming.is_empty()
     }
 
+    /// Whether the file of that slot is being written, or was and something of it still is.
+    fn is_in_use(&self, slot: Slot) -> bool {
+        self.writes.of(slot) > 0 || self.receiving.as_ref().is_some_and(|it| it.slot == slot)
+    }
+
+    /// A peer that got some of the file of `slot` has no use for it: its bytes may not be those that were written. More than once that is
+    /// not the file's fault.
+    fn doubt_once(&mut self, slot: Slot) {
+        if std::mem::replace(&mut self.replaced, slot) != slot {
+            self.doubt(slot);
+        }
+    }
+
+    /// The file of `slot` cannot be read, or what is read may be wrong. If it is the latest, nobody gets it any more, and another one takes
+    /// its place, also if nothing was executed since.
+    fn doubt(&mut self, slot: Slot) {
+        if self.latest.is_some_and(|file| file.slot == slot) {
+            self.doubts_latest = true;
+            self.wanted = true;
+            for peer in self.sending.stop_file(slot).iter() {
+                self.refused.insert(peer);
+            }
+        }
+    }
+
     fn is_due(&self) -> bool {
         self.wanted || self.log_size >= self.log_size_max
     }
@@ -192,32 +226,36 @@ impl<P: Protocol> Replica<P> {
     /// Moves every snapshot on its way by one turn's worth.
     pub(crate) fn pump_snapshots<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
         let group = self.group.id;
+        self.drop_stale_receiving(around);
         let due =
             self.snapshots.is_due() && self.snapshots.is_idle() && self.snapshots.retry_at <= around.now;
         if due {
-            self.snapshots.wanted = false;
-            self.snapshots.log_size = 0;
             let covered = self.snapshots.latest.map_or(Slot(0), |file| file.slot);
             let executed = self.executed();
-            if P::ORDER == Order::Graph || [covered, self.snapshots.last_received].contains(&executed) {
+            let is_in_use = self.snapshots.is_in_use(executed);
+            if P::ORDER == Order::Graph || executed == covered || is_in_use {
                 // Another attempt at once frees no more: a graph's log may keep what a replica that is away has not executed,
-                // and a log with nothing new executed what is not decided.
+                // and a log with nothing new executed what is not decided. What a peer began to send up to here is given up first.
                 self.snapshots.retry_at = around.now + RETRY_AFTER;
             }
-            if executed == covered {
+            if !is_in_use {
+                self.snapshots.wanted = false;
+                self.snapshots.log_size = 0;
+            }
+            if executed == covered && !self.snapshots.doubts_latest {
                 // Nothing new to cover, but the log may hold what it need not hold any more.
                 if !self.snapshots.keeps_log {
                     self.truncate_log(around.wal);
                 }
-            } else if executed != self.snapshots.last_received {
+            } else if !is_in_use {
                 self.machine.begin_snapshot(group, &self.executed, self.stamp);
                 self.snapshots.making_covers = self.executed.clone();
                 self.snapshots.making =
-                    Some(Making { slot: executed, offset: 0, writing: 0, complete: false, failed: false });
+                    Some(Making { slot: executed, offset: 0, complete: false, failed: false });
             }
         }
         if let Some(making) = &mut self.snapshots.making
-            && making.has_room()
+            && making.has_room(&self.snapshots.writes)
         {
             let chunk = &mut self.snapshots.chunk;
             chunk.clear();
@@ -225,7 +263,7 @@ impl<P: Protocol> Replica<P> {
             if making.complete || !chunk.is_empty() {
                 around.out.snapshot_write(group, making.slot, making.offset, chunk, making.complete);
                 making.offset += chunk.len() as u64;
-                making.writing += 1;
+                self.snapshots.writes.begin(making.slot);
             }
         }
         self.snapshots.sending.end_catch_up(around.now);
@@ -252,10 +290,11 @@ impl<P: Protocol> Replica<P> {
         durable: bool,
         around: &mut Surroundings<'_, O>,
     ) {
-        if let Some(making) = &mut self.snapshots.making
+        self.snapshots.writes.end(slot);
+        self.acknowledge_owed(around.out);
+        if let Some(making) = self.snapshots.making
             && making.slot == slot
         {
-            making.writing -= 1;
             if making.failed {
                 self.end_failed_making(around);
                 return;
@@ -269,9 +308,6 @@ impl<P: Protocol> Replica<P> {
                 let covered = std::mem::take(&mut self.snapshots.making_covers);
                 self.name(file, covered, None, around);
             }
-            return;
-        }
-        if !durable && self.chunk_written(slot, around.out) {
             return;
         }
         if durable && self.snapshots.received.as_ref().is_some_and(|(_, file, _)| file.slot == slot) {
@@ -337,10 +373,8 @@ impl<P: Protocol> Replica<P> {
 
     /// The driver could not write a snapshot: it is tried again when the log has grown.
     pub(crate) fn snapshot_failed<O: Outbox>(&mut self, slot: Slot, around: &mut Surroundings<'_, O>) {
-        if let Some(making) = &mut self.snapshots.making
-            && making.slot == slot
-        {
-            making.writing -= 1;
+        self.snapshots.writes.end(slot);
+        if self.snapshots.making.is_some_and(|making| making.slot == slot) {
             self.abandon_making();
             self.end_failed_making(around);
             return;
@@ -364,12 +398,15 @@ impl<P: Protocol> Replica<P> {
     }
 
     fn end_failed_making<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
-        let ended = |making: &Making| making.failed && making.writing == 0;
+        let writes = &self.snapshots.writes;
+        let ended = |making: &Making| making.failed && writes.of(making.slot) == 0;
         let Some(making) = self.snapshots.making.filter(ended) else { return };
         self.snapshots.making = None;
         around.out.snapshot_remove(self.group.id, making.slot);
         self.snapshots.retry_at = around.now + RETRY_AFTER;
         self.snapshots.wanted = true;
+        // The file that there is may be good after all, and is better than none.
+        self.snapshots.doubts_latest = false;
         for peer in std::mem::take(&mut self.snapshots.waiting) {
             self.step(Event::SnapshotSent(peer, None), around);
         }
@@ -396,7 +433,8 @@ impl<P: Protocol> Replica<P> {
             return;
         }
         let Some(bytes) = bytes else {
-            self.snapshots.sending.stop(peer);
+            self.snapshots.doubt(file.slot);
+            let _ = self.snapshots.sending.refused(around.now, peer);
             self.step(Event::SnapshotSent(peer, None), around);
             return;
         };
@@ -426,7 +464,9 @@ impl<P: Protocol> Replica<P> {
             }
             TransferMessage::Refuse(slot) => {
                 if self.snapshots.sending.is_sending(from, Slot(slot)) {
-                    self.snapshots.sending.refused(around.now, from);
+                    if self.snapshots.sending.refused(around.now, from) {
+                        self.snapshots.doubt_once(Slot(slot));
+                    }
                     self.step(Event::SnapshotSent(from, None), around);
                 }
             }
@@ -448,6 +488,7 @@ impl<P: Protocol> Replica<P> {
             self.snapshots.superseded.push(old.slot);
         }
         self.snapshots.latest_covers = covered.clone();
+        self.snapshots.doubts_latest = false;
         // What a graph's log must keep for others, its protocol knows.
         self.snapshots.keeps_log = P::ORDER == Order::Log
             && !is_installed
@@ -535,6 +576,29 @@ mod tests {
     use super::*;
 
     const PEER: ReplicaId = ReplicaId(1);
+
+    #[test]
+    fn a_file_that_may_be_damaged_is_replaced_once_and_sent_to_nobody() {
+        let limits = TransferLimits { window_max: 1 << 20, size_max: 1 << 30 };
+        let mut snapshots = Snapshots::new(1 << 20, limits);
+        let file = SnapshotFile { slot: Slot(9), size: 100 };
+        snapshots.found(file, &Frontier::default());
+        snapshots.want(Instant(1), PEER, Slot(1));
+        assert!(snapshots.sending.is_sending(PEER, file.slot) && !snapshots.is_due());
+        snapshots.doubt_once(Slot(8));
+        assert!(!snapshots.doubts_latest, "another file");
+        snapshots.doubt_once(file.slot);
+        assert!(snapshots.doubts_latest && snapshots.is_due());
+        assert!(std::mem::take(&mut snapshots.refused).contains(PEER), "its transfer ended");
+        snapshots.want(Instant(2), PEER, Slot(1));
+        assert!(!snapshots.sending.is_sending(PEER, file.slot) && snapshots.waiting.contains(&PEER));
+        // What replaced it is refused, too: that is not the file's fault.
+        snapshots.doubts_latest = false;
+        snapshots.doubt_once(file.slot);
+        assert!(!snapshots.doubts_latest);
+        snapshots.doubt(file.slot);
+        assert!(snapshots.doubts_latest, "it cannot be read");
+    }
 
     /// A protocol that hears nothing of it would wait for the end of the transfer for ever.
     #[test]

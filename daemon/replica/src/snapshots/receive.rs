@@ -4,12 +4,14 @@ use panch_consensus::protocol::Protocol;
 use panch_wire::batch::BatchView;
 use panch_wire::frame::Frame;
 use panch_wire::ids::{ReplicaId, Slot};
+use panch_wire::time::Duration;
 
 use crate::core::Misbehaviour;
 use crate::outbox::Outbox;
 use crate::replica::{Replica, Surroundings};
 use crate::snapshot::SnapshotReader;
-use crate::transfer::{Ack, CHUNK_SIZE, Chunk, Receiving, SnapshotFile, TransferMessage};
+use crate::snapshots::Snapshots;
+use crate::transfer::{Ack, CHUNK_SIZE, Chunk, LEFT_MAX, Receiving, SnapshotFile, TransferMessage};
 
 impl<P: Protocol> Replica<P> {
     fn acknowledge(&mut self, to: ReplicaId, slot: Slot, offset: u64, out: &mut impl Outbox) {
@@ -71,7 +73,7 @@ impl<P: Protocol> Replica<P> {
             self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
             return Ok(());
         };
-        if receiving.from != from || receiving.slot != slot || receiving.is_full() {
+        if receiving.from != from || receiving.slot != slot || self.snapshots.writes.is_full() {
             return Ok(()); // another transfer goes first, or the disk does
         }
         if receiving.size != size {
@@ -79,7 +81,7 @@ impl<P: Protocol> Replica<P> {
             self.refuse(around.out);
             return Ok(());
         }
-        let keeps_up = receiving.keeps_up();
+        let keeps_up = self.snapshots.writes.keeps_up();
         if offset != receiving.offset {
             // A chunk was lost, or the sender began again: the acknowledgement says where to go on.
             let offset = receiving.offset;
@@ -101,8 +103,8 @@ impl<P: Protocol> Replica<P> {
             self.take_received(bytes, around);
             return Ok(());
         }
-        receiving.writing += 1;
-        receiving.owes_ack = !receiving.keeps_up();
+        self.snapshots.writes.begin(slot);
+        receiving.owes_ack = !self.snapshots.writes.keeps_up();
         let owes_ack = receiving.owes_ack;
         around.out.snapshot_write(self.group.id, slot, offset, bytes, false);
         if !owes_ack {
@@ -111,8 +113,8 @@ impl<P: Protocol> Replica<P> {
         Ok(())
     }
 
-    /// A peer begins to send a snapshot; whether it is taken. One that another peer sends goes on while it grows: if each new one
-    /// ended it, none would ever arrive.
+    /// A peer begins to send a snapshot; whether it is taken. One that another peer sends goes on while it grows as it should: if each new
+    /// one ended it, none would ever arrive. And the disk must have kept up with what came before.
     fn begin_receiving<O: Outbox>(
         &mut self,
         from: ReplicaId,
@@ -120,14 +122,18 @@ impl<P: Protocol> Replica<P> {
         size: u64,
         around: &mut Surroundings<'_, O>,
     ) -> bool {
-        let goes_on = |it: &Receiving| it.from != from && !it.yields(around.now);
-        if self.checkpoints.is_wrong(from) || self.snapshots.receiving.as_ref().is_some_and(goes_on) {
+        let Snapshots { receiving, writes, left_max, .. } = &mut self.snapshots;
+        let goes_on = |it: &Receiving| it.from != from && !it.yields(around.now, *left_max);
+        if self.checkpoints.is_wrong(from) || receiving.as_ref().is_some_and(goes_on) || !writes.keeps_up() {
             return false;
         }
-        if let Some(stale) = self.snapshots.receiving.take() {
+        if let Some(stale) = receiving.take() {
+            // One that stands still says nothing about the next.
+            if !stale.yields(around.now, Duration::MAX) && stale.from != from {
+                *left_max = left_max.saturating_mul(2);
+            }
             around.out.snapshot_remove(self.group.id, stale.slot);
         }
-        self.snapshots.last_received = slot;
         let reader = SnapshotReader::new(self.machine.hash_seed());
         self.snapshots.receiving = Some(Receiving {
             from,
@@ -135,8 +141,8 @@ impl<P: Protocol> Replica<P> {
             size,
             offset: 0,
             reader,
-            writing: 0,
             owes_ack: false,
+            began: around.now,
             grown: around.now,
         });
         true
@@ -155,30 +161,38 @@ impl<P: Protocol> Replica<P> {
         match restored {
             Some(restored) => {
                 let start = size - bytes.len() as u64;
+                self.snapshots.writes.begin(slot);
+                self.snapshots.left_max = LEFT_MAX;
                 around.out.snapshot_write(self.group.id, slot, start, bytes, true);
                 self.snapshots.received = Some((from, SnapshotFile { slot, size }, restored));
                 self.abandon_making();
                 self.end_failed_making(around);
             }
             None => {
-                self.snapshots.last_received = Slot(0);
                 around.out.snapshot_remove(self.group.id, slot);
                 self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
             }
         }
     }
 
-    /// A chunk of a snapshot on its way here was written; false if there is none of that slot.
-    pub(super) fn chunk_written(&mut self, slot: Slot, out: &mut impl Outbox) -> bool {
-        let Some(receiving) = self.snapshots.receiving.as_mut().filter(|it| it.slot == slot) else {
-            return false;
-        };
-        receiving.writing = receiving.writing.saturating_sub(1);
-        if receiving.keeps_up() && std::mem::take(&mut receiving.owes_ack) {
-            let (from, offset) = (receiving.from, receiving.offset);
+    /// The driver has written a chunk of some snapshot: what has arrived of the one on its way here may be acknowledged.
+    pub(super) fn acknowledge_owed(&mut self, out: &mut impl Outbox) {
+        if let Some(receiving) = &mut self.snapshots.receiving
+            && self.snapshots.writes.keeps_up()
+            && std::mem::take(&mut receiving.owes_ack)
+        {
+            let (from, slot, offset) = (receiving.from, receiving.slot, receiving.offset);
             self.acknowledge(from, slot, offset, out);
         }
-        true
+    }
+
+    /// What arrives is not needed any more, because the log has brought all of it, or its sender is gone: it leaves memory.
+    pub(super) fn drop_stale_receiving<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
+        let executed = self.executed();
+        let is_stale = |it: &mut Receiving| it.slot <= executed || it.is_abandoned(around.now);
+        if let Some(stale) = self.snapshots.receiving.take_if(is_stale) {
+            around.out.snapshot_remove(self.group.id, stale.slot);
+        }
     }
 
     /// What arrives is of no use.

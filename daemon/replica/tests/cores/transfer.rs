@@ -1,6 +1,8 @@
 //! What a replica makes of a peer's snapshot, chunk by chunk.
 
+use panch_consensus::ballot::Ballot;
 use panch_consensus::frontier::Frontier;
+use panch_consensus::multi::message::{Accept, Message};
 use panch_consensus::protocol::{ProtocolKind, random};
 use panch_replica::core::{Core, Misbehaviour};
 use panch_replica::machine::StateMachine;
@@ -15,7 +17,7 @@ use panch_wire::ids::{BatchId, GroupId, Incarnation, Position, ReplicaId, Slot};
 use panch_wire::record::Fixed;
 use panch_wire::time::{Duration, Instant};
 
-use super::rogue::config;
+use super::rogue::{body, config};
 
 const GROUP: GroupId = GroupId(0);
 const SIZE_MAX: u64 = 1 << 20;
@@ -78,6 +80,64 @@ impl Receiver {
         let result = self.core.deliver(self.now, from, GROUP, kind, &message, Some(body), &mut self.heard);
         self.core.end_turn(self.now, &mut self.heard);
         result
+    }
+
+    /// Nothing arrives for so long.
+    fn pass(&mut self, time: Duration) {
+        self.now = self.now + time;
+        self.core.end_turn(self.now, &mut self.heard);
+    }
+
+    /// The first peer leads, and has these slots decided in one turn: enough to make a snapshot.
+    fn decide(&mut self, slots: std::ops::RangeInclusive<u64>) {
+        let ballot = Ballot { round: 1, owner: FIRST.0 };
+        for slot in slots {
+            let batch = BatchId { proposer: FIRST, incarnation: Incarnation(1), counter: slot };
+            let accept = Accept { ballot, slot: Slot(slot), commit: Slot(slot) };
+            let (mut message, kind) = (Vec::new(), MessageKind::Protocol as u8);
+            Message::from(accept).encode_fixed(&mut message);
+            let batch = Some(body(&self.pool, batch, 40_000));
+            self.core.deliver(self.now, FIRST, GROUP, kind, &message, batch, &mut self.heard).unwrap();
+        }
+        self.pass(Duration::ZERO);
+        while self.core.next_write(self.now, &mut self.heard).is_some() {}
+        self.heard.said.clear();
+    }
+
+    /// The driver has written a chunk.
+    fn written(&mut self, slot: Slot, last: bool) {
+        self.core.snapshot_written(self.now, GROUP, slot, Ok(last), &mut self.heard);
+        self.core.end_turn(self.now, &mut self.heard);
+        while self.core.next_write(self.now, &mut self.heard).is_some() {}
+    }
+
+    /// The driver writes everything that it holds; how many snapshots were made by then.
+    fn write_all(&mut self) -> u64 {
+        while !self.heard.writes.is_empty() {
+            let (slot, last) = self.heard.writes.remove(0);
+            self.written(slot, last);
+        }
+        self.core.status().next().unwrap().probe.snapshots
+    }
+
+    /// So many small chunks, one after the other; how many were taken in.
+    fn trickle(&mut self, from: ReplicaId, slot: u64, snapshot: &[u8], first: usize, count: usize) -> usize {
+        let before = self.heard.writes.len();
+        for offset in (first..first + count).map(|index| index * 1000) {
+            let chunk = Chunk { slot, offset: offset as u64, size: snapshot.len() as u64 };
+            self.chunk(from, chunk, &snapshot[offset..offset + 1000]).unwrap();
+        }
+        self.heard.writes.len() - before
+    }
+
+    /// Chunks of a transfer for so many seconds, so many a second, all of which are taken in and written.
+    fn flow(&mut self, from: ReplicaId, slot: u64, snapshot: &[u8], per_second: usize, seconds: usize) {
+        for second in 0..seconds {
+            assert_eq!(self.trickle(from, slot, snapshot, second * per_second, per_second), per_second);
+            self.write_all();
+            self.pass(Duration::from_secs(1));
+        }
+        self.heard.said.clear();
     }
 
     /// The chunk of a snapshot at `offset`, and what the core says to it.
@@ -255,4 +315,121 @@ fn a_disk_that_stands_still_slows_the_transfer_down() {
         receiver.core.snapshot_written(receiver.now, GROUP, Slot(9), Ok(false), &mut receiver.heard);
     }
     assert_eq!(receiver.heard.said, [(FIRST, ack(9, 128_000)[0])]);
+}
+
+/// They would be taken for those of the new file, of which too much would be written at once, and which would seem durable too early.
+#[test]
+fn no_snapshot_is_made_while_chunks_of_another_one_of_its_name_are_written() {
+    let mut receiver = Receiver::new();
+    let (first, second) = (snapshot(9), snapshot(12));
+    for offset in [0, CHUNK_SIZE] {
+        assert_eq!(receiver.part(FIRST, 9, &first, offset), ack(9, offset + CHUNK_SIZE));
+    }
+    receiver.pass(Duration::from_millis(2100));
+    assert_eq!(receiver.part(SECOND, 12, &second, 0), ack(12, CHUNK_SIZE));
+    assert_eq!(receiver.heard.removed, [Slot(9)]);
+    receiver.decide(1..=9);
+    let of_nine =
+        |receiver: &Receiver| receiver.heard.writes.iter().filter(|(slot, _)| *slot == Slot(9)).count();
+    assert_eq!(of_nine(&receiver), 2, "those of the dropped one");
+    receiver.written(Slot(9), false);
+    receiver.pass(Duration::from_secs(1));
+    assert_eq!(of_nine(&receiver), 2);
+    receiver.written(Slot(9), false);
+    receiver.heard.writes.clear();
+    receiver.pass(Duration::from_secs(1));
+    assert!(of_nine(&receiver) > 0);
+    assert_eq!(receiver.write_all(), 1);
+}
+
+#[test]
+fn what_the_log_has_brought_is_dropped_and_a_snapshot_made_though_nothing_is_written() {
+    let mut receiver = Receiver::new();
+    assert_eq!(receiver.part(FIRST, 9, &snapshot(9), 0), ack(9, CHUNK_SIZE));
+    receiver.write_all();
+    receiver.decide(1..=9);
+    assert_eq!(receiver.heard.removed, [Slot(9)]);
+    receiver.pass(Duration::from_secs(1));
+    assert_eq!(receiver.write_all(), 1);
+}
+
+#[test]
+fn what_a_lost_sender_has_begun_leaves_memory() {
+    let mut receiver = Receiver::new();
+    assert_eq!(receiver.part(FIRST, 9, &snapshot(9), 0), ack(9, CHUNK_SIZE));
+    receiver.pass(Duration::from_secs(59));
+    assert_eq!(receiver.heard.removed, []);
+    receiver.pass(Duration::from_secs(1));
+    assert_eq!(receiver.heard.removed, [Slot(9)]);
+}
+
+/// Two senders in turn do not pile up chunks for it.
+#[test]
+fn a_disk_that_stands_still_holds_so_much_of_all_transfers_together() {
+    let mut receiver = Receiver::new();
+    let (first, second) = (snapshot(9), snapshot(12));
+    assert_eq!(receiver.trickle(FIRST, 9, &first, 0, 40), 40);
+    receiver.pass(Duration::from_millis(2100));
+    assert_eq!(receiver.trickle(SECOND, 12, &second, 0, 120), 88);
+    receiver.heard.said.clear();
+    receiver.pass(Duration::from_millis(2100));
+    let third = snapshot(15);
+    assert_eq!(receiver.part(FIRST, 15, &third, 0), [TransferMessage::Refuse(15)]);
+    for _ in 0..80 {
+        receiver.written(Slot(12), false);
+    }
+    receiver.heard.said.clear();
+    assert_eq!(receiver.part(FIRST, 15, &third, 0), ack(15, CHUNK_SIZE));
+}
+
+#[test]
+fn a_snapshot_that_grows_too_slowly_is_given_up_for_another_peers() {
+    let mut receiver = Receiver::new();
+    let (slow, fast) = (snapshot(9), snapshot(12));
+    receiver.flow(FIRST, 9, &slow, 1, 9);
+    assert_eq!(receiver.part(SECOND, 12, &fast, 0), [TransferMessage::Refuse(12)], "it may become faster");
+    assert_eq!(receiver.trickle(FIRST, 9, &slow, 9, 1), 1);
+    receiver.write_all();
+    receiver.heard.said.clear();
+    receiver.pass(Duration::from_secs(1));
+    assert_eq!(receiver.part(SECOND, 12, &fast, 0), ack(12, CHUNK_SIZE));
+    assert_eq!(receiver.heard.removed, [Slot(9)]);
+    receiver.heard.said.clear();
+    receiver
+        .chunk(FIRST, Chunk { slot: 9, offset: 10_000, size: slow.len() as u64 }, &slow[10_000..11_000])
+        .unwrap();
+    assert_eq!(receiver.heard.said, []);
+}
+
+#[test]
+fn two_slow_peers_do_not_take_turns_for_ever() {
+    let mut receiver = Receiver::new();
+    let snapshots = [(FIRST, 9, snapshot(9)), (SECOND, 12, snapshot(12))];
+    let mut takeovers = 0;
+    loop {
+        let (from, slot, bytes) = &snapshots[takeovers % 2];
+        receiver.flow(*from, *slot, bytes, 4, 11);
+        let (from, slot, bytes) = &snapshots[(takeovers + 1) % 2];
+        let chunk = Chunk { slot: *slot, offset: 0, size: bytes.len() as u64 };
+        receiver.chunk(*from, chunk, &bytes[..1]).unwrap();
+        if receiver.heard.said.pop() == Some((*from, TransferMessage::Refuse(*slot))) {
+            break;
+        }
+        // A transfer of that peer begins, and ends at once.
+        receiver.write_all();
+        let wrong = Chunk { slot: *slot, offset: 1, size: SIZE_MAX };
+        receiver.chunk(*from, wrong, &bytes[1..2]).unwrap();
+        receiver.heard.said.clear();
+        takeovers += 1;
+        assert!(takeovers < 10);
+    }
+    assert_eq!(takeovers, 2);
+}
+
+#[test]
+fn a_snapshot_that_ends_soon_is_not_given_up() {
+    let mut receiver = Receiver::new();
+    let (first, second) = (snapshot(9), snapshot(12));
+    receiver.flow(FIRST, 9, &first, 15, 12);
+    assert_eq!(receiver.part(SECOND, 12, &second, 0), [TransferMessage::Refuse(12)]);
 }

@@ -280,7 +280,7 @@ impl World {
         self.nodes[node].lose(&mut self.shared, lost);
     }
 
-    /// Removes the newest snapshot of a node that is down, or flips bits in it.
+    /// Removes the newest snapshot of a node, or flips bits in it.
     pub fn harm_snapshot(&mut self, node: usize, remove: bool) {
         let slot = self.newest_snapshot(node).expect("the node has a snapshot");
         let name = Name::Snapshot(GroupId(0), slot);
