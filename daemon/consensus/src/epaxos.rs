@@ -2,8 +2,8 @@
 //!
 //! Reading guide: [`message`] and [`record`] (what is said and written down), `footprint` and `conflicts` (what a batch touches and depends on), `instance` (what is held
 //! of an instance), `leader` (the command leader), `accept` (the second phase), `acceptor`, `coordination` (the stages of what a replica does about an instance), `recovery`
-//! and `validate` (instances that nobody finishes), `catchup`, `chase`, `loads` and `collect` (commits and snapshots for others, what is asked for, what leaves
-//! memory), `reads` (quorum reads), `replay` (restarts), `rejoin` (coming back without a disk), [`crate::order::graph`] (the order of execution).
+//! and `validate` (instances that nobody finishes), `catchup`, `chase`, `loads`, `pause` and `collect` (commits and snapshots for others, what is asked for, what
+//! leaves memory), `reads` (quorum reads), `replay` (restarts), `rejoin` (coming back without a disk), [`crate::order::graph`] (the order of execution).
 //!
 //! ```text
 //!            learn            vote, ballot 0         accept                quorum of acceptances, or heard
@@ -65,6 +65,7 @@ mod instance;
 mod leader;
 mod loads;
 pub mod message;
+mod pause;
 mod reads;
 pub mod record;
 mod recovery;
@@ -85,8 +86,10 @@ use coordination::Coordination;
 use instance::Instance;
 use loads::Loads;
 use message::{Message, Numbers};
+use pause::Pause;
 use reads::Reads;
 use record::Record;
+use recovery::FetchWait;
 
 /// Instances so far beyond what is committed here are not looked at: a bound against nonsense from outside.
 const NUMBER_SPAN_MAX: u64 = 1 << 20;
@@ -165,14 +168,15 @@ pub struct Epaxos {
     loads: Loads,
     /// A snapshot is being written down that will replace the state: nothing is executed or forgotten until it has.
     installing: bool,
-    /// A peer says that only a snapshot can help: nothing is executed for a while, so that the snapshot has more.
-    paused_until: Option<Instant>,
+    /// Peers say that only a snapshot can help.
+    pause: Option<Pause>,
     /// How many positions were executed when the others were last told how far this replica is.
     reported: Slot,
     /// How many positions were executed when an executed instance last left memory and log.
     left_memory_at: Slot,
     /// Per row, the last number of what is being fetched.
     fetching: [Option<u64>; REPLICAS_MAX],
+    fetch_waits: [FetchWait; REPLICAS_MAX],
     fetch_turn: usize,
     chase: Chase,
     /// What durable snapshots cover: the log may no longer hold it.
@@ -261,7 +265,7 @@ impl Epaxos {
             Message::Waiting(message) => self.on_waiting(message),
             Message::Nack(message) => self.on_nack(message),
             Message::Fetch(message) => self.on_fetch(from, message, effects),
-            Message::Covered(message) => self.on_covered(message),
+            Message::Covered(message) => self.on_covered(from, message),
             Message::Progress(message) => self.on_progress(from, message),
             Message::ReadRequest(message) => self.on_read_request(from, message, effects),
             Message::ReadReply(message) => self.on_read_reply(from, message, effects),
@@ -319,10 +323,11 @@ impl Protocol for Epaxos {
             released: Dependencies::default(),
             loads: Loads::default(),
             installing: false,
-            paused_until: None,
+            pause: None,
             reported: past.executed.count(),
             left_memory_at: past.executed.count(),
             fetching: Default::default(),
+            fetch_waits: Default::default(),
             fetch_turn: 0,
             chase: Chase::default(),
             covered: past.executed.clone(),
@@ -417,8 +422,19 @@ impl Protocol for Epaxos {
         self.released_of(covered)
     }
 
+    fn give_up(&mut self, position: Position) -> u64 {
+        self.give_up_without(position)
+    }
+
+    fn snapshot_grown(&mut self, now: Instant) {
+        self.on_snapshot_grown(now);
+    }
+
     fn prepare_install(&mut self, covered: &Frontier) -> bool {
         self.installing = self.could_install(covered);
+        if !self.installing {
+            self.on_useless_snapshot();
+        }
         self.installing
     }
 

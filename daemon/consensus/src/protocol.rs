@@ -685,6 +685,15 @@ pub trait Protocol: Sized {
         covered.clone()
     }
 
+    /// The log has reached its bound, and `position`, which is executed here, lies in its oldest part and is kept for others: those that lack
+    /// it are helped with snapshots from now on. Returns how many these are. [`Protocol::forgettable`] may say more then.
+    fn give_up(&mut self, _position: Position) -> u64 {
+        0
+    }
+
+    /// A snapshot that a peer sends has grown.
+    fn snapshot_grown(&mut self, _now: Instant) {}
+
     /// Whether a snapshot that covers exactly `covered` can replace the state: what is executed here beyond it is executed
     /// again. If so, it will be: nothing may change that until [`Event::Installed`] or [`Protocol::abandon_install`].
     fn prepare_install(&mut self, _covered: &Frontier) -> bool {

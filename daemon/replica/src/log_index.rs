@@ -130,4 +130,16 @@ impl LogIndex {
     pub(crate) fn earliest(&self) -> Option<Lsn> {
         self.rows.iter().flat_map(|row| &row.places).flatten().map(|place| place.first).min()
     }
+
+    /// The remaining position that needs the earliest commit group.
+    pub(crate) fn earliest_position(&self) -> Option<Position> {
+        let rows = self.rows.iter().zip(0u8..);
+        let places = rows.flat_map(|(row, number)| {
+            let places = row.places.iter().zip(row.first..);
+            places.filter_map(move |(place, at)| {
+                Some((place.as_ref()?.first, Position { row: number, number: at }))
+            })
+        });
+        places.min().map(|(_, position)| position)
+    }
 }

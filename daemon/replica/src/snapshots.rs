@@ -24,6 +24,7 @@ use crate::transfer::{
 };
 
 mod receive;
+mod room;
 
 /// How long a snapshot that could not be written waits for the next try.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -63,6 +64,10 @@ pub(crate) struct Snapshots {
     /// The last file that was replaced because a peer had no use for it.
     replaced: Slot,
     sending: Sendings,
+    /// A graph: what each peer is sent must cover so much if it can, because it has got a snapshot that covers less.
+    least: [Slot; REPLICAS_MAX],
+    /// A graph: its full log is not looked through before this.
+    look_at: Instant,
     /// The log still has what the latest snapshot covers, for peers that get or got an older one.
     keeps_log: bool,
     /// The largest snapshot that is taken from a peer, in bytes.
@@ -98,6 +103,8 @@ impl Snapshots {
             doubts_latest: false,
             replaced: Slot(0),
             sending: Sendings::new(limits.window_max),
+            least: Default::default(),
+            look_at: Instant(0),
             keeps_log: false,
             size_max: limits.size_max,
             receiving: None,
@@ -162,6 +169,7 @@ impl Snapshots {
             self.refused.insert(peer);
             return;
         }
+        let slot = slot.max(self.least[peer.index()]);
         match self.latest {
             Some(file) if file.slot >= slot && !self.doubts_latest => self.sending.start(now, peer, file),
             _ => {
@@ -171,6 +179,12 @@ impl Snapshots {
                 }
             }
         }
+    }
+
+    /// `peer` has got the snapshot of `slot`. If it asks for one again, that was of no use: in a graph it may have executed what this one
+    /// lacks, and not have it in memory any more.
+    fn needs_newer(&mut self, peer: ReplicaId, slot: Slot) {
+        self.least[peer.index()] = Slot(slot.0 + 1);
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
@@ -229,7 +243,11 @@ impl<P: Protocol> Replica<P> {
         self.drop_stale_receiving(around);
         let due =
             self.snapshots.is_due() && self.snapshots.is_idle() && self.snapshots.retry_at <= around.now;
-        if due {
+        let grows = |it: &Receiving| !it.yields(around.now, Duration::MAX);
+        if due && P::ORDER == Order::Graph && self.snapshots.receiving.as_ref().is_some_and(grows) {
+            // An own snapshot has what the one on its way may lack, which could not replace it then.
+            self.snapshots.retry_at = around.now + RETRY_AFTER;
+        } else if due {
             let covered = self.snapshots.latest.map_or(Slot(0), |file| file.slot);
             let executed = self.executed();
             let is_in_use = self.snapshots.is_in_use(executed);
@@ -246,6 +264,12 @@ impl<P: Protocol> Replica<P> {
                 // Nothing new to cover, but the log may hold what it need not hold any more.
                 if !self.snapshots.keeps_log {
                     self.truncate_log(around.wal);
+                }
+                // Nor can anybody be sent anything newer.
+                if let Some(latest) = self.snapshots.latest {
+                    for peer in std::mem::take(&mut self.snapshots.waiting) {
+                        self.snapshots.sending.start(around.now, peer, latest);
+                    }
                 }
             } else if !is_in_use {
                 self.machine.begin_snapshot(group, &self.executed, self.stamp);
@@ -459,12 +483,18 @@ impl<P: Protocol> Replica<P> {
             TransferMessage::Chunk(chunk) => return self.on_chunk(from, chunk, body, around),
             TransferMessage::Ack(Ack { slot, offset }) => {
                 if self.snapshots.sending.acked(around.now, from, Slot(slot), offset) {
+                    if P::ORDER == Order::Graph {
+                        self.snapshots.needs_newer(from, Slot(slot));
+                    }
                     self.step(Event::SnapshotSent(from, Some(Slot(slot))), around);
                 }
             }
             TransferMessage::Refuse(slot) => {
                 if self.snapshots.sending.is_sending(from, Slot(slot)) {
                     if self.snapshots.sending.refused(around.now, from) {
+                        if P::ORDER == Order::Graph {
+                            self.snapshots.needs_newer(from, Slot(slot));
+                        }
                         self.snapshots.doubt_once(Slot(slot));
                     }
                     self.step(Event::SnapshotSent(from, None), around);
@@ -507,28 +537,6 @@ impl<P: Protocol> Replica<P> {
         self.protocol.truncated(&covered);
         self.log.truncate(&self.protocol.forgettable(&covered));
         self.raise_floor(wal);
-    }
-
-    /// This group needs the oldest segment of a log that is too large. It makes a snapshot, or it keeps the log for peers: then it
-    /// gives that up if `excess`, the bytes beyond what the log may have in any case, is more than the latest snapshot has.
-    pub(crate) fn need_room<O: Outbox>(&mut self, excess: u64, around: &mut Surroundings<'_, O>) {
-        if !self.snapshots.keeps_log {
-            self.snapshots.request();
-        }
-        let latest = self.snapshots.latest.unwrap_or(SnapshotFile { slot: Slot(0), size: 0 });
-        if excess <= latest.size {
-            return;
-        }
-        while let Some(peer) = self.snapshots.sending.give_up_log(latest.slot) {
-            self.probe.log_cuts += 1;
-            if P::ORDER == Order::Graph {
-                // The protocol waits for this peer no longer.
-                self.step(Event::SnapshotSent(peer, None), around);
-            }
-        }
-        if self.snapshots.keeps_log {
-            self.truncate_log(around.wal);
-        }
     }
 
     fn remove_superseded(&mut self, out: &mut impl Outbox) {
@@ -611,5 +619,20 @@ mod tests {
         assert!(std::mem::take(&mut snapshots.refused).contains(PEER), "it waited");
         snapshots.want(Instant(2), PEER, Slot(1));
         assert!(snapshots.refused.contains(PEER), "it is refused");
+    }
+
+    /// Otherwise it would be sent the same again and again.
+    #[test]
+    fn whoever_asks_again_after_a_snapshot_is_sent_a_newer_one() {
+        let limits = TransferLimits { window_max: 1 << 20, size_max: 1 << 30 };
+        let mut snapshots = Snapshots::new(1 << 20, limits);
+        snapshots.found(SnapshotFile { slot: Slot(9), size: 1 }, &Frontier::default());
+        snapshots.want(Instant(1), PEER, Slot(5));
+        assert!(snapshots.sending.is_sending(PEER, Slot(9)) && !snapshots.wanted);
+        snapshots.needs_newer(PEER, Slot(9));
+        snapshots.sending.stop(PEER);
+        snapshots.want(Instant(2), PEER, Slot(5));
+        assert!(!snapshots.sending.is_sending(PEER, Slot(9)) && snapshots.wanted);
+        assert!(snapshots.waiting.contains(&PEER), "it is sent the next");
     }
 }

@@ -1,7 +1,7 @@
 //! Nasty schedules, scripted: each ends in a violation, or in an error of its own, if the rule it is about is removed.
 //!
 //! The names `T-C*` and `T-M*` are those of the protocol reference (nasty scenarios); `T-X*` and, about leases, `T-L*`,
-//! about lost disks `T-R*` and `T-ER*`, about snapshots on their way `T-XS*`, about states that differ `T-D*`, about faults that last `T-MG*` and `T-FG*`, about clients' own
+//! about lost disks `T-R*` and `T-ER*`, about snapshots on their way `T-XS*` and `T-EXS*`, about states that differ `T-D*`, about faults that last `T-MG*` and `T-FG*`, about clients' own
 //! batches `T-FD*`, and `T-FX*` are the simulator's own, for rules that need
 //! a schedule and have none there.
 //!
@@ -116,6 +116,9 @@ scenarios! {
     "T-XS3" "the same with Fast Paxos" Run(chase::fast);
     "T-XS4" "the same with EPaxos" Run(chase::epaxos);
     "T-XS5" "more is written than a replica can catch up with, and then less" Run(chase::in_vain);
+    "T-EXS1" "the same with EPaxos" Run(chase::epaxos_in_vain);
+    "T-EXS2" "EPaxos: a replica catches up by a snapshot while only new keys are written" Run(chase::epaxos_on_new_keys);
+    "T-EXS3" "EPaxos: a replica is heard and executes nothing" Run(chase::epaxos_slow_replica);
     "T-X13" "a batch on its way to the leader is lost, the next one arrives" Run(log::lost_forward);
     "T-R1" "a disk is lost, and the only one that can tell what it held does not answer" Run(rejoin::one_does_not_answer);
     "T-R2" "a disk is lost, and the only one that has what it held is cut off" Run(rejoin::cut_off_after_the_answers);

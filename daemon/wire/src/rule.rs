@@ -305,6 +305,16 @@ rules! {
     EpaxosReadVoted = "epaxos-read-voted",
     /// A read of several keys goes through the log: replicas execute writes that do not interfere in different orders.
     EpaxosManyKeysInLog = "epaxos-many-keys-in-log",
+    /// A replica that only a snapshot can help executes nothing until it has one, however long that takes (T-EXS2).
+    EpaxosPauseLasts = "epaxos-pause-lasts",
+    /// A peer's word that only a snapshot can help counts if it was asked.
+    EpaxosCoveredIfAsked = "epaxos-covered-if-asked",
+    /// A replica that is heard and lags is waited for until the log has reached its bound, and no longer (T-EXS3).
+    EpaxosSlowGivenUp = "epaxos-slow-given-up",
+    /// What is on its way is not asked for again.
+    EpaxosFetchOnce = "epaxos-fetch-once",
+    /// A snapshot that would free nothing of a full log is not made (T-EXS3).
+    EpaxosSnapshotIfUseful = "epaxos-snapshot-if-useful",
 }
 
 #[cfg(feature = "mutants")]

@@ -181,6 +181,7 @@ impl Epaxos {
                 Some(frame) => self.learn(position, stamp, &frame),
                 None if self.instance(position).frame.is_none() => {
                     let Position { row, number } = position;
+                    self.note_asked(from, row, number);
                     let fetch = Fetch { row, from: number, upto: number, memory_only: false };
                     effects.send(Dest::One(from), fetch, None);
                     return;

@@ -33,6 +33,12 @@ pub(super) struct Member {
     pub(super) standing: Standing,
     /// A snapshot is on its way to it.
     pub(super) snapshotting: bool,
+    /// It has said in this life of this replica what it has executed.
+    pub(super) has_reported: bool,
+    /// What it lacks is kept for it no longer, see [`Epaxos::give_up_without`].
+    pub(super) given_up: bool,
+    /// Per row, up to where it was asked for what is committed.
+    pub(super) asked: Numbers,
 }
 
 /// Others are told of so many executed instances without waiting for the next heartbeat: what all have executed leaves the
@@ -122,6 +128,7 @@ impl Epaxos {
                 self.members[index].suspected = true;
             }
         }
+        self.give_up_far_behind();
         self.ask_about_doubtful(effects);
         self.scan(effects);
         self.conflicts.forget(&self.collected);
@@ -131,23 +138,14 @@ impl Epaxos {
         let member = &mut self.members[from.index()];
         member.executed = message.executed;
         member.known = message.known;
+        member.has_reported = true;
+        self.resume_waiting(from);
         for row in 0..self.group.replica_count {
             // A replica that is far behind has to hear of it, but gets there step by step.
             let known = message.known[row].max(message.executed[row]).min(self.number_limit(row as u8));
             self.announced[row] = self.announced[row].max(known);
         }
         self.collect();
-    }
-
-    /// It is executed elsewhere, and a snapshot is on its way: a recovery can wait. What is executed meanwhile would have to
-    /// be executed again, and a snapshot that has less than this replica is not taken.
-    pub(super) fn on_covered(&mut self, message: Covered) {
-        let position = message.position;
-        if !self.committed.contains(position) {
-            self.paused_until.get_or_insert(self.now + self.tuning.recover_always_after);
-            let now = self.now;
-            self.instance(position).since = now;
-        }
     }
 
     /// Asks a peer for what it has committed of a row.
@@ -185,6 +183,7 @@ impl Epaxos {
         // What finds no memory would be sent in vain.
         upto = upto.min((from + self.fetch_room()).max(self.soon(row)));
         self.fetching[usize::from(row)] = Some(upto);
+        self.note_asked(peer, row, upto);
         effects.send(Dest::One(peer), Fetch { row, from, upto, memory_only: false }, None);
     }
 
@@ -248,6 +247,7 @@ impl Epaxos {
             if has_it {
                 // It has written it down, and gets what follows now.
                 member.heard = self.now;
+                member.given_up = false;
             }
         }
     }
@@ -277,7 +277,7 @@ impl Epaxos {
     /// order in which it was: what nobody depends on any more has no other.
     pub(super) fn on_installed(&mut self, covered: &Frontier, stamp: u64, effects: &mut Effects<Self>) {
         self.installing = false;
-        self.paused_until = None;
+        self.pause = None;
         self.covered = covered.clone();
         self.left_memory_at = self.left_memory_at.max(covered.count());
         self.doubt_covered(covered);

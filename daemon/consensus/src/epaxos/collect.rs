@@ -8,20 +8,26 @@
 //! * An instance that is not executed here stays.
 //! * What this replica knows of an executed instance leaves the index of conflicts only once every replica has executed it durably: an
 //!   instance without that dependency could be executed first by a replica that has not. [T-E19]
-//! * A replica that is gone for long holds back the index, and nothing else.
+//! * A replica that is gone for long holds back the index, and nothing else. So does one that is heard and lacks so much that the log has
+//!   reached its bound.
 //! * With four replicas and more, what is executed although an earlier instance of its row is not stays, at least as what it touches: validations
 //!   ask for it. Of the rest they need no more than how far it goes.
 
-use panch_wire::ids::{Position, REPLICAS_MAX};
+use panch_wire::ids::{Position, REPLICAS_MAX, ReplicaId};
 use panch_wire::rule::{Rule, holds};
 
 use super::Epaxos;
+use super::catchup::Member;
 use super::footprint::Footprint;
+use super::message::Numbers;
 use crate::frontier::Frontier;
 
 /// A replica that was silent for so many times the patience of recoveries is not waited for: it will need a snapshot.
 /// While one is on its way to it, it is waited for again: what the others execute meanwhile is what it needs next.
-const GONE_AFTER: u32 = 15;
+pub(super) const GONE_AFTER: u32 = 15;
+
+/// So many executed instances are kept for a member that is heard, at most; each takes about half a kilobyte of memory.
+const KEPT_COUNT_MAX: u64 = 1 << 19;
 
 impl Epaxos {
     /// Drops what every member says to have executed.
@@ -41,7 +47,7 @@ impl Epaxos {
                 let executed = member.executed[usize::from(row)];
                 (by_all, by_any) = (by_all.min(executed), by_any.max(executed));
                 let is_helped = member.snapshotting && holds(Rule::LogKeptForTransfers);
-                if is_helped || self.now.since(member.heard) < gone_after {
+                if !member.given_up && (is_helped || self.now.since(member.heard) < gone_after) {
                     by_heard = by_heard.min(executed);
                 }
             }
@@ -70,11 +76,66 @@ impl Epaxos {
         self.conflicts.forget(&self.collected);
     }
 
-    /// Drops the batches executed first while the tail is too long. Those that the log does not hold stay.
+    /// Members that have not executed `position`, which is executed here, are not waited for any longer: what it takes to help them without a
+    /// snapshot is more than the log may hold. Returns how many.
+    ///
+    /// They are waited for again when they have executed what was kept, or nearly all there is, or have a snapshot. If two members gave each other up, each could come
+    /// to need a snapshot that the other must not take. So only those are given up that have executed less than this replica, on the whole: of
+    /// two members, one at most has reason to.
+    pub(super) fn give_up_without(&mut self, position: Position) -> u64 {
+        if !holds(Rule::EpaxosSlowGivenUp) || !self.graph.executed().contains(position) {
+            return 0;
+        }
+        self.give_up_if(|member, _| member.executed[usize::from(position.row)] < position.number)
+    }
+
+    /// The same for those that are so far behind that what is known of the instances takes too much memory.
+    pub(super) fn give_up_far_behind(&mut self) {
+        let _ = self.give_up_if(|_, lag| lag > KEPT_COUNT_MAX);
+    }
+
+    fn give_up_if(&mut self, lacks: impl Fn(&Member, u64) -> bool) -> u64 {
+        let (count, me) = (self.group.replica_count, self.group.me.index());
+        let total = |numbers: &Numbers| numbers[..count].iter().sum::<u64>();
+        let own: u64 = (0..count as u8).map(|row| self.graph.executed().upto(row)).sum();
+        let mut given_up = 0;
+        for (index, member) in self.members[..count].iter_mut().enumerate() {
+            let lag = own.saturating_sub(total(&member.executed));
+            // What a member has not told yet is no lag.
+            let is_known = member.has_reported || member.snapshotting;
+            if index != me && is_known && !member.given_up && lag > 0 && lacks(member, lag) {
+                member.given_up = true;
+                given_up += 1;
+            }
+        }
+        if given_up > 0 {
+            self.collect();
+        }
+        given_up
+    }
+
+    /// A member said what it has executed: it may be one to wait for again.
+    pub(super) fn resume_waiting(&mut self, id: ReplicaId) {
+        let mut rows = 0..self.group.replica_count as u8;
+        let executed = &self.members[id.index()].executed;
+        let has_kept = rows.all(|row| executed[usize::from(row)] >= self.released.row(row));
+        if has_kept || !self.is_behind(id) {
+            self.members[id.index()].given_up = false;
+        }
+    }
+
+    /// Drops the batches executed first while the tail is too long. Those that the log does not hold stay, and for a while, so do those behind
+    /// something that is missing here: a snapshot that brings it would have them executed again.
     pub(super) fn trim_tail(&mut self) {
-        while self.tail_size > self.tuning.tail_size_max
-            && let Some(position) = self.tail.pop_front()
+        let size_max = self.tuning.tail_size_max;
+        while self.tail_size > size_max
+            && let Some(position) = self.tail.front().copied()
         {
+            let is_behind_gap = position.number > self.committed.upto(position.row);
+            if is_behind_gap && self.tail_size <= size_max + size_max / 2 {
+                break;
+            }
+            self.tail.pop_front();
             if self.instances.get(&position).is_some_and(|instance| instance.logged) {
                 self.drop_frame(position);
             }

@@ -303,31 +303,16 @@ impl Epaxos {
         }
     }
 
-    /// Nothing is executed now. What the graph calls executed may then be no more than ready for it.
-    pub(super) fn is_paused(&self) -> bool {
-        self.installing || self.paused_until.is_some()
-    }
-
-    /// Executes everything that can be.
-    pub(super) fn drain(&mut self, effects: &mut Effects<Self>) {
-        if self.paused_until.is_some_and(|until| self.now >= until) {
-            self.paused_until = None;
-        }
-        if self.is_paused() {
-            return;
-        }
-        while let Some(position) = self.graph.next() {
-            let instance = self.instances.get_mut(&position).expect("the graph holds only what is in memory");
-            instance.executed = true;
-            self.held_size -= instance.frame.as_ref().map_or(0, Frame::footprint);
-            let value = Value::from(instance.body().cloned());
-            let stamp = if instance.noop { 0 } else { instance.stamp };
-            self.tail.push_back(position);
-            self.tail_size += instance.size();
-            effects.execute(position, stamp, value);
-        }
-        self.counters.component_max = self.graph.component_max();
-        self.trim_tail();
+    /// The graph says that it is the instance's turn.
+    pub(super) fn execute(&mut self, position: Position, effects: &mut Effects<Self>) {
+        let instance = self.instances.get_mut(&position).expect("the graph holds only what is in memory");
+        instance.executed = true;
+        self.held_size -= instance.frame.as_ref().map_or(0, Frame::footprint);
+        let value = Value::from(instance.body().cloned());
+        let stamp = if instance.noop { 0 } else { instance.stamp };
+        self.tail.push_back(position);
+        self.tail_size += instance.size();
+        effects.execute(position, stamp, value);
     }
 
     /// The commit of an instance in memory, for a peer.

@@ -11,6 +11,7 @@
 use panch_wire::frame::Frame;
 use panch_wire::ids::{Position, ReplicaId, ReplicaSet};
 use panch_wire::rule::{Rule, holds};
+use panch_wire::time::{Duration, Instant};
 
 use super::coordination::{Coordination, Recovery, Stage};
 use super::message::{Nack, Phase, Recover, RecoverOk};
@@ -28,18 +29,70 @@ const ROUNDS_COUNTED: u64 = 6;
 /// Attempts to reach the same quorum before another ballot tries another one.
 const ATTEMPTS_MAX: u32 = 6;
 
+/// How what is fetched of a row gets on.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct FetchWait {
+    /// Everything up to here was committed, and so many of what is fetched were not, when that was last looked at.
+    settled: u64,
+    missing: u64,
+    /// When something of it was last seen to have come, or it was asked for.
+    since: Instant,
+    /// How long it may stand still before it is asked for again.
+    patience: Duration,
+}
+
+impl FetchWait {
+    /// What was asked for was answered, but not with a commit.
+    pub(super) fn on_answer(&mut self) {
+        self.patience = Duration::ZERO;
+    }
+}
+
 impl Epaxos {
+    /// Whether what is missing of a row from `from` on is to be asked for: it is not yet, or nothing has come of it for a while. What is on its
+    /// way over a narrow link must not be asked for again and again, or nothing else gets through.
+    fn is_fetch_due(&mut self, row: u8, from: u64, missing: u64) -> bool {
+        let slowest = self.peers().filter_map(|peer| self.members[peer.index()].standing.latency()).max();
+        let least = 2 * self.tuning.heartbeat_interval.max(slowest.unwrap_or_default());
+        let most = 2 * least;
+        let settled = self.committed.upto(row);
+        let is_fetched = self.fetching[usize::from(row)].is_some_and(|upto| upto >= from);
+        let wait = &mut self.fetch_waits[usize::from(row)];
+        let has_come = settled > wait.settled || missing < wait.missing;
+        (wait.settled, wait.missing) = (settled, missing);
+        let is_due = if !is_fetched || !holds(Rule::EpaxosFetchOnce) {
+            wait.patience = least;
+            true
+        } else if has_come {
+            wait.patience = least;
+            wait.since = self.now;
+            false
+        } else if self.now.since(wait.since) >= wait.patience {
+            wait.patience = (2 * wait.patience).clamp(least, most);
+            true
+        } else {
+            false
+        };
+        if is_due {
+            wait.since = self.now;
+        }
+        is_due
+    }
+
     /// Looks for instances that make no progress.
     pub(super) fn scan(&mut self, effects: &mut Effects<Self>) {
         for row in 0..self.group.replica_count as u8 {
             let settled = self.committed.upto(row);
             let end = self.announced[usize::from(row)].min(settled + SCAN_COUNT);
+            let fetched = self.fetching[usize::from(row)].unwrap_or(0);
             let mut missing: Option<(u64, u64)> = None;
+            let mut missing_count = 0;
             for number in settled + 1..=end {
                 let position = Position { row, number };
                 if self.committed.contains(position) {
                     continue;
                 }
+                missing_count += u64::from(number <= fetched);
                 let since = self.instance(position).since;
                 if self.now.since(since) >= self.tuning.heartbeat_interval * 2 {
                     missing = Some((missing.map_or(number, |(from, _)| from), number));
@@ -57,13 +110,15 @@ impl Epaxos {
                     self.start_recover(position, effects);
                 }
             }
-            if let Some((from, upto)) = missing {
+            if let Some((from, upto)) = missing
+                && self.is_fetch_due(row, from, missing_count)
+            {
                 self.fetch(row, from, upto, effects);
             }
         }
     }
 
-    fn is_overdue(&self, position: Position, since: panch_wire::time::Instant) -> bool {
+    fn is_overdue(&self, position: Position, since: Instant) -> bool {
         let is_refused = self.instances.get(&position).is_some_and(|it| it.refused > Ballot::default());
         if self.is_mine(position) && position.number <= self.own_floor && !is_refused {
             // From before the restart: nobody else will finish it, and ballot 0 is not resumed. [D6]

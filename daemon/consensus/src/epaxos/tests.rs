@@ -1,5 +1,5 @@
 //! Tests of EPaxos: what a batch touches and depends on (`footprint`, `conflicts`), exact effects of single events (`acceptor_rules`, `leader_rules`,
-//! `catchup_rules`),
+//! `catchup_rules`, `lagging`),
 //! named schedules (`scenarios`), random schedules (`random`), and that these notice when a safety rule is removed (`mutants`).
 
 mod acceptor_rules;
@@ -7,6 +7,7 @@ mod catchup_rules;
 mod conflicts;
 mod footprint;
 mod gray;
+mod lagging;
 mod leader_rules;
 #[cfg(feature = "mutants")]
 mod mutants;

@@ -93,6 +93,7 @@ impl<P: Protocol> Replica<P> {
         let usable = receiving.reader.feed(bytes).is_ok();
         receiving.offset += bytes.len() as u64;
         receiving.grown = around.now;
+        self.protocol.snapshot_grown(around.now);
         let (end, complete) = (receiving.offset, receiving.offset == receiving.size);
         // Nothing follows the end of the state that it describes.
         if !usable || receiving.reader.is_complete() != complete {

@@ -1,5 +1,6 @@
 //! A replica that needs a snapshot over a long and narrow link, while the others go on writing and make newer ones.
 
+use panch_consensus::epaxos::message::Message;
 use panch_consensus::protocol::ProtocolKind;
 use panch_replica::replica::Level;
 use panch_wire::ids::GroupId;
@@ -9,6 +10,7 @@ use super::{Script, broken, end, ensure, others};
 use crate::linear::register::Action;
 use crate::queue::{MICROSECOND, MILLISECOND, SECOND, Time};
 use crate::settings::Settings;
+use crate::world::{Letter, Verdict};
 
 /// Bytes per second of each direction of a link.
 const BANDWIDTH: u64 = 8_000_000;
@@ -58,8 +60,13 @@ fn lag(world: &Script, from: usize, away: usize) -> u64 {
 
 /// One write of three kilobytes that nobody waits for, and some time.
 fn go_on(world: &mut Script, node: usize, time: Time) -> Result<(), String> {
+    write_on(world, node, "r0", time)
+}
+
+/// The same, to that key.
+fn write_on(world: &mut Script, node: usize, key: &str, time: Time) -> Result<(), String> {
     let text = format!("{}{}", world.now(), "y".repeat(3000));
-    let _ = world.call(node, "r0", Action::Set(text.as_bytes().into()), Level::Log);
+    let _ = world.call(node, key, Action::Set(text.as_bytes().into()), Level::Log);
     world.run_for(time);
     world.check().map_err(broken)
 }
@@ -102,18 +109,74 @@ fn chase(kind: ProtocolKind, seed: u64) -> Result<(), String> {
     end(world)
 }
 
+/// Keys that nobody has written before: a replica executes such writes whatever it lacks. It catches up although the snapshot is on its way for
+/// longer than it rests when it first hears that it needs one.
+pub(super) fn epaxos_on_new_keys(seed: u64) -> Result<(), String> {
+    let mut settings = settings(ProtocolKind::Epaxos, seed);
+    settings.network.bandwidth = 2_000_000;
+    let (mut world, from, away) = begin(settings, VALUE_COUNT)?;
+    let (begun, installed) = (world.now(), world.status(away).probe.installs);
+    let mut lag_left = u64::MAX;
+    for step in 0.. {
+        write_on(&mut world, from, &format!("rn{step}"), 15 * MILLISECOND)?;
+        lag_left = lag(&world, from, away);
+        if step > 50 && lag_left < 60 || world.now() - begun > 20 * SECOND {
+            break;
+        }
+    }
+    let installs = world.status(away).probe.installs - installed;
+    ensure!(lag_left < 60, "{lag_left} behind after 20 s and {installs} snapshots");
+    ensure!(installs > 0, "no snapshot was needed");
+    end(world)
+}
+
+/// A replica is heard and executes nothing, because nothing that is decided reaches it. The others keep what it lacks until their logs have reached
+/// their bound, and then wait for it no longer: it gets a snapshot, and they make no more of these than usual.
+pub(super) fn epaxos_slow_replica(seed: u64) -> Result<(), String> {
+    let settings = settings(ProtocolKind::Epaxos, seed);
+    let (log_size_max, segment_size) = (settings.log_size_max, settings.wal.segment_size);
+    let snapshot_log_size = settings.replica.snapshot_log_size;
+    let mut world = Script::new(settings, false);
+    ensure!(fill(&mut world, 0, 20), "no writes: {}", world.describe());
+    let (from, away) = (0, 2);
+    world.set_filter(Box::new(move |letter: &Letter| match letter.epaxos() {
+        Some(Message::Progress(_)) | None => Verdict::Pass,
+        Some(_) if letter.to == away => Verdict::Drop,
+        Some(_) => Verdict::Pass,
+    }));
+    let (made, mut largest) = (world.status(from).probe.snapshots, 0);
+    let count = 1600;
+    for step in 0..count {
+        write_on(&mut world, from, &format!("r{}", step % 20), 15 * MILLISECOND)?;
+        largest = largest.max(world.log_size(from)).max(world.log_size(1));
+    }
+    let bound = 2 * log_size_max + 20 * VALUE_SIZE as u64 + 5 * segment_size;
+    ensure!(largest <= bound, "the log took {largest} bytes instead of {bound}: {}", world.describe());
+    ensure!(world.status(from).probe.log_cuts > 0, "the log never reached its bound");
+    let made = world.status(from).probe.snapshots - made;
+    let usual = count * 5000 / snapshot_log_size;
+    ensure!(made <= usual + 4, "{made} snapshots were made, and {usual} are usual");
+    world.clear_filter();
+    ensure!(world.status(away).probe.installs > 0, "it got no snapshot: {}", world.describe());
+    let is_level = world.run_until(20 * SECOND, |world| lag(world, from, away) == 0);
+    ensure!(is_level, "{} behind: {}", lag(&world, from, away), world.describe());
+    end(world)
+}
+
 /// More is written than the link carries beside a snapshot, until the log that is kept reaches its bound. No transfer is begun
 /// again for that: the replica gets one snapshot after the other, and catches up as soon as less is written.
-pub(super) fn in_vain(seed: u64) -> Result<(), String> {
-    let mut settings = settings(ProtocolKind::Multi, seed);
-    settings.network.bandwidth = 700_000;
+fn vain(kind: ProtocolKind, seed: u64) -> Result<(), String> {
+    let mut settings = settings(kind, seed);
+    // EPaxos spares the replica that lags the most of what is only voted for.
+    let is_graph = kind == ProtocolKind::Epaxos;
+    settings.network.bandwidth = if is_graph { 500_000 } else { 700_000 };
     settings.tuning.pipeline_depth = 8;
     settings.tuning.catchup_window = 16;
     let (mut world, from, away) = begin(settings, 80)?;
     let installed = world.status(away).probe.installs;
     let is_done = |world: &Script| {
         let cuts = world.status(from).probe.log_cuts;
-        cuts > 0 && world.status(away).probe.installs >= installed + 2
+        cuts > 0 && (is_graph || world.status(away).probe.installs >= installed + 2)
     };
     for _ in 0..6000 {
         go_on(&mut world, from, 5 * MILLISECOND)?;
@@ -128,7 +191,16 @@ pub(super) fn in_vain(seed: u64) -> Result<(), String> {
     }
     let lag_left = lag(&world, from, away);
     ensure!(lag_left < 60, "{lag_left} behind when less was written");
+    ensure!(world.status(away).probe.installs > installed, "no snapshot was needed");
     end(world)
+}
+
+pub(super) fn in_vain(seed: u64) -> Result<(), String> {
+    vain(ProtocolKind::Multi, seed)
+}
+
+pub(super) fn epaxos_in_vain(seed: u64) -> Result<(), String> {
+    vain(ProtocolKind::Epaxos, seed)
 }
 
 pub(super) fn multi(seed: u64) -> Result<(), String> {

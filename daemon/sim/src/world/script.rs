@@ -251,6 +251,12 @@ impl World {
         self.nodes[node].disk.counters.failures
     }
 
+    /// Bytes of the segments on a node's disk, those that were prepared included.
+    pub fn log_size(&self, node: usize) -> u64 {
+        let segments = self.nodes[node].disk.names().filter(|name| matches!(name, Name::Segment(_)));
+        segments.count() as u64 * self.shared.settings.wal.segment_size
+    }
+
     /// The newest complete snapshot of the first group on a node's disk.
     pub fn newest_snapshot(&self, node: usize) -> Option<Slot> {
         let names = self.nodes[node].disk.names();

@@ -1,11 +1,14 @@
 //! Every test of a rule must notice when the rule is removed.
 
-use super::{acceptor_rules, conflicts, footprint, leader_rules, random, scenarios};
+use super::{acceptor_rules, conflicts, footprint, lagging, leader_rules, random, scenarios};
 use crate::testing::mutants::mutants;
 
 mutants! {
-    // The order of execution has mutants of its own; a lost disk and what clients ask for take whole nodes (T-ER1, T-E24).
-    rules "epaxos-", elsewhere [EpaxosPrefixDependencies, EpaxosComponentOrder, EpaxosRejoinFloor, EpaxosManyKeysInLog];
+    // The order of execution has mutants of its own; a lost disk, snapshots and what clients ask for take whole nodes (T-ER1, T-E24).
+    rules "epaxos-", elsewhere [
+        EpaxosPrefixDependencies, EpaxosComponentOrder, EpaxosRejoinFloor, EpaxosManyKeysInLog,
+        EpaxosSnapshotIfUseful,
+    ];
     random {
         random_schedules_notice_too: 60 of random::run, [
             EpaxosCommitIsFinal, EpaxosIndexRebuilt, EpaxosRecoverPreacceptedBuddy, EpaxosFixedPair,
@@ -41,6 +44,12 @@ mutants! {
     commits_that_change: EpaxosCommitIsFinal, acceptor_rules::a_committed_instance_is_not_voted_for_again;
     forgotten_too_early: EpaxosCollectAfterAll, acceptor_rules::what_one_replica_lacks_is_kept_for_it;
     votes_not_waited_for: EpaxosReadVoted, scenarios::a_read_sees_a_batch_whose_commits_are_delayed;
+    executed_beyond_a_snapshot: EpaxosPauseLasts,
+        lagging::a_replica_that_only_a_snapshot_can_help_rests_until_it_is_there;
+    unasked_word: EpaxosCoveredIfAsked, lagging::word_that_nobody_asked_for_counts_for_nothing;
+    laggards_fill_logs: EpaxosSlowGivenUp,
+        lagging::a_laggard_is_waited_for_until_the_log_is_full_and_again_when_it_is_level;
+    asked_for_again: EpaxosFetchOnce, lagging::what_is_on_its_way_is_not_asked_for_again;
     reads_without_a_quorum: EpaxosReadQuorum, acceptor_rules::a_read_waits_for_what_a_quorum_knows;
     stale_reads: EpaxosReadQuorum, scenarios::a_read_sees_a_batch_whose_commits_are_delayed;
 }

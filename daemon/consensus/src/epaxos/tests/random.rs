@@ -38,7 +38,8 @@ fn recover(cluster: &mut Cluster, visible: &mut Visible) {
     heal_all(cluster);
     finish_old_batches(cluster, 6_000);
     let batches = propose_everywhere(cluster);
-    decide(cluster, &batches, 1_000);
+    // One that lagged may rest until it knows that no snapshot is coming.
+    decide(cluster, &batches, 2_000);
     visible.look(cluster);
     read_everywhere(cluster);
     catch_up(cluster, 2_000);
