@@ -194,6 +194,8 @@ pub(crate) struct Checkpoints {
     without: ReplicaSet,
     /// Peers whose last report says that they have stopped serving because a majority disagrees.
     outvoted: ReplicaSet,
+    /// Peers that a majority to which this replica belongs disagreed with.
+    refuted: ReplicaSet,
     /// The latest disagreement of a peer with a majority that this replica belongs to.
     dissent: Option<Disagreement>,
     unsent: VecDeque<Checkpoint>,
@@ -234,6 +236,7 @@ impl Checkpoints {
             whole: [None; REPLICAS_MAX],
             without: ReplicaSet::default(),
             outvoted: ReplicaSet::default(),
+            refuted: ReplicaSet::default(),
             dissent: None,
             unsent: VecDeque::with_capacity(UNSENT_MAX),
             recent: VecDeque::with_capacity(RECENT_MAX),
@@ -371,6 +374,7 @@ impl Checkpoints {
             if tells_all {
                 for id in votes.with(majority).iter().filter(|id| !self.outvoted.contains(*id)) {
                     self.without.remove(id);
+                    self.refuted.remove(id);
                 }
                 if self.without == ReplicaSet::default() {
                     self.dissent = None;
@@ -386,6 +390,7 @@ impl Checkpoints {
             for id in votes.heard.iter().filter(|id| votes.digests[id.index()] != majority) {
                 self.counts.differed += 1;
                 self.without.insert(id);
+                self.refuted.insert(id);
                 self.dissent = Some(disagreement(votes.digests[id.index()], own));
             }
             return votes.with(majority).count() == votes.heard.count();
@@ -506,6 +511,12 @@ impl Checkpoints {
     /// Peers that have said that they do not serve because a majority disagrees with them.
     pub(crate) fn outvoted(&self) -> ReplicaSet {
         self.outvoted
+    }
+
+    /// Whether a majority to which this replica belongs disagreed with all of these.
+    pub(crate) fn are_refuted(&self, peers: ReplicaSet) -> bool {
+        let are_refuted = peers.count() > 0 && peers.iter().all(|id| self.refuted.contains(id));
+        are_refuted && holds(Rule::EpaxosDoubtEnds)
     }
 
     /// Peers that a majority disagrees with.

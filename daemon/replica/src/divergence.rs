@@ -234,6 +234,10 @@ impl<P: Protocol> Replica<P> {
             digest,
         });
         self.checkpoints.reported(from, report.outvoted, (report.frontier, report.digest), checkpoints);
+        // Under load, states of a graph are seldom the same when this replica reports: what the peer had executed then, this one has now.
+        if report.frontier == self.executed.digest() && holds(Rule::EpaxosDoubtEnds) {
+            self.checkpoints.compare_whole(report.frontier, self.machine.digest());
+        }
     }
 
     /// When [`Replica::watch_digests`] wants to be called.
@@ -267,6 +271,14 @@ impl<P: Protocol> Replica<P> {
         while let Some(finding) = self.checkpoints.next_finding() {
             self.on_finding(finding, around);
         }
+        // In a graph, only whole states settle most doubts, and under load these are seldom compared.
+        let is_refuted = |found: Disagreement| self.checkpoints.are_refuted(found.others);
+        if P::ORDER == Order::Graph
+            && !matches!(self.watch.standing, Standing::Outvoted(_))
+            && self.watch.found().is_some_and(is_refuted)
+        {
+            self.end_doubt(around);
+        }
         if let Some((since, found)) = self.watch.doubt
             && self.watch.serves()
             && now.since(since) >= PATIENCE
@@ -299,13 +311,10 @@ impl<P: Protocol> Replica<P> {
                 };
                 let found = self.watch.found();
                 if found.is_some_and(|found| shows(found.at) && settles(place, found.at, is_log)) {
-                    self.watch.doubt = None;
                     if let Some(Disagreement { at: Place::Decision(_), others, .. }) = found {
                         others.iter().for_each(|id| _ = self.watch.refuted.insert(id));
                     }
-                    if matches!(self.watch.standing, Standing::Undecided(_)) {
-                        self.set_standing(Standing::Sound, around);
-                    }
+                    self.end_doubt(around);
                 }
             }
         }
@@ -335,6 +344,13 @@ impl<P: Protocol> Replica<P> {
             self.checkpoints.forget_reports();
             self.checkpoints.forget_reports_of(from);
             self.set_standing(Standing::Undecided(found), around);
+        }
+    }
+
+    fn end_doubt<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
+        self.watch.doubt = None;
+        if matches!(self.watch.standing, Standing::Undecided(_)) {
+            self.set_standing(Standing::Sound, around);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Nasty schedules, scripted: each ends in a violation, or in an error of its own, if the rule it is about is removed.
 //!
 //! The names `T-C*` and `T-M*` are those of the protocol reference (nasty scenarios); `T-X*` and, about leases, `T-L*`,
-//! about lost disks `T-R*` and `T-ER*`, about snapshots on their way `T-XS*` and `T-EXS*`, about states that differ `T-D*`, about faults that last `T-MG*` and `T-FG*`, about clients' own
+//! about lost disks `T-R*` and `T-ER*`, about snapshots on their way `T-XS*` and `T-EXS*`, about states that differ `T-D*` and `T-ED*`, about faults that last `T-MG*` and `T-FG*`, about clients' own
 //! batches `T-FD*`, and `T-FX*` are the simulator's own, for rules that need
 //! a schedule and have none there.
 //!
@@ -129,6 +129,7 @@ scenarios! {
     "T-D1" "a minority has another state than the others" Sized(&[3, 5], divergence::minority_stops);
     "T-D2" "replicas have different states, and none has a majority" Sized(&[3, 4], divergence::all_stop_without_a_majority);
     "T-D3" "two have different states while the third is away" Run(divergence::third_tells_who_is_right);
+    "T-ED1" "EPaxos: the same, and the third writes without a pause" Run(divergence::third_tells_under_load);
     "T-D4" "the segment that says that a replica must not serve is recycled" Run(divergence::standing_outlives_its_segment);
     "T-D5" "votes are forgotten without a trace, and what they had chosen is decided again" Run(divergence::forgotten_votes);
     "T-D6" "votes are forgotten without a trace, and who forgot them leads" Run(divergence::forgetful_leader);

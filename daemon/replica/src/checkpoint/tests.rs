@@ -213,3 +213,22 @@ fn a_checkpoint_of_a_graph_that_a_snapshot_has_cut_is_not_compared() {
     let places = graph(&Frontier::from(panch_wire::ids::Slot(8)), &order[2..], |_, _| 1);
     assert_eq!(places.len(), 1);
 }
+
+/// Under load whole states are hardly ever compared.
+#[test]
+fn in_a_graph_a_checkpoint_refutes_whom_a_majority_with_this_replica_disagrees_with() {
+    let mut checkpoints = Checkpoints::new(ReplicaId(0), 3, Order::Graph, EVERY, &Frontier::default());
+    let mut executed = Frontier::default();
+    for number in 1..=EVERY {
+        executed.insert(at(1, number));
+        checkpoints.executed_instance(at(1, number), number, &executed);
+    }
+    let own = checkpoints.next_unsent().unwrap();
+    assert!(!checkpoints.are_refuted(set(&[2])) && !checkpoints.are_refuted(set(&[])));
+    for (from, digest) in [(2, own.digest + 1), (1, own.digest)] {
+        let checkpoint = Checkpoint { at: own.at, digest };
+        checkpoints.reported(ReplicaId(from), false, (0, 0), std::iter::once(checkpoint));
+    }
+    assert!(checkpoints.are_refuted(set(&[2])) && !checkpoints.are_refuted(set(&[1, 2])));
+    assert!(!checkpoints.are_refuted(set(&[])));
+}

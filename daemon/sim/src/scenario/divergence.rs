@@ -13,7 +13,7 @@ use super::{Script, begin, broken, ensure, others, steady};
 use crate::client::{Outcome, OwnedCommand};
 use crate::disk::CrashKind;
 use crate::linear::register::{Action, Answer};
-use crate::queue::{MILLISECOND, SECOND};
+use crate::queue::{MICROSECOND, MILLISECOND, SECOND};
 use crate::settings::Settings;
 use crate::world::{Letter, Verdict};
 
@@ -148,6 +148,41 @@ pub(super) fn third_tells_who_is_right(seed: u64) -> Result<(), String> {
         world.check().map_err(broken)?;
     }
     Ok(())
+}
+
+/// T-ED1. The same with EPaxos while the third node writes all the time: no two nodes have executed the same when they look.
+pub(super) fn third_tells_under_load(seed: u64) -> Result<(), String> {
+    let mut settings = Settings::calm_of(ProtocolKind::Epaxos, seed, 3);
+    settings.network.latency_low = 20 * MILLISECOND;
+    settings.network.latency_high = 20 * MILLISECOND + 100 * MICROSECOND;
+    settings.tuning.slow_after = Duration::from_millis(80);
+    settings.tuning.recover_after = Duration::from_millis(400);
+    settings.tuning.recover_always_after = Duration::from_millis(2000);
+    settings.tuning.pipeline_depth = 32;
+    settings.replica.batch.pipeline_depth = 32;
+    settings.replica.batch.queue_max = 64;
+    let mut world = prepared(settings)?;
+    world.crash(2, CrashKind::Kill);
+    for number in 0..5 {
+        ensure!(world.set_soon(0, "r2", &format!("v{number}")), "two do not write: {}", world.describe());
+    }
+    change(&mut world, 1, 0)?;
+    let stopped = world.run_until(NOTICED_WITHIN, |world| (0..2).all(|node| is_undecided(world, node)));
+    ensure!(stopped, "not noticed: {}", world.describe());
+    world.restart(2);
+    let live = world.run_until(SECOND, |world| world.is_up(2) && world.status_of(2, GroupId(0)).is_some());
+    ensure!(live, "the third does not start: {}", world.describe());
+    for number in 0..1500 {
+        let text = format!("load {number}");
+        let _ = world.call(2, "r1", Action::Set(text.as_bytes().into()), Level::Log);
+        world.run_for(MILLISECOND);
+        if is_sound(&world, 0) {
+            break;
+        }
+    }
+    ensure!(is_sound(&world, 0), "not decided: {}", world.describe());
+    ensure!(!is_sound(&world, 1), "the wrong one serves: {}", world.describe());
+    world.check().map_err(broken)
 }
 
 /// T-D5. Three writes of a leader and a node whose disk is then restored, which nobody notices; with the third it decides something else.
