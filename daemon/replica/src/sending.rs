@@ -209,11 +209,6 @@ impl Sendings {
         self.sendings[peer.index()].is_some_and(|sending| sending.file.slot == slot)
     }
 
-    /// Whether `peer` has taken in some of what is on its way to it.
-    pub(crate) fn has_acked(&self, peer: ReplicaId) -> bool {
-        self.sendings[peer.index()].is_some_and(|sending| sending.acked > 0)
-    }
-
     /// Forgets the transfer to `peer`.
     pub(crate) fn stop(&mut self, peer: ReplicaId) {
         self.sendings[peer.index()] = None;

@@ -17,6 +17,9 @@ use crate::protocol::{Dest, Effects, Persist, Value};
 /// Heartbeats for which is asked what became of an own instance that a snapshot covers.
 const DOUBT_ATTEMPTS_MAX: u32 = 20;
 
+/// Keys in the index of conflicts. With three replicas each takes about 100 bytes.
+const KEY_COUNT_MAX: usize = 1 << 21;
+
 /// A replica that has executed so many instances less than others is catching up.
 const BEHIND_AFTER: u64 = 1024;
 
@@ -132,6 +135,7 @@ impl Epaxos {
         self.ask_about_doubtful(effects);
         self.scan(effects);
         self.conflicts.forget(&self.collected);
+        self.conflicts.limit(KEY_COUNT_MAX);
     }
 
     pub(super) fn on_progress(&mut self, from: ReplicaId, message: Progress) {

@@ -6,6 +6,7 @@
 //! * Numbers only rise. An instance that turns out to be a no-op stays: more dependencies than needed are harmless.
 //! * Batches and barriers meet in the record `everything`: each batch counts as its reader, each barrier as its writer.
 //! * The stamp is a Lamport clock: above every stamp seen, whatever its batch touched, and not lost by a restart. Sessions expire by it.
+//! * The number of keys has a bound, see [`Conflicts::limit`].
 //! * A key that only such instances touched leaves the index soon: for each key that enters, several places are looked at. So
 //!   the index stays as small as the number of keys touched lately, and close to the processor.
 //! * After warm-up nothing is allocated while the number of keys in use stays the same.
@@ -242,6 +243,21 @@ impl Conflicts {
     /// Every later answer has at least `number` in the row.
     pub fn set_floor(&mut self, row: u8, number: u64) {
         self.floor.raise(row, number);
+    }
+
+    /// While a replica is away nothing can be forgotten. With more than `key_count_max` keys, the index is emptied: from then on everything depends on
+    /// all that was in it. More dependencies than needed are harmless.
+    pub fn limit(&mut self, key_count_max: usize) {
+        if self.key_count() <= key_count_max {
+            return;
+        }
+        // Every batch counts as a reader of everything.
+        let touched = &self.everything[NUMBERS + self.row_count..];
+        for (row, number) in (0..).zip(touched) {
+            self.floor.raise(row, *number);
+        }
+        self.parts.fill_with(Part::default);
+        (self.sweep_part, self.sweep_place, self.sweep_left) = (0, 0, 0);
     }
 
     /// Every replica has executed everything up to these numbers: no answer needs them any more. Looks at a bounded

@@ -49,6 +49,26 @@ fn a_barrier_depends_on_everything_and_everything_on_it() {
     assert_eq!(conflicts.dependencies(&touching(&[], &["x"])), deps([4, 2, 0]));
 }
 
+/// While a replica is away, nothing is forgotten.
+#[test]
+fn an_index_with_too_many_keys_is_emptied_and_everything_depends_on_what_was_in_it() {
+    let mut conflicts = Conflicts::new(3);
+    for number in 1..=100 {
+        conflicts.insert(at(number as u8 % 2, number), 1, &touching(&[], &[&format!("k{number}")]));
+    }
+    conflicts.limit(100);
+    assert_eq!((conflicts.key_count(), conflicts.dependencies(&touching(&[], &["x"]))), (100, deps([0; 3])));
+    conflicts.limit(99);
+    assert_eq!(conflicts.key_count(), 0);
+    assert_eq!(conflicts.dependencies(&touching(&["x"], &[])), deps([100, 99, 0]));
+    conflicts.insert(at(2, 5), 1, &touching(&[], &["y"]));
+    assert_eq!(conflicts.dependencies(&touching(&[], &["y"])), deps([100, 99, 5]));
+    for _ in 0..3 {
+        conflicts.forget(&deps([100, 99, 5]));
+    }
+    assert_eq!((conflicts.key_count(), conflicts.dependencies(&touching(&[], &["y"]))), (0, deps([0; 3])));
+}
+
 /// Sessions expire by stamps: one that was used just now must not look old because its keys are cold. [protocols 7.2]
 #[test]
 fn a_stamp_is_above_every_stamp_seen_whatever_was_touched_and_forgotten() {
