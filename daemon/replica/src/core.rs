@@ -21,6 +21,7 @@ use crate::batcher::Refusal;
 use crate::client_batch::{self, BatchRefusal, Sound, Terms};
 use crate::latency::Latencies;
 use crate::outbox::{MessageKind, Outbox, ReplyTo};
+use crate::rejoin::Membership;
 use crate::replica::{Level, ReplicaConfig, Surroundings, takes_proposals};
 use crate::sending::LOG_KEPT_FACTOR;
 use crate::snapshot::{Restored, SnapshotName};
@@ -148,7 +149,31 @@ impl Core {
 
     /// Whether a replica of this core is still on its way back from the loss of its disk.
     pub fn is_rejoining(&self) -> bool {
-        self.replicas.iter().any(|any| each!(any, replica => !replica.rejoin.is_member()))
+        self.replicas.iter().any(|any| each!(any, replica => replica.rejoin.is_returning()))
+    }
+
+    /// This is not the first start of the node: its replicas claim nothing before [`Core::set_recognised`], unless they are on
+    /// their way back, which takes more than that. To be called before [`Core::start`].
+    pub fn await_recognition(&mut self) {
+        for any in &mut self.replicas {
+            each!(any, replica => replica.rejoin.await_recognition());
+        }
+    }
+
+    /// Whether it waits for [`Core::set_recognised`].
+    pub fn is_unrecognised(&self) -> bool {
+        let waits = |membership| membership == Membership::Unrecognised;
+        self.replicas.iter().any(|any| each!(any, replica => waits(replica.membership())))
+    }
+
+    /// Every other node has taken in this start of the node, or was out of reach for a while.
+    pub fn set_recognised(&mut self, now: Instant, out: &mut impl Outbox) {
+        if !self.is_live() {
+            for any in &mut self.replicas {
+                each!(any, replica => { replica.rejoin.set_recognised(); });
+            }
+        }
+        self.for_each(now, out, |any, around| each!(any, replica => replica.set_recognised(around)));
     }
 
     /// This node's incarnation.

@@ -18,14 +18,31 @@
 //! * Only what contradicts a memory is forgetful. A node that has no note of a start any more, because it was too long ago, has
 //!   shown nothing, and one of which only the founding is known has contradicted nobody who has met it.
 //!
-//! What nobody can notice: a copy is restored, and of the others only those are up that have not heard of anything later.
+//! While they run, nodes tell each other what they remember ([`Word`]). What was told is kept apart from what was met: it never makes
+//! anybody familiar, and ends nobody. It only keeps out a node that shows less than was told of it ([`Judgement::Contested`]), for as
+//! long as whoever told it says so.
+//!
+//! Of two that take each other for forgetful the one is right that a majority has taken in, itself included
+//! ([`Familiarity::judge`]): the other one ends. A node that starts again claims nothing until all others have taken it in, or
+//! were out of reach for a while ([`crate::rejoin`]).
+//!
+//! What nobody can notice: a copy is restored, and of the others only those can be reached that have neither heard of anything later,
+//! nor been told of it.
 
+use panch_consensus::quorum::classic_quorum;
 use panch_wal::Lsn;
 use panch_wire::ids::{Incarnation, REPLICAS_MAX, ReplicaId, ReplicaSet};
-use panch_wire::peer::{Life, LifeKey};
+use panch_wire::peer::Life;
 use panch_wire::rule::{Rule, holds};
 
 use crate::founding::{Founder, Founders};
+use told::Told;
+
+mod past;
+mod told;
+
+pub use past::{Asked, Past, Shown, Start, Starts};
+pub use told::Word;
 
 /// How many starts a node remembers of itself, of those that others can have heard of. A peer that was away for all of them
 /// cannot tell any more.
@@ -114,8 +131,12 @@ pub struct Newcomer {
     /// What was remembered of the end of the core's log when it was asked for its claim. What it has said since to others, who
     /// have told it here, it need not have known then.
     pub asked: LogEnd,
-    /// What it shows.
+    /// What it shows of what is remembered.
     pub claim: Claim,
+    /// What was told of the end of the core's log when it was asked for its claim: see `asked`.
+    pub asked_told: LogEnd,
+    /// What it shows of what was told.
+    pub told: Claim,
 }
 
 /// What a hello comes to.
@@ -134,6 +155,8 @@ pub enum Judgement {
     Unproven,
     /// Nobody at the node's own address has named this life.
     Unconfirmed,
+    /// It is as it is remembered here, but another node has told of a later life of it, or of a longer log.
+    Contested,
 }
 
 /// What is remembered of all nodes.
@@ -142,17 +165,38 @@ pub struct Familiarity {
     known: [Known; REPLICAS_MAX],
     /// Who was found at the address of each node, for as long as this node runs.
     found: [Option<Life>; REPLICAS_MAX],
+    /// What other nodes have told.
+    told: Told,
+    /// How many nodes the cluster has; 0: unknown.
+    node_count: usize,
     /// Who has taken in this life of this node.
     recognised: ReplicaSet,
+    /// Who was found to be forgetful, since this node started.
+    disowned: ReplicaSet,
     /// What the nodes were when the cluster was founded: all that is known of those that were not met.
     founders: Founders,
     revision: u64,
+    /// As `revision`, of what was met first-hand.
+    met_revision: u64,
 }
 
 impl Familiarity {
     /// What was written down.
     pub fn new(known: [Known; REPLICAS_MAX]) -> Self {
         Self { known, ..Self::default() }
+    }
+
+    /// What is left of it after a restart.
+    #[must_use]
+    pub fn after_restart(&self) -> Self {
+        let Self { known, founders, node_count, .. } = self;
+        let told = self.told.after_restart();
+        Self { known: known.clone(), founders: *founders, told, node_count: *node_count, ..Self::default() }
+    }
+
+    /// Takes note of how many nodes the cluster has, which says what a majority is.
+    pub fn set_node_count(&mut self, count: usize) {
+        self.node_count = count;
     }
 
     /// Takes note of what the nodes were when the cluster was founded.
@@ -175,6 +219,16 @@ impl Familiarity {
         self.revision
     }
 
+    /// Grows with every change of what others are to be told.
+    pub fn met_revision(&self) -> u64 {
+        self.met_revision
+    }
+
+    fn is_changed(&mut self) {
+        self.revision += 1;
+        self.met_revision += 1;
+    }
+
     /// What is remembered of a node.
     pub fn of(&self, node: ReplicaId) -> Known {
         self.known.get(node.index()).cloned().unwrap_or_default()
@@ -193,17 +247,55 @@ impl Familiarity {
         self.recognised.insert(by);
     }
 
+    /// Who was found to be forgetful since this node started: what they say of this node is worth nothing.
+    pub fn disowned(&self) -> ReplicaSet {
+        self.disowned
+    }
+
     /// Judges a hello, and takes it in if it is familiar. If that changed anything (see [`Familiarity::revision`]), it must be
     /// written down before the hello is accepted.
     pub fn judge(&mut self, newcomer: &Newcomer) -> Judgement {
+        if newcomer.node.index() >= REPLICAS_MAX {
+            return Judgement::Forgetful;
+        }
         match self.compare(newcomer) {
-            Judgement::Forgetful if !self.recognised.contains(newcomer.node) => Judgement::Doubtful,
+            Judgement::Forgetful if !self.may_disown(newcomer) => Judgement::Doubtful,
+            Judgement::Forgetful => {
+                // Not for what a stranger says in its name.
+                if newcomer.is_authentic || self.found[newcomer.node.index()] == Some(newcomer.life) {
+                    self.disowned.insert(newcomer.node);
+                }
+                Judgement::Forgetful
+            }
+            Judgement::Familiar => {
+                self.disowned.remove(newcomer.node);
+                Judgement::Familiar
+            }
             judgement => judgement,
         }
     }
 
+    /// Whether a node that looks forgetful is the one that has forgotten, not this one. The other has taken in this one, or a
+    /// majority without the other has, having told what it remembers of the other. Nobody may know the other better.
+    fn may_disown(&self, newcomer: &Newcomer) -> bool {
+        let node = newcomer.node;
+        let known = &self.known[node.index()];
+        if self.told.is_behind(node, known, newcomer.life.directory) {
+            return false;
+        }
+        if self.recognised.contains(node) {
+            return true;
+        }
+        let backing = self.recognised.iter().filter(|by| *by != node && self.told.has_told(*by, node));
+        let with_this_one = backing.count() + 1;
+        self.node_count > 0
+            && with_this_one >= classic_quorum(self.node_count)
+            && holds(Rule::MajorityDisowns)
+    }
+
     fn compare(&mut self, newcomer: &Newcomer) -> Judgement {
         let Newcomer { node, core, life, returning, claim, .. } = *newcomer;
+        let objection = self.objection(newcomer);
         let Some(known) = self.known.get_mut(node.index()) else { return Judgement::Forgetful };
         let is_confirmed = newcomer.is_authentic || self.found[node.index()] == Some(life);
         let before = known.life;
@@ -215,7 +307,7 @@ impl Familiarity {
             if life.directory != before.directory || is_named && life.name != before.name {
                 return Judgement::Forgetful;
             }
-            if !is_named && !is_confirmed {
+            if !is_named && !is_confirmed && holds(Rule::UnnamedLifeConfirmed) {
                 return Judgement::Unconfirmed;
             }
         } else if before.incarnation == Incarnation(0) || returning {
@@ -223,7 +315,11 @@ impl Familiarity {
                 Founder::With(directory) if directory != life.directory && !returning => {
                     return Judgement::Doubtful;
                 }
-                Founder::Absent if !returning && !self.recognised.contains(node) => return Judgement::Unmet,
+                Founder::Absent
+                    if !returning && !self.recognised.contains(node) && holds(Rule::AbsentTakesInFirst) =>
+                {
+                    return Judgement::Unmet;
+                }
                 _ => {}
             }
             if !is_confirmed {
@@ -245,7 +341,7 @@ impl Familiarity {
         let is_own = end.since == life.incarnation;
         let owed = match newcomer.asked {
             _ if !is_own => end.lsn,
-            asked if asked.since == end.since => asked.lsn.min(end.lsn),
+            asked if asked.since == end.since && holds(Rule::PeerLogNeverShrinks) => asked.lsn.min(end.lsn),
             _ => Lsn(0),
         };
         let is_open = owed > Lsn(0) && (is_own || !returning);
@@ -260,6 +356,9 @@ impl Familiarity {
                 return if is_exact { Judgement::Forgetful } else { Judgement::Unproven };
             }
         }
+        if let Some(judgement) = objection {
+            return judgement;
+        }
         let mut after = known.clone();
         after.life = life;
         if life.incarnation > before.incarnation && returning {
@@ -272,9 +371,94 @@ impl Familiarity {
         }
         if after != *known {
             *known = after;
-            self.revision += 1;
+            self.is_changed();
         }
         Judgement::Familiar
+    }
+
+    /// What speaks against a node that is as it is remembered: what others have told. One that says that it has lost its disk
+    /// need not show anything of that.
+    fn objection(&self, newcomer: &Newcomer) -> Option<Judgement> {
+        let Newcomer { node, core, life, returning, told: claim, asked_told: asked, .. } = *newcomer;
+        let known = self.known.get(node.index())?;
+        if returning || !holds(Rule::PeerWordsRemembered) {
+            return None;
+        }
+        let (last, end) = self.told.of(node, core, known);
+        if last.incarnation > known.life.incarnation || last.name != known.life.name {
+            if life.incarnation < last.incarnation || life.directory != last.directory {
+                return Some(Judgement::Contested);
+            }
+            let is_named = last.name != 0;
+            if life.incarnation == last.incarnation {
+                if is_named && life.name != last.name {
+                    return Some(Judgement::Contested);
+                }
+            } else if is_named {
+                if claim.earlier != last.incarnation {
+                    return Some(Judgement::Unproven);
+                }
+                if claim.earlier_name != last.name {
+                    return Some(Judgement::Contested);
+                }
+            }
+        }
+        let owed = match asked {
+            _ if end.since != life.incarnation => end.lsn,
+            asked if asked.since == end.since => asked.lsn.min(end.lsn),
+            _ => Lsn(0),
+        };
+        if owed > Lsn(0) {
+            if claim.since > end.since || claim.since == Incarnation(0) {
+                return Some(Judgement::Unproven);
+            }
+            if claim.log_end < owed {
+                let is_exact = claim.since == end.since;
+                return Some(if is_exact { Judgement::Contested } else { Judgement::Unproven });
+            }
+        }
+        None
+    }
+
+    /// What was told of a node beyond what is remembered of it: the last life, and the end of one of its logs. It is asked for that,
+    /// too.
+    pub fn told_of(&self, node: ReplicaId, core: u16) -> (Life, LogEnd) {
+        let known = &self.known[node.index()];
+        let (life, end) = self.told.of(node, core, known);
+        if life == known.life { (Life::default(), end) } else { (life, end) }
+    }
+
+    /// What this node tells `to` of the logs of the core with that number, of `core_count`, of all others.
+    pub fn words(&self, me: ReplicaId, to: ReplicaId, core: u16) -> impl Iterator<Item = Word> + '_ {
+        let all = (0..).map(ReplicaId).zip(&self.known).take(self.node_count);
+        all.filter(move |(node, _)| *node != me && *node != to)
+            .map(move |(node, known)| Word::new(node, core, known))
+    }
+
+    /// Another node, whose hello was accepted, tells what it remembers. True if the life of the node that it speaks of which is
+    /// remembered here is not the last one: what still comes from that one must not be taken in any more.
+    pub fn hear_word(&mut self, from: ReplicaId, word: &Word) -> bool {
+        let (node, count) = (ReplicaId(word.node), self.node_count);
+        if node == from || node.index() >= count || from.index() >= count {
+            return false;
+        }
+        self.revision += u64::from(self.told.hear(from, word));
+        let (known, told) = (self.known[node.index()].life, word.life());
+        told.incarnation > known.incarnation
+            || told.incarnation == known.incarnation
+                && told.name != known.name
+                && known.name != 0
+                && told.name != 0
+    }
+
+    /// What was told, by whom and of whom: all that has to be written down.
+    pub fn told(&self) -> impl Iterator<Item = (ReplicaId, ReplicaId, &Known)> {
+        self.told.iter()
+    }
+
+    /// What was written down of what `by` told of `node`.
+    pub fn set_told(&mut self, by: ReplicaId, node: ReplicaId, known: Known) {
+        self.told.set(by, node, known);
     }
 
     /// A node says, in this life of it, how far the log of one of its cores is durable.
@@ -285,7 +469,7 @@ impl Familiarity {
             && let Some(end) = known.end_mut(core)
         {
             *end = LogEnd { lsn, since: life };
-            self.revision += 1;
+            self.is_changed();
         }
     }
 
@@ -295,136 +479,10 @@ impl Familiarity {
         if let Some(known) = known {
             let before = known.clone();
             known.merge(told);
-            self.revision += u64::from(before != *known);
+            if before != *known {
+                self.is_changed();
+            }
         }
-    }
-}
-
-/// One start of a node, as one of its cores notes it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Start {
-    /// The incarnation that began.
-    pub incarnation: Incarnation,
-    /// The key of the life that began.
-    pub key: LifeKey,
-    /// The last commit group of the log that was found.
-    pub log_end: Lsn,
-}
-
-/// What a node notes of its starts, or one of its cores of the log that it found, oldest first.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Starts(Vec<Start>);
-
-impl Starts {
-    /// What was written down.
-    pub fn new(starts: Vec<Start>) -> Self {
-        Self(starts)
-    }
-
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Start> {
-        self.0.iter()
-    }
-
-    /// Adds a start; the oldest is forgotten beyond [`STARTS_MAX`]. It takes the place of the last one if nobody can have heard of
-    /// that, as `was_named` says: then the shorter log of the two counts. The last one may have written, and what it had found may
-    /// be gone since.
-    pub fn add(&mut self, start: Start, was_named: impl Fn(Incarnation) -> bool) {
-        if let Some(last) = self.0.last_mut().filter(|last| !was_named(last.incarnation)) {
-            let log_end = last.log_end.min(start.log_end);
-            *last = Start { log_end, ..start };
-            return;
-        }
-        self.0.push(start);
-        let excess = self.0.len().saturating_sub(STARTS_MAX);
-        self.0.drain(..excess);
-    }
-
-    /// Whether every start from this incarnation on that others can have heard of is noted.
-    fn covers(&self, incarnation: Incarnation) -> bool {
-        self.0.first().is_some_and(|first| first.incarnation <= incarnation)
-    }
-
-    /// The key of an incarnation.
-    pub fn key(&self, incarnation: Incarnation) -> Option<LifeKey> {
-        self.0.iter().find(|start| start.incarnation == incarnation).map(|start| start.key)
-    }
-
-    /// The log that was found by the first start after `incarnation`; `None` if that is not noted (any more).
-    pub fn log_end_after(&self, incarnation: Incarnation) -> Option<Lsn> {
-        let is_covered = self.covers(Incarnation(incarnation.0.saturating_add(1)));
-        let first = self.0.iter().find(|start| start.incarnation > incarnation);
-        first.filter(|_| is_covered).map(|start| start.log_end)
-    }
-
-    /// The incarnation before the last one noted; 0 if there is none.
-    pub fn previous(&self) -> Incarnation {
-        self.0.iter().rev().nth(1).map_or(Incarnation(0), |start| start.incarnation)
-    }
-}
-
-/// What a node is asked to show: a life of its own that is remembered, and the one since which an end of its log is. Of what is
-/// not remembered: 0.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Asked {
-    /// The life.
-    pub earlier: Incarnation,
-    /// Since when the end of the log is remembered.
-    pub since: Incarnation,
-}
-
-/// What a node shows of its past, as far as it has notes: see [`Claim`]. 0 for what it cannot show.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Shown {
-    /// An earlier incarnation.
-    pub earlier: Incarnation,
-    /// The key of that life.
-    pub earlier_key: LifeKey,
-    /// Speaks of the first start after this incarnation; of the present, if it is this one.
-    pub since: Incarnation,
-    /// The end of the log that was found.
-    pub log_end: Lsn,
-}
-
-impl Shown {
-    /// As it is judged.
-    pub fn claim(&self) -> Claim {
-        let Self { earlier, since, log_end, .. } = *self;
-        Claim { earlier, earlier_name: self.earlier_key.life(), since, log_end }
-    }
-}
-
-/// What a node knows of its past, with the log of one of its cores.
-#[derive(Clone, Copy, Debug)]
-pub struct Past<'a> {
-    /// Its lives that others can have heard of, with this one.
-    pub lives: &'a Starts,
-    /// What the core found.
-    pub logs: &'a Starts,
-    /// This life.
-    pub incarnation: Incarnation,
-    /// How far the log is durable.
-    pub log_end: Lsn,
-}
-
-impl Past<'_> {
-    /// Answers what is asked. Of a life that was forgotten because it was too long ago, nothing is claimed; that it is none of
-    /// its own lives, although it has notes of that time, is the answer that a wrong key gives.
-    pub fn show(&self, asked: Asked) -> Shown {
-        let mut shown = Shown::default();
-        if self.lives.covers(asked.earlier) {
-            let key = self.lives.key(asked.earlier).unwrap_or_default();
-            (shown.earlier, shown.earlier_key) = (asked.earlier, key);
-        }
-        let log_end = if asked.since == self.incarnation {
-            Some(self.log_end)
-        } else {
-            self.logs.log_end_after(asked.since)
-        };
-        if let Some(log_end) = log_end {
-            (shown.since, shown.log_end) = (asked.since, log_end);
-        }
-        shown
     }
 }
 

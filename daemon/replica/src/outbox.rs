@@ -36,6 +36,8 @@ pub enum MessageKind {
     Rejoin = 2,
     /// A [`DigestReport`](crate::divergence::DigestReport).
     Digest = 3,
+    /// A [`Word`](crate::familiarity::Word), from node to node: of no group.
+    Word = 4,
 }
 
 /// What a core wants done in the world. Calls come in order; none may call back into the core.

@@ -11,6 +11,10 @@
 //!   of the earlier life any more ([`Core::admits`](crate::core::Core::admits)).
 //! * While mute, no claim leaves the gate, not even to this replica itself, and no command of a client is taken.
 //!
+//! A node that starts again and has lost nothing, as far as it knows, waits in the same way (`Unrecognised`) until all others have taken in
+//! this start, or were out of reach for a while: its directory may be a copy from earlier, and the one that knows may be slow. It
+//! does not say then what others on their way back may have voted for: it may know too little.
+//!
 //! A node whose votes counted before they were on stable storage has forgotten the last of them when its machine stops ([`Life`]). It
 //! comes back in the same way, with what its log still holds: that was said, and is remembered. What was said after it is
 //! what a lost disk has forgotten. The replica cannot tell what of its log was said last, so it must not be believed before it has executed
@@ -94,12 +98,15 @@ pub enum Membership {
     Asking(ReplicaSet),
     /// It is catching up with that, so many positions in all, and claims nothing meanwhile.
     Mute(u64),
+    /// It waits until the others have taken in this start of its node.
+    Unrecognised,
 }
 
 /// How far a replica is on its way back.
 #[derive(Debug)]
 enum Stage {
     Member,
+    Unrecognised,
     Asking { answered: ReplicaSet, horizon: Horizon, ask_at: Instant },
     Mute { horizon: Horizon, until: Option<Persist> },
 }
@@ -128,8 +135,29 @@ impl Rejoin {
     }
 
     /// Whether the protocol is not started.
-    pub(crate) fn is_asking(&self) -> bool {
-        matches!(self.stage, Stage::Asking { .. })
+    pub(crate) fn is_waiting(&self) -> bool {
+        matches!(self.stage, Stage::Asking { .. } | Stage::Unrecognised)
+    }
+
+    /// Whether it has lost its disk and is not a member again.
+    pub(crate) fn is_returning(&self) -> bool {
+        !matches!(self.stage, Stage::Member | Stage::Unrecognised)
+    }
+
+    /// It waits until the others have taken in this start, unless it has lost its disk.
+    pub(crate) fn await_recognition(&mut self) {
+        if self.is_member() && holds(Rule::StartRecognised) {
+            self.stage = Stage::Unrecognised;
+        }
+    }
+
+    /// The others have taken in this start; false if it did not wait for that.
+    pub(crate) fn set_recognised(&mut self) -> bool {
+        let has_waited = matches!(self.stage, Stage::Unrecognised);
+        if has_waited {
+            self.stage = Stage::Member;
+        }
+        has_waited
     }
 
     /// When those that have not answered are asked again.
@@ -143,6 +171,7 @@ impl<P: Protocol> Replica<P> {
     pub(crate) fn membership(&self) -> Membership {
         match &self.rejoin.stage {
             Stage::Member => Membership::Member,
+            Stage::Unrecognised => Membership::Unrecognised,
             Stage::Asking { answered, .. } => {
                 let mut missing = ReplicaSet::first(self.group.replica_count);
                 missing.remove(self.group.me);
@@ -192,6 +221,14 @@ impl<P: Protocol> Replica<P> {
         }
     }
 
+    /// The others have taken in this start of the node: the protocol starts.
+    pub(crate) fn set_recognised<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
+        if self.rejoin.set_recognised() {
+            self.protocol.start(around.now, &mut self.effects);
+            self.settle(around);
+        }
+    }
+
     fn start_mute<O: Outbox>(&mut self, horizon: Horizon, around: &mut Surroundings<'_, O>) {
         self.rejoin.stage = Stage::Mute { horizon, until: None };
         self.gate.set_mute(true);
@@ -203,7 +240,7 @@ impl<P: Protocol> Replica<P> {
     /// At the end of a turn: asks again, or looks whether enough is executed and durable.
     pub(crate) fn advance_rejoin<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
         match &mut self.rejoin.stage {
-            Stage::Member => {}
+            Stage::Member | Stage::Unrecognised => {}
             Stage::Asking { answered, ask_at, .. } => {
                 if *ask_at > around.now {
                     return;

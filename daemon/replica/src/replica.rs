@@ -225,7 +225,7 @@ impl<P: Protocol> Replica<P> {
         self.session_mark_at = around.now;
         self.name_found(around);
         self.raise_floor(around.wal);
-        if self.rejoin.is_asking() {
+        if self.rejoin.is_waiting() {
             return;
         }
         self.protocol.start(around.now, &mut self.effects);
@@ -286,7 +286,7 @@ impl<P: Protocol> Replica<P> {
         }
         if kind == MessageKind::Rejoin as u8 {
             self.on_rejoin(from, RejoinMessage::decode_fixed(bytes).ok_or(UNDECODABLE)?, around);
-        } else if self.rejoin.is_asking() {
+        } else if self.rejoin.is_waiting() {
             return Ok(());
         } else if kind == MessageKind::Protocol as u8 {
             let message = P::Message::decode_fixed(bytes).ok_or(UNDECODABLE)?;
@@ -304,7 +304,7 @@ impl<P: Protocol> Replica<P> {
 
     /// Carries out one event and everything that follows from it.
     pub(crate) fn step<O: Outbox>(&mut self, event: Event<P>, around: &mut Surroundings<'_, O>) {
-        if self.rejoin.is_asking() {
+        if self.rejoin.is_waiting() {
             return;
         }
         self.protocol.step(around.now, event, &mut self.effects);
@@ -328,7 +328,7 @@ impl<P: Protocol> Replica<P> {
         if !self.rejoin.is_member() {
             self.refuse_commands(CommandError::Unavailable, around.out);
         }
-        if self.rejoin.is_asking() {
+        if self.rejoin.is_waiting() {
             return;
         }
         self.watch_digests(around);
@@ -386,8 +386,8 @@ impl<P: Protocol> Replica<P> {
     ///
     /// While the log takes no proposals, or nobody could decide them, batches are not waited for: what ends that is an event.
     pub(crate) fn deadline(&self, takes_proposals: bool) -> Option<Instant> {
-        if let Some(at) = self.rejoin.deadline() {
-            return Some(at);
+        if self.rejoin.is_waiting() {
+            return self.rejoin.deadline();
         }
         let [quorum, lease] = &self.reads;
         let overdue = [self.batcher.oldest(), self.flights.oldest(), quorum.oldest(), lease.oldest()];

@@ -25,7 +25,7 @@ use panch_ring::mesh::MeshPort;
 use panch_ring::ring::{Ring, SocketId};
 use panch_ring::socket::{self, ListenOptions, Liveness};
 use panch_wire::frame::FramePool;
-use panch_wire::ids::ReplicaId;
+use panch_wire::ids::{ReplicaId, ReplicaSet};
 use panch_wire::peer::Hello;
 use panch_wire::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ use crate::peers::PEER_LIVENESS;
 use crate::remote::{Backlog, Forwarding, Parcel};
 use crate::token::{self, Subject};
 use crate::view::NodeView;
-use rejoin::Returning;
+use rejoin::{Returning, Unrecognised};
 use stop::Stopping;
 
 /// A listener that ran out of descriptors tries again after this.
@@ -107,6 +107,10 @@ pub(crate) struct CoreLoop {
     /// Set by whichever core fails first, so that all stop.
     pub(crate) failed: Arc<AtomicBool>,
     inbound: InboundStreams,
+    /// Nodes that others know a later life of than is taken in here.
+    outdated: ReplicaSet,
+    /// This start is not taken in by the others yet.
+    unrecognised: Option<Unrecognised>,
     /// By core: commands of this core's clients for its groups.
     forwarding: Vec<Forwarding>,
     /// Commands of other cores for this core's groups.
@@ -142,6 +146,7 @@ impl CoreLoop {
         failed: Arc<AtomicBool>,
     ) -> Self {
         let cores = view.cores();
+        let unrecognised = core.is_unrecognised().then(Unrecognised::default);
         let returning = view.rejoining.then(|| Returning::new(clock::now()));
         Self {
             view,
@@ -157,6 +162,8 @@ impl CoreLoop {
             returning,
             failed,
             inbound: InboundStreams::default(),
+            outdated: ReplicaSet::default(),
+            unrecognised,
             forwarding: (0..cores).map(|_| Forwarding::default()).collect(),
             backlog: Backlog::new(cores),
             parcels: Vec::new(),
@@ -400,6 +407,8 @@ impl CoreLoop {
         for event in events {
             self.on_peer_event(now, Some(event))?;
         }
+        self.close_outdated();
+        self.consider_recognition(now);
         self.give_up_strangers(now);
         let ring = &mut self.ring;
         self.listen_again.retain(|(at, listener, token)| {

@@ -19,7 +19,9 @@ use panch_replica::familiarity::{Judgement, Known, LogEnd, Newcomer, Shown};
 use panch_ring::ring::SocketId;
 use panch_wal::Lsn;
 use panch_wire::ids::{Incarnation, ReplicaId};
-use panch_wire::peer::{Challenge, Hello, HelloReply, PacketReader, Proof, Purpose, RefusalCode, Secret};
+use panch_wire::peer::{
+    Challenge, Earlier, Hello, HelloReply, PacketReader, Proof, Purpose, RefusalCode, Secret,
+};
 use panch_wire::time::{Duration, Instant};
 
 use crate::complaints::say;
@@ -75,8 +77,8 @@ struct Challenged {
     hello: Hello,
     /// The bytes of the handshake until now.
     before: Vec<u8>,
-    /// What was remembered of the end of its log then.
-    asked: LogEnd,
+    /// What was remembered of the end of its log then, and what was told.
+    asked: [LogEnd; 2],
 }
 
 impl Opening {
@@ -206,6 +208,14 @@ impl InboundStreams {
         found.map(|(place, _)| place)
     }
 
+    /// A stream on which this node speaks.
+    pub(crate) fn stream_of_node(&self, node: ReplicaId) -> Option<usize> {
+        let mut streams = self.0.iter();
+        let found = streams
+            .find(|(_, inbound)| matches!(inbound.state, InboundState::Up { from, .. } if from == node));
+        found.map(|(place, _)| place)
+    }
+
     /// Passes on what was said of the logs of nodes.
     pub(crate) fn tell(&mut self, peers: &PeerMemory) {
         for place in 0..self.0.len() {
@@ -326,15 +336,18 @@ impl Host<'_> {
         Challenge::write(self.hello, nonce, self.secret, &before, out);
         before.extend_from_slice(out);
         let asked = match self.recollection {
-            Recollection::Of(peers) => peers.of(hello.node).end(hello.core_index),
-            Recollection::Waiting { .. } => LogEnd::default(),
+            Recollection::Of(peers) => {
+                let (node, core) = (hello.node, hello.core_index);
+                [peers.of(node).end(core), peers.told_of(node, core).1]
+            }
+            Recollection::Waiting { .. } => Default::default(),
         };
         opening.challenged = Some(Challenged { hello, before, asked });
         Greeting::Challenged
     }
 
     /// Why a hello whose seal is right is refused.
-    fn judge(&self, hello: &Hello, asked: LogEnd, proof: &Proof) -> Verdict {
+    fn judge(&self, hello: &Hello, [asked, asked_told]: [LogEnd; 2], proof: &Proof) -> Verdict {
         let asks = hello.purpose == Purpose::Inquiry;
         let peers = match self.recollection {
             Recollection::Waiting { is_new } => {
@@ -348,6 +361,8 @@ impl Host<'_> {
         }
         let &Proof { earlier, earlier_key, since, .. } = proof;
         let shown = Shown { earlier, earlier_key, since, log_end: Lsn(proof.log_end) };
+        let Earlier { incarnation: earlier, key: earlier_key, since, log_end } = proof.told;
+        let told = Shown { earlier, earlier_key, since, log_end: Lsn(log_end) };
         let newcomer = Newcomer {
             node: hello.node,
             core: hello.core_index,
@@ -356,6 +371,8 @@ impl Host<'_> {
             is_authentic: self.secret.is_some(),
             asked,
             claim: shown.claim(),
+            asked_told,
+            told: told.claim(),
         };
         Verdict::Is(match peers.judge(&newcomer) {
             None if !self.is_late => return Verdict::Waits,
@@ -367,6 +384,7 @@ impl Host<'_> {
             Some(Judgement::Unmet) => Some(RefusalCode::Unmet),
             Some(Judgement::Unproven) => Some(RefusalCode::Descent),
             Some(Judgement::Unconfirmed) => Some(RefusalCode::Unconfirmed),
+            Some(Judgement::Contested) => Some(RefusalCode::Contested),
         })
     }
 
@@ -394,9 +412,13 @@ impl Host<'_> {
             Recollection::Of(peers) if !before.is_empty() => peers.of(hello.node),
             _ => Known::default(),
         };
-        let told = if asks { self.tell() } else { String::new() };
+        let (told, told_end) = match self.recollection {
+            Recollection::Of(peers) if !before.is_empty() => peers.told_of(hello.node, hello.core_index),
+            _ => Default::default(),
+        };
+        let memories = if asks { self.tell() } else { String::new() };
         let text = match (refusal, self.recollection) {
-            (None, _) => &told,
+            (None, _) => &memories,
             (Some(RefusalCode::NotReady), Recollection::Waiting { is_new: true }) => {
                 "it has an empty data directory and waits for the other nodes"
             }
@@ -415,6 +437,8 @@ impl Host<'_> {
             core_count: self.hello.core_count,
             known: known.life.incarnation,
             since: known.end(hello.core_index).since,
+            told: told.incarnation,
+            told_since: told_end.since,
             text,
         };
         let secret = self.secret.filter(|_| !before.is_empty());

@@ -17,10 +17,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use panch_replica::familiarity::{CORES_MAX, Familiarity, Judgement, Known, LogEnd, Newcomer};
+use panch_replica::familiarity::{CORES_MAX, Familiarity, Judgement, Known, LogEnd, Newcomer, Word};
 use panch_replica::founding::{Founder, Founders};
 use panch_wal::Lsn;
-use panch_wire::ids::{Incarnation, REPLICAS_MAX, ReplicaId};
+use panch_wire::ids::{Incarnation, REPLICAS_MAX, ReplicaId, ReplicaSet};
 use panch_wire::peer::Life;
 
 use crate::identity::IdentityFault;
@@ -28,12 +28,14 @@ use crate::notes::Reminder;
 use crate::small_file::{SmallFile, is_later};
 
 pub(crate) const FILE: &str = "peers";
-const FORMAT: &str = "format 2\n";
+const FORMAT: &str = "format 3\n";
 /// The number in it.
-const FORMAT_NUMBER: u64 = 2;
-/// The longest text, in bytes.
-const SIZE_MAX: usize = 64 + REPLICAS_MAX * (128 + 28 * CORES_MAX);
-/// The layout before: lives without a name, and no ends of logs.
+const FORMAT_NUMBER: u64 = 3;
+/// The longest text, in bytes: of each node what was met, and what each has told.
+const SIZE_MAX: usize = 64 + (REPLICAS_MAX + 1) * REPLICAS_MAX * (144 + 28 * CORES_MAX);
+/// The layout before: nothing that was told by others.
+const UNTOLD: &str = "format 2\n";
+/// The first layout: lives without a name, and no ends of logs.
 const UNNAMED: &str = "format 1\n";
 
 /// What is remembered of all nodes. Shared by the cores.
@@ -43,6 +45,10 @@ pub(crate) struct PeerMemory {
     /// Whoever writes holds this; no core does.
     written: Mutex<Written>,
     writes: AtomicU64,
+    /// Grows when another node is taken in.
+    lives: AtomicU64,
+    /// See [`Familiarity::met_revision`].
+    met: AtomicU64,
     /// Wakes the thread that writes.
     pub(crate) reminder: Reminder,
 }
@@ -73,29 +79,65 @@ impl PeerMemory {
     pub(crate) fn open(directory: &Path, reminder: Reminder) -> Result<Self, IdentityFault> {
         let path = directory.join(FILE);
         let (file, text) = SmallFile::open(path.clone(), SIZE_MAX)?;
-        let known = match text {
+        let now = match text {
             Some(text) if is_later(&text, FORMAT_NUMBER) => return Err(IdentityFault::Later(path)),
             Some(text) => parse(&text).map_err(|line| IdentityFault::Damaged { path, line })?,
-            None => Default::default(),
+            None => Familiarity::default(),
         };
-        Ok(Self::with(Some(file), known, reminder))
+        Ok(Self::with(Some(file), now, reminder))
     }
 
     /// Nothing, and nothing is kept.
     #[cfg(test)]
     pub(crate) fn empty() -> Self {
-        Self::with(None, Default::default(), Reminder::default())
+        Self::with(None, Familiarity::default(), Reminder::default())
     }
 
-    fn with(file: Option<SmallFile>, known: [Known; REPLICAS_MAX], reminder: Reminder) -> Self {
-        let familiarity = Familiarity::new(known);
+    fn with(file: Option<SmallFile>, familiarity: Familiarity, reminder: Reminder) -> Self {
         let revision = Some(familiarity.revision());
         Self {
             now: Mutex::new(Now { familiarity, waiting: Vec::new() }),
             written: Mutex::new(Written { file, revision }),
             writes: AtomicU64::default(),
+            lives: AtomicU64::default(),
+            met: AtomicU64::default(),
             reminder,
         }
+    }
+
+    /// Takes note of how many nodes the cluster has.
+    pub(crate) fn set_node_count(&self, count: usize) {
+        hold(&self.now).familiarity.set_node_count(count);
+    }
+
+    /// What others are to be told has changed if one of these has: the first at once, the second when it is time.
+    pub(crate) fn changes(&self) -> (u64, u64) {
+        (self.lives.load(Ordering::Acquire), self.met.load(Ordering::Acquire))
+    }
+
+    /// What this node tells `to`: see [`Familiarity::words`].
+    pub(crate) fn words(&self, me: ReplicaId, to: ReplicaId, core: u16) -> Vec<Word> {
+        hold(&self.now).familiarity.words(me, to, core).collect()
+    }
+
+    /// A node tells what it remembers of another one. Costs no I/O; true if streams of that one have to be closed, see
+    /// [`Familiarity::hear_word`].
+    pub(crate) fn hear_word(&self, from: ReplicaId, word: &Word) -> bool {
+        let is_outdated = hold(&self.now).familiarity.hear_word(from, word);
+        if is_outdated {
+            self.reminder.soon();
+        }
+        is_outdated
+    }
+
+    /// What was told of a node beyond what is remembered of it: see [`Familiarity::told_of`].
+    pub(crate) fn told_of(&self, node: ReplicaId, core: u16) -> (Life, LogEnd) {
+        hold(&self.now).familiarity.told_of(node, core)
+    }
+
+    /// Who was found to be forgetful since this node started.
+    pub(crate) fn disowned(&self) -> ReplicaSet {
+        hold(&self.now).familiarity.disowned()
     }
 
     /// Sees to it that the file is there, and has room for what may have to be written on a full disk.
@@ -171,6 +213,8 @@ impl PeerMemory {
         let mut after = now.familiarity.clone();
         let judgement = after.judge(newcomer);
         if after.revision() == now.familiarity.revision() {
+            // A judgement may be worth noting all the same, for as long as this node runs.
+            now.familiarity = after;
             return Some(judgement);
         }
         let is_other = |it: &Newcomer| (it.node, it.core) != (newcomer.node, newcomer.core);
@@ -188,7 +232,9 @@ impl PeerMemory {
 
     /// A node says how far the log of one of its cores is durable. Costs no I/O.
     pub(crate) fn hear(&self, node: ReplicaId, life: Incarnation, core: u16, log_end: u64) {
-        hold(&self.now).familiarity.hear(node, life, core, Lsn(log_end));
+        let familiarity = &mut hold(&self.now).familiarity;
+        familiarity.hear(node, life, core, Lsn(log_end));
+        self.met.store(familiarity.met_revision(), Ordering::Release);
     }
 
     /// Writes down what was heard, and who waits for it; false if that was nothing. Blocks for as long as the disk takes.
@@ -211,12 +257,14 @@ impl PeerMemory {
         // Of what is there after an error nobody knows whether it is this.
         *revision = None;
         if let Some(file) = file {
-            file.store(&render(after.known()))?;
+            file.store(&render(&after, FORMAT))?;
         }
         self.writes.fetch_add(1, Ordering::Relaxed);
         let counts = self.let_in(&waiting);
         // What was heard since is in memory only; it can make a judgement stricter, never milder.
-        let is_same = hold(&self.now).familiarity.known() == after.known();
+        let now = hold(&self.now);
+        let is_same = now.familiarity.known() == after.known() && now.familiarity.told().eq(after.told());
+        drop(now);
         *revision = is_same.then_some(counts);
         Ok(true)
     }
@@ -224,9 +272,14 @@ impl PeerMemory {
     /// What was written down counts from now on; the revision then.
     fn let_in(&self, newcomers: &[Newcomer]) -> u64 {
         let mut now = hold(&self.now);
+        let before = now.familiarity.revision();
         for newcomer in newcomers {
             now.familiarity.judge(newcomer);
             now.waiting.retain(|it| it != newcomer);
+        }
+        self.met.store(now.familiarity.met_revision(), Ordering::Release);
+        if now.familiarity.revision() != before {
+            self.lives.fetch_add(1, Ordering::AcqRel);
         }
         now.familiarity.revision()
     }
@@ -236,18 +289,25 @@ fn remembered(known: &[Known; REPLICAS_MAX]) -> impl Iterator<Item = (u64, &Know
     (1..).zip(known).filter(|(_, known)| known.life.incarnation.0 > 0)
 }
 
-fn render(known: &[Known; REPLICAS_MAX]) -> String {
-    let mut body = FORMAT.to_owned();
-    for (node, known) in remembered(known) {
-        let Life { incarnation, directory, name } = known.life;
-        let ends = render_ends(known);
-        let line = format!(
-            "node {node} incarnation {} directory {directory:#018x} life {name:#018x} ends {ends}\n",
-            incarnation.0
-        );
-        body += &line;
+fn render(now: &Familiarity, format: &str) -> String {
+    let mut body = format.to_owned();
+    for (node, known) in remembered(now.known()) {
+        body += &render_line(node, known);
+    }
+    for (by, node, known) in now.told().filter(|_| format == FORMAT) {
+        write!(body, "told by {} ", u64::from(by.0) + 1).expect("a string takes everything");
+        body += &render_line(u64::from(node.0) + 1, known);
     }
     with_checksum(body)
+}
+
+fn render_line(node: u64, known: &Known) -> String {
+    let Life { incarnation, directory, name } = known.life;
+    let ends = render_ends(known);
+    format!(
+        "node {node} incarnation {} directory {directory:#018x} life {name:#018x} ends {ends}\n",
+        incarnation.0
+    )
 }
 
 /// The text of a small file with its last line.
@@ -311,45 +371,65 @@ fn parse_word(word: &str) -> Option<(ReplicaId, Known)> {
 }
 
 /// Parses the file; the number of the first bad line as the error.
-fn parse(text: &str) -> Result<[Known; REPLICAS_MAX], usize> {
+fn parse(text: &str) -> Result<Familiarity, usize> {
     let is_unnamed = text.starts_with(UNNAMED);
-    let mut all: [Known; REPLICAS_MAX] = Default::default();
+    let mut known: [Known; REPLICAS_MAX] = Default::default();
+    let mut told = Vec::new();
     let mut count = 1;
     for line in text.lines().skip(1).take_while(|line| !line.starts_with("checksum ")) {
         count += 1;
-        let words: Vec<&str> = line.split(' ').collect();
-        let (node, incarnation, directory, name, ends) = match words[..] {
-            ["node", node, "incarnation", incarnation, "directory", directory] if is_unnamed => {
-                (node, incarnation, directory, "0x0", "-")
-            }
-            [
-                "node",
-                node,
-                "incarnation",
-                incarnation,
-                "directory",
-                directory,
-                "life",
-                name,
-                "ends",
-                ends,
-            ] if !is_unnamed => (node, incarnation, directory, name, ends),
-            _ => return Err(count),
+        let (by, rest) = match line.strip_prefix("told by ").and_then(|rest| rest.split_once(' ')) {
+            Some((by, rest)) => (Some(parse_node(by).ok_or(count)?), rest),
+            None => (None, line),
         };
-        let node = node.parse::<usize>().ok().and_then(|node| all.get_mut(node.checked_sub(1)?));
-        let number = |text: &str| parse_hex(text.strip_prefix("0x")?);
-        let (Some(node), Ok(incarnation), Some(directory), Some(name), Some(ends)) =
-            (node, incarnation.parse(), number(directory), number(name), parse_ends(ends))
-        else {
-            return Err(count);
-        };
-        *node = Known { life: Life { incarnation: Incarnation(incarnation), directory, name }, ends };
+        let (node, of_node) = parse_line(rest, is_unnamed).ok_or(count)?;
+        match by {
+            Some(by) => told.push((by, node, of_node)),
+            None => known[node.index()] = of_node,
+        }
     }
-    let expected = if is_unnamed { render_unnamed(&all) } else { render(&all) };
+    let mut all = Familiarity::new(known);
+    for (by, node, of_node) in told {
+        all.set_told(by, node, of_node);
+    }
+    let expected = match text {
+        _ if is_unnamed => render_unnamed(all.known()),
+        text if text.starts_with(UNTOLD) => render(&all, UNTOLD),
+        _ => render(&all, FORMAT),
+    };
     if expected == text { Ok(all) } else { Err(count + 1) }
 }
 
-/// As the layout before had it, to compare the checksum.
+/// The number that people know.
+fn parse_node(text: &str) -> Option<ReplicaId> {
+    let node = text.parse::<u8>().ok()?.checked_sub(1)?;
+    (usize::from(node) < REPLICAS_MAX).then_some(ReplicaId(node))
+}
+
+/// What [`render_line`] says.
+fn parse_line(line: &str, is_unnamed: bool) -> Option<(ReplicaId, Known)> {
+    let words: Vec<&str> = line.split(' ').collect();
+    let (node, incarnation, directory, name, ends) = match words[..] {
+        ["node", node, "incarnation", incarnation, "directory", directory] if is_unnamed => {
+            (node, incarnation, directory, "0x0", "-")
+        }
+        ["node", node, "incarnation", incarnation, "directory", directory, "life", name, "ends", ends]
+            if !is_unnamed =>
+        {
+            (node, incarnation, directory, name, ends)
+        }
+        _ => return None,
+    };
+    let number = |text: &str| parse_hex(text.strip_prefix("0x")?);
+    let life = Life {
+        incarnation: Incarnation(incarnation.parse().ok()?),
+        directory: number(directory)?,
+        name: number(name)?,
+    };
+    Some((parse_node(node)?, Known { life, ends: parse_ends(ends)? }))
+}
+
+/// As the first layout had it, to compare the checksum.
 fn render_unnamed(known: &[Known; REPLICAS_MAX]) -> String {
     let mut body = UNNAMED.to_owned();
     for (node, Known { life, .. }) in remembered(known) {

@@ -210,6 +210,7 @@ impl Node {
         if options.told_to_found && data.identity.incarnation == Incarnation(0) && data.identity.rejoining {
             return Err(IdentityFault::Rejoining { path: data.path, flag: "--found" }.into());
         }
+        data.peers.set_node_count(node_count);
         if data.has_lost_votes {
             say_what_is_lost(&options);
         }
@@ -515,6 +516,10 @@ fn open_core(
     let start = Start { incarnation: view.incarnation, key: data.key, log_end: last };
     let was_named = |incarnation| data.lives().key(incarnation).is_some();
     out.peers.show(starts::note(&data.path, view.core, start, was_named)?, last);
+    // At the first start of a directory there is nothing that others could know better.
+    if data.lives().iter().next().is_some() {
+        core.await_recognition();
+    }
     core.start(now, wal, last, &mut out);
     // Only now: a start that fails changes nothing.
     directory.remove_snapshots(&past.superseded).map_err(directory_fault)?;

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use panch_replica::familiarity::{Asked, Past, Shown, Starts};
+use panch_replica::outbox::MessageKind;
 use panch_ring::event::Token;
 use panch_ring::parts::SendList;
 use panch_ring::ring::{Ring, SocketId};
@@ -18,8 +19,9 @@ use panch_wal::Lsn;
 use panch_wire::frame::Frame;
 use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
 use panch_wire::peer::{
-    Challenge, Hello, HelloReply, Incarnations, PacketWriter, PeerFault, Proof, RefusalCode, Secret,
+    Challenge, Earlier, Hello, HelloReply, Incarnations, PacketWriter, PeerFault, Proof, RefusalCode, Secret,
 };
+use panch_wire::record::Fixed;
 use panch_wire::time::{Duration, Instant};
 
 use crate::complaints::Complaints;
@@ -27,6 +29,9 @@ use crate::draw::draw;
 use crate::identity::DataDir;
 use crate::pace::{PAUSE_MIN, Pace};
 use crate::token;
+use recognition::{Opinion, Recognition};
+
+mod recognition;
 
 /// A peer that does not answer for this long while a stream is opened is given up.
 pub(crate) const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -43,6 +48,9 @@ pub(crate) const PEER_LIVENESS: Liveness = Liveness {
 const UNMET_BRIEFLY: u32 = 5;
 /// A peer that is sent nothing else hears at most this late how far the log is.
 const TELL_EVERY: Duration = Duration::from_millis(200);
+
+/// A peer is told at most so often what has changed of what is remembered of others; when another node starts, at once.
+const WORDS_EVERY: Duration = Duration::from_secs(1);
 
 enum State {
     /// Not connected; try again at this time.
@@ -74,8 +82,13 @@ struct Outbound {
     incarnation: Incarnation,
     /// How often it was refused because the cluster was founded without it, since the stream was there last.
     unmet: u32,
-    /// What it wants to be shown of this node's past, as far as it has said; `None`: it has not.
-    asked: Option<Asked>,
+    /// What it wants to be shown of this node's past, for what it has met and for what it was told, as far as it has said; `None`: it
+    /// has not.
+    asked: Option<[Asked; 2]>,
+    opinion: Opinion,
+    /// What it was told last of what is remembered (see [`PeerMemory::changes`](crate::memory::PeerMemory::changes)), and when.
+    words: Option<(u64, u64)>,
+    words_at: Instant,
     writer: PacketWriter,
     /// The writer has a packet open.
     open: bool,
@@ -84,6 +97,17 @@ struct Outbound {
     /// The end of the log that the last packet stated, and when.
     told: u64,
     told_at: Instant,
+}
+
+impl Outbound {
+    /// Whether it has to be told what is remembered, given [`PeerMemory::changes`](crate::memory::PeerMemory::changes).
+    fn owes_words(&self, now: Instant, (lives, met): (u64, u64)) -> bool {
+        match self.words {
+            None => true,
+            Some((told, _)) if told != lives => true,
+            Some((_, told)) => told != met && now.since(self.words_at) >= WORDS_EVERY,
+        }
+    }
 }
 
 /// What is wrong, and the detail.
@@ -114,6 +138,7 @@ pub(crate) struct Peers {
     found: Lsn,
     /// How far the log was on stable storage at the last flush.
     log_end: u64,
+    recognition: Recognition,
     complaints: Complaints,
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
@@ -137,6 +162,9 @@ impl Peers {
             incarnation: Incarnation(0),
             unmet: 0,
             asked: None,
+            opinion: Opinion::Unknown,
+            words: None,
+            words_at: Instant(0),
             writer: PacketWriter::new(),
             open: false,
             sending: false,
@@ -154,6 +182,7 @@ impl Peers {
             list: SendList::new(),
             queue_size_max,
             log_end: 0,
+            recognition: Recognition::default(),
             complaints: Complaints::default(),
             packets: 0,
             bytes: 0,
@@ -204,10 +233,27 @@ impl Peers {
     pub(crate) fn flush(&mut self, now: Instant, ring: &mut Ring, log_end: u64) {
         self.log_end = log_end;
         let sender = self.hello.incarnation;
+        let changes = self.data.peers.changes();
         for (index, peer) in self.outbound.iter_mut().enumerate() {
             let State::Up(socket) = peer.state else { continue };
             if peer.sending {
                 continue;
+            }
+            if peer.owes_words(now, changes) {
+                if !peer.open {
+                    peer.open = true;
+                    peer.writer.start(Incarnations { sender, receiver: peer.incarnation });
+                }
+                let words = self.data.peers.words(self.me, ReplicaId(index as u8), self.hello.core_index);
+                let mut encoded = Vec::new();
+                let fits = words.iter().all(|word| {
+                    encoded.clear();
+                    word.encode_fixed(&mut encoded);
+                    peer.writer.push_bytes(GroupId(0), MessageKind::Word as u8, &encoded, None)
+                });
+                if fits {
+                    (peer.words, peer.words_at) = (Some(changes), now);
+                }
             }
             let is_due = log_end > peer.told && now.since(peer.told_at) >= TELL_EVERY;
             if is_due && !peer.open {
@@ -233,6 +279,10 @@ impl Peers {
 
     /// Opens streams whose time has come and gives up those that take too long.
     pub(crate) fn maintain(&mut self, now: Instant, ring: &mut Ring, mut report: impl FnMut(PeerEvent)) {
+        // Before this start is noted, nobody is told of it.
+        if self.data.is_named() {
+            self.recognition.wait(now);
+        }
         for index in 0..self.outbound.len() {
             let id = ReplicaId(index as u8);
             if id == self.me {
@@ -259,8 +309,21 @@ impl Peers {
         }
     }
 
+    /// Whether all other nodes have taken in this life of this node, or were out of reach: see [`Recognition::is_reached`].
+    pub(crate) fn has_been_taken_in(&mut self) -> bool {
+        let opinions = (0..).map(ReplicaId).zip(self.outbound.iter().map(|peer| peer.opinion));
+        self.recognition.is_reached(opinions.filter(|(id, _)| *id != self.me), self.data.peers.disowned())
+    }
+
+    /// Who takes this node for one that may have forgotten something.
+    pub(crate) fn objecting(&self) -> impl Iterator<Item = ReplicaId> {
+        let all = (0..).map(ReplicaId).zip(&self.outbound);
+        all.filter(|(_, peer)| peer.opinion == Opinion::Against).map(|(id, _)| id)
+    }
+
     /// When [`Peers::maintain`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
+        let changes = self.data.peers.changes();
         let others = self.outbound.iter().enumerate().filter(|(index, _)| *index != self.me.index());
         others
             .filter_map(|(_, peer)| match peer.state {
@@ -268,9 +331,14 @@ impl Peers {
                 State::Opening(Opening { since, .. }) => {
                     Some(since + OPEN_TIMEOUT + Duration::from_millis(1))
                 }
-                State::Up(_) if self.log_end > peer.told && !peer.sending => Some(peer.told_at + TELL_EVERY),
-                State::Up(_) => None,
+                State::Up(_) if peer.sending => None,
+                State::Up(_) => {
+                    let told = (self.log_end > peer.told).then(|| peer.told_at + TELL_EVERY);
+                    let words = (peer.words != Some(changes)).then(|| peer.words_at + WORDS_EVERY);
+                    told.into_iter().chain(words).min()
+                }
             })
+            .chain(self.recognition.deadline())
             .min()
     }
 
@@ -399,11 +467,13 @@ impl Peers {
         opening.before.extend(opening.answer.drain(..Challenge::SIZE));
         let lives = self.data.lives();
         let last = lives.previous();
-        let asked = *peer.asked.get_or_insert(Asked { earlier: last, since: last });
+        let [asked, told] = *peer.asked.get_or_insert([Asked { earlier: last, since: last }; 2]);
         let (incarnation, log_end) = (self.hello.incarnation, Lsn(self.log_end).max(self.found));
         let past = Past { lives: &lives, logs: &self.starts, incarnation, log_end };
+        let Shown { earlier: incarnation, earlier_key: key, since, log_end } = past.show(told);
+        let told = Earlier { incarnation, key, since, log_end: log_end.0 };
         let Shown { earlier, earlier_key, since, log_end } = past.show(asked);
-        let proof = Proof { key: self.data.key, earlier, earlier_key, since, log_end: log_end.0 };
+        let proof = Proof { key: self.data.key, earlier, earlier_key, since, log_end: log_end.0, told };
         let mut bytes = ring.send_buffers().take();
         proof.write(secret, &opening.before, &mut bytes);
         opening.before.extend_from_slice(&bytes);
@@ -425,12 +495,21 @@ impl Peers {
             None if is_sealed => {}
             Some(RefusalCode::Incarnation) if is_sealed => return Ok(Some(PeerEvent::Disowned(id))),
             Some(RefusalCode::Descent) if is_sealed => {
-                let asked = Asked { earlier: reply.known, since: reply.since };
+                let told = Asked { earlier: reply.told, since: reply.told_since };
+                let asked = [Asked { earlier: reply.known, since: reply.since }, told];
                 if peer.asked.replace(asked) != Some(asked) {
                     peer.pace.hurry();
                     return Err(None);
                 }
-                return Err(Some(("it remembers what this node cannot show", forgotten_text(&asked))));
+                return Err(Some(("it remembers what this node cannot show", forgotten_text(&asked[0]))));
+            }
+            Some(code @ (RefusalCode::Doubtful | RefusalCode::Contested)) if is_sealed => {
+                peer.opinion = Opinion::Against;
+                return Err(Some(("it refused this node", code.text().to_owned())));
+            }
+            Some(RefusalCode::Unmet) if is_sealed && peer.opinion == Opinion::Unknown => {
+                peer.opinion = Opinion::Against;
+                return Err(None);
             }
             // Part of every first start: only one that lasts is worth a line.
             Some(RefusalCode::Unconfirmed | RefusalCode::Unmet) if !peer.pace.is_slow() => {
@@ -446,7 +525,9 @@ impl Peers {
         self.data.peers.set_recognised(id);
         // From now on it knows an end of this life's log.
         let this = self.hello.incarnation;
-        peer.asked = Some(Asked { earlier: this, since: this });
+        peer.asked = Some([Asked { earlier: this, since: this }; 2]);
+        peer.opinion = Opinion::Accepted;
+        peer.words = None;
         peer.state = State::Up(opening.socket);
         peer.told = 0;
         peer.unmet = 0;

@@ -147,6 +147,12 @@ coverage! {
     lost_votes: true,
     /// Disks replaced by an older copy.
     restores: true,
+    /// Of these, disks of which not all others knew better.
+    partly_noticed: true,
+    /// Refusals of nodes because of what others had told.
+    contested: true,
+    /// Older copies that were taken back because nobody was there who knew better.
+    taken_back: true,
     /// Nodes that others refused because they have forgotten what they said.
     disowned: true,
     /// Nodes that lost their disk and became members again.
@@ -274,6 +280,8 @@ const OF_LOST_DISKS: &[&str] = &[
     "gray",
     "measured",
     "long_absences",
+    "partly_noticed",
+    "contested",
 ];
 
 /// The counters that a long sweep of a protocol must have: its branches, the rare ones included.

@@ -39,6 +39,9 @@ const FOUNDING: &str = "a model of first starts in the replica crate has it";
 /// A disk of the simulator holds a log, and what else a node keeps as values.
 const SMALL_FILES: &str = "a model of disks that lose and tear in the tests of the log crate has it";
 
+/// Every life in the simulator has a name and is heard of, and nobody is absent when a cluster is founded.
+const FAMILIARITY: &str = "a test of the replica crate has it";
+
 /// Rules whose removal no whole group can notice, each with the reason. A test of the consensus crate misses them.
 const TABLES: &[(Rule, &str)] = &[
     (
@@ -52,6 +55,10 @@ const TABLES: &[(Rule, &str)] = &[
         Rule::FastPickThreshold,
         "what is forced has the most votes, and those decide anyway",
     ),
+    (Rule::PeerLogNeverShrinks, "no machine is put back while it runs; a test of the replica crate has it"),
+    (Rule::UnnamedLifeConfirmed, FAMILIARITY),
+    (Rule::AbsentTakesInFirst, FAMILIARITY),
+    (Rule::UnheardStartsDropped, FAMILIARITY),
     (Rule::FoundingAsksEverybody, FOUNDING),
     (Rule::FoundingAsksTwice, FOUNDING),
     (Rule::FoundersAreNamed, FOUNDING),

@@ -138,6 +138,9 @@ scenarios! {
     "T-R7" "one node loses power before its votes are synced, while another is cut off" Run(rejoin::unsynced_votes_are_lost);
     "T-R8" "a disk is restored from a copy that was made before its node's last start" Run(rejoin::copy_from_before_the_last_start);
     "T-R9" "a disk is restored from a copy of the last run" Run(rejoin::copy_of_the_last_run);
+    "T-R10" "a disk is restored from an older copy, and who is there was only told of what it lacks" Run(rejoin::copy_that_others_have_told_of);
+    "T-R11" "a disk is restored from an older copy, and who knows better is slow" Run(rejoin::copy_that_a_slow_node_knows_of);
+    "T-R12" "a disk is restored from a copy after all others have lost theirs" Run(rejoin::copy_that_knows_nobody);
     "T-L1" "a leader with a lease is cut off" Run(lease::cut_off);
     "T-L2" "a follower whose own lease is shorter grants, restarts and votes for another" Run(lease::short_granter);
     "T-L3" "the only follower that grants stands for election" Run(lease::granter_stands);

@@ -23,6 +23,7 @@ use std::rc::Rc;
 use panch_consensus::protocol::{Order, ProtocolKind};
 use panch_consensus::{basic, epaxos, fast, multi};
 use panch_replica::core::CoreConfig;
+use panch_replica::familiarity::Judgement;
 use panch_replica::rejoin::RejoinMessage;
 use panch_replica::replica::ReplicaConfig;
 use panch_replica::transfer::TransferMessage;
@@ -108,7 +109,7 @@ pub(crate) enum Event {
     Timer { client: usize, ticket: u64 },
     Restart { node: usize },
     Restore { node: usize, copy: Box<DiskCopy> },
-    Disowned { node: usize, life: u64, by: usize },
+    Judged { node: usize, life: u64, by: usize, judgement: Judgement },
     Inquire { node: usize },
     Crash { node: usize, kind: CrashKind },
     Fault,
@@ -326,7 +327,7 @@ impl World {
             }
             Event::Restart { node } => self.restart_node(node),
             Event::Restore { node, copy } => self.consider_restoring(node, &copy),
-            Event::Disowned { node, life, by } => self.on_disowned(node, life, by),
+            Event::Judged { node, life, by, judgement } => self.on_judged(node, life, by, judgement),
             Event::Inquire { node } => self.inquire(node),
             Event::Crash { node, kind } => self.strike_down(node, kind),
             Event::Fault => self.strike(),

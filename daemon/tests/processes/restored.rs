@@ -123,13 +123,48 @@ fn what_was_told_is_remembered_by_nodes_that_were_killed() {
     is_refused_and_comes_back(&mut cluster, 3);
 }
 
+/// The only node that is there was away during the start that the copy lacks, and was told of it.
+#[test]
+fn a_copy_is_refused_by_a_node_that_was_only_told_of_what_it_lacks() {
+    let mut cluster = Cluster::start(settings("multi"));
+    write(&cluster, 1, 0..10);
+    cluster.stop(3, PATIENCE);
+    cluster.copy_disk(3);
+    cluster.stop(1, PATIENCE);
+    cluster.start_node(3);
+    write(&cluster, 2, 10..30);
+    cluster.stop(3, PATIENCE);
+    cluster.start_node(1);
+    eventually("node 1 is told of node 3", PATIENCE, || {
+        let text = fs::read_to_string(cluster.data_dir(1).join("peers")).expect("a file");
+        // Of the last start, not of the first, of which it was told as well.
+        text.contains("told by 2 node 3 incarnation 2 ").then_some(())
+    });
+    cluster.stop(2, PATIENCE);
+    cluster.restore_disk(3);
+    cluster.spawn(3);
+    eventually("node 3 does not count", PATIENCE, || {
+        let text = cluster.errors(3);
+        let is_refused = text.contains("has met a later start of this node");
+        (is_refused && text.contains("does not vote and serves nothing")).then_some(())
+    });
+    cluster.start_node(2);
+    assert_eq!(cluster.wait_exit(3, PATIENCE).code(), Some(78));
+    rejoin(&mut cluster, 3);
+    cluster.wait_writable();
+    for id in cluster.ids() {
+        assert_written(&cluster, id, 0..30);
+    }
+    cluster.assert_same_state();
+}
+
 /// A stranger who knows all that nodes tell strangers, and claims a late incarnation of node 3.
 fn forged(cluster: &Cluster) -> (Hello, Proof) {
     let key = LifeKey([7; 16]);
     let right = hello_of(cluster, 3);
     let hello = Hello { incarnation: Incarnation(u32::MAX), life: key.life(), ..right };
     let (earlier, earlier_key) = (right.incarnation, key);
-    (hello, Proof { key, earlier, earlier_key, since: earlier, log_end: u64::MAX })
+    (hello, Proof { key, earlier, earlier_key, since: earlier, log_end: u64::MAX, ..Proof::default() })
 }
 
 fn peers_file(cluster: &Cluster, id: usize) -> String {

@@ -27,13 +27,13 @@ mod hello;
 mod reader;
 mod writer;
 
-pub use handshake::{Challenge, Life, LifeKey, Nonce, Proof, Seal, Sealed, Secret, seal};
+pub use handshake::{Challenge, Earlier, Life, LifeKey, Nonce, Proof, Seal, Sealed, Secret, seal};
 pub use hello::{Hello, HelloReply, Purpose, RefusalCode};
 pub use reader::{Incoming, Next, PacketReader};
 pub use writer::PacketWriter;
 
 /// Version of this protocol.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 /// Bytes of a packet before its messages.
 pub const PACKET_HEADER_SIZE: usize = 40;
 /// Bytes of a message before its own.

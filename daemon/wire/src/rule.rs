@@ -123,6 +123,20 @@ rules! {
     PeerLifeRemembered = "peer-life-remembered",
     /// A node that starts again has found all of its log that others remember to have been durable.
     PeerLogEndRemembered = "peer-log-end-remembered",
+    /// Within a life a log never gets shorter.
+    PeerLogNeverShrinks = "peer-log-never-shrinks",
+    /// A life of which no name is remembered is taken in only if whoever is at the node's address has named it.
+    UnnamedLifeConfirmed = "unnamed-life-confirmed",
+    /// A node that was absent at the founding takes in the founders before they take it in.
+    AbsentTakesInFirst = "absent-takes-in-first",
+    /// Starts that nobody has heard of take no place in a node's notes of its starts.
+    UnheardStartsDropped = "unheard-starts-dropped",
+    /// What others have met of a node and told keeps it out until it has shown that it comes from there.
+    PeerWordsRemembered = "peer-words-remembered",
+    /// A node that starts again claims nothing until all others have taken it in, or were out of reach for a while.
+    StartRecognised = "start-recognised",
+    /// Of two nodes that take each other for forgetful the one ends that a majority has not taken in.
+    MajorityDisowns = "majority-disowns",
     /// EPaxos: everything depends on all that the forgotten life may have voted for.
     EpaxosRejoinFloor = "epaxos-rejoin-floor",
 

@@ -1,3 +1,5 @@
+use panch_wire::peer::LifeKey;
+
 use super::*;
 
 const NODE: ReplicaId = ReplicaId(2);
@@ -34,14 +36,14 @@ impl Directory {
         Life { incarnation: self.incarnation(), directory: self.name, name: self.key().life() }
     }
 
+    fn past(&self) -> Past<'_> {
+        let (lives, logs, incarnation) = (&self.starts, &self.starts, self.incarnation());
+        Past { lives, logs, incarnation, log_end: self.log }
+    }
+
     fn newcomer(&self, known: &Known, core: u16) -> Newcomer {
         let asked = Asked { earlier: known.life.incarnation, since: known.end(core).since };
-        let past = Past {
-            lives: &self.starts,
-            logs: &self.starts,
-            incarnation: self.incarnation(),
-            log_end: self.log,
-        };
+        let past = self.past();
         Newcomer {
             node: NODE,
             core,
@@ -50,13 +52,18 @@ impl Directory {
             is_authentic: false,
             asked: known.end(core),
             claim: past.show(asked).claim(),
+            asked_told: LogEnd::default(),
+            told: Claim::default(),
         }
     }
 
     /// Says hello as often as it takes to know what is asked for.
     fn greet(&self, by: &mut Familiarity) -> Judgement {
-        let known = by.of(NODE);
-        by.judge(&self.newcomer(&known, 0))
+        let newcomer = Newcomer { ..self.newcomer(&by.of(NODE), 0) };
+        let (last, asked_told) = by.told_of(NODE, 0);
+        let asked = Asked { earlier: last.incarnation, since: asked_told.since };
+        let told = self.past().show(asked).claim();
+        by.judge(&Newcomer { asked_told, told, ..newcomer })
     }
 }
 
@@ -390,4 +397,162 @@ fn a_life_that_others_remember_and_its_directory_does_not_although_it_has_notes_
     copy.starts.add(start(3, 0), named);
     assert_eq!(copy.starts.key(Incarnation(2)), None);
     assert_eq!(copy.greet(&mut peer), Judgement::Forgetful);
+}
+
+const ME: ReplicaId = ReplicaId(0);
+const THIRD: ReplicaId = ReplicaId(1);
+
+/// The third tells what it remembers; whether anything has to be closed.
+fn tell(third: &Familiarity, to: &mut Familiarity) -> bool {
+    let words: Vec<_> = third.words(THIRD, ME, 0).collect();
+    assert_eq!(words.len(), 1, "of all but the two");
+    words.iter().any(|word| to.hear_word(THIRD, word))
+}
+
+/// Two that have met the node's first life in a cluster of three.
+fn two(directory: &Directory) -> (Familiarity, Familiarity) {
+    let mut me = acquainted(directory);
+    me.set_node_count(3);
+    (me.clone(), me)
+}
+
+#[test]
+fn what_others_have_met_keeps_out_a_copy_and_not_the_node_itself() {
+    let mut directory = Directory::new(7);
+    directory.start(1, 10);
+    let (mut me, mut third) = two(&directory);
+    let mut copy = directory.clone();
+    directory.start(2, 10);
+    assert_eq!(directory.greet(&mut third), Judgement::Familiar);
+    assert!(tell(&third, &mut me), "what still comes from the first life is void");
+    for draw in 3..9 {
+        copy.start(draw, 100);
+        let mut restarted = me.after_restart();
+        let before = (me.known().clone(), restarted.known().clone());
+        assert_eq!(copy.greet(&mut me), Judgement::Contested, "nobody ends for what was told: {draw}");
+        assert_eq!(copy.greet(&mut restarted), Judgement::Contested);
+        assert_eq!((me.known().clone(), restarted.known().clone()), before);
+    }
+    directory.start(3, 10);
+    assert_eq!(directory.greet(&mut me), Judgement::Familiar);
+    assert!(!tell(&third, &mut me), "it is behind now");
+    assert_eq!(directory.greet(&mut me), Judgement::Familiar);
+}
+
+#[test]
+fn what_others_have_heard_of_a_log_keeps_out_a_copy_of_the_last_run() {
+    let mut directory = Directory::new(7);
+    directory.start(1, 10);
+    let (mut me, mut third) = two(&directory);
+    let mut copy = directory.clone();
+    directory.log = Lsn(directory.log.0 + 1);
+    third.hear(NODE, Incarnation(1), 0, directory.log);
+    assert!(!tell(&third, &mut me));
+    for draw in 3..6 {
+        copy.start(draw, 100);
+        assert_eq!(copy.greet(&mut me), Judgement::Contested);
+    }
+    // In the same life what was told meanwhile need not have been known.
+    let newcomer = directory.newcomer(&me.of(NODE), 0);
+    assert_eq!(me.clone().judge(&newcomer), Judgement::Familiar);
+    directory.start(2, 10);
+    assert_eq!(directory.greet(&mut me), Judgement::Familiar);
+}
+
+#[test]
+fn what_was_told_never_makes_a_node_familiar() {
+    let mut directory = Directory::new(7);
+    directory.start(1, 10);
+    let mut copy = directory.clone();
+    directory.start(2, 10);
+    let (mut me, _) = two(&directory);
+    // The third has taken in a copy, and tells of it.
+    copy.start(3, 10);
+    let (_, third) = two(&copy);
+    tell(&third, &mut me);
+    assert_eq!(copy.greet(&mut me), Judgement::Forgetful);
+}
+
+#[test]
+fn who_has_told_what_is_wrong_can_take_it_back() {
+    let mut directory = Directory::new(7);
+    directory.start(1, 10);
+    let (mut me, mut third) = two(&directory);
+    let word = third.words(THIRD, ME, 0).next().unwrap();
+    let lie = Word { incarnation: u32::MAX, name: 5, log_end: u64::MAX, ..word };
+    assert!(me.hear_word(THIRD, &lie));
+    assert_eq!(directory.greet(&mut me), Judgement::Contested);
+    // It has lost its disk, and learned from others.
+    third = Familiarity::default();
+    third.set_node_count(3);
+    third.learn(THIRD, NODE, &me.of(NODE));
+    assert!(!tell(&third, &mut me));
+    assert_eq!(directory.greet(&mut me), Judgement::Familiar);
+    for word in [Word { node: THIRD.0, ..word }, Word { node: 9, ..word }, Word { node: u8::MAX, ..word }] {
+        let before = me.clone();
+        assert!(!me.hear_word(THIRD, &word));
+        assert_eq!(me, before, "about itself, or about none");
+    }
+}
+
+#[test]
+fn of_two_that_doubt_each_other_the_one_ends_that_a_majority_has_not_taken_in() {
+    let mut directory = Directory::new(7);
+    directory.start(1, 10);
+    let met = two(&directory).0;
+    let mut emptied = Directory::new(8);
+    emptied.start(2, 0);
+    emptied.start(2, 0);
+    let mut me = met.after_restart();
+    assert_eq!(emptied.greet(&mut me), Judgement::Doubtful, "nobody has taken in this node");
+    me.set_recognised(THIRD);
+    assert_eq!(emptied.greet(&mut me), Judgement::Doubtful, "the third has not said what it knows");
+    let mut behind = me.clone();
+    assert!(!tell(&met, &mut me));
+    assert_eq!(emptied.greet(&mut me), Judgement::Forgetful);
+    assert_eq!(me.disowned().count(), 0, "that may be a stranger");
+    me.confirm(NODE, emptied.life());
+    assert_eq!(emptied.greet(&mut me), Judgement::Forgetful);
+    assert_eq!(me.disowned().count(), 1);
+    // The third has met it since: this node is the one that is behind, whoever has taken it in.
+    let (_, third) = two(&emptied);
+    tell(&third, &mut behind);
+    behind.set_recognised(NODE);
+    assert_eq!(emptied.greet(&mut behind), Judgement::Doubtful);
+}
+
+/// Each rule is missed by a test once it is removed.
+#[cfg(feature = "mutants")]
+#[test]
+fn a_test_fails_for_every_rule_that_is_removed() {
+    use panch_wire::rule::remove;
+    let tests: [(Rule, fn()); 8] = [
+        (Rule::PeerLifeRemembered, a_copy_from_before_the_last_start_is_forgetful_however_often_it_starts),
+        (
+            Rule::PeerLogEndRemembered,
+            a_copy_from_the_last_run_is_forgetful_once_its_log_was_longer_however_often_it_starts,
+        ),
+        (
+            Rule::PeerLogNeverShrinks,
+            a_machine_that_was_put_back_within_a_life_is_forgetful_and_what_was_said_meanwhile_elsewhere_is_not_asked_for,
+        ),
+        (Rule::UnnamedLifeConfirmed, a_stranger_with_the_number_of_a_life_without_a_name_gives_it_none),
+        (Rule::AbsentTakesInFirst, a_node_that_was_absent_at_the_founding_takes_in_the_founders_first),
+        (
+            Rule::UnheardStartsDropped,
+            a_start_that_nobody_heard_of_takes_no_place_and_what_it_found_counts,
+        ),
+        (Rule::PeerWordsRemembered, what_others_have_met_keeps_out_a_copy_and_not_the_node_itself),
+        (
+            Rule::MajorityDisowns,
+            of_two_that_doubt_each_other_the_one_ends_that_a_majority_has_not_taken_in,
+        ),
+    ];
+    for (rule, test) in tests {
+        test();
+        remove(Some(rule));
+        let is_missed = std::panic::catch_unwind(test).is_err();
+        remove(None);
+        assert!(is_missed, "nothing misses {rule:?}");
+    }
 }

@@ -163,6 +163,8 @@ pub(crate) fn info(
             ("frames_used", counters.frames_used.to_string()),
         ],
     );
+    let is_returning =
+        |it: &GroupStatus| matches!(it.membership, Membership::Asking(_) | Membership::Mute(_));
     let applied: u64 = statuses.iter().map(|status| status.probe.applied).sum();
     section(
         "stats",
@@ -183,7 +185,7 @@ pub(crate) fn info(
         ("node_id", (u64::from(view.node().0) + 1).to_string()),
         ("cluster_id", format!("{:016x}", view.options.cluster)),
         ("incarnation", view.incarnation.0.to_string()),
-        ("rejoining", u8::from(!statuses.iter().all(|it| it.membership == Membership::Member)).to_string()),
+        ("rejoining", u8::from(statuses.iter().any(is_returning)).to_string()),
         ("diverged", u8::from(statuses.iter().any(|it| it.standing != Standing::Sound)).to_string()),
         ("small_file_trouble_ms", counters.note_trouble_ms.to_string()),
         ("protocol", groups::protocols(view)),

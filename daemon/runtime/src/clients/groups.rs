@@ -43,8 +43,10 @@ pub(crate) fn protocols(view: &NodeView) -> String {
 
 /// What the replica is in its group, in the words of its protocol.
 fn role(status: &GroupStatus) -> &'static str {
-    if status.membership != Membership::Member {
-        return "rejoining";
+    match status.membership {
+        Membership::Member => {}
+        Membership::Unrecognised => return "starting",
+        Membership::Asking(_) | Membership::Mute(_) => return "rejoining",
     }
     if status.standing != Standing::Sound {
         return "diverged";

@@ -3,12 +3,15 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
+use panch_replica::familiarity::Word;
+use panch_replica::outbox::MessageKind;
 use panch_ring::event::Token;
 use panch_ring::parts::SendList;
 use panch_ring::ring::SocketId;
 use panch_ring::socket;
-use panch_wire::ids::Incarnation;
+use panch_wire::ids::{Incarnation, ReplicaId};
 use panch_wire::peer::{Hello, Next, PacketReader, RefusalCode};
+use panch_wire::record::Fixed;
 use panch_wire::time::Instant;
 
 use super::{CoreFault, CoreLoop};
@@ -221,6 +224,15 @@ impl CoreLoop {
             if !self.core.admits(from, sender, receiver) {
                 continue;
             }
+            if message.kind == MessageKind::Word as u8 {
+                let Some(word) = Word::decode_fixed(message.message) else {
+                    break "a word about another node that cannot be read".to_string();
+                };
+                if self.data.peers.hear_word(from, &word) {
+                    self.outdated.insert(ReplicaId(word.node));
+                }
+                continue;
+            }
             let group = message.group;
             if group.0 >= self.view.options.group_count() {
                 break "a message for a group that does not exist".to_string();
@@ -277,6 +289,15 @@ impl CoreLoop {
             inbound.held = held;
         }
         progressed
+    }
+
+    /// Closes streams of lives of nodes that others know a later one of: whoever still speaks there has to say hello again.
+    pub(super) fn close_outdated(&mut self) {
+        for node in std::mem::take(&mut self.outdated).iter() {
+            while let Some(place) = self.inbound.stream_of_node(node) {
+                self.close_inbound(place);
+            }
+        }
     }
 
     pub(super) fn close_inbound(&mut self, place: usize) {

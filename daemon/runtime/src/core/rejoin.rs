@@ -1,4 +1,5 @@
-//! The end of a node's way back from the loss of its disk, and what the operator hears meanwhile.
+//! The end of a node's way back from the loss of its disk, or of its wait for the others to take in its start, and what the operator
+//! hears meanwhile.
 
 use panch_consensus::quorum::classic_quorum;
 use panch_replica::rejoin::Membership;
@@ -25,7 +26,32 @@ impl Returning {
     }
 }
 
+/// A core of a node whose start the others have not taken in yet.
+#[derive(Default)]
+pub(crate) struct Unrecognised {
+    /// When it last said so; not before it has lasted for a while.
+    said: Option<Instant>,
+}
+
 impl CoreLoop {
+    /// Whether the others have taken in this start: then the replicas may claim something.
+    pub(super) fn consider_recognition(&mut self, now: Instant) {
+        let Some(Unrecognised { said }) = &mut self.unrecognised else { return };
+        if self.out.peers.has_been_taken_in() {
+            self.unrecognised = None;
+            self.core.set_recognised(now, &mut self.out);
+        } else if now.since(*said.get_or_insert(now)) >= SAY_EVERY {
+            *said = Some(now);
+            let objecting: Vec<_> =
+                self.out.peers.objecting().map(|id| format!("node {}", id.0 + 1)).collect();
+            say(format_args!(
+                "node {} does not vote and serves nothing but stale reads: {} may know of a later start of it than its data directory does, or has an older data directory itself; see what it is refused for",
+                u64::from(self.view.node().0) + 1,
+                objecting.join(" and ")
+            ));
+        }
+    }
+
     /// Whether all groups of this core are through; once those of all cores are, it is written down that the node is a member again.
     pub(super) fn consider_return(&mut self, now: Instant) {
         let Some(Returning { since, said }) = &mut self.returning else { return };
@@ -39,7 +65,7 @@ impl CoreLoop {
             for status in self.core.status() {
                 let group = status.group.0;
                 match status.membership {
-                    Membership::Member => {}
+                    Membership::Member | Membership::Unrecognised => {}
                     Membership::Asking(missing) => {
                         let count = self.view.options.members.len();
                         let has_majority = count - 1 - missing.count() >= classic_quorum(count);

@@ -165,6 +165,7 @@ fn a_hello_alone_changes_nothing() {
         earlier_key: other,
         since: Incarnation(4),
         log_end: u64::MAX,
+        ..Proof::default()
     };
     let nothing = Proof { earlier: Incarnation(0), earlier_key: LifeKey::default(), ..made_up };
     for (hello, proof, code) in [

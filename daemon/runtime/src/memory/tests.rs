@@ -21,6 +21,8 @@ fn newcomer(incarnation: u32) -> Newcomer {
             earlier_name: u64::from(incarnation - 1) << 40 | 5,
             ..Claim::default()
         },
+        asked_told: LogEnd::default(),
+        told: Claim::default(),
     }
 }
 
@@ -103,11 +105,44 @@ fn the_longest_that_can_be_told_fits_an_answer() {
     let mut all: [Known; REPLICAS_MAX] = Default::default();
     // A node does not remember itself.
     all[1..].fill(known);
+    let all = Familiarity::new(all);
     let told = PeerMemory::with(None, all.clone(), Reminder::default()).tell();
     assert!(told.len() <= panch_wire::peer::HelloReply::TEXT_SIZE_MAX, "{}", told.len());
-    let longest = std::array::from_fn(|_| all[1].clone());
-    assert!(render(&longest).len() <= SIZE_MAX);
-    assert_eq!(parse(&render(&all)), Ok(all));
+    let mut longest = Familiarity::new(std::array::from_fn(|_| all.known()[1].clone()));
+    for by in 0..REPLICAS_MAX as u8 {
+        for node in 0..REPLICAS_MAX as u8 {
+            longest.set_told(ReplicaId(by), ReplicaId(node), all.known()[1].clone());
+        }
+    }
+    assert!(render(&longest, FORMAT).len() <= SIZE_MAX);
+    assert_eq!(parse(&render(&longest, FORMAT)), Ok(longest));
+    assert_eq!(parse(&render(&all, FORMAT)), Ok(all));
+}
+
+const WORD: Word =
+    Word { node: 2, core: 1, incarnation: 4, directory: 7, name: 4 << 40 | 5, since: 3, log_end: 78 };
+
+#[test]
+fn what_was_told_is_there_after_a_restart_apart_from_what_was_met() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = open(dir.path());
+    memory.set_node_count(3);
+    meet(&memory, &newcomer(3));
+    let writes = memory.writes();
+    assert!(memory.hear_word(ReplicaId(1), &WORD), "the third life is over");
+    assert_eq!(memory.writes(), writes, "hearing is no reason to wait for the disk");
+    assert!(memory.write_down().unwrap());
+    memory.hear_word(ReplicaId(1), &WORD);
+    assert!(!memory.write_down().unwrap(), "that is nothing new");
+    let again = open(dir.path());
+    again.set_node_count(3);
+    assert_eq!(again.of(ReplicaId(2)), memory.of(ReplicaId(2)));
+    let (life, end) = again.told_of(ReplicaId(2), 1);
+    assert_eq!((life.incarnation, life.directory, life.name), (Incarnation(4), 7, WORD.name));
+    assert_eq!(end, LogEnd { lsn: Lsn(78), since: Incarnation(3) });
+    assert_eq!(meet(&again, &newcomer(3)), Judgement::Contested);
+    assert_eq!(again.words(ReplicaId(0), ReplicaId(1), 1).len(), 1);
+    assert_eq!(again.words(ReplicaId(0), ReplicaId(1), 1)[0].incarnation, 3, "only what it has met itself");
 }
 
 #[test]
@@ -116,10 +151,12 @@ fn a_damaged_file_is_refused() {
     let memory = open(dir.path());
     meet(&memory, &newcomer(3));
     memory.hear(ReplicaId(2), Incarnation(3), 1, 77);
+    memory.set_node_count(3);
+    memory.hear_word(ReplicaId(1), &WORD);
     memory.write_down().unwrap();
     let file = dir.path().join(FILE);
     // As an earlier version has it: once.
-    let text = render(hold(&memory.now).familiarity.known());
+    let text = render(&hold(&memory.now).familiarity, FORMAT);
     for at in 0..text.len() {
         let mut bytes = text.clone().into_bytes();
         bytes[at] ^= 1;
@@ -136,7 +173,7 @@ fn who_says_hello_counts_once_it_is_written_down_and_nobody_waits_for_the_disk()
     // Nothing can be written where there is no folder.
     let memory = PeerMemory::with(
         Some(SmallFile::open(dir.path().join("lost/peers"), SIZE_MAX).unwrap().0),
-        hold(&memory.now).familiarity.known().clone(),
+        hold(&memory.now).familiarity.after_restart(),
         Reminder::default(),
     );
     for core in [0, 1] {

@@ -101,6 +101,8 @@ pub(super) fn minority_stops(seed: u64, count: usize) -> Result<(), String> {
         // Nobody reminds it.
         world.isolate(last);
         world.bounce(last, CrashKind::Power);
+        // Until then it serves nothing because the others have not taken it in.
+        world.run_for(500 * MILLISECOND);
         ensure!(is_outvoted(&world, last), "{kind:?}: node {last} has forgotten that it must not serve");
         refuses(&mut world, last)?;
         world.check().map_err(broken)?;

@@ -263,6 +263,80 @@ pub(super) fn copy_of_the_last_run(seed: u64) -> Result<(), String> {
     decide_with_a_copy(world, [leader, rest[0], rest[1]], &copy)
 }
 
+/// T-R10. The third has met nothing of the node's last start, and was told of it by the leader.
+pub(super) fn copy_that_others_have_told_of(seed: u64) -> Result<(), String> {
+    let (mut world, leader) = begin(Settings::calm(seed, 3))?;
+    let rest = others(3, leader);
+    let (lost, third) = (rest[0], rest[1]);
+    ensure!(world.set_soon(leader, "r0", "before"), "no first write");
+    world.run_for(SECOND);
+    world.crash(lost, CrashKind::Kill);
+    let copy = world.copy(lost);
+    world.block(lost, third);
+    world.block(third, lost);
+    world.restart(lost);
+    let knows = world.run_until(2 * SECOND, |world| world.has_accepted(leader, lost));
+    ensure!(knows, "the last start is not heard of: {}", world.describe());
+    world.run_for(SECOND);
+    ensure!(!world.has_accepted(third, lost), "the third has met the last start");
+    decide_with_a_copy(world, [leader, lost, third], &copy)
+}
+
+/// T-R11. The first knows of the node's last start and answers late; the third was away, and is there again.
+pub(super) fn copy_that_a_slow_node_knows_of(seed: u64) -> Result<(), String> {
+    let mut world = steady(Settings::calm_of(ProtocolKind::Basic, seed, 3))?;
+    let (first, lost, third) = (0, 1, 2);
+    ensure!(world.set_soon(first, "r0", "before"), "no first write");
+    world.run_for(SECOND);
+    world.isolate(third);
+    world.crash(lost, CrashKind::Kill);
+    let copy = world.copy(lost);
+    world.restart(lost);
+    let knows = world.run_until(2 * SECOND, |world| world.has_accepted(first, lost));
+    ensure!(knows, "the last start is not heard of: {}", world.describe());
+    ensure!(world.set_soon(first, "r0", "kept"), "no write with two of three: {}", world.describe());
+    world.run_for(100 * MILLISECOND);
+    world.pause(first, 100 * MILLISECOND);
+    world.restore(lost, &copy);
+    world.rejoin(third);
+    world.restart(lost);
+    world.set_soon(third, "r0", "new");
+    world.check().map_err(broken)?;
+    ensure!(world.coverage().disowned > 0, "nobody has noticed: {}", world.describe());
+    end(world)
+}
+
+/// T-R12. The copy remembers directories of others that are lost, and these remember more of the node than the copy holds.
+pub(super) fn copy_that_knows_nobody(seed: u64) -> Result<(), String> {
+    let mut world = steady(Settings::calm(seed, 3))?;
+    let restored = 1;
+    ensure!(world.set_soon(0, "r0", "before"), "no first write");
+    world.run_for(SECOND);
+    let copy = world.copy(restored);
+    for lost in [0, 2] {
+        world.wipe(lost);
+        world.restart(lost);
+        let is_back = |world: &Script| {
+            world.is_up(lost) && world.status_of(lost, GroupId(0)).is_some() && !world.is_returning(lost)
+        };
+        ensure!(
+            world.run_until(20 * SECOND, is_back),
+            "node {lost} does not come back: {}",
+            world.describe()
+        );
+        ensure!(world.set_soon(lost, "r1", "kept"), "no write: {}", world.describe());
+    }
+    world.run_for(SECOND);
+    world.restore(restored, &copy);
+    world.restart(restored);
+    let is_over = world.run_until(20 * SECOND, |world| {
+        world.coverage().disowned > 0 && world.is_up(restored) && !world.is_returning(restored)
+    });
+    world.check().map_err(broken)?;
+    ensure!(is_over, "nobody can tell: {}", world.describe());
+    end(world)
+}
+
 /// T-ER1. The node votes for a batch while it does not know of an earlier one that interferes, which its lost disk had
 /// helped to commit; the vote leaves when it knows.
 pub(super) fn vote_before_it_knows(seed: u64) -> Result<(), String> {

@@ -23,6 +23,7 @@ use super::clock::Clock;
 use super::log_watch::{self, Watched};
 use super::outbox::{Deed, Deeds};
 use super::rejoin::Memory;
+use super::restore::Recognition;
 use super::{Event, Shared};
 use crate::client::{Outcome, Proposal, Request};
 use crate::disk::{CrashKind, Disk, FileId, Job, JobId, Name, Progress, Step};
@@ -139,6 +140,10 @@ pub(crate) struct Life {
     /// Its name, and those of the lives of others whose hello it has accepted.
     pub(crate) name: u64,
     pub(crate) accepted: [u64; REPLICAS_MAX],
+    /// What the others think of it.
+    pub(crate) recognition: Recognition,
+    /// By peer: what was remembered when it was told last, and when that was.
+    pub(crate) words: [(u64, Time); REPLICAS_MAX],
 }
 
 /// One node.
@@ -162,6 +167,8 @@ pub(crate) struct Node {
     pub(crate) memory: Memory,
     /// An older copy of its disk was restored.
     pub(crate) restored: bool,
+    /// Not everybody noticed that: the operator looks after it.
+    pub(crate) is_watched: bool,
     /// Its files were damaged: it may refuse to start.
     pub(crate) rotten: bool,
     /// Its snapshots cannot be read at its next start.
@@ -213,6 +220,7 @@ impl Node {
             life: 0,
             memory: Memory::default(),
             restored: false,
+            is_watched: false,
             rotten: false,
             unreadable: false,
             segment_size: settings.wal.segment_size,
@@ -435,8 +443,14 @@ impl Node {
         self.segment_size = wal.segment_size;
         self.discard_misfits(shared, &mut recovered);
         let last = recovered.last;
+        let is_first = self.memory.starts.iter().next().is_none();
         let name = self.note_start(shared, incarnation, last);
         let now = self.clock.at(shared.queue.now());
+        self.memory.peers.set_node_count(shared.settings.replica_count);
+        if !is_first {
+            core.await_recognition();
+        }
+        let recognition = Recognition::new(shared.queue.now(), !core.is_unrecognised());
         core.start(now, Wal::resume(wal, recovered), last, &mut deeds);
         shared.coverage.resyncs += u64::from(!core.is_live());
         let writers = (0..shared.settings.replica_count).map(|_| PacketWriter::new()).collect();
@@ -455,6 +469,8 @@ impl Node {
             told: [(0, 0); REPLICAS_MAX],
             name,
             accepted: [0; REPLICAS_MAX],
+            recognition,
+            words: [(u64::MAX, 0); REPLICAS_MAX],
         };
         self.state = State::Up(Box::new(life));
         self.inbox.clear();
@@ -552,7 +568,7 @@ impl Node {
         self.in_flight.clear();
         self.doomed = None;
         self.next_turn = None;
-        self.memory.peers = self.memory.written.clone();
+        self.memory.peers = self.memory.written.after_restart();
         self.disk.crash(kind);
         shared.invariants.on_crash(self.index);
         let life = Written {

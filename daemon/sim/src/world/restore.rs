@@ -1,23 +1,57 @@
 //! Hellos: whether a node still is what others remember; and disks that are replaced by an older copy.
 //!
 //! A node whose copy is too old is refused by those that know better, stops, and is then started again, or comes back as one
-//! that has lost its disk. Copies are restored only where all others know better: beyond that nobody could tell.
+//! that has lost its disk. Where all others know better, it never gets further. Where only some do, they may be cut off from it, or
+//! end: then nobody could tell, and the operator finds out before the node votes.
 
-use panch_replica::familiarity::{Asked, Familiarity, Judgement, Newcomer, Past, Start, Starts};
+use panch_replica::familiarity::{Asked, Familiarity, Judgement, Newcomer, Past, Start, Starts, Word};
 use panch_wal::Lsn;
 use panch_wire::frame::FramePool;
-use panch_wire::ids::{Incarnation, ReplicaId};
+use panch_wire::ids::{Incarnation, ReplicaId, ReplicaSet};
 use panch_wire::peer::{Life as LifeName, LifeKey};
+use panch_wire::time::Instant;
 
+use super::faults::Undo;
 use super::node::{IDENTITY, Life, LogDirectory, Node, State, inventory_on};
 use super::rejoin::Memory;
+use super::turn::TELL_EVERY;
 use super::{Event, Shared, World};
 use crate::disk::{Copy, CrashKind, Disk, Latency};
-use crate::queue::{MILLISECOND, SECOND};
+use crate::queue::{MILLISECOND, SECOND, Time};
 use crate::random::{Concern, Stream};
 
 /// What was heard is written down at most this often.
 const WRITE_EVERY: u64 = 5 * SECOND;
+
+/// Whoever is out of reach for so long after a start does not hold up the node. Less than in the daemon: here nodes are away for
+/// shorter, too.
+const PATIENCE: Time = 200 * MILLISECOND;
+
+/// What the others think of a life of a node.
+pub(crate) struct Recognition {
+    begun: Time,
+    taken_in: ReplicaSet,
+    objecting: ReplicaSet,
+    /// It need not wait for them any more.
+    is_over: bool,
+}
+
+impl Recognition {
+    /// It has just begun.
+    pub(super) fn new(now: Time, is_over: bool) -> Self {
+        Self { begun: now, taken_in: ReplicaSet::default(), objecting: ReplicaSet::default(), is_over }
+    }
+
+    /// As in the daemon: whether all have taken it in, or were out of reach.
+    fn is_due(&self, now: Time, me: ReplicaId, count: usize, peers: &Familiarity) -> bool {
+        let disowned = peers.disowned();
+        let objects = |id: &ReplicaId| self.objecting.contains(*id);
+        let others = || ReplicaSet::first(count).iter().filter(move |id| *id != me);
+        let has_answered = |id: ReplicaId| self.taken_in.contains(id) || objects(&id);
+        !others().any(|id| objects(&id) && !disowned.contains(id))
+            && (now >= self.begun + PATIENCE || others().all(has_answered))
+    }
+}
 
 /// What a node shows of itself.
 #[derive(Clone)]
@@ -44,7 +78,10 @@ impl Greeting {
         let (incarnation, log_end) = (life.incarnation, self.log_end);
         let past = Past { lives: &self.starts, logs: &self.starts, incarnation, log_end };
         let claim = past.show(asked).claim();
-        Newcomer { node, core: 0, life, returning, is_authentic: true, asked: known.end(0), claim }
+        let (last, asked_told) = peers.told_of(node, 0);
+        let told = past.show(Asked { earlier: last.incarnation, since: asked_told.since }).claim();
+        let asked = known.end(0);
+        Newcomer { node, core: 0, life, returning, is_authentic: true, asked, claim, asked_told, told }
     }
 }
 
@@ -60,12 +97,12 @@ impl Memory {
         let hello = shared.hellos[from].as_ref().filter(|hello| hello.life.name == name);
         let Some(newcomer) = hello.map(|hello| hello.to(from, &self.peers)) else { return false };
         let judgement = self.peers.judge(&newcomer);
+        shared.queue.push_in(MILLISECOND, Event::Judged { node: from, life: name, by: me, judgement });
         if judgement == Judgement::Familiar {
             self.write_down(shared);
             return true;
         }
         shared.trace(|| format!("node {me} refuses node {from}: {judgement:?}, {newcomer:?}"));
-        shared.queue.push_in(MILLISECOND, Event::Disowned { node: from, life: name, by: me });
         false
     }
 
@@ -104,6 +141,53 @@ impl Life {
 }
 
 impl Node {
+    /// Whether the others have taken in this start by now. A copy that nobody who can be reached knows better about is taken back by
+    /// the operator; true then.
+    pub(super) fn consider_recognition(&mut self, shared: &mut Shared, now: Instant) -> bool {
+        let (me, at) = (self.id(), shared.queue.now());
+        let is_watched = self.restored && self.is_watched;
+        let State::Up(life) = &mut self.state else { return false };
+        if life.recognition.is_over {
+            return false;
+        }
+        if !life.recognition.is_due(at, me, shared.settings.replica_count, &self.memory.peers) {
+            let patience = life.recognition.begun + PATIENCE;
+            if at < patience {
+                self.wake(shared, patience);
+            }
+            return false;
+        }
+        if is_watched {
+            shared.trace(|| {
+                format!("node {} is taken back, since nobody is there who knows better", self.index)
+            });
+            shared.coverage.taken_back += 1;
+            self.crash(shared, CrashKind::Kill);
+            self.state = State::Disowned;
+            shared.queue.push_in(MILLISECOND, Event::Restart { node: self.index });
+            return true;
+        }
+        life.recognition.is_over = true;
+        life.core.set_recognised(now, &mut life.deeds);
+        false
+    }
+
+    /// What the others are told of what is remembered, if that has changed.
+    pub(super) fn words_to_tell(&mut self, shared: &Shared) -> Vec<(usize, Vec<Word>)> {
+        let (me, now, peers) = (self.id(), shared.queue.now(), &self.memory.peers);
+        let State::Up(life) = &mut self.state else { return Vec::new() };
+        let mut told = Vec::new();
+        for to in (0..shared.settings.replica_count).filter(|to| *to != me.index()) {
+            let (revision, at) = &mut life.words[to];
+            let is_first = *revision == u64::MAX;
+            if *revision != peers.met_revision() && (is_first || now >= *at + TELL_EVERY) {
+                (*revision, *at) = (peers.met_revision(), now);
+                told.push((to, peers.words(me, ReplicaId(to as u8), 0).collect()));
+            }
+        }
+        told
+    }
+
     /// Whether it is no member, or will turn out to be none.
     pub(crate) fn is_on_its_way_back(&self) -> bool {
         self.memory.is_returning() || self.restored
@@ -123,7 +207,7 @@ impl Node {
 
     /// A copy of the data directory, of the process running or not.
     pub(super) fn copy_disk(&self) -> Box<DiskCopy> {
-        let memory = Memory { peers: self.memory.written.clone(), ..self.memory.clone() };
+        let memory = Memory { peers: self.memory.written.after_restart(), ..self.memory.clone() };
         Box::new(DiskCopy { disk: self.disk.copy(), memory })
     }
 
@@ -154,12 +238,13 @@ impl Node {
         self.disk.restore(&copy.disk);
         self.memory = Memory { lost: false, promoting: false, ..copy.memory.clone() };
         self.restored = true;
+        self.is_watched = false;
         shared.invariants.on_wipe(self.index);
     }
 }
 
 impl World {
-    /// Restores a copy if the node is well and everybody else will notice.
+    /// Restores a copy if the node is well and somebody else will notice, at times cut off from some.
     pub(super) fn consider_restoring(&mut self, node: usize, copy: &DiskCopy) {
         let shared = &self.shared;
         let owner = &self.nodes[node];
@@ -169,24 +254,71 @@ impl World {
         }
         let Some(hello) = owner.hello_with(shared, copy) else { return };
         let notices = |peer: &Node| {
-            let mut known = peer.memory.written.clone();
-            known.judge(&hello.to(node, &known.clone())) == Judgement::Doubtful
+            let mut known = peer.memory.written.after_restart();
+            let judgement = known.judge(&hello.to(node, &known.clone()));
+            matches!(judgement, Judgement::Doubtful | Judgement::Contested)
         };
-        if self.nodes.iter().filter(|peer| peer.index != node).all(notices) {
+        let others = self.nodes.iter().filter(|peer| peer.index != node);
+        let (noticing, blind): (Vec<&Node>, Vec<&Node>) = others.partition(|peer| notices(peer));
+        let (noticing, all_notice) =
+            (noticing.iter().map(|it| it.index).collect::<Vec<_>>(), blind.is_empty());
+        if !noticing.is_empty() {
             self.nodes[node].restore(&mut self.shared, copy);
+            self.nodes[node].is_watched = !all_notice;
+            self.shared.coverage.partly_noticed += u64::from(!all_notice);
+            for peer in noticing {
+                if self.fault_random().chance(300_000) {
+                    let duration = self.fault_random().skewed(10, 2000) * MILLISECOND;
+                    for (from, to) in [(node, peer), (peer, node)] {
+                        self.shared.network.block(from, to);
+                        self.shared.queue.push_in(duration, Event::Undo(Undo::Unblock(from, to)));
+                    }
+                }
+            }
             let absence = self.fault_random().skewed(1, 100) * MILLISECOND;
             self.shared.queue.push_in(absence, Event::Restart { node });
         }
     }
 
-    /// A node hears that it is not what it was. It stops, if whoever says so has been recognised by itself: that one may
-    /// have the older memory.
-    pub(super) fn on_disowned(&mut self, node: usize, life: u64, by: usize) {
-        let name_of = |node: usize| self.nodes[node].life().map(|life| life.name);
-        let Some(refused) = self.nodes[node].life().filter(|refused| refused.name == life) else { return };
-        if name_of(by) != Some(refused.accepted[by]) {
+    /// A node hears what another one thinks of its life. It stops if it is forgetful.
+    pub(super) fn on_judged(&mut self, node: usize, life: u64, by: usize, judgement: Judgement) {
+        let is_cut_off = self.shared.network.is_blocked(by, node);
+        let is_any_restored = self.nodes.iter().any(|other| other.restored);
+        let judged = &mut self.nodes[node];
+        let State::Up(present) = &mut judged.state else { return };
+        if present.name != life {
             return;
         }
+        if is_cut_off {
+            return self.shared.queue.push_in(20 * MILLISECOND, Event::Judged { node, life, by, judgement });
+        }
+        let id = ReplicaId(by as u8);
+        match judgement {
+            Judgement::Familiar => {
+                present.recognition.taken_in.insert(id);
+                present.recognition.objecting.remove(id);
+                judged.memory.peers.set_recognised(id);
+            }
+            Judgement::Doubtful | Judgement::Contested => {
+                if !present.recognition.taken_in.contains(id) {
+                    present.recognition.objecting.insert(id);
+                }
+                if judgement == Judgement::Contested && !is_any_restored {
+                    let text = format!("node {by} was told lies about node {node}");
+                    self.shared.invariants.note("familiarity", Err(text));
+                    return;
+                }
+                self.shared.coverage.contested += u64::from(judgement == Judgement::Contested);
+            }
+            Judgement::Forgetful => return self.on_disowned(node, by),
+            Judgement::Unmet | Judgement::Unproven | Judgement::Unconfirmed => {}
+        }
+        let now = self.now();
+        self.nodes[node].wake(&mut self.shared, now);
+    }
+
+    /// A node hears that it is not what it was, and stops.
+    fn on_disowned(&mut self, node: usize, by: usize) {
         if !self.nodes[node].restored {
             let text = format!("node {by} refuses node {node}, whose disk is as it left it");
             self.shared.invariants.note("familiarity", Err(text));

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use panch_consensus::epaxos::component_bound;
 use panch_consensus::protocol::Tuning;
 use panch_replica::batcher::Refusal;
+use panch_replica::familiarity::Word;
 use panch_replica::outbox::{MessageKind, ReplyTo};
 use panch_replica::rejoin::RejoinMessage;
 use panch_replica::transfer::TransferMessage;
@@ -32,7 +33,7 @@ use crate::network::{Fate, Packet};
 use crate::queue::{MICROSECOND, MILLISECOND, Time};
 
 /// As in the daemon.
-const TELL_EVERY: Time = 200 * MILLISECOND;
+pub(super) const TELL_EVERY: Time = 200 * MILLISECOND;
 
 /// Why a process ends by itself.
 #[derive(Debug)]
@@ -84,6 +85,7 @@ impl Node {
                 Input::Disk(tag, succeeded) => life.take_disk(shared, now, &self.disk, tag, succeeded)?,
                 Input::Connected(peer, name) => {
                     life.told[peer] = (0, 0);
+                    life.words[peer] = (u64::MAX, 0);
                     let known = life.accepts(shared, &mut self.memory, self.index, peer, name);
                     let peer = ReplicaId(peer as u8);
                     shared.coverage.stale_packets += u64::from(!known);
@@ -121,6 +123,9 @@ impl Node {
                     }
                 }
             }
+        }
+        if self.consider_recognition(shared, now) {
+            return Ok(());
         }
         let State::Up(life) = &mut self.state else { return Ok(()) };
         life.deeds.unreached = shared.network.unreached(self.index);
@@ -318,6 +323,15 @@ impl Node {
                 }
             }
         }
+        for (to, words) in self.words_to_tell(shared) {
+            if receivers[to].is_none() {
+                writers[to].start(Incarnations { sender: me, receiver: Incarnation(0) });
+                receivers[to] = Some(Incarnation(0));
+            }
+            for word in words {
+                let _ = writers[to].push(GroupId(0), MessageKind::Word as u8, &word, None);
+            }
+        }
         for (to, writer) in writers.iter_mut().enumerate() {
             if receivers[to].is_none() && to != self.index {
                 // Those that are sent nothing hear at times how far the log is.
@@ -485,6 +499,13 @@ impl Life {
                     if !admitted {
                         shared.coverage.stale_packets += 1;
                         return;
+                    }
+                    if incoming.kind == MessageKind::Word as u8 {
+                        let word = Word::decode_fixed(incoming.message);
+                        if let Some(word) = word.filter(|word| memory.peers.hear_word(from, word)) {
+                            self.accepted[usize::from(word.node)] = 0;
+                        }
+                        continue;
                     }
                     let (group, kind, message, body) =
                         (incoming.group, incoming.kind, incoming.message, incoming.body);

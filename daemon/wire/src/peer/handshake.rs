@@ -208,7 +208,8 @@ impl Challenge {
 ///
 /// ```text
 /// 0 "PNPP"  4 peer version u16  6 zero[2]  8 earlier incarnation u32  12 since incarnation u32  16 key[16]  32 earlier key[16]
-/// 48 log end u64  56 seal[32]  88 checksum u64 of the rest
+/// 48 log end u64  56 told: earlier incarnation u32  60 since incarnation u32  64 earlier key[16]  80 log end u64  88 seal[32]
+/// 120 checksum u64 of the rest
 /// ```
 /// The first six bytes never change.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -223,12 +224,27 @@ pub struct Proof {
     pub since: Incarnation,
     /// The last commit group of the core's log that was found then.
     pub log_end: u64,
+    /// The same, of what others have told the accepting node.
+    pub told: Earlier,
+}
+
+/// What a node shows of its past to one that was told of it.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Earlier {
+    /// See [`Proof::earlier`].
+    pub incarnation: Incarnation,
+    /// See [`Proof::earlier_key`].
+    pub key: LifeKey,
+    /// See [`Proof::since`].
+    pub since: Incarnation,
+    /// See [`Proof::log_end`].
+    pub log_end: u64,
 }
 
 impl Proof {
     /// Bytes of a proof.
-    pub const SIZE: usize = 96;
-    const SEALED: usize = 56;
+    pub const SIZE: usize = 128;
+    const SEALED: usize = 88;
 
     /// Appends the proof with its seal. `before`: the bytes of the hello and of the challenge.
     pub fn write(&self, secret: Option<&Secret>, before: &[u8], out: &mut Vec<u8>) {
@@ -241,6 +257,11 @@ impl Proof {
         out.extend_from_slice(&self.key.0);
         out.extend_from_slice(&self.earlier_key.0);
         out.extend_from_slice(&self.log_end.to_le_bytes());
+        let Earlier { incarnation, key, since, log_end } = &self.told;
+        out.extend_from_slice(&incarnation.0.to_le_bytes());
+        out.extend_from_slice(&since.0.to_le_bytes());
+        out.extend_from_slice(&key.0);
+        out.extend_from_slice(&log_end.to_le_bytes());
         let seal = seal(secret, Sealed::Proof, before, &out[start..]);
         out.extend_from_slice(&seal);
         end(start, out);
@@ -266,6 +287,12 @@ impl Proof {
             key: LifeKey(array(bytes, 16)),
             earlier_key: LifeKey(array(bytes, 32)),
             log_end: u64_at(bytes, 48),
+            told: Earlier {
+                incarnation: Incarnation(u32_at(bytes, 56)),
+                since: Incarnation(u32_at(bytes, 60)),
+                key: LifeKey(array(bytes, 64)),
+                log_end: u64_at(bytes, 80),
+            },
         };
         Ok(Some((proof, same_seal(&array(bytes, Self::SEALED), &expected))))
     }
@@ -349,6 +376,12 @@ mod tests {
             earlier_key: LifeKey([2; 16]),
             since: Incarnation(1),
             log_end: 77,
+            told: Earlier {
+                incarnation: Incarnation(4),
+                key: LifeKey([3; 16]),
+                since: Incarnation(3),
+                log_end: 78,
+            },
         };
         let secret = secret(1);
         let mut bytes = Vec::new();

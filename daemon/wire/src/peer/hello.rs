@@ -245,7 +245,9 @@ refusals! {
     /// Nobody at the node's configured address has named this life yet.
     Unconfirmed = 11, "the node at the configured address has not confirmed this start yet: is its peer address in [cluster] members the right one, and can it be reached?";
     /// The sender looks forgetful, but has not taken in the one who says so: that one may have the older memory.
-    Doubtful = 13, "one of the two nodes has an older copy of its data directory, or has lost it, and no other has said yet which";
+    Doubtful = 13, "one of the two nodes has an older copy of its data directory, or has lost it, and no other has said yet which: the one that the other nodes take in is right, and the other one will stop. If all nodes run and reach each other and this lasts, only you can know: empty the data directory that was replaced, and start its node with --rejoin";
+    /// Another node has told of a later life of the sender, or of a longer log, than the sender shows.
+    Contested = 16, "another node has met a later start of this node, or a longer log, than its data directory shows: it seems to be an older copy, and is not counted on. Restore the directory that the node ran with last, or empty it and start the node with --rejoin; what the other node says counts until that one has lost its disk and come back";
     /// The cluster secret is another one.
     Secret = 12, "the cluster secret is another one: give every node the same `secret_file`";
     /// The sender's cluster began with another state, or with none.
@@ -258,7 +260,8 @@ refusals! {
 ///
 /// ```text
 /// 0 "PNPR"  4 peer version u16  6 refusal u16 (0 = accepted)  8 incarnation u32  12 text length u16  14 core count u16
-/// 16 checksum u64 of the rest  24 known u32  28 since u32  32 seal[32] (zeros without a secret)  64 text
+/// 16 checksum u64 of the rest  24 known u32  28 since u32  32 seal[32] (zeros without a secret)  64 told u32  68 told since u32
+/// 72 text
 /// ```
 /// The first six bytes never change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -275,13 +278,17 @@ pub struct HelloReply<'a> {
     pub known: Incarnation,
     /// The incarnation in which the asking node said the log end that the answering one remembers of this core; 0 if none.
     pub since: Incarnation,
+    /// The last incarnation of the asking node that others have told the answering one of, if it is later; 0 if none.
+    pub told: Incarnation,
+    /// The incarnation in which a longer end of the core's log was said, as others have told; 0 if none.
+    pub told_since: Incarnation,
     /// For people, when refused. To an accepted [`Purpose::Inquiry`]: what the node remembers of others.
     pub text: &'a str,
 }
 
 impl<'a> HelloReply<'a> {
     /// Bytes of an answer before its text.
-    pub const SIZE: usize = 64;
+    pub const SIZE: usize = 72;
     /// The longest text, in bytes: what a node remembers of eight others with 255 cores each.
     pub const TEXT_SIZE_MAX: usize = 63 << 10;
 
@@ -300,6 +307,8 @@ impl<'a> HelloReply<'a> {
         out.extend_from_slice(&self.known.0.to_le_bytes());
         out.extend_from_slice(&self.since.0.to_le_bytes());
         out.extend_from_slice(&Seal::default());
+        out.extend_from_slice(&self.told.0.to_le_bytes());
+        out.extend_from_slice(&self.told_since.0.to_le_bytes());
         out.extend_from_slice(text.as_bytes());
         // Seal and checksum count as zero in the seal, the checksum in itself.
         let seal = seal(secret, Sealed::Reply, before, &out[start..]);
@@ -349,6 +358,8 @@ impl<'a> HelloReply<'a> {
             core_count: u16_at(bytes, 14),
             known: Incarnation(u32_at(bytes, 24)),
             since: Incarnation(u32_at(bytes, 28)),
+            told: Incarnation(u32_at(bytes, 64)),
+            told_since: Incarnation(u32_at(bytes, 68)),
             text: str::from_utf8(&bytes[Self::SIZE..])
                 .map_err(|_| PeerFault::Misbehaved("text of the hello's answer"))?,
         };

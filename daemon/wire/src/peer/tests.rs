@@ -154,7 +154,18 @@ fn hellos_come_back_and_strangers_are_refused() {
 fn answers_to_a_hello_come_back() {
     for (refusal, text) in [(None, ""), (Some(RefusalCode::Cluster), "cluster 3, not 4")] {
         let (incarnation, known, since) = (Incarnation(9), Incarnation(7), Incarnation(6));
-        let reply = HelloReply { version: VERSION, refusal, incarnation, core_count: 4, known, since, text };
+        let (told, told_since) = (Incarnation(5), Incarnation(3));
+        let reply = HelloReply {
+            version: VERSION,
+            refusal,
+            incarnation,
+            core_count: 4,
+            known,
+            since,
+            told,
+            told_since,
+            text,
+        };
         let secret = Secret::new(b"sixteen and more").unwrap();
         let mut out = Vec::new();
         reply.write(Some(&secret), b"before", &mut out);

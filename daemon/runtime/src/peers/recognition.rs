@@ -1,0 +1,110 @@
+//! Whether the other nodes have taken in this life of this node, before which it claims nothing: see [`panch_replica::rejoin`].
+
+use panch_wire::ids::{ReplicaId, ReplicaSet};
+use panch_wire::time::Instant;
+
+use super::OPEN_TIMEOUT;
+
+/// What a peer thinks of this life of this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Opinion {
+    /// It has not said.
+    Unknown,
+    /// It has accepted a hello.
+    Accepted,
+    /// It takes this node for one that may have forgotten something.
+    Against,
+}
+
+/// How far a core of this node is with it.
+#[derive(Default, Debug)]
+pub(super) struct Recognition {
+    /// When whoever has not answered by then counts as out of reach; `None`: no hello could be said yet, or it is over.
+    patience: Option<Instant>,
+    /// Whoever has not answered is out of reach.
+    is_late: bool,
+    /// They have. Whatever they say later is about what this node has said since.
+    is_reached: bool,
+}
+
+impl Recognition {
+    /// Hellos can be said from now on, or could before.
+    pub(super) fn wait(&mut self, now: Instant) {
+        if !self.is_late {
+            let until = *self.patience.get_or_insert(now + OPEN_TIMEOUT);
+            self.is_late = now >= until;
+            self.patience = self.patience.filter(|_| !self.is_late);
+        }
+    }
+
+    /// When [`Recognition::wait`] has something to do.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.patience
+    }
+
+    /// Whether all others have taken in this life, or were out of reach for long enough. Who says that this node may have forgotten
+    /// something is not out of reach, whatever becomes of it, unless this node has found that it has itself (`disowned`).
+    pub(super) fn is_reached(
+        &mut self,
+        mut opinions: impl Iterator<Item = (ReplicaId, Opinion)>,
+        disowned: ReplicaSet,
+    ) -> bool {
+        let is_settled = |(id, opinion)| match opinion {
+            Opinion::Accepted => true,
+            Opinion::Unknown => self.is_late,
+            Opinion::Against => disowned.contains(id),
+        };
+        self.is_reached = self.is_reached || opinions.all(is_settled);
+        self.is_reached
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use panch_wire::time::Duration;
+
+    use super::*;
+
+    const OTHERS: [ReplicaId; 2] = [ReplicaId(1), ReplicaId(2)];
+
+    fn is_reached(recognition: &mut Recognition, opinions: [Opinion; 2], disowned: ReplicaSet) -> bool {
+        recognition.is_reached(OTHERS.into_iter().zip(opinions), disowned)
+    }
+
+    #[test]
+    fn who_does_not_answer_is_waited_for_from_the_first_hello_on_and_not_for_ever() {
+        let mut recognition = Recognition::default();
+        let none = ReplicaSet::default();
+        let opinions = [Opinion::Accepted, Opinion::Unknown];
+        let begun = Instant(0) + OPEN_TIMEOUT;
+        assert!(!is_reached(&mut recognition, opinions, none), "no hello was said");
+        recognition.wait(begun);
+        let until = begun + OPEN_TIMEOUT;
+        assert_eq!(recognition.deadline(), Some(until));
+        recognition.wait(until - Duration::from_nanos(1));
+        assert!(!is_reached(&mut recognition, opinions, none));
+        recognition.wait(until);
+        assert_eq!(recognition.deadline(), None, "a core does not wake for it again");
+        assert!(is_reached(&mut recognition, opinions, none));
+    }
+
+    #[test]
+    fn who_objects_is_waited_for_until_it_accepts_or_is_known_to_be_forgetful() {
+        let (mut first, mut second) = (Recognition::default(), Recognition::default());
+        let objecting = [Opinion::Unknown, Opinion::Against];
+        for recognition in [&mut first, &mut second] {
+            recognition.wait(Instant(0));
+            recognition.wait(Instant(0) + OPEN_TIMEOUT);
+            recognition.wait(Instant(0) + OPEN_TIMEOUT + OPEN_TIMEOUT);
+            assert_eq!(recognition.deadline(), None);
+            assert!(!is_reached(recognition, objecting, ReplicaSet::default()));
+        }
+        let mut disowned = ReplicaSet::default();
+        disowned.insert(OTHERS[0]);
+        assert!(!is_reached(&mut first, objecting, disowned), "that is another one");
+        disowned.insert(OTHERS[1]);
+        assert!(is_reached(&mut first, objecting, disowned));
+        assert!(is_reached(&mut second, [Opinion::Unknown, Opinion::Accepted], ReplicaSet::default()));
+        assert!(is_reached(&mut second, objecting, ReplicaSet::default()), "for the life of this node");
+    }
+}
