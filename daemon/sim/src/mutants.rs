@@ -56,6 +56,14 @@ const TABLES: &[(Rule, &str)] = &[
         "what is forced has the most votes, and those decide anyway",
     ),
     (Rule::PeerLogNeverShrinks, "no machine is put back while it runs; a test of the replica crate has it"),
+    (
+        Rule::PeerLifeRemembered,
+        "what others have told keeps a copy out, too; a test of the replica crate has it",
+    ),
+    (
+        Rule::MajorityDisowns,
+        "a copy mostly takes in those that refuse it; a test of the replica crate has it",
+    ),
     (Rule::UnnamedLifeConfirmed, FAMILIARITY),
     (Rule::AbsentTakesInFirst, FAMILIARITY),
     (Rule::UnheardStartsDropped, FAMILIARITY),
