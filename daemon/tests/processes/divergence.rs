@@ -107,6 +107,10 @@ fn is_found_and_comes_back(protocol: &str) {
         cluster.kill(id);
     }
     cluster.start_node(wrong);
+    eventually("it need not wait for the others any more", PATIENCE, || {
+        let error = get(&cluster, wrong, false).expect_err("it serves nothing").to_string();
+        error.contains("differ from those of other nodes").then_some(())
+    });
     refuses(&cluster);
     for id in [1, 2] {
         cluster.start_node(id);
