@@ -62,11 +62,11 @@ impl Weakness {
 }
 
 /// Whether a protocol promises that others stay fast. In Basic Paxos every node proposes, and a slot that a slow one has begun waits for
-/// it or for whoever takes it over. In Fast Paxos votes that a link brings late cost a timer per command, as yet.
+/// it or for whoever takes it over. In Fast Paxos votes that come late, for whatever reason, can cost every command a wait, as yet.
 fn is_promised(weakness: Weakness, kind: ProtocolKind) -> bool {
     match kind {
         ProtocolKind::Basic => !matches!(weakness, Weakness::SlowNode(..)),
-        ProtocolKind::Fast => !matches!(weakness, Weakness::SlowLink(..) | Weakness::NarrowLink(..)),
+        ProtocolKind::Fast => matches!(weakness, Weakness::CutOneWay(..) | Weakness::HungDisk(..)),
         _ => true,
     }
 }
