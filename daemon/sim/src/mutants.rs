@@ -96,7 +96,6 @@ const TABLES: &[(Rule, &str)] = &[
         "others that are up know the instance, or its row has no gap any more, before that matters",
     ),
     (Rule::EpaxosCoveredIfAsked, "no replica of the simulator says what is not so"),
-    (Rule::EpaxosSnapshotIfUseful, "a snapshot that frees nothing only costs writes to the disk"),
     (Rule::EpaxosFetchOnce, "what is asked for again is only in the way of other messages"),
     (
         // It takes more terms than a group has replicas, each with votes for another batch in one slot that stays open.

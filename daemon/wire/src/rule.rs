@@ -330,8 +330,6 @@ rules! {
     /// A doubt about the own state ends under load, too: states are compared when a report arrives, and whom a majority has shown to be wrong
     /// is not doubted about (T-ED1).
     EpaxosDoubtEnds = "epaxos-doubt-ends",
-    /// A snapshot that would free nothing of a full log is not made (T-EXS3).
-    EpaxosSnapshotIfUseful = "epaxos-snapshot-if-useful",
 }
 
 #[cfg(feature = "mutants")]

@@ -3,7 +3,6 @@
 use panch_consensus::frontier::Frontier;
 use panch_consensus::protocol::{Order, Protocol};
 use panch_wire::ids::Slot;
-use panch_wire::rule::{self, Rule};
 use panch_wire::time::Duration;
 
 use crate::outbox::Outbox;
@@ -43,11 +42,10 @@ impl<P: Protocol> Replica<P> {
             return;
         }
         self.snapshots.look_at = around.now + LOOKED_EVERY;
-        let latest = self.snapshots.latest;
-        if latest.is_none() || !rule::holds(Rule::EpaxosSnapshotIfUseful) {
+        let Some(latest) = self.snapshots.latest else {
             self.snapshots.request();
-        }
-        let Some(latest) = latest else { return };
+            return;
+        };
         let Some(oldest) = self.log.earliest_position() else {
             self.truncate_log(around.wal);
             return;

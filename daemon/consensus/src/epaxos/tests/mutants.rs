@@ -7,7 +7,7 @@ mutants! {
     // The order of execution has mutants of its own; a lost disk, snapshots and what clients ask for take whole nodes (T-ER1, T-E24).
     rules "epaxos-", elsewhere [
         EpaxosPrefixDependencies, EpaxosComponentOrder, EpaxosRejoinFloor, EpaxosManyKeysInLog,
-        EpaxosSnapshotIfUseful, EpaxosDoubtEnds,
+        EpaxosDoubtEnds,
     ];
     random {
         random_schedules_notice_too: 60 of random::run, [
