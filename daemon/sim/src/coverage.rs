@@ -282,6 +282,7 @@ const OF_LOST_DISKS: &[&str] = &[
     "long_absences",
     "partly_noticed",
     "contested",
+    "taken_back",
 ];
 
 /// The counters that a long sweep of a protocol must have: its branches, the rare ones included.

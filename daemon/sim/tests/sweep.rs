@@ -83,6 +83,9 @@ fn three_replicas_survive_a_swarm_of_faults() {
         "long_absences",
         "gray",
         "measured",
+        "partly_noticed",
+        "contested",
+        "taken_back",
     ];
     let missing: Vec<_> =
         total.missing(MULTI, 3).into_iter().filter(|name| !rare.contains(&name.as_str())).collect();
