@@ -41,6 +41,10 @@ const UNCHOSEN_SHARE: usize = 8;
 const COMMAND_OVERHEAD: usize = KEY_SIZE_MAX + 64;
 /// The most of the tail per group, in bytes.
 const TAIL_SIZE_MAX: usize = 8 << 20;
+/// The executed instances that all groups of a core keep for members that lag, at most: about a quarter of a gigabyte.
+const KEPT_COUNT_MAX: u64 = 1 << 19;
+/// Of one group, so many may always be kept: a member that catches up is behind by a few thousand at high load.
+const KEPT_COUNT_MIN: u64 = 1 << 14;
 
 /// A start that is asked to stop ends by itself within this time, or is ended.
 const STOP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
@@ -319,6 +323,7 @@ pub(crate) fn node_options(
             clock_drift_ppm: cluster.clock_drift_ppm,
             pipeline_depth: cluster.pipeline_depth,
             tail_size_max,
+            kept_count_max: (KEPT_COUNT_MAX / groups_per_core as u64).max(KEPT_COUNT_MIN),
             unchosen_size_max: node.frame_pool_size / UNCHOSEN_SHARE / groups_per_core,
             slow_after: cluster.slow_after,
             recover_after: cluster.recover_after,

@@ -127,6 +127,9 @@ pub struct Tuning {
     pub pipeline_depth: usize,
     /// Bytes of recent frames kept in memory for peers that lag (frame footprint); older entries are read from the log.
     pub tail_size_max: usize,
+    /// EPaxos: the most executed instances that are kept for a member that is heard and lags; each takes about half a kilobyte of
+    /// memory.
+    pub kept_count_max: u64,
     /// Bytes of unchosen entries at which a leader takes no further proposals.
     pub unchosen_size_max: usize,
     /// The most entries in flight to a peer that is catching up.
@@ -162,6 +165,7 @@ impl Default for Tuning {
             election_timeout: Duration::from_millis(500),
             pipeline_depth: 10,
             tail_size_max: 8 << 20,
+            kept_count_max: 1 << 19,
             unchosen_size_max: 8 << 20,
             catchup_window: 512,
             catchup_size_max: 4 << 20,

@@ -26,9 +26,6 @@ use crate::frontier::Frontier;
 /// While one is on its way to it, it is waited for again: what the others execute meanwhile is what it needs next.
 pub(super) const GONE_AFTER: u32 = 15;
 
-/// So many executed instances are kept for a member that is heard, at most; each takes about half a kilobyte of memory.
-const KEPT_COUNT_MAX: u64 = 1 << 19;
-
 impl Epaxos {
     /// Drops what every member says to have executed.
     pub(super) fn collect(&mut self) {
@@ -80,8 +77,8 @@ impl Epaxos {
     /// snapshot is more than the log may hold. Returns how many.
     ///
     /// They are waited for again when they have executed what was kept, or nearly all there is, or have a snapshot. If two members gave each other up, each could come
-    /// to need a snapshot that the other must not take. So only those are given up that have executed less than this replica, on the whole: of
-    /// two members, one at most has reason to.
+    /// to need a snapshot that the other must not take. So only those are given up that have executed nothing that this replica has not,
+    /// and less on the whole: of two members, one at most has reason to, as far as their last reports go.
     pub(super) fn give_up_without(&mut self, position: Position) -> u64 {
         if !holds(Rule::EpaxosSlowGivenUp) || !self.graph.executed().contains(position) {
             return 0;
@@ -91,19 +88,23 @@ impl Epaxos {
 
     /// The same for those that are so far behind that what is known of the instances takes too much memory.
     pub(super) fn give_up_far_behind(&mut self) {
-        let _ = self.give_up_if(|_, lag| lag > KEPT_COUNT_MAX);
+        let most = self.tuning.kept_count_max;
+        let _ = self.give_up_if(|_, lag| lag > most);
     }
 
     fn give_up_if(&mut self, lacks: impl Fn(&Member, u64) -> bool) -> u64 {
         let (count, me) = (self.group.replica_count, self.group.me.index());
         let total = |numbers: &Numbers| numbers[..count].iter().sum::<u64>();
-        let own: u64 = (0..count as u8).map(|row| self.graph.executed().upto(row)).sum();
+        let executed: [u64; REPLICAS_MAX] = std::array::from_fn(|row| self.graph.executed().upto(row as u8));
+        let own = total(&executed);
         let mut given_up = 0;
         for (index, member) in self.members[..count].iter_mut().enumerate() {
             let lag = own.saturating_sub(total(&member.executed));
             // What a member has not told yet is no lag.
             let is_known = member.has_reported || member.snapshotting;
-            if index != me && is_known && !member.given_up && lag > 0 && lacks(member, lag) {
+            let is_behind =
+                lag > 0 && member.executed.iter().zip(&executed).all(|(theirs, own)| theirs <= own);
+            if index != me && is_known && !member.given_up && is_behind && lacks(member, lag) {
                 member.given_up = true;
                 given_up += 1;
             }
