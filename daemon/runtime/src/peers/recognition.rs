@@ -1,7 +1,7 @@
 //! Whether the other nodes have taken in this life of this node, before which it claims nothing: see [`panch_replica::rejoin`].
 
 use panch_wire::ids::{ReplicaId, ReplicaSet};
-use panch_wire::time::Instant;
+use panch_wire::time::{Duration, Instant};
 
 use super::OPEN_TIMEOUT;
 
@@ -16,11 +16,16 @@ pub(super) enum Opinion {
     Against,
 }
 
+/// A core that waits looks so often; what lies between two looks beyond twice of that, it has not listened.
+const LISTEN_EVERY: Duration = Duration::from_millis(50);
+
 /// How far a core of this node is with it.
 #[derive(Default, Debug)]
 pub(super) struct Recognition {
     /// When whoever has not answered by then counts as out of reach; `None`: no hello could be said yet, or it is over.
     patience: Option<Instant>,
+    /// When this core looked last.
+    looked: Instant,
     /// Whoever has not answered is out of reach.
     is_late: bool,
     /// They have. Whatever they say later is about what this node has said since.
@@ -31,15 +36,18 @@ impl Recognition {
     /// Hellos can be said from now on, or could before.
     pub(super) fn wait(&mut self, now: Instant) {
         if !self.is_late {
-            let until = *self.patience.get_or_insert(now + OPEN_TIMEOUT);
+            // While this process stands still, nobody is out of reach.
+            let gap = now.since(std::mem::replace(&mut self.looked, now));
+            let missed = if gap > 2 * LISTEN_EVERY { gap } else { Duration::ZERO };
+            let until = self.patience.map_or(now + OPEN_TIMEOUT, |until| until + missed);
             self.is_late = now >= until;
-            self.patience = self.patience.filter(|_| !self.is_late);
+            self.patience = Some(until).filter(|_| !self.is_late);
         }
     }
 
     /// When [`Recognition::wait`] has something to do.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.patience
+        self.patience.map(|until| until.min(self.looked + LISTEN_EVERY))
     }
 
     /// Whether all others have taken in this life, or were out of reach for long enough. Who says that this node may have forgotten
@@ -61,14 +69,22 @@ impl Recognition {
 
 #[cfg(test)]
 mod tests {
-    use panch_wire::time::Duration;
-
     use super::*;
 
     const OTHERS: [ReplicaId; 2] = [ReplicaId(1), ReplicaId(2)];
 
     fn is_reached(recognition: &mut Recognition, opinions: [Opinion; 2], disowned: ReplicaSet) -> bool {
         recognition.is_reached(OTHERS.into_iter().zip(opinions), disowned)
+    }
+
+    /// As a core that runs does, which wakes when it has to.
+    fn look(recognition: &mut Recognition, from: Instant, to: Instant) -> Instant {
+        recognition.wait(from);
+        while let Some(at) = recognition.deadline().filter(|at| *at < to) {
+            recognition.wait(at);
+        }
+        recognition.wait(to);
+        to
     }
 
     #[test]
@@ -78,12 +94,13 @@ mod tests {
         let opinions = [Opinion::Accepted, Opinion::Unknown];
         let begun = Instant(0) + OPEN_TIMEOUT;
         assert!(!is_reached(&mut recognition, opinions, none), "no hello was said");
-        recognition.wait(begun);
-        let until = begun + OPEN_TIMEOUT;
-        assert_eq!(recognition.deadline(), Some(until));
-        recognition.wait(until - Duration::from_nanos(1));
+        let until = look(&mut recognition, begun, begun + OPEN_TIMEOUT - Duration::from_nanos(1));
         assert!(!is_reached(&mut recognition, opinions, none));
-        recognition.wait(until);
+        // The process stood still for longer than it waits at all.
+        let missed = OPEN_TIMEOUT + OPEN_TIMEOUT;
+        recognition.wait(until + missed);
+        assert!(!is_reached(&mut recognition, opinions, none), "nothing could be heard meanwhile");
+        recognition.wait(until + missed + Duration::from_nanos(1));
         assert_eq!(recognition.deadline(), None, "a core does not wake for it again");
         assert!(is_reached(&mut recognition, opinions, none));
     }
@@ -93,9 +110,7 @@ mod tests {
         let (mut first, mut second) = (Recognition::default(), Recognition::default());
         let objecting = [Opinion::Unknown, Opinion::Against];
         for recognition in [&mut first, &mut second] {
-            recognition.wait(Instant(0));
-            recognition.wait(Instant(0) + OPEN_TIMEOUT);
-            recognition.wait(Instant(0) + OPEN_TIMEOUT + OPEN_TIMEOUT);
+            look(recognition, Instant(0), Instant(0) + OPEN_TIMEOUT + OPEN_TIMEOUT);
             assert_eq!(recognition.deadline(), None);
             assert!(!is_reached(recognition, objecting, ReplicaSet::default()));
         }
