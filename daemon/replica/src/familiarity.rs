@@ -428,27 +428,41 @@ impl Familiarity {
         if life == known.life { (Life::default(), end) } else { (life, end) }
     }
 
-    /// What this node tells `to` of the logs of the core with that number, of `core_count`, of all others.
-    pub fn words(&self, me: ReplicaId, to: ReplicaId, core: u16) -> impl Iterator<Item = Word> + '_ {
+    /// What this node tells `to` of all others that it has met: of all their logs, since nodes need not have equally many cores.
+    pub fn words(&self, me: ReplicaId, to: ReplicaId) -> impl Iterator<Item = Word> + '_ {
         let all = (0..).map(ReplicaId).zip(&self.known).take(self.node_count);
-        all.filter(move |(node, _)| *node != me && *node != to)
-            .map(move |(node, known)| Word::new(node, core, known))
+        let met = all.filter(move |(node, known)| {
+            *node != me && *node != to && known.life.incarnation > Incarnation(0)
+        });
+        met.flat_map(|(node, known)| {
+            (0..known.ends.len().max(1) as u16).map(move |core| Word::new(node, core, known))
+        })
     }
 
-    /// Another node, whose hello was accepted, tells what it remembers. True if the life of the node that it speaks of which is
-    /// remembered here is not the last one: what still comes from that one must not be taken in any more.
+    /// Another node, whose hello was accepted, tells what it remembers. True if what it speaks of is outdated, see
+    /// [`Familiarity::is_outdated`]. Words of one node come in the order in which it told them.
     pub fn hear_word(&mut self, from: ReplicaId, word: &Word) -> bool {
         let (node, count) = (ReplicaId(word.node), self.node_count);
-        if node == from || node.index() >= count || from.index() >= count {
+        // Who has not met a node, or not any more, contradicts nothing that it has said of it before.
+        let says_nothing = word.incarnation == 0 && holds(Rule::SilenceTakesNothingBack);
+        if node == from || node.index() >= count || from.index() >= count || says_nothing {
             return false;
         }
         self.revision += u64::from(self.told.hear(from, word));
-        let (known, told) = (self.known[node.index()].life, word.life());
-        told.incarnation > known.incarnation
-            || told.incarnation == known.incarnation
-                && told.name != known.name
-                && known.name != 0
-                && told.name != 0
+        self.is_outdated(node)
+    }
+
+    /// Whether the life of a node that is remembered here is not the last one, as others have told: what still comes from that one
+    /// must not be taken in any more.
+    pub fn is_outdated(&self, node: ReplicaId) -> bool {
+        let known = self.known[node.index()].life;
+        self.told.lives(node).any(|told| {
+            told.incarnation > known.incarnation
+                || told.incarnation == known.incarnation
+                    && told.name != known.name
+                    && known.name != 0
+                    && told.name != 0
+        })
     }
 
     /// What was told, by whom and of whom: all that has to be written down.

@@ -25,7 +25,7 @@ use panch_ring::mesh::MeshPort;
 use panch_ring::ring::{Ring, SocketId};
 use panch_ring::socket::{self, ListenOptions, Liveness};
 use panch_wire::frame::FramePool;
-use panch_wire::ids::{ReplicaId, ReplicaSet};
+use panch_wire::ids::ReplicaId;
 use panch_wire::peer::Hello;
 use panch_wire::time::{Duration, Instant};
 
@@ -107,8 +107,8 @@ pub(crate) struct CoreLoop {
     /// Set by whichever core fails first, so that all stop.
     pub(crate) failed: Arc<AtomicBool>,
     inbound: InboundStreams,
-    /// Nodes that others know a later life of than is taken in here.
-    outdated: ReplicaSet,
+    /// [`PeerMemory::outdatings`](crate::memory::PeerMemory::outdatings), as far as this core has looked.
+    outdatings: u64,
     /// This start is not taken in by the others yet.
     unrecognised: Option<Unrecognised>,
     /// By core: commands of this core's clients for its groups.
@@ -162,7 +162,7 @@ impl CoreLoop {
             returning,
             failed,
             inbound: InboundStreams::default(),
-            outdated: ReplicaSet::default(),
+            outdatings: 0,
             unrecognised,
             forwarding: (0..cores).map(|_| Forwarding::default()).collect(),
             backlog: Backlog::new(cores),

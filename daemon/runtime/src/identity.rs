@@ -63,6 +63,8 @@ pub(crate) struct DataDir {
     pub(crate) peers: PeerMemory,
     /// The node comes back because it has lost the votes that were not on stable storage, with the power.
     pub(crate) has_lost_votes: bool,
+    /// This is not the first start of the directory.
+    pub(crate) has_run: bool,
     /// The key of this life.
     pub(crate) key: LifeKey,
     /// The identity file. Whoever writes it holds this; no core does.
@@ -187,6 +189,7 @@ impl DataDir {
             identity,
             peers,
             has_lost_votes,
+            has_run,
             key,
             file: Mutex::new(file),
             own,
@@ -264,6 +267,11 @@ impl DataDir {
             self.peers.reminder.now();
         }
         is_named
+    }
+
+    /// Whether a core is not through with the way back of the node.
+    pub(crate) fn is_returning(&self) -> bool {
+        self.way_back.cores.load(Ordering::Acquire) > 0
     }
 
     /// A core is through with its way back. If it was the last, it is written down soon that the node is a member again.

@@ -49,6 +49,8 @@ pub(crate) struct PeerMemory {
     lives: AtomicU64,
     /// See [`Familiarity::met_revision`].
     met: AtomicU64,
+    /// See [`PeerMemory::outdatings`].
+    outdatings: AtomicU64,
     /// Wakes the thread that writes.
     pub(crate) reminder: Reminder,
 }
@@ -101,6 +103,7 @@ impl PeerMemory {
             writes: AtomicU64::default(),
             lives: AtomicU64::default(),
             met: AtomicU64::default(),
+            outdatings: AtomicU64::default(),
             reminder,
         }
     }
@@ -116,18 +119,26 @@ impl PeerMemory {
     }
 
     /// What this node tells `to`: see [`Familiarity::words`].
-    pub(crate) fn words(&self, me: ReplicaId, to: ReplicaId, core: u16) -> Vec<Word> {
-        hold(&self.now).familiarity.words(me, to, core).collect()
+    pub(crate) fn words(&self, me: ReplicaId, to: ReplicaId) -> Vec<Word> {
+        hold(&self.now).familiarity.words(me, to).collect()
     }
 
-    /// A node tells what it remembers of another one. Costs no I/O; true if streams of that one have to be closed, see
-    /// [`Familiarity::hear_word`].
-    pub(crate) fn hear_word(&self, from: ReplicaId, word: &Word) -> bool {
-        let is_outdated = hold(&self.now).familiarity.hear_word(from, word);
-        if is_outdated {
+    /// A node tells what it remembers of another one. Costs no I/O.
+    pub(crate) fn hear_word(&self, from: ReplicaId, word: &Word) {
+        if hold(&self.now).familiarity.hear_word(from, word) {
+            self.outdatings.fetch_add(1, Ordering::AcqRel);
             self.reminder.soon();
         }
-        is_outdated
+    }
+
+    /// Grows when streams of a node have to be closed, by every core: see [`PeerMemory::is_outdated`].
+    pub(crate) fn outdatings(&self) -> u64 {
+        self.outdatings.load(Ordering::Acquire)
+    }
+
+    /// See [`Familiarity::is_outdated`].
+    pub(crate) fn is_outdated(&self, node: ReplicaId) -> bool {
+        hold(&self.now).familiarity.is_outdated(node)
     }
 
     /// What was told of a node beyond what is remembered of it: see [`Familiarity::told_of`].

@@ -516,8 +516,9 @@ fn open_core(
     let start = Start { incarnation: view.incarnation, key: data.key, log_end: last };
     let was_named = |incarnation| data.lives().key(incarnation).is_some();
     out.peers.show(starts::note(&data.path, view.core, start, was_named)?, last);
-    // At the first start of a directory there is nothing that others could know better.
-    if data.lives().iter().next().is_some() {
+    // At the first start of a directory there is nothing that others could know better. Notes of starts may be gone, or older than
+    // they are made.
+    if data.has_run {
         core.await_recognition();
     }
     core.start(now, wal, last, &mut out);

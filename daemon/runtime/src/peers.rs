@@ -22,6 +22,7 @@ use panch_wire::peer::{
     Challenge, Earlier, Hello, HelloReply, Incarnations, PacketWriter, PeerFault, Proof, RefusalCode, Secret,
 };
 use panch_wire::record::Fixed;
+use panch_wire::rule::{Rule, holds};
 use panch_wire::time::{Duration, Instant};
 
 use crate::complaints::Complaints;
@@ -228,23 +229,31 @@ impl Peers {
         self.outbound.get(id.index()).is_some_and(|peer| matches!(peer.state, State::Up(_)))
     }
 
+    /// Whether others are told what this node remembers. One core says it for all, so that what was said first arrives first; and a
+    /// node on its way back takes back nothing of what it said before: it may have forgotten that.
+    fn is_telling(&self) -> bool {
+        let may_have_forgotten = self.data.is_returning() && holds(Rule::ReturningTellsNothing);
+        self.hello.core_index == 0 && !may_have_forgotten
+    }
+
     /// Gives this turn's packets to the ring. `log_end`: how far the log is on stable storage; those that get nothing else
     /// hear of it at times, too.
     pub(crate) fn flush(&mut self, now: Instant, ring: &mut Ring, log_end: u64) {
         self.log_end = log_end;
         let sender = self.hello.incarnation;
         let changes = self.data.peers.changes();
+        let is_telling = self.is_telling();
         for (index, peer) in self.outbound.iter_mut().enumerate() {
             let State::Up(socket) = peer.state else { continue };
             if peer.sending {
                 continue;
             }
-            if peer.owes_words(now, changes) {
+            if is_telling && peer.owes_words(now, changes) {
                 if !peer.open {
                     peer.open = true;
                     peer.writer.start(Incarnations { sender, receiver: peer.incarnation });
                 }
-                let words = self.data.peers.words(self.me, ReplicaId(index as u8), self.hello.core_index);
+                let words = self.data.peers.words(self.me, ReplicaId(index as u8));
                 let mut encoded = Vec::new();
                 let fits = words.iter().all(|word| {
                     encoded.clear();

@@ -68,6 +68,10 @@ const TABLES: &[(Rule, &str)] = &[
         Rule::MajorityDisowns,
         "a copy mostly takes in those that refuse it; a test of the replica crate has it",
     ),
+    (
+        Rule::SilenceTakesNothingBack,
+        "a node on its way back tells nothing, either; a test of the replica crate has it",
+    ),
     (Rule::LeaseBootDelay, LEASES),
     (Rule::LeaseWithinBootDelay, LEASES),
     (Rule::UnnamedLifeConfirmed, FAMILIARITY),

@@ -141,6 +141,7 @@ scenarios! {
     "T-R10" "a disk is restored from an older copy, and who is there was only told of what it lacks" Run(rejoin::copy_that_others_have_told_of);
     "T-R11" "a disk is restored from an older copy, and who knows better is slow" Run(rejoin::copy_that_a_slow_node_knows_of);
     "T-R12" "a disk is restored from a copy after all others have lost theirs" Run(rejoin::copy_that_knows_nobody);
+    "T-R13" "a disk is restored from an older copy, and who knows better has lost what it knew of others" Run(rejoin::copy_that_only_a_forgetful_node_knows_of);
     "T-L1" "a leader with a lease is cut off" Run(lease::cut_off);
     "T-L2" "a follower whose own lease is shorter grants, restarts and votes for another" Run(lease::short_granter);
     "T-L3" "the only follower that grants stands for election" Run(lease::granter_stands);

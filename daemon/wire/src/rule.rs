@@ -133,6 +133,10 @@ rules! {
     UnheardStartsDropped = "unheard-starts-dropped",
     /// What others have met of a node and told keeps it out until it has shown that it comes from there.
     PeerWordsRemembered = "peer-words-remembered",
+    /// Who has met nothing of a node takes back nothing of what it told of it.
+    SilenceTakesNothingBack = "silence-takes-nothing-back",
+    /// A node on its way back tells others nothing of third ones: it may have forgotten what it told before.
+    ReturningTellsNothing = "returning-tells-nothing",
     /// A node that starts again claims nothing until all others have taken it in, or were out of reach for a while.
     StartRecognised = "start-recognised",
     /// Of two nodes that take each other for forgetful the one ends that a majority has not taken in.

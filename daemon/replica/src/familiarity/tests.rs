@@ -59,8 +59,12 @@ impl Directory {
 
     /// Says hello as often as it takes to know what is asked for.
     fn greet(&self, by: &mut Familiarity) -> Judgement {
-        let newcomer = Newcomer { ..self.newcomer(&by.of(NODE), 0) };
-        let (last, asked_told) = by.told_of(NODE, 0);
+        self.greet_from(0, by)
+    }
+
+    fn greet_from(&self, core: u16, by: &mut Familiarity) -> Judgement {
+        let newcomer = Newcomer { ..self.newcomer(&by.of(NODE), core) };
+        let (last, asked_told) = by.told_of(NODE, core);
         let asked = Asked { earlier: last.incarnation, since: asked_told.since };
         let told = self.past().show(asked).claim();
         by.judge(&Newcomer { asked_told, told, ..newcomer })
@@ -404,8 +408,8 @@ const THIRD: ReplicaId = ReplicaId(1);
 
 /// The third tells what it remembers; whether anything has to be closed.
 fn tell(third: &Familiarity, to: &mut Familiarity) -> bool {
-    let words: Vec<_> = third.words(THIRD, ME, 0).collect();
-    assert_eq!(words.len(), 1, "of all but the two");
+    let words: Vec<_> = third.words(THIRD, ME).collect();
+    assert!(words.iter().all(|word| word.node == NODE.0), "of all but the two");
     words.iter().any(|word| to.hear_word(THIRD, word))
 }
 
@@ -460,6 +464,39 @@ fn what_others_have_heard_of_a_log_keeps_out_a_copy_of_the_last_run() {
 }
 
 #[test]
+fn others_are_told_of_every_log_of_a_node() {
+    let mut directory = Directory::new(7);
+    directory.start(1, 10);
+    let (mut me, mut third) = two(&directory);
+    let mut copy = directory.clone();
+    directory.log = Lsn(directory.log.0 + 1);
+    // The third need not have a core of that number itself.
+    third.hear(NODE, Incarnation(1), 3, directory.log);
+    assert!(!tell(&third, &mut me));
+    copy.start(3, 100);
+    assert_eq!(copy.greet_from(3, &mut me.clone()), Judgement::Contested);
+    assert_eq!(copy.greet(&mut me), Judgement::Familiar, "that log is as it was");
+}
+
+#[test]
+fn who_has_met_nobody_takes_back_nothing_and_backs_nobody() {
+    let mut directory = Directory::new(7);
+    directory.start(1, 10);
+    let (mut me, mut third) = two(&directory);
+    let mut copy = directory.clone();
+    directory.start(2, 10);
+    assert_eq!(directory.greet(&mut third), Judgement::Familiar);
+    tell(&third, &mut me);
+    let before = me.clone();
+    // It has lost what it remembered, and says so, or an earlier version says it.
+    assert!(!me.hear_word(THIRD, &Word::new(NODE, 0, &Known::default())));
+    assert_eq!(Familiarity::default().words(THIRD, ME).count(), 0);
+    assert_eq!(me, before);
+    copy.start(3, 10);
+    assert_eq!(copy.greet(&mut me), Judgement::Contested);
+}
+
+#[test]
 fn what_was_told_never_makes_a_node_familiar() {
     let mut directory = Directory::new(7);
     directory.start(1, 10);
@@ -478,7 +515,7 @@ fn who_has_told_what_is_wrong_can_take_it_back() {
     let mut directory = Directory::new(7);
     directory.start(1, 10);
     let (mut me, mut third) = two(&directory);
-    let word = third.words(THIRD, ME, 0).next().unwrap();
+    let word = third.words(THIRD, ME).next().unwrap();
     let lie = Word { incarnation: u32::MAX, name: 5, log_end: u64::MAX, ..word };
     assert!(me.hear_word(THIRD, &lie));
     assert_eq!(directory.greet(&mut me), Judgement::Contested);
@@ -542,6 +579,7 @@ fn a_test_fails_for_every_rule_that_is_removed() {
             Rule::UnheardStartsDropped,
             a_start_that_nobody_heard_of_takes_no_place_and_what_it_found_counts,
         ),
+        (Rule::SilenceTakesNothingBack, who_has_met_nobody_takes_back_nothing_and_backs_nobody),
         (Rule::PeerWordsRemembered, what_others_have_met_keeps_out_a_copy_and_not_the_node_itself),
         (
             Rule::MajorityDisowns,

@@ -83,9 +83,14 @@ impl Told {
     /// Whether somebody has met a later life of a node than is known here, in this directory of it and not in the one known here. A
     /// later life in the same directory speaks for nobody: whoever comes from there has shown what is known here, too.
     pub(super) fn is_behind(&self, node: ReplicaId, known: &Known, directory: u64) -> bool {
-        let mut lives = self.by.iter().map(|told| told[node.index()].life);
+        let mut lives = self.lives(node);
         known.life.directory != directory
             && lives.any(|life| life.incarnation > known.life.incarnation && life.directory == directory)
+    }
+
+    /// The lives of a node that anybody has told of.
+    pub(super) fn lives(&self, node: ReplicaId) -> impl Iterator<Item = Life> {
+        self.by.iter().map(move |told| told[node.index()].life)
     }
 
     /// Whether `by` has told something of a node since this one started.

@@ -9,7 +9,7 @@ use panch_ring::event::Token;
 use panch_ring::parts::SendList;
 use panch_ring::ring::SocketId;
 use panch_ring::socket;
-use panch_wire::ids::{Incarnation, ReplicaId};
+use panch_wire::ids::{Incarnation, ReplicaSet};
 use panch_wire::peer::{Hello, Next, PacketReader, RefusalCode};
 use panch_wire::record::Fixed;
 use panch_wire::time::Instant;
@@ -228,9 +228,7 @@ impl CoreLoop {
                 let Some(word) = Word::decode_fixed(message.message) else {
                     break "a word about another node that cannot be read".to_string();
                 };
-                if self.data.peers.hear_word(from, &word) {
-                    self.outdated.insert(ReplicaId(word.node));
-                }
+                self.data.peers.hear_word(from, &word);
                 continue;
             }
             let group = message.group;
@@ -293,8 +291,14 @@ impl CoreLoop {
 
     /// Closes streams of lives of nodes that others know a later one of: whoever still speaks there has to say hello again.
     pub(super) fn close_outdated(&mut self) {
-        for node in std::mem::take(&mut self.outdated).iter() {
-            while let Some(place) = self.inbound.stream_of_node(node) {
+        let outdatings = self.data.peers.outdatings();
+        if std::mem::replace(&mut self.outdatings, outdatings) == outdatings {
+            return;
+        }
+        let nodes = ReplicaSet::first(self.view.options.members.len());
+        for node in nodes.iter() {
+            let is_outdated = self.data.peers.is_outdated(node);
+            while is_outdated && let Some(place) = self.inbound.stream_of_node(node) {
                 self.close_inbound(place);
             }
         }

@@ -337,6 +337,37 @@ pub(super) fn copy_that_knows_nobody(seed: u64) -> Result<(), String> {
     end(world)
 }
 
+/// T-R13. The third was told of the node's last start by the leader, which comes back without what it remembered of others.
+pub(super) fn copy_that_only_a_forgetful_node_knows_of(seed: u64) -> Result<(), String> {
+    let (mut world, leader) = begin(Settings::calm(seed, 3))?;
+    let rest = others(3, leader);
+    let (lost, third) = (rest[0], rest[1]);
+    ensure!(world.set_soon(leader, "r0", "before"), "no first write");
+    world.run_for(SECOND);
+    world.crash(lost, CrashKind::Kill);
+    let copy = world.copy(lost);
+    world.block(lost, third);
+    world.block(third, lost);
+    world.restart(lost);
+    let knows = world.run_until(2 * SECOND, |world| world.has_accepted(leader, lost));
+    ensure!(knows, "the last start is not heard of: {}", world.describe());
+    world.run_for(SECOND);
+    cut_off(&mut world, third, true);
+    ensure!(world.set_soon(leader, "r0", "kept"), "no write with two of three: {}", world.describe());
+    world.forget_others(leader);
+    world.restore(lost, &copy);
+    world.clear_filter();
+    world.unblock(lost, third);
+    world.unblock(third, lost);
+    world.restart(leader);
+    // It is there, and talks to the third, before the copy is.
+    world.run_for(SECOND);
+    world.restart(lost);
+    world.run_for(2 * SECOND);
+    ensure!(!world.set_soon(third, "r0", "new"), "decided by a node with an older copy of its disk");
+    world.check().map_err(broken)
+}
+
 /// T-ER1. The node votes for a batch while it does not know of an earlier one that interferes, which its lost disk had
 /// helped to commit; the vote leaves when it knows.
 pub(super) fn vote_before_it_knows(seed: u64) -> Result<(), String> {

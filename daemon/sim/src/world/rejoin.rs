@@ -116,6 +116,20 @@ impl Node {
         shared.invariants.on_wipe(self.index);
     }
 
+    /// What the node remembers of others is lost; the operator knows.
+    pub(super) fn forget_others(&mut self, shared: &mut Shared) {
+        self.crash(shared, CrashKind::Kill);
+        shared.trace(|| format!("node {} forgets all others", self.index));
+        self.state = State::Down;
+        let forgotten = Memory {
+            lost: true,
+            peers: Familiarity::default(),
+            written: Familiarity::default(),
+            ..self.memory.clone()
+        };
+        self.memory = forgotten;
+    }
+
     /// The disk is lost with everything on it; the operator knows.
     pub(crate) fn wipe(&mut self, shared: &mut Shared, kind: CrashKind) {
         self.crash(shared, kind);

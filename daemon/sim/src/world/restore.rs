@@ -9,6 +9,7 @@ use panch_wal::Lsn;
 use panch_wire::frame::FramePool;
 use panch_wire::ids::{Incarnation, ReplicaId, ReplicaSet};
 use panch_wire::peer::{Life as LifeName, LifeKey};
+use panch_wire::rule::{Rule, holds};
 use panch_wire::time::Instant;
 
 use super::faults::Undo;
@@ -174,15 +175,19 @@ impl Node {
 
     /// What the others are told of what is remembered, if that has changed.
     pub(super) fn words_to_tell(&mut self, shared: &Shared) -> Vec<(usize, Vec<Word>)> {
+        let may_have_forgotten = self.memory.is_returning() && holds(Rule::ReturningTellsNothing);
         let (me, now, peers) = (self.id(), shared.queue.now(), &self.memory.peers);
         let State::Up(life) = &mut self.state else { return Vec::new() };
+        if may_have_forgotten {
+            return Vec::new();
+        }
         let mut told = Vec::new();
         for to in (0..shared.settings.replica_count).filter(|to| *to != me.index()) {
             let (revision, at) = &mut life.words[to];
             let is_first = *revision == u64::MAX;
             if *revision != peers.met_revision() && (is_first || now >= *at + TELL_EVERY) {
                 (*revision, *at) = (peers.met_revision(), now);
-                told.push((to, peers.words(me, ReplicaId(to as u8), 0).collect()));
+                told.push((to, peers.words(me, ReplicaId(to as u8)).collect()));
             }
         }
         told

@@ -175,6 +175,11 @@ impl World {
         self.nodes[node].wipe(&mut self.shared, CrashKind::Power);
     }
 
+    /// A node ends, and the file with what it remembers of others is lost: it is started as one on its way back.
+    pub fn forget_others(&mut self, node: usize) {
+        self.nodes[node].forget_others(&mut self.shared);
+    }
+
     /// Whether a node has accepted the hello of another one's present life.
     pub fn has_accepted(&self, node: usize, peer: usize) -> bool {
         let name = self.nodes[peer].life().map(|life| life.name);

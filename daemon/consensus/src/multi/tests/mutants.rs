@@ -12,7 +12,7 @@ mutants! {
         RejoinKeepsBallot, RejoinDurable, PeriodicPowerRejoins, FoundingAsksEverybody, FoundingAsksTwice,
         FoundersAreNamed, FoundingsDoNotMix, FoundedWithState, HighestBallotSalvaged, PeerLifeRemembered,
         PeerLogEndRemembered, PeerLogNeverShrinks, UnnamedLifeConfirmed, AbsentTakesInFirst, UnheardStartsDropped,
-        PeerWordsRemembered, StartRecognised, MajorityDisowns, LogKeptForTransfers, DecisionsCompared,
+        PeerWordsRemembered, SilenceTakesNothingBack, ReturningTellsNothing, StartRecognised, MajorityDisowns, LogKeptForTransfers, DecisionsCompared,
         SmallFileCopiesInTurn, SmallFileWholeCopyStays, SmallFileSyncedWhenRead, SmallFileSyncedBeforeRenamed,
         SmallFileNameSynced,
         OutvotedDoesNotLead, ReportsOfOneLife,
