@@ -106,7 +106,8 @@ fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl DataDir {
     /// Opens or creates the directory for the node described by `wanted` (its incarnation and log name are ignored). A node that
     /// knows of no earlier incarnation gets none: see [`DataDir::begin`]. Nothing of one that has run changes before
-    /// [`DataDir::enter`].
+    /// [`DataDir::enter`]. If it is to begin with a salvaged state, it is durable when this returns that the state is being installed, until
+    /// [`DataDir::set_founding`]: whatever interrupts that, the directory is not taken for a new one.
     /// A node that is `alone` has nobody to whom it could have said what it has forgotten.
     pub(crate) fn open(
         path: &Path,
@@ -138,7 +139,8 @@ impl DataDir {
                     return Err(IdentityFault::Nameless(path.join(FILE)));
                 }
                 let founding = Founding::default();
-                Identity { incarnation: Incarnation(0), log: fresh_name(wanted), founding, ..wanted.clone() }
+                let (incarnation, log) = (Incarnation(0), fresh_name(wanted));
+                Identity { incarnation, log, founding, ..wanted.clone() }
             }
         };
         check(path, &identity, wanted)?;
@@ -147,6 +149,10 @@ impl DataDir {
         let begins_with_state = wanted.founding != Founding::default();
         if begins_with_state && (has_run || has_begun(path, &identity).map_err(at(path))?) {
             return Err(IdentityFault::BeginsWithData(path.to_path_buf()));
+        }
+        if begins_with_state {
+            // What an earlier try has named is not there whole, from here on.
+            (identity.founding, identity.installing) = (Founding::default(), true);
         }
         let is_complete = has_run && format > FORMAT_WITHOUT_FILES && !alone;
         let gone = if is_complete { file_gone(path, identity.cores).map_err(at(path))? } else { None };
@@ -170,7 +176,7 @@ impl DataDir {
         if has_run {
             identity.incarnation = next_incarnation(identity.incarnation);
         } else {
-            // The name of the directory is durable before others hear of it.
+            // The name of the directory is durable before others hear of it, and what it is for before anything is in it.
             file.store(&render(&identity, FORMAT))?;
         }
         let (starts_file, lives) = starts::open(path, None)?;
@@ -219,9 +225,9 @@ impl DataDir {
         Ok((lock, identity))
     }
 
-    /// It is written down, while nothing has begun, what the cluster begins with.
+    /// It is written down, while nothing has begun, what the cluster begins with, and that it is here, if it has to be.
     pub(crate) fn set_founding(&mut self, founding: Founding) -> Result<(), IdentityFault> {
-        self.identity.founding = founding;
+        (self.identity.founding, self.identity.installing) = (founding, false);
         self.write(&self.identity)
     }
 

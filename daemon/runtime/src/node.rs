@@ -222,8 +222,7 @@ impl Node {
             return Err(NodeFault::Forgotten);
         }
         if let Some(beginning) = beginning {
-            // Named only once it is there whole; what an earlier try has named is not, from here on.
-            data.set_founding(Founding::default())?;
+            // Named only once it is there whole.
             beginning.install(&options)?;
             data.set_founding(beginning.founding)?;
         }
@@ -364,6 +363,7 @@ pub(crate) fn wanted_identity(options: &NodeOptions) -> Identity {
         incarnation: Incarnation(0),
         log: 0,
         rejoining: false,
+        installing: false,
         founders: Default::default(),
         life: Life {
             is_unsynced: matches!(options.log.durability, Durability::Periodic { .. }),

@@ -378,13 +378,19 @@ fn a_directory_that_waits_for_one_thing_is_not_used_for_another() {
     cluster.spawn_to_found(1);
     waits(&cluster, 1, "is to found the cluster");
     cluster.kill(1);
-    // It was killed while it was being filled.
+    // The power failed while it was being filled, before anything was in it but what it is for.
     let identity = cluster.data_dir(1).join("identity");
     let text = cluster.small_file(1, "identity");
     let (body, _) = text.split_once("founding ").expect("a line");
+    assert!(body.contains("state member\n"), "{body}");
+    let body = body.replace("state member\n", "state installing\n");
     let body = format!("{body}founding {:#018x} above 0\n", 0);
     let sum = panch_wire::checksum::checksum(body.as_bytes());
     fs::write(&identity, format!("{body}checksum {sum:#018x}\n")).expect("written");
+    for core in 0..2 {
+        fs::remove_dir_all(cluster.data_dir(1).join(format!("core-{core}"))).expect("removed");
+        fs::remove_file(cluster.data_dir(1).join(format!("core-{core}.unbegun"))).expect("removed");
+    }
     for spawn in [Cluster::spawn, Cluster::spawn_to_rejoin, Cluster::spawn_to_found] {
         spawn(&mut cluster, 1);
         refused(&mut cluster, 1, &["was interrupted", "again with --from and the same files"]);

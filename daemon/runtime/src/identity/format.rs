@@ -6,8 +6,11 @@ use panch_replica::rejoin::Life;
 use panch_wire::ids::{Incarnation, ReplicaId};
 
 /// The layout of the identity file.
-pub(super) const FORMAT: u64 = 7;
-/// The layout before, which is converted: the file held its text once, and every change made a new file.
+pub(super) const FORMAT: u64 = 8;
+/// The layout before, which is converted: it did not say that a state is being installed.
+#[cfg(test)]
+pub(super) const FORMAT_WITHOUT_INSTALLING: u64 = 7;
+/// An earlier layout, which is converted: the file held its text once, and every change made a new file.
 #[cfg(test)]
 pub(super) const FORMAT_IN_ONE_COPY: u64 = 6;
 /// An earlier layout, which is converted: the other small files need not have been there from the beginning.
@@ -28,6 +31,7 @@ const OPEN: &str = "open";
 /// States of a node, as the file spells them.
 const MEMBER: &str = "member";
 const REJOINING: &str = "rejoining";
+const INSTALLING: &str = "installing";
 
 /// What a data directory says of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,6 +52,8 @@ pub(crate) struct Identity {
     pub(crate) log: u64,
     /// The node has lost its disk, or its log, and is not a member again yet.
     pub(crate) rejoining: bool,
+    /// A salvaged state is being written into the directory, and may not be there whole.
+    pub(crate) installing: bool,
     /// What the nodes were when the cluster was founded.
     pub(crate) founders: Founders,
     /// The life that has begun.
@@ -76,7 +82,11 @@ pub(super) fn render(identity: &Identity, format: u64) -> String {
         identity.routing,
         identity.incarnation.0,
         identity.log,
-        if identity.rejoining { REJOINING } else { MEMBER },
+        match identity {
+            Identity { installing: true, .. } => INSTALLING,
+            Identity { rejoining: true, .. } => REJOINING,
+            _ => MEMBER,
+        },
     );
     let Life { is_unsynced, boot, is_closed } = identity.life;
     let (votes, end) = (if is_unsynced { UNSYNCED } else { SYNCED }, if is_closed { CLOSED } else { OPEN });
@@ -150,9 +160,10 @@ pub(super) fn parse(text: &str) -> Result<(Identity, u64), usize> {
         return Err(1);
     }
     let node = u8::try_from(number(2, "node")?).ok().and_then(|node| node.checked_sub(1)).ok_or(3usize)?;
-    let rejoining = match line(8, "state")? {
-        REJOINING => true,
-        MEMBER => false,
+    let (rejoining, installing) = match line(8, "state")? {
+        REJOINING => (true, false),
+        INSTALLING => (false, true),
+        MEMBER => (false, false),
         _ => return Err(9),
     };
     let founders = parse_founders(line(9, "founders")?).ok_or(10usize)?;
@@ -172,6 +183,7 @@ pub(super) fn parse(text: &str) -> Result<(Identity, u64), usize> {
         incarnation: Incarnation(u32::try_from(number(6, "incarnation")?).map_err(|_| 7usize)?),
         log: number(7, "log")?,
         rejoining,
+        installing,
         founders,
         life,
         founding,

@@ -4,7 +4,7 @@
 //! |---|---|---|---|---|
 //! | waits for the first start | goes on | founds | begins with the files | comes back |
 //! | waits to begin with salvaged state | goes on | founds | begins with the files, if they are others with those | refused |
-//! | was being filled with that | refused | refused | begins anew | refused |
+//! | is being filled with that | refused | refused | begins anew | refused |
 //! | waits to come back | goes on | refused | refused | goes on |
 //!
 //! A node that waits has said nothing but that it is new, so it may still be told otherwise. It may not where what is in the directory
@@ -43,6 +43,10 @@ pub(super) fn check(
             false => Ok(()),
         };
     }
+    if identity.installing {
+        return Err(IdentityFault::HalfFilled(path.to_path_buf()));
+    }
+    // An earlier version said nothing of it in the identity.
     for core in 0..identity.cores {
         let at = |error| IdentityFault::Io { path: path.to_path_buf(), error };
         if CoreDirectory::is_unbegun(path, core).map_err(at)? {

@@ -3,7 +3,7 @@ use panch_replica::founding::Founder;
 use panch_wal::small_file::text_of;
 use panch_wire::ids::ReplicaId;
 
-use super::format::{FORMAT_IN_ONE_COPY, FORMAT_WITHOUT_FOUNDING};
+use super::format::{FORMAT_IN_ONE_COPY, FORMAT_WITHOUT_FOUNDING, FORMAT_WITHOUT_INSTALLING};
 use super::*;
 use crate::storage::CoreDirectory;
 
@@ -17,6 +17,7 @@ fn wanted() -> Identity {
         incarnation: Incarnation(0),
         log: 0,
         rejoining: false,
+        installing: false,
         founders: Founders::default(),
         life: Life { is_unsynced: false, boot: 1, is_closed: false },
         founding: Founding::default(),
@@ -311,10 +312,14 @@ fn what_the_nodes_were_at_the_founding_is_kept_and_the_layout_before_is_converte
     drop(data);
     let identity = open(dir.path(), &wanted()).unwrap().identity;
     assert_eq!(identity.founders, founders);
-    for format in [FORMAT_IN_ONE_COPY, FORMAT_WITHOUT_FILES, FORMAT_WITHOUT_FOUNDING] {
+    for format in
+        [FORMAT_WITHOUT_INSTALLING, FORMAT_IN_ONE_COPY, FORMAT_WITHOUT_FILES, FORMAT_WITHOUT_FOUNDING]
+    {
         fs::write(dir.path().join(FILE), render(&identity, format)).unwrap();
         for name in ["peers", "starts"] {
-            if format == FORMAT_IN_ONE_COPY {
+            if format == FORMAT_WITHOUT_INSTALLING {
+                // As it is.
+            } else if format == FORMAT_IN_ONE_COPY {
                 let text = text_in(&dir.path().join(name));
                 fs::write(dir.path().join(name), text).unwrap();
             } else {
@@ -323,7 +328,7 @@ fn what_the_nodes_were_at_the_founding_is_kept_and_the_layout_before_is_converte
         }
         let converted = run(dir.path(), &wanted()).identity.clone();
         assert_eq!((converted.founders, converted.log), (identity.founders, identity.log));
-        assert!(text_in(&dir.path().join(FILE)).starts_with("format 7\n"));
+        assert!(text_in(&dir.path().join(FILE)).starts_with("format 8\n"));
         for name in [FILE, "peers", "starts", "core-0.starts", "core-1.starts"] {
             let bytes = fs::read(dir.path().join(name)).unwrap();
             assert!(bytes.starts_with(b"copies 1 "), "{name} has room");
@@ -419,8 +424,19 @@ fn what_a_directory_is_for_is_known_and_nothing_else_is_done_with_it() {
     let empty: Make = &|_| ();
     let waits: Make = &|dir| drop(open(dir, &wanted()).unwrap());
     let waits_with_state: Make = &|dir| drop(wait_with_state(dir));
+    // The power fails before anything else is written, and later.
+    let to_be_filled: Make = &|dir| drop(open(dir, &with_state).unwrap());
+    let to_be_filled_anew: Make = &|dir| {
+        waits_with_state(dir);
+        drop(open(dir, &with_state).unwrap());
+    };
     let half_filled: Make = &|dir| {
         drop(open(dir, &with_state).unwrap());
+        CoreDirectory::open(dir, 1).unwrap().await_log().unwrap();
+    };
+    let half_filled_by_an_earlier_version: Make = &|dir| {
+        let data = open(dir, &wanted()).unwrap();
+        fs::write(dir.join(FILE), render(&data.identity, FORMAT_WITHOUT_INSTALLING)).unwrap();
         CoreDirectory::open(dir, 1).unwrap().await_log().unwrap();
     };
     let waits_to_rejoin: Make = &|dir| drop(lost(dir).unwrap());
@@ -438,11 +454,14 @@ fn what_a_directory_is_for_is_known_and_nothing_else_is_done_with_it() {
         other => panic!("{other}"),
     };
     // Without a flag, with --from, with --rejoin, and for `panchd salvage`.
-    let table: [(Make, [&str; 4]); 9] = [
+    let table: [(Make, [&str; 4]); 12] = [
         (empty, ["done", "done", "done", "nothing"]),
         (waits, ["done", "done", "done", "nothing"]),
         (waits_with_state, ["done", "done", "waits with state", "done"]),
+        (to_be_filled, ["half filled", "done", "half filled", "nothing"]),
+        (to_be_filled_anew, ["half filled", "done", "half filled", "nothing"]),
         (half_filled, ["half filled", "done", "half filled", "nothing"]),
+        (half_filled_by_an_earlier_version, ["half filled", "done", "half filled", "nothing"]),
         (waits_to_rejoin, ["done", "waits to rejoin", "done", "nothing"]),
         (knows_what_to_rejoin, ["done", "waits to rejoin", "done", "nothing"]),
         (has_run, ["done", "not empty", "not empty", "done"]),
