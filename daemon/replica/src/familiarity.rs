@@ -175,6 +175,8 @@ pub struct Familiarity {
     disowned: ReplicaSet,
     /// What the nodes were when the cluster was founded: all that is known of those that were not met.
     founders: Founders,
+    /// The highest incarnation of any node in the state that the cluster began with; 0: it began with none.
+    founded_above: Incarnation,
     revision: u64,
     /// As `revision`, of what was met first-hand.
     met_revision: u64,
@@ -189,9 +191,10 @@ impl Familiarity {
     /// What is left of it after a restart.
     #[must_use]
     pub fn after_restart(&self) -> Self {
-        let Self { known, founders, node_count, .. } = self;
-        let told = self.told.after_restart();
-        Self { known: known.clone(), founders: *founders, told, node_count: *node_count, ..Self::default() }
+        let Self { known, founders, founded_above, node_count, .. } = self;
+        let (known, told) = (known.clone(), self.told.after_restart());
+        let (founders, founded_above, node_count) = (*founders, *founded_above, *node_count);
+        Self { known, founders, founded_above, told, node_count, ..Self::default() }
     }
 
     /// Takes note of how many nodes the cluster has, which says what a majority is.
@@ -207,6 +210,18 @@ impl Familiarity {
     /// What the nodes were when the cluster was founded.
     pub fn founders(&self) -> &Founders {
         &self.founders
+    }
+
+    /// Takes note of the highest incarnation of any node in the state that the cluster began with.
+    pub fn set_founded_above(&mut self, incarnation: Incarnation) {
+        self.founded_above = incarnation;
+    }
+
+    /// The last incarnation of a node that anything here is from: one that has forgotten its lives comes back above it. A node that
+    /// was not met has none but in the state that the cluster began with, where its batches would be taken for those of an earlier life.
+    pub fn last_incarnation(&self, node: ReplicaId) -> Incarnation {
+        let met = self.known.get(node.index()).map_or(Incarnation(0), |known| known.life.incarnation);
+        if holds(Rule::RejoinAboveFounding) { met.max(self.founded_above) } else { met }
     }
 
     /// What is remembered, by node: all that has to be written down.

@@ -188,6 +188,7 @@ impl DataDir {
         };
         let peers = PeerMemory::open(path, Reminder::default())?;
         peers.set_founders(identity.founders);
+        peers.set_founded_above(identity.founding.above);
         let key = LifeKey(draw().map_err(at(path))?);
         let cores = AtomicUsize::new(if identity.rejoining { identity.cores } else { 0 });
         Ok(Self {
@@ -228,6 +229,7 @@ impl DataDir {
     /// It is written down, while nothing has begun, what the cluster begins with, and that it is here, if it has to be.
     pub(crate) fn set_founding(&mut self, founding: Founding) -> Result<(), IdentityFault> {
         (self.identity.founding, self.identity.installing) = (founding, false);
+        self.peers.set_founded_above(founding.above);
         self.write(&self.identity)
     }
 

@@ -412,6 +412,10 @@ impl Host<'_> {
             Recollection::Of(peers) if !before.is_empty() => peers.of(hello.node),
             _ => Known::default(),
         };
+        let last = match self.recollection {
+            Recollection::Of(peers) if asks => peers.last_incarnation(hello.node),
+            _ => known.life.incarnation,
+        };
         let (told, told_end) = match self.recollection {
             Recollection::Of(peers) if !before.is_empty() => peers.told_of(hello.node, hello.core_index),
             _ => Default::default(),
@@ -435,7 +439,7 @@ impl Host<'_> {
             refusal,
             incarnation: self.hello.incarnation,
             core_count: self.hello.core_count,
-            known: known.life.incarnation,
+            known: last,
             since: known.end(hello.core_index).since,
             told: told.incarnation,
             told_since: told_end.since,

@@ -54,7 +54,10 @@ pub(crate) fn before_first_incarnation(
     }
     let (last, name) = inquiry.last_incarnation()?;
     drop(inquiry);
-    data.set_founding(Founding { name, above: Incarnation(0) })?;
+    data.peers.write_down()?;
+    // Whoever asks this node next must come back above the state as well. Nobody said what is in it, only what is not below that.
+    let above = if name == 0 { Incarnation(0) } else { last };
+    data.set_founding(Founding { name, above })?;
     Ok((last, Founders::default()))
 }
 

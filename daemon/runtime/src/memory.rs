@@ -169,6 +169,16 @@ impl PeerMemory {
         hold(&self.now).familiarity.set_founders(founders);
     }
 
+    /// Takes note of the highest incarnation in the state that the cluster began with.
+    pub(crate) fn set_founded_above(&self, incarnation: Incarnation) {
+        hold(&self.now).familiarity.set_founded_above(incarnation);
+    }
+
+    /// The last incarnation of a node that anything here is from: see [`Familiarity::last_incarnation`].
+    pub(crate) fn last_incarnation(&self, node: ReplicaId) -> Incarnation {
+        hold(&self.now).familiarity.last_incarnation(node)
+    }
+
     /// What is remembered of a node.
     pub(crate) fn of(&self, node: ReplicaId) -> Known {
         hold(&self.now).familiarity.of(node)

@@ -77,6 +77,10 @@ const TABLES: &[(Rule, &str)] = &[
     (Rule::UnnamedLifeConfirmed, FAMILIARITY),
     (Rule::AbsentTakesInFirst, FAMILIARITY),
     (Rule::UnheardStartsDropped, FAMILIARITY),
+    (
+        Rule::RejoinAboveFounding,
+        "no cluster of the simulator begins with a state; a test of the replica crate has it",
+    ),
     (Rule::FoundingAsksEverybody, FOUNDING),
     (Rule::FoundingAsksTwice, FOUNDING),
     (Rule::FoundersAreNamed, FOUNDING),

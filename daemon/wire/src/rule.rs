@@ -141,6 +141,8 @@ rules! {
     StartRecognised = "start-recognised",
     /// Of two nodes that take each other for forgetful the one ends that a majority has not taken in.
     MajorityDisowns = "majority-disowns",
+    /// A node comes back above every incarnation of it that a state knows which the cluster began with, whether a member has met it or not.
+    RejoinAboveFounding = "rejoin-above-founding",
     /// EPaxos: everything depends on all that the forgotten life may have voted for.
     EpaxosRejoinFloor = "epaxos-rejoin-floor",
 

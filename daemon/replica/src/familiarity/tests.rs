@@ -558,12 +558,28 @@ fn of_two_that_doubt_each_other_the_one_ends_that_a_majority_has_not_taken_in() 
     assert_eq!(emptied.greet(&mut behind), Judgement::Doubtful);
 }
 
+#[test]
+fn a_node_that_was_not_met_comes_back_above_what_the_cluster_began_with() {
+    let mut directory = Directory::new(7);
+    directory.start(1, 10);
+    let mut peer = Familiarity::default();
+    peer.set_founded_above(Incarnation(5));
+    assert_eq!(peer.last_incarnation(NODE), Incarnation(5), "a batch of it would be taken for an old one");
+    (0..6).for_each(|draw| directory.start(draw, 10));
+    peer.confirm(NODE, directory.life());
+    assert_eq!(directory.greet(&mut peer), Judgement::Familiar);
+    assert_eq!(peer.last_incarnation(NODE), Incarnation(7));
+    assert_eq!(peer.last_incarnation(THIRD), Incarnation(5));
+    assert_eq!(peer.after_restart().last_incarnation(THIRD), Incarnation(5));
+    assert_eq!(Familiarity::default().last_incarnation(NODE), Incarnation(0));
+}
+
 /// Each rule is missed by a test once it is removed.
 #[cfg(feature = "mutants")]
 #[test]
 fn a_test_fails_for_every_rule_that_is_removed() {
     use panch_wire::rule::remove;
-    let tests: [(Rule, fn()); 8] = [
+    let tests: [(Rule, fn()); 10] = [
         (Rule::PeerLifeRemembered, a_copy_from_before_the_last_start_is_forgetful_however_often_it_starts),
         (
             Rule::PeerLogEndRemembered,
@@ -580,6 +596,7 @@ fn a_test_fails_for_every_rule_that_is_removed() {
             a_start_that_nobody_heard_of_takes_no_place_and_what_it_found_counts,
         ),
         (Rule::SilenceTakesNothingBack, who_has_met_nobody_takes_back_nothing_and_backs_nobody),
+        (Rule::RejoinAboveFounding, a_node_that_was_not_met_comes_back_above_what_the_cluster_began_with),
         (Rule::PeerWordsRemembered, what_others_have_met_keeps_out_a_copy_and_not_the_node_itself),
         (
             Rule::MajorityDisowns,

@@ -348,6 +348,13 @@ fn what_the_cluster_began_with_is_kept_and_no_life_is_below_those_that_it_knows(
     drop(data);
     let identity = open(dir.path(), &wanted()).unwrap().identity;
     assert_eq!((identity.incarnation, identity.founding), (Incarnation(8), founding));
+    // Nor is that of any other node that comes back.
+    let peers = open(dir.path(), &wanted()).unwrap().peers;
+    assert_eq!(peers.last_incarnation(ReplicaId(2)), Incarnation(6));
+    let other = tempfile::tempdir().unwrap();
+    let mut back = DataDir::open(other.path(), &wanted(), Loss::OfDisk, false).unwrap();
+    back.set_founding(founding).unwrap();
+    assert_eq!(back.peers.last_incarnation(ReplicaId(2)), Incarnation(6));
 }
 
 #[test]

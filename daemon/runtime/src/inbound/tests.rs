@@ -181,6 +181,13 @@ fn a_hello_alone_changes_nothing() {
     let question = Hello { incarnation: Incarnation(0), purpose: Purpose::Inquiry, ..theirs(4, KEY) };
     let (refusal, last, told) = shake(&peers, without, question, Proof::default());
     assert_eq!((refusal, last), (None, 4));
+    // In the state that the cluster began with there may be more of it.
+    peers.set_founded_above(Incarnation(6));
+    assert_eq!(shake(&peers, without, question, Proof::default()).1, 6);
+    peers.set_founded_above(Incarnation(3));
+    assert_eq!(shake(&peers, without, question, Proof::default()).1, 4);
+    let never_met = Hello { node: ReplicaId(1), ..question };
+    assert_eq!(shake(&peers, without, never_met, Proof::default()).1, 3);
     assert!(told.contains(&format!("{:x}", KEY.life())) && !told.contains("07070707"), "{told}");
     assert_eq!(peers.of(ReplicaId(2)), known);
     // The true one goes on.

@@ -162,7 +162,7 @@ impl World {
         let State::Inquiring { answered, highest } = &mut asking.state else { return };
         for (peer, told) in answers {
             answered.insert(peer);
-            *highest = told.of(me).life.incarnation.max(*highest);
+            *highest = told.last_incarnation(me).max(*highest);
             for (of, known) in (0..).map(ReplicaId).zip(told.known()) {
                 asking.memory.peers.learn(me, of, known);
             }

@@ -15,7 +15,7 @@ mutants! {
         PeerWordsRemembered, SilenceTakesNothingBack, ReturningTellsNothing, StartRecognised, MajorityDisowns, LogKeptForTransfers, DecisionsCompared,
         SmallFileCopiesInTurn, SmallFileWholeCopyStays, SmallFileSyncedWhenRead, SmallFileSyncedBeforeRenamed,
         SmallFileNameSynced,
-        OutvotedDoesNotLead, ReportsOfOneLife,
+        OutvotedDoesNotLead, ReportsOfOneLife, RejoinAboveFounding,
     ];
     random {
         random_schedules_notice_too: 400 of random::run, [
