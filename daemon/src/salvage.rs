@@ -43,6 +43,12 @@ fn describe(found: &Salvage, config: &Config, arguments: &SalvageArgs) -> String
     for it in &found.groups {
         let _ = writeln!(text, "  {}", describe_group(it, found.protocols[it.group.index()]));
     }
+    if found.groups.iter().any(|it| it.undecided) {
+        text += "\nThis node was contradicted: somebody has forgotten a vote, and no majority has said who. Only you can judge: decide which node is right,
+and give its file alone in what follows, on every node. What the others have beyond it is not taken over then, in no group: keep their
+data directories.
+";
+    }
     let _ = write!(
         text,
         "\nA new cluster begins with what the files of all nodes have together: of every group the state in which most is decided, and what was
@@ -81,6 +87,9 @@ fn describe_group(it: &Salvaged, kind: ProtocolKind) -> String {
         let _ = write!(text, ", and {} values {what}", it.remnants);
     }
     let _ = write!(text, "; {} keys, digest {:016x}", it.keys, it.digest);
+    if it.undecided {
+        text += "; CONTRADICTED by another node, and counts only if no other file is given, or all others have the same";
+    }
     if it.diverged {
         text += "; DIFFERS from what other nodes have, and is not used";
     }

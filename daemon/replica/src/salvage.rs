@@ -12,6 +12,9 @@
 //!   ([`founding`](crate::founding)): the others remember the directories that it was founded with.
 //! * (S2) A node begins with all of it or not at all: without a log, no group may lack its snapshot ([`lacks_state`]).
 //! * (S3) Its incarnations are higher than any that the files know: the state skips what it takes for a batch of an earlier life.
+//! * A node that was outvoted is wrong, and its file is not used. One that was contradicted ([`Undecided`](crate::divergence::Standing)) may
+//!   be the only one that is right: somebody has forgotten a vote, and it is for the operator to say who. What it has counts alone,
+//!   unless all others have the same.
 //! * What was accepted behind the last decided position is in the file beside the state, and what all files have of that is put together
 //!   when the cluster begins ([`merge`]): the last that was acknowledged is among it, and the rest was asked for and not answered.
 //!
@@ -36,6 +39,7 @@ use panch_wire::rule::{Rule, holds};
 
 use crate::any::{AnyReplica, each};
 use crate::core::Core;
+use crate::divergence::Standing;
 use crate::latency::Latencies;
 use crate::outbox::{MessageKind, Outbox, ReplyTo};
 use crate::replica::Replica;
@@ -52,7 +56,7 @@ pub const MAGIC: [u8; 8] = *b"panchslv";
 pub const TRAILER_SIZE: usize = 16;
 /// The longest text, in bytes.
 pub const TEXT_SIZE_MAX: u64 = 1 << 20;
-const FORMAT: u64 = 2;
+const FORMAT: u64 = 3;
 
 /// What was salvaged of one group.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,8 +73,10 @@ pub struct Salvaged {
     pub digest: u64,
     /// Keys in it.
     pub keys: u64,
-    /// Its node knew that it differs from a majority of the others, or that no majority agreed.
+    /// Its node knew that it differs from a majority of the others.
     pub diverged: bool,
+    /// Its node was contradicted, and no majority has said who is right.
+    pub undecided: bool,
     /// The highest incarnation that the state knows.
     pub incarnation: Incarnation,
     /// Bytes of its snapshot.
@@ -168,6 +174,14 @@ pub enum Misfit {
         /// The nodes.
         nodes: [ReplicaId; 2],
     },
+    /// A node was contradicted, and the files differ.
+    #[error("node {} knew that others differ from it in group {}, and no majority had said who is right; the files differ, too, so that only you can judge: give only the file of the node that you judge right (what others have beyond it is not taken over then, in no group; keep their data directories)", node.0 + 1, group.0)]
+    Undecided {
+        /// The group.
+        group: GroupId,
+        /// The node.
+        node: ReplicaId,
+    },
     /// Only a state that differs from others is left.
     #[error("the data of group {} differ from what other nodes had, as their node knew: salvage another node", group.0)]
     Diverged {
@@ -225,7 +239,7 @@ impl Salvage {
             let rows: Vec<String> = it.rows.iter().map(u64::to_string).collect();
             let _ = writeln!(
                 text,
-                "group {} executed {} rows {} covered {:#018x} digest {:#018x} keys {} diverged {} incarnation {} size {} remnants {} of {} sum {:#018x}",
+                "group {} executed {} rows {} covered {:#018x} digest {:#018x} keys {} diverged {} undecided {} incarnation {} size {} remnants {} of {} sum {:#018x}",
                 it.group.0,
                 it.executed.0,
                 rows.join(","),
@@ -233,6 +247,7 @@ impl Salvage {
                 it.digest,
                 it.keys,
                 u8::from(it.diverged),
+                u8::from(it.undecided),
                 it.incarnation.0,
                 it.size,
                 it.remnants,
@@ -266,6 +281,16 @@ impl Salvage {
     }
 }
 
+/// Whether the text of a file is of a version before this one, which did not tell a node that was contradicted from one that was outvoted.
+pub fn is_earlier(text: &str) -> bool {
+    let format = text.lines().next().and_then(|line| line.strip_prefix("format ")?.parse::<u64>().ok());
+    let end = text.rfind("checksum ").unwrap_or_default();
+    let (body, sum) = text.split_at(end);
+    format.is_some_and(|format| format < FORMAT)
+        && sum.strip_prefix("checksum ").and_then(|sum| number(sum.trim_end()))
+            == Some(checksum(body.as_bytes()))
+}
+
 fn number(text: &str) -> Option<u64> {
     match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16).ok(),
@@ -285,11 +310,12 @@ fn parse_group(line: &str) -> Option<Salvaged> {
         digest: get(4)?,
         keys: get(5)?,
         diverged: get(6)? != 0,
-        incarnation: Incarnation(get(7)?.try_into().ok()?),
-        size: get(8)?,
-        remnants: get(9)?,
-        remnants_size: get(10)?,
-        remnants_sum: get(11)?,
+        undecided: get(7)? != 0,
+        incarnation: Incarnation(get(8)?.try_into().ok()?),
+        size: get(9)?,
+        remnants: get(10)?,
+        remnants_size: get(11)?,
+        remnants_sum: get(12)?,
     })
 }
 
@@ -314,6 +340,14 @@ pub fn choose(files: &[Salvage], remnants: &[Vec<Vec<Remnant>>]) -> Result<Vec<u
 
 fn choose_group(files: &[Salvage], remnants: &[Vec<Vec<Remnant>>], group: usize) -> Result<usize, Misfit> {
     let sound = || files.iter().enumerate().filter(|(_, file)| !file.groups[group].diverged);
+    if let Some((doubtful, file)) = sound().find(|(_, file)| file.groups[group].undecided)
+        && holds(Rule::UndecidedSalvagedAlone)
+    {
+        let of = |index: usize| content(&files[index].groups[group], &remnants[index][group]);
+        if sound().any(|(index, _)| of(index) != of(doubtful)) {
+            return Err(Misfit::Undecided { group: file.groups[group].group, node: file.node });
+        }
+    }
     for (_, left) in sound() {
         for (_, right) in sound() {
             let [one, other] = [&left.groups[group], &right.groups[group]];
@@ -334,6 +368,13 @@ fn choose_group(files: &[Salvage], remnants: &[Vec<Vec<Remnant>>], group: usize)
     };
     let furthest = sound().max_by_key(|(_, file)| rank(file)).map(|(index, _)| index);
     furthest.ok_or(Misfit::Diverged { group: files[0].groups[group].group })
+}
+
+/// What is in a file of a group: the positions that are executed, the state, and which values are beside it.
+fn content(it: &Salvaged, remnants: &[Remnant]) -> (u64, u64, Vec<(Position, u64)>) {
+    let mut values: Vec<_> = remnants.iter().map(|it| (it.position, it.checksum)).collect();
+    values.sort_unstable();
+    (it.covered, it.digest, values)
 }
 
 /// How many positions that another file has executed are lost if the cluster builds on `base`: it lacks them, and no file has their values
@@ -432,7 +473,8 @@ impl<P: Protocol> Replica<P> {
             covered: self.executed.digest(),
             digest: self.machine.digest(),
             keys: self.machine.key_count() as u64,
-            diverged: !self.watch.serves(),
+            diverged: matches!(self.watch.standing(), Standing::Outvoted(_)),
+            undecided: matches!(self.watch.standing(), Standing::Undecided(_)),
             incarnation: self.machine.incarnation_max(),
             size: 0,
             remnants: 0,

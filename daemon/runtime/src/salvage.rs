@@ -12,7 +12,7 @@ use panch_consensus::remnant::Remnant;
 use panch_replica::core::{Core, CoreConfig, next_incarnation};
 use panch_replica::salvage::{
     MAGIC, Misfit, Nobody, Pick, Salvage, Salvaged, TEXT_SIZE_MAX, TRAILER_SIZE, bytes, choose, founding_of,
-    lost_with, merge,
+    is_earlier, lost_with, merge,
 };
 use panch_replica::snapshot::{Restored, SnapshotError, SnapshotFiles, SnapshotReader};
 use panch_replica::transfer::SnapshotFile;
@@ -85,6 +85,9 @@ pub enum SalvageFault {
     /// The file is none, or damaged.
     #[error("{} is no file that this version of `panchd salvage` has written, or it is damaged: copy it again, or salvage again", .0.display())]
     Damaged(PathBuf),
+    /// The file was written by an earlier version.
+    #[error("{} was written by `panchd salvage` of an earlier version, which does not say of a node that was contradicted what it would have to: salvage the data directory of that node, or the copy that was kept, again with this version; if neither is left, begin the cluster with the version that wrote the file, and upgrade it then", .0.display())]
+    Earlier(PathBuf),
     /// The state of a group in the file is not what the file says.
     #[error("{}: the state of group {} is damaged ({error}): copy the file again, or salvage again", path.display(), group.0)]
     State {
@@ -436,7 +439,11 @@ fn read_text(path: &Path) -> Result<Option<Salvage>, SalvageFault> {
     };
     let mut text = vec![0; length as usize];
     file.read_exact_at(&mut text, start).map_err(at)?;
-    let found = String::from_utf8(text).ok().and_then(|text| Salvage::parse(&text));
+    let text = String::from_utf8(text).unwrap_or_default();
+    if is_earlier(&text) {
+        return Err(SalvageFault::Earlier(path.to_path_buf()));
+    }
+    let found = Salvage::parse(&text);
     let size = |it: &Salvaged| it.size.checked_add(it.remnants_size);
     Ok(found.filter(|found| {
         found.groups.iter().try_fold(0u64, |sum, it| sum.checked_add(size(it)?)) == Some(start)

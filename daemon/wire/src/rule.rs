@@ -155,6 +155,8 @@ rules! {
     FoundedWithState = "founded-with-state",
     /// Of what several nodes have accepted in a position, a cluster that begins anew keeps what was accepted in the highest ballot.
     HighestBallotSalvaged = "highest-ballot-salvaged",
+    /// What a node has that was contradicted begins a cluster alone, not beside what others have.
+    UndecidedSalvagedAlone = "undecided-salvaged-alone",
     /// They have answered so twice, so that there was a moment at which all were new.
     FoundingAsksTwice = "founding-asks-twice",
     /// A node with another directory than the one that the cluster was founded with does not begin as new.

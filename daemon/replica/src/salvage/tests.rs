@@ -12,6 +12,7 @@ fn group(number: u16, executed: u64) -> Salvaged {
         digest: 1000 + executed,
         keys: 3,
         diverged: false,
+        undecided: false,
         incarnation: Incarnation(4),
         size: 100,
         remnants: 2,
@@ -87,6 +88,42 @@ fn what_is_known_to_be_wrong_is_left_out_and_what_may_be_is_for_the_operator() {
     assert_eq!(chosen(&[file(0, vec![group(0, 9)]), mixed]), Err(Misfit::Mixed));
     let twice = Salvage { name: 5, ..file(1, vec![group(0, 4)]) };
     assert_eq!(chosen(&[file(1, vec![group(0, 4)]), twice]), Err(Misfit::Twice(ReplicaId(1))));
+}
+
+/// It is the one that remembers: what it is contradicted by was decided without a vote that somebody forgot.
+#[test]
+fn what_was_contradicted_counts_alone_or_not_at_all() {
+    let doubtful = Salvaged { undecided: true, ..group(0, 9) };
+    assert_eq!(chosen(&[file(0, vec![doubtful.clone()])]), Ok(vec![0]));
+    let fault = Misfit::Undecided { group: GroupId(0), node: ReplicaId(1) };
+    assert!(fault.to_string().contains("give only the file of the node that you judge right"), "{fault}");
+    let beside = |other: Salvaged| chosen(&[file(0, vec![other]), file(1, vec![doubtful.clone()])]);
+    for executed in [3, 12] {
+        assert_eq!(beside(group(0, executed)), Err(fault.clone()), "nobody can tell what is in it");
+    }
+    assert_eq!(beside(Salvaged { digest: 5, ..group(0, 9) }), Err(fault.clone()));
+    assert_eq!(beside(group(0, 9)), Ok(vec![0]), "they are the same");
+    let outvoted = Salvaged { diverged: true, ..group(0, 12) };
+    assert_eq!(beside(outvoted), Ok(vec![1]), "it does not count");
+    // In a group that nobody doubts as well: each file is for all of them.
+    let files = [file(0, vec![group(0, 3), group(1, 5)]), file(1, vec![group(0, 4), doubtful.clone()])];
+    assert!(matches!(chosen(&files), Err(Misfit::Undecided { .. })));
+    // Equal states, and values beside them that are not.
+    let files = [file(0, vec![group(0, 9)]), file(1, vec![doubtful])];
+    let remnants = |one, other| [one, other].map(|sum| vec![vec![remnant(10, classic(1), sum)]]);
+    assert_eq!(choose(&files, &remnants(1, 1)), Ok(vec![0]));
+    assert_eq!(choose(&files, &remnants(1, 2)), Err(fault));
+}
+
+#[test]
+fn a_file_of_an_earlier_version_is_told_from_a_damaged_one() {
+    let text = file(2, vec![group(0, 7)]).render();
+    assert!(!is_earlier(&text) && !is_earlier("") && !is_earlier("format 99\n"));
+    let earlier = text.replace("format 3\n", "format 2\n");
+    assert!(!is_earlier(&earlier), "it is damaged");
+    let (body, _) = earlier.split_once("checksum ").unwrap();
+    let earlier = format!("{body}checksum {:#018x}\n", checksum(body.as_bytes()));
+    assert!(is_earlier(&earlier) && Salvage::parse(&earlier).is_none());
 }
 
 #[test]
@@ -259,6 +296,16 @@ fn a_lower_ballot_that_counts_is_missed() {
     use panch_wire::rule::remove;
     remove(Some(Rule::HighestBallotSalvaged));
     let noticed = std::panic::catch_unwind(what_a_higher_ballot_contradicts_is_not_kept).is_err();
+    remove(None);
+    assert!(noticed);
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn a_contradicted_state_beside_another_is_missed() {
+    use panch_wire::rule::remove;
+    remove(Some(Rule::UndecidedSalvagedAlone));
+    let noticed = std::panic::catch_unwind(what_was_contradicted_counts_alone_or_not_at_all).is_err();
     remove(None);
     assert!(noticed);
 }

@@ -108,6 +108,9 @@ fn it_stops_until_a_majority_has_its_state_with_that_decision_in_it() {
     assert!(alone.core.admits(R1, Incarnation(7), Incarnation(0)));
     alone.learn(R1, 2, &other);
     assert_eq!(alone.contradicted_in(), Some(2));
+    // It may be the one that is right.
+    let (salvaged, _) = &alone.core.salvage()[0];
+    assert_eq!((salvaged.diverged, salvaged.undecided), (false, true));
 }
 
 /// What a peer said of its state before it forgot something makes no majority with another one.
@@ -138,6 +141,8 @@ fn outvoted_by_an_earlier_report(contradicts: bool) {
     alone.hear(R1, MessageKind::Digest, &report, None);
     alone.pass(Duration::from_secs(1));
     assert!(matches!(alone.standing(), Standing::Outvoted(_)), "{:?}", alone.standing());
+    let (salvaged, _) = &alone.core.salvage()[0];
+    assert_eq!((salvaged.diverged, salvaged.undecided), (true, false));
 }
 
 #[test]

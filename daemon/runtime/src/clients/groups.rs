@@ -168,8 +168,9 @@ pub(crate) fn divergence(view: &NodeView, status: &GroupStatus) -> Option<String
         ),
         (Standing::Undecided(found), _) => format!(
             "{}, and no state has a majority of the nodes. Node {node} serves nothing of this group until one has: start the nodes that are \
-             down. If all are up, something is lost that only you can judge: keep copies of all data directories, decide which node is right, \
-             empty the data directories of the others, and start them one after the other with --rejoin",
+             down. If all are up, something is lost that only you can judge: keep copies of all data directories and decide which nodes are \
+             right. If one is wrong, empty its data directory and start it once with --rejoin. If several are, they would wait for each other: \
+             stop all nodes, run `panchd salvage` on one that is right, and begin a new cluster with its file and no other",
             differ(found)
         ),
         (Standing::Sound, Some(found)) if found.others != ReplicaSet::default() => format!(
