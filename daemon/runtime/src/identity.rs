@@ -61,6 +61,9 @@ pub(crate) struct DataDir {
     pub(crate) identity: Identity,
     /// What is remembered of other nodes.
     pub(crate) peers: PeerMemory,
+    /// The node has lost what it remembered of the others: all of them have to say it before it says anything. True until [`DataDir::enter`],
+    /// however often it starts.
+    pub(crate) lacks_peers: bool,
     /// The node comes back because it has lost the votes that were not on stable storage, with the power.
     pub(crate) has_lost_votes: bool,
     /// This is not the first start of the directory.
@@ -157,15 +160,22 @@ impl DataDir {
         let is_complete = has_run && format > FORMAT_WITHOUT_FILES && !alone;
         let gone = if is_complete { file_gone(path, identity.cores).map_err(at(path))? } else { None };
         let lacks_files = gone.is_some();
+        // Looked for first of all.
+        let lacks_peers = gone.as_deref() == Some(&path.join(memory::FILE));
         if loss == Loss::OfDisk && has_run && !identity.rejoining && !lacks_files {
             return Err(IdentityFault::NotEmpty(path.to_path_buf()));
         }
         if let Some(gone) = gone.filter(|_| loss == Loss::None && !identity.rejoining) {
             return Err(IdentityFault::Gone(gone));
         }
-        if lacks_files && !identity.rejoining {
+        let before = (identity.rejoining, identity.founders);
+        identity.rejoining |= lacks_files;
+        if lacks_peers {
+            // Since the founding a node may have come back with another directory. It was met, and the others know.
+            identity.founders = Founders::default();
+        }
+        if before != (identity.rejoining, identity.founders) {
             // Before any file is made anew: a start that fails later must not leave a directory that looks whole, and votes.
-            identity.rejoining = true;
             file.store(&render(&identity, FORMAT))?;
         }
         let Life { is_unsynced, boot, .. } = wanted.life;
@@ -195,6 +205,7 @@ impl DataDir {
             path: path.to_path_buf(),
             identity,
             peers,
+            lacks_peers,
             has_lost_votes,
             has_run,
             key,
@@ -241,6 +252,14 @@ impl DataDir {
         self.identity.incarnation = Incarnation(next);
         self.identity.founders = founders;
         self.peers.set_founders(founders);
+        Ok(())
+    }
+
+    /// The others have said what they remember, of this node and of each other, which this one had forgotten: its next incarnation is above
+    /// that, too.
+    pub(crate) fn go_on(&mut self, last: Incarnation) -> Result<(), IdentityFault> {
+        let next = last.0.checked_add(1).ok_or(IdentityFault::Exhausted)?;
+        self.identity.incarnation = self.identity.incarnation.max(Incarnation(next));
         Ok(())
     }
 

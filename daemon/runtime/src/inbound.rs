@@ -427,7 +427,7 @@ impl Host<'_> {
                 "it has an empty data directory and waits for the other nodes"
             }
             (Some(RefusalCode::NotReady), Recollection::Waiting { is_new: false }) => {
-                "it has lost its disk itself, and waits for the other nodes"
+                "it is on its way back from a loss itself, and waits for the other nodes"
             }
             (Some(RefusalCode::NotReady), Recollection::Of(_)) => {
                 "its disk hangs or fails, and who says hello has to be written down there first"

@@ -1,7 +1,7 @@
 //! Before a node with a new data directory says anything: asking the other nodes what they remember of it, and of each other: one of
 //! them may have lost its disk, and not say so.
 //!
-//! A node that has lost its disk waits until all have answered. One that knows of no loss begins when
+//! A node that has lost its disk, or what it remembered of the others, waits until all have answered. One that knows of no loss begins when
 //! [`decide`](panch_replica::founding::decide) says so.
 //!
 //! Blocks the thread that starts the node; nothing of the node runs yet, but for [`Answering`].
@@ -50,7 +50,10 @@ pub(crate) fn before_first_incarnation(
 ) -> Result<(Incarnation, Founders), NodeFault> {
     let inquiry = Inquiry::new(options, data)?;
     if !data.identity.rejoining {
-        return Ok((Incarnation(0), inquiry.founders()?));
+        let founders = inquiry.founders()?;
+        drop(inquiry);
+        data.peers.write_down()?;
+        return Ok((Incarnation(0), founders));
     }
     let (last, name) = inquiry.last_incarnation()?;
     drop(inquiry);
@@ -59,6 +62,17 @@ pub(crate) fn before_first_incarnation(
     let above = if name == 0 { Incarnation(0) } else { last };
     data.set_founding(Founding { name, above })?;
     Ok((last, Founders::default()))
+}
+
+/// Before a node that has run says anything, and has lost what it remembered of the others: what they remember. What it remembers of the
+/// founding alone, a node contradicts whose disk was replaced since.
+///
+/// # Errors
+/// If the node is asked to stop.
+pub(crate) fn before_next_incarnation(options: &NodeOptions, data: &mut DataDir) -> Result<(), NodeFault> {
+    let (last, _) = Inquiry::new(options, data)?.last_incarnation()?;
+    // Written down with the start: until then the file is missed, and all are asked again.
+    Ok(data.go_on(last)?)
 }
 
 /// What one node has said.
@@ -85,8 +99,8 @@ struct Inquiry<'a> {
 impl<'a> Inquiry<'a> {
     fn new(options: &'a NodeOptions, data: &'a DataDir) -> Result<Self, NodeFault> {
         // A node that has lost its disk learns it from the others.
-        let founding =
-            if data.identity.rejoining { Hello::ANY_FOUNDING } else { data.identity.founding.name };
+        let has_forgotten = data.identity.rejoining && !data.lacks_peers;
+        let founding = if has_forgotten { Hello::ANY_FOUNDING } else { data.identity.founding.name };
         let hello = Hello {
             founding,
             cluster: options.cluster,
@@ -256,8 +270,9 @@ impl<'a> Inquiry<'a> {
                 return Ok((last.unwrap_or_default(), founding));
             }
             if is_due(&mut said) {
+                let lost = if self.data.lacks_peers { "its file `peers`" } else { "its disk" };
                 say(format_args!(
-                    "node {} has lost its disk and waits for {}. All other nodes must answer: if one of them has lost its disk, too, no \
+                    "node {} has lost {lost} and waits for {}. All other nodes must answer: if one of them has lost its disk, too, no \
                      node can tell what the two have decided together",
                     u64::from(self.options.node.0) + 1,
                     reasons.join(", ")

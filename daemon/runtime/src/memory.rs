@@ -212,19 +212,19 @@ impl PeerMemory {
         words.collect::<Vec<_>>().join(" ")
     }
 
-    /// Takes over what another node remembers, but for what it says of `me`, where that is more. Durable when it returns. A node
-    /// that has lost its disk could be told anything by another one that does not say that it has.
+    /// Takes over what another node remembers, but for what it says of `me`, where that is more. Not written down yet: that is due once
+    /// all have told, and before this node says anything. A node that has lost its disk could be told anything by another one that
+    /// does not say that it has.
     ///
     /// # Errors
-    /// If it is not what [`PeerMemory::tell`] says, or could not be written down.
+    /// If it is not what [`PeerMemory::tell`] says.
     pub(crate) fn learn(&self, told: &str, me: ReplicaId) -> io::Result<()> {
         let words: Option<Vec<_>> = told.split_whitespace().map(parse_word).collect();
         let words = words.filter(|words| words.iter().all(|(node, _)| node.index() < REPLICAS_MAX));
         let words = words.ok_or(io::ErrorKind::InvalidData)?;
         let mut now = hold(&self.now);
         words.iter().for_each(|(node, known)| now.familiarity.learn(me, *node, known));
-        drop(now);
-        self.write_down().map(drop).map_err(io::Error::other)
+        Ok(())
     }
 
     /// Looks at who says hello. `None`: it is familiar, which has to be written down first; to be asked again when the thread that writes

@@ -29,7 +29,7 @@ use crate::complaints::say;
 use crate::core::{CoreFault, CoreLoop, check_ports};
 use crate::counters::Reports;
 use crate::identity::{DataDir, Founding, Identity, IdentityFault, Loss};
-use crate::inquiry::before_first_incarnation;
+use crate::inquiry::{before_first_incarnation, before_next_incarnation};
 use crate::log_io::LogIo;
 use crate::notes::Notes;
 use crate::options::NodeOptions;
@@ -231,6 +231,8 @@ impl Node {
             data.begin(last, founders)?;
         } else if options.told_to_found {
             return Err(IdentityFault::Founded(data.path).into());
+        } else if data.lacks_peers {
+            before_next_incarnation(&options, &mut data)?;
         }
         let (incarnation, rejoining) = (data.identity.incarnation, data.identity.rejoining);
         if cores > 1 {

@@ -192,6 +192,14 @@ fn a_start_that_fails_changes_nothing() {
 fn a_node_that_has_lost_what_it_remembers_of_others_says_so_and_comes_back_with_what_it_has() {
     let mut cluster = Cluster::start(Settings::default());
     set(&cluster, 1);
+    // Another one has a directory since that it did not have at the founding.
+    cluster.kill(2);
+    cluster.lose_disk(2);
+    cluster.start_to_rejoin(2);
+    cluster.wait_member(2);
+    cluster.kill(2);
+    cluster.start_node(2);
+    cluster.assert_all_serve();
     for name in ["peers", "starts"] {
         cluster.stop(3, PATIENCE);
         fs::remove_file(cluster.data_dir(3).join(name)).expect("removed");

@@ -126,7 +126,7 @@ fn a_node_that_has_lost_a_small_file_says_so_and_may_come_back_with_what_it_has(
         enter(&data);
         drop(data);
         let data = open(dir.path(), &wanted()).unwrap();
-        assert!(file.exists() && data.identity.rejoining, "until it is through");
+        assert!(file.exists() && data.identity.rejoining && !data.lacks_peers, "until it is through");
         enter(&data);
         come_back(&data);
         drop(data);
@@ -135,6 +135,39 @@ fn a_node_that_has_lost_a_small_file_says_so_and_may_come_back_with_what_it_has(
             Err(IdentityFault::NotEmpty(_))
         ));
     }
+}
+
+/// Who has come back without its disk since the founding has another directory than it had then.
+#[test]
+fn a_node_that_has_lost_what_it_remembered_asks_the_others_however_often_it_starts_and_does_not_go_by_the_founding()
+ {
+    let dir = tempfile::tempdir().unwrap();
+    let mut data = open(dir.path(), &wanted()).unwrap();
+    data.begin(Incarnation(0), [Founder::With(7); panch_wire::ids::REPLICAS_MAX]).unwrap();
+    enter(&data);
+    assert!(!data.lacks_peers);
+    drop(data);
+    fs::remove_file(dir.path().join("peers")).unwrap();
+    let mut told = DataDir::open(dir.path(), &wanted(), Loss::OfDisk, false).unwrap();
+    for _ in 0..2 {
+        assert!(told.lacks_peers && told.identity.rejoining);
+        assert_eq!(told.identity.founders, Founders::default());
+        assert!(told.peers.tell().is_empty(), "nothing of the founding counts: {}", told.peers.tell());
+        told.peers.learn("3:4:9:5:-", ReplicaId(1)).unwrap();
+        // The process ends before it has said anything.
+        drop(told);
+        told = open(dir.path(), &wanted()).unwrap();
+    }
+    told.peers.learn("3:4:9:5:-", ReplicaId(1)).unwrap();
+    told.go_on(Incarnation(1)).unwrap();
+    assert_eq!(told.identity.incarnation, Incarnation(2));
+    told.go_on(Incarnation(6)).unwrap();
+    enter(&told);
+    drop(told);
+    let next = open(dir.path(), &wanted()).unwrap();
+    assert!(!next.lacks_peers && next.identity.rejoining);
+    assert_eq!((next.identity.incarnation, next.peers.of(ReplicaId(2)).life.directory), (Incarnation(8), 9));
+    assert_eq!(next.identity.founders, Founders::default());
 }
 
 #[test]
