@@ -1,7 +1,8 @@
 //! Multi-Paxos: one promised ballot for all slots, a leader that skips phase 1 while nobody challenges it.
 //!
 //! Reading guide: [`message`] (what is said and written down), `election` (pre-vote, phase 1), `leader` (phase 2,
-//! commit, stepping down, transfer), `acceptor` (promises, acceptances, what a follower may commit), `catchup` (what
+//! commit, stepping down, transfer), `acceptor` (promises, acceptances, what a follower may commit), `trust`
+//! (what is chosen is compared with what the leader proposes), `catchup` (what
 //! each peer is sent next), `reads` (read index), `lease` (reads that the leader answers alone), `rejoin` (coming
 //! back without a disk).
 //!
@@ -51,13 +52,14 @@ mod reads;
 mod rejoin;
 #[cfg(test)]
 mod tests;
+mod trust;
 
-use acceptor::Trust;
 use election::Candidacy;
 use leader::Term;
 use lease::Lease;
 use message::{AcceptRecord, Accepted, Logged, Message, PromiseRecord, Record, Release};
 use reads::Reads;
+use trust::Trust;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Role {
@@ -376,7 +378,7 @@ impl Protocol for Multi {
         self.now = now;
         self.fitness.start(now);
         // While records were replayed the promise rose over what had been accepted below it.
-        self.trust = Trust::new(self.commit);
+        self.trust = self.trust.restarted(self.commit);
         self.accepted_upto = self.commit;
         self.advance_accepted();
         self.window.keep_tail(self.tuning.tail_size_max);

@@ -454,15 +454,20 @@ impl<P: Protocol> Effects<P> {
         told: Option<&Frame>,
         from: ReplicaId,
     ) -> bool {
-        let contradiction = Contradiction {
-            position: position.into(),
-            known: known.checksum(),
-            told: told.map_or(0, Frame::checksum),
-            from,
-        };
-        let differs = contradiction.known != contradiction.told && holds(Rule::DecisionsCompared);
+        self.contradict_checksum(position, known.checksum(), told.map_or(0, Frame::checksum), from)
+    }
+
+    /// The same of values of which only checksums are known.
+    pub fn contradict_checksum(
+        &mut self,
+        position: impl Into<Position>,
+        known: u64,
+        told: u64,
+        from: ReplicaId,
+    ) -> bool {
+        let differs = known != told && holds(Rule::DecisionsCompared);
         if differs {
-            self.contradiction.get_or_insert(contradiction);
+            self.contradiction.get_or_insert(Contradiction { position: position.into(), known, told, from });
         }
         differs
     }

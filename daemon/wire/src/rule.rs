@@ -87,6 +87,8 @@ rules! {
     DecisionsCompared = "decisions-compared",
     /// What was known to be chosen before a leader's ballot is acknowledged in it only once the leader has said what it proposes there.
     AckCompared = "ack-compared",
+    /// For that, what is chosen and has left memory is read back from the log.
+    AckComparedWithLog = "ack-compared-with-log",
     /// A leader that proposes something else than what is known to be chosen is not followed, unless a majority does.
     ContradictionDeserts = "contradiction-deserts",
     /// A replica that is outvoted does not lead.

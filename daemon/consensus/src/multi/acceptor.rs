@@ -5,10 +5,6 @@
 //! * A promise reports every entry from the requested slot on, or is not given.
 //! * An acknowledgement is cumulative and never jumps over a gap (PM10).
 //! * A follower commits only what it accepted in the ballot that announced the commit index (PM3).
-//! * What was known to be chosen before the leader's ballot is acknowledged in it only once the leader has said that it proposes the
-//!   same there, or that the slot is chosen. A leader that proposes something else has come to lead by somebody who forgot a vote.
-//!   It is not followed: one that is right would complete its quorum for what it knows to be wrong. If a majority goes on without this
-//!   replica, the leader says that the slot is chosen, and is followed again: the digests of states will tell who is right.
 
 use panch_wire::frame::Frame;
 use panch_wire::ids::{ReplicaId, Slot};
@@ -16,41 +12,14 @@ use panch_wire::rule::{Rule, holds};
 
 use super::election::REPORT_COUNT_MAX;
 use super::message::{
-    Accept, Commit, Gap, Heartbeat, HeartbeatReply, Prepare, Promise, PromiseEntry, PromiseRecord, Proposed,
-    Record, Refused,
+    Accept, Commit, Gap, Heartbeat, HeartbeatReply, Prepare, Promise, PromiseEntry, PromiseRecord, Record,
+    Refused,
 };
+use super::trust::Trust;
 use super::{Multi, Role};
 use crate::ballot::Ballot;
 use crate::protocol::{Dest, Effects, Value};
 use crate::window::Entry;
-
-/// What this replica makes of the leader of its promised ballot.
-#[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Trust {
-    /// The leader has said of everything up to here what it proposes there, or that it is chosen.
-    told: Slot,
-    /// Everything up to here was known to be chosen otherwise than from this leader.
-    needed: Slot,
-    /// The leader contradicts what is known to be chosen in this slot.
-    broken: Option<Slot>,
-}
-
-impl Trust {
-    /// In a leader that has said nothing, of a replica that knows everything up to `chosen` to be chosen.
-    pub(super) fn new(chosen: Slot) -> Self {
-        Self { needed: chosen, ..Self::default() }
-    }
-
-    fn is_told(&self) -> bool {
-        self.told >= self.needed || !holds(Rule::AckCompared)
-    }
-
-    fn hear(&mut self, slot: Slot) {
-        if slot == self.told.next() {
-            self.told = slot;
-        }
-    }
-}
 
 impl Multi {
     /// From now on `ballot` is obeyed and no lower one. Claims about it need a record of it first.
@@ -59,7 +28,8 @@ impl Multi {
         self.promised = ballot;
         self.seen = self.seen.max(ballot);
         // A leader knows what it proposes itself.
-        self.trust = Trust::new(if ballot.owner() == self.me() { Slot(0) } else { self.commit });
+        let chosen = if ballot.owner() == self.me() { Slot(0) } else { self.commit };
+        self.trust = Trust::in_new_ballot(chosen);
         self.accepted_upto = self.commit;
         self.advance_accepted();
     }
@@ -121,7 +91,13 @@ impl Multi {
     }
 
     /// Follows the leader of `ballot`, who says that everything up to `commit` is chosen; false if that ballot is not to be obeyed.
-    fn obey(&mut self, from: ReplicaId, ballot: Ballot, commit: Slot, effects: &mut Effects<Self>) -> bool {
+    pub(super) fn obey(
+        &mut self,
+        from: ReplicaId,
+        ballot: Ballot,
+        commit: Slot,
+        effects: &mut Effects<Self>,
+    ) -> bool {
         if ballot.owner() != from || from == self.me() {
             return false;
         }
@@ -129,7 +105,7 @@ impl Multi {
             self.counters.refused += 1;
             return false;
         }
-        if ballot == self.promised && self.trust.broken.is_some_and(|slot| commit < slot) {
+        if ballot == self.promised && self.trust.is_broken(commit) {
             return false;
         }
         if ballot != self.promised {
@@ -138,8 +114,7 @@ impl Multi {
         } else if self.role != Role::Follower {
             self.become_follower(effects);
         }
-        self.trust.broken = None;
-        self.trust.told = self.trust.told.max(commit);
+        self.trust.follow(commit);
         self.heard = Some(self.now);
         self.arm_election();
         if self.leader != Some(from) {
@@ -169,12 +144,12 @@ impl Multi {
         }
         let expected = self.accepted_upto.next();
         let present = self.window.get(slot).is_some_and(|entry| entry.ballot == ballot);
-        if slot <= self.commit || slot < expected && present {
-            let differs = slot <= self.commit && self.compare(from, ballot, slot, body.as_ref(), effects);
-            if differs && commit < slot {
-                self.desert(slot, effects);
+        if slot <= self.commit {
+            if !self.compare(from, message, body.as_ref(), effects) {
                 return;
             }
+            self.due.ack = true;
+        } else if slot < expected && present {
             self.trust.hear(slot);
             self.due.ack = true;
         } else if slot > expected && holds(Rule::AckContiguous) {
@@ -204,16 +179,18 @@ impl Multi {
             // An acknowledgement may have been lost.
             self.due.ack |= message.acked < self.acknowledged();
             self.ask_to_fill(effects);
+            self.help_leader(from, effects);
             self.fitness.tell_condition(self.now, &self.tuning, effects);
         }
         if obeyed || message.ballot < self.promised {
             // No vote: who has got everything that was sent may say that it knows of more.
             let has_all = self.trust.told >= message.sent;
+            let received = self.acknowledged().max(self.trust.received().min(self.accepted_upto));
             let reply = HeartbeatReply {
                 ballot: self.promised,
                 round: message.round,
                 sent: message.sent,
-                received: if has_all { self.accepted_upto } else { self.acknowledged() },
+                received: if has_all { self.accepted_upto } else { received },
                 granted,
             };
             effects.send(Dest::One(from), reply, None);
@@ -239,47 +216,6 @@ impl Multi {
         self.commit_to(upto, effects);
     }
 
-    /// Whether the leader proposes something else than what is chosen. It proposes what was chosen in its ballot or below, or its first
-    /// phase has missed it: then an acceptor has forgotten a vote.
-    /// What is accepted here above its ballot may have been chosen there, and what has left memory is not compared.
-    fn compare(
-        &self,
-        from: ReplicaId,
-        ballot: Ballot,
-        slot: Slot,
-        proposed: Option<&Frame>,
-        effects: &mut Effects<Self>,
-    ) -> bool {
-        let known = self.window.get(slot).filter(|known| known.ballot <= ballot);
-        known.is_some_and(|known| effects.contradict(slot, &known.value, proposed, from))
-    }
-
-    /// The leader contradicts what is known to be chosen in `slot`.
-    fn desert(&mut self, slot: Slot, effects: &mut Effects<Self>) {
-        if holds(Rule::ContradictionDeserts) {
-            self.become_follower(effects);
-            self.heard = None;
-            self.trust.broken = Some(slot);
-        }
-    }
-
-    /// The leader has never proposed what is chosen here. What was chosen in its own ballot does not count: it may have been proposed
-    /// since the message left.
-    pub(super) fn on_proposed(&mut self, from: ReplicaId, message: Proposed, effects: &mut Effects<Self>) {
-        let Proposed { ballot, last } = message;
-        if !self.obey(from, ballot, Slot(0), effects) {
-            return;
-        }
-        let chosen = self.window.entries_from(last.next()).take_while(|(slot, _)| *slot <= self.commit);
-        let lost = chosen
-            .filter(|(_, known)| known.ballot < ballot)
-            .find(|(slot, known)| effects.contradict(*slot, &known.value, None, from))
-            .map(|(slot, _)| slot);
-        if let Some(slot) = lost {
-            self.desert(slot, effects);
-        }
-    }
-
     pub(super) fn on_installed(&mut self, slot: Slot, effects: &mut Effects<Self>) {
         // Values the log holds below a snapshot from elsewhere may have lost.
         self.loadable_from = self.loadable_from.max(slot.next());
@@ -295,8 +231,7 @@ impl Multi {
         }
         self.window.drop_through(slot);
         self.commit = slot;
-        // It may come from somebody who knows more than the leader.
-        self.trust.needed = self.trust.needed.max(slot);
+        self.trust.need(slot);
         self.accepted_upto = self.accepted_upto.max(slot);
         self.advance_accepted();
         self.due.ack = true;
@@ -308,6 +243,7 @@ impl Multi {
             return;
         }
         let (ballot, commit) = (record.ballot(), record.commit());
+        let rises = ballot > self.promised;
         self.promised = self.promised.max(ballot);
         self.recorded = self.promised;
         self.seen = self.promised;
@@ -318,6 +254,9 @@ impl Multi {
         while self.commit < commit && self.window.get(self.commit.next()).is_some() {
             let next = self.commit.next();
             self.commit_to(next, effects);
+        }
+        if rises {
+            self.trust.replay_ballot(self.commit);
         }
         if let Some(slot) = record.slot()
             && self.window.admits(slot)

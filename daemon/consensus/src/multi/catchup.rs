@@ -126,9 +126,10 @@ impl Multi {
         }
     }
 
-    /// A value came back from the log: for every peer that waits for it.
+    /// A value came back from the log: to be compared, or for every peer that waits for it.
     pub(super) fn on_loaded(&mut self, slot: Slot, value: Option<Value>, effects: &mut Effects<Self>) {
         self.loading.retain(|loading| *loading != slot);
+        self.compare_loaded(slot, value.as_ref(), effects);
         if self.role != Role::Leader || slot > self.commit {
             return;
         }

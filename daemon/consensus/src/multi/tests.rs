@@ -1,4 +1,4 @@
-//! Tests of Multi-Paxos: exact effects of single events (`acceptor_rules`, `leader_rules`), named schedules (`scenarios`), faults that last (`gray`), random schedules
+//! Tests of Multi-Paxos: exact effects of single events (`acceptor_rules`, `leader_rules`, `trust_rules`), named schedules (`scenarios`), faults that last (`gray`), random schedules
 //! (`random`), leases one event at a time (`lease_rules`) and as schedules (`leases`), and that the two latter notice when a safety rule is removed (`mutants`).
 
 mod acceptor_rules;
@@ -11,6 +11,7 @@ mod mutants;
 mod random;
 mod scenarios;
 mod solo;
+mod trust_rules;
 
 use panch_wire::record::Fixed;
 

@@ -1,6 +1,6 @@
 //! Every scenario must notice when its rule is removed: otherwise it proves nothing.
 
-use super::{acceptor_rules, gray, leader_rules, lease_rules, leases, random, scenarios};
+use super::{acceptor_rules, gray, leader_rules, lease_rules, leases, random, scenarios, trust_rules};
 use crate::testing::mutants::mutants;
 
 mutants! {
@@ -67,6 +67,9 @@ mutants! {
     longer_grants_forgotten: LeaseLongestRecorded, leases::granter_restarts_with_a_shorter_lease;
     longer_grants_not_written: LeaseLongestRecorded, lease_rules::longest_lease_is_written_down;
     chosen_acknowledged_untold: AckCompared, acceptor_rules::acknowledged_once_told;
+    left_memory_uncompared: AckComparedWithLog, trust_rules::compared_after_a_restart;
+    below_the_log_uncompared: AckComparedWithLog, trust_rules::leader_below_the_log_gets_a_snapshot;
+    never_proposed_unread: AckComparedWithLog, trust_rules::never_proposed_is_found_in_the_log;
     contradicting_leader_followed: ContradictionDeserts, acceptor_rules::contradicting_leader_is_deserted;
     grants_of_any_ballot: ContactOwnBallot, lease_rules::grants_in_another_ballot;
 }
