@@ -133,6 +133,7 @@ scenarios! {
     "T-D4" "the segment that says that a replica must not serve is recycled" Run(divergence::standing_outlives_its_segment);
     "T-D5" "votes are forgotten without a trace, and what they had chosen is decided again" Run(divergence::forgotten_votes);
     "T-D6" "votes are forgotten without a trace, and who forgot them leads" Run(divergence::forgetful_leader);
+    "T-D9" "the same, and who knows better was restarted" Run(divergence::forgetful_leader_and_a_restart);
     "T-D7" "who leads when it can is outvoted" Run(divergence::outvoted_home);
     "T-D8" "who closes idle sessions is outvoted" Run(divergence::sessions_expire);
     "T-R7" "one node loses power before its votes are synced, while another is cut off" Run(rejoin::unsynced_votes_are_lost);

@@ -230,19 +230,51 @@ pub(super) fn forgotten_votes(seed: u64) -> Result<(), String> {
 /// T-D6. As before, but the third dies before it has accepted anything of whoever forgot and leads now. The old leader does not help that
 /// one to decide otherwise: it leads again, and what was acknowledged is kept.
 pub(super) fn forgetful_leader(seed: u64) -> Result<(), String> {
-    let (mut world, leader) = begin(Settings::calm(seed, 3))?;
+    forgetful_leader_meets(seed, Old::InMemory)
+}
+
+/// T-D9. The same, but the old leader was restarted meanwhile: what it knows to be chosen is in its log alone, or in its snapshot.
+pub(super) fn forgetful_leader_and_a_restart(seed: u64) -> Result<(), String> {
+    forgetful_leader_meets(seed, Old::InLog)?;
+    forgetful_leader_meets(seed, Old::InSnapshot)
+}
+
+/// Where the old leader of T-D6 has what is forgotten.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Old {
+    InMemory,
+    InLog,
+    InSnapshot,
+}
+
+fn forgetful_leader_meets(seed: u64, old: Old) -> Result<(), String> {
+    let mut settings = Settings::calm(seed, 3);
+    if old == Old::InSnapshot {
+        settings.replica.snapshot_log_size = 4 << 10;
+    }
+    let (mut world, leader) = begin(settings)?;
     let rest = others(3, leader);
     let (lost, third) = (rest[0], rest[1]);
     ensure!(world.set_soon(leader, "r0", "before"), "no first write: {}", world.describe());
     world.run_for(SECOND);
     let copy = world.copy(lost);
     world.isolate(third);
-    for number in 0..3 {
-        let written = world.set_soon(leader, "r0", &format!("kept {number}"));
-        ensure!(written, "no write with two of three: {}", world.describe());
+    let before = world.newest_snapshot(leader);
+    let mut last = String::new();
+    for number in 0..200 {
+        last = format!("kept {number}");
+        ensure!(world.set_soon(leader, "r0", &last), "no write with two of three: {}", world.describe());
+        if number >= 2 && (old != Old::InSnapshot || world.newest_snapshot(leader) > before) {
+            break;
+        }
     }
+    let has_snapshot = world.newest_snapshot(leader) > before;
+    ensure!(old != Old::InSnapshot || has_snapshot, "no snapshot: {}", world.describe());
     world.run_for(500 * MILLISECOND);
     world.isolate(leader);
+    if old != Old::InMemory {
+        world.bounce(leader, CrashKind::Kill);
+    }
     world.restore(lost, &copy);
     world.forget_lives();
     world.set_filter(Box::new(move |letter: &Letter| {
@@ -268,7 +300,11 @@ pub(super) fn forgetful_leader(seed: u64) -> Result<(), String> {
     for (from, to) in [(lost, leader), (leader, lost)] {
         world.unblock(from, to);
     }
-    let is_back = |world: &Script| is_sound(world, leader) && world.status(leader).protocol.leading;
+    // Of a snapshot whoever forgot has all that there is, and may lead with that.
+    let leads = |world: &Script, node: usize| world.status(node).protocol.leading;
+    let is_back = |world: &Script| {
+        is_sound(world, leader) && (leads(world, leader) || old == Old::InSnapshot && leads(world, lost))
+    };
     let kept = world.run_until(20 * SECOND, |world| {
         is_back(world) && world.status(lost).executed == world.status(leader).executed
     });
@@ -279,7 +315,7 @@ pub(super) fn forgetful_leader(seed: u64) -> Result<(), String> {
         other => format!("{other:?}"),
     };
     // Whoever forgot may propose again what it had proposed.
-    ensure!(value == "kept 2" || value.starts_with("new"), "acknowledged and lost: {value}");
+    ensure!(value == last || value.starts_with("new"), "acknowledged and lost: {value}");
     let found = world.status(lost).digest == world.status(leader).digest;
     ensure!(found, "states differ: {}", world.describe());
     Ok(())
