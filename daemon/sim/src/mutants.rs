@@ -112,6 +112,11 @@ const TABLES: &[(Rule, &str)] = &[
         "no run has so many terms while a slot is open",
     ),
     (
+        // Somebody must forget votes and another know a slot to be chosen behind one that is open.
+        Rule::FastChosenIsFinal,
+        "what is known to be chosen is soon committed, and then final anyway; tests of the consensus crate have it",
+    ),
+    (
         // What is left of a client's name is 64 bits of its hash: enough for anything but an attack of 2^32 hashes.
         Rule::FastDigestCompared,
         "a node gives no two batches one id, and a client's batches are told apart by the other half of their names",

@@ -243,6 +243,8 @@ rules! {
     FastNoopAfterPromises = "fast-noop-after-promises",
     /// After a missed fast quorum the coordinator proposes what the votes say, never a batch of its own (PF5, T-F5).
     FastNeverOwnValue = "fast-never-own-value",
+    /// Where something is known to be chosen nothing else gets a vote, nor is proposed.
+    FastChosenIsFinal = "fast-chosen-is-final",
     /// Two batches under one name are two values: votes carry a checksum.
     FastDigestCompared = "fast-digest-compared",
     /// Votes are counted per member, so duplicates do not add up (T-C2).

@@ -4,6 +4,9 @@
 //! * A term below the promise is refused before anything else is looked at.
 //! * A slot may be promised to the classic round of a term by itself; it gets no fast vote in that term afterwards (T-F11).
 //! * One vote per slot and round: asked again, the acceptor repeats the vote it gave (PF1).
+//! * Where something else is known to be chosen there is no vote, whoever asks and in whatever round. A later round that does not
+//!   propose what an earlier one chose has come about by somebody who forgot a vote: one that is right would complete its quorum for
+//!   what it knows to be wrong.
 //! * A slot in which a forgotten life may have voted gets neither a vote nor a promise, ever.
 //! * A fast vote needs the plan of the promised term, and lies at or above the plan's first slot.
 //! * The votes of a turn leave together, after the last of their records.
@@ -14,8 +17,8 @@ use panch_wire::ids::{ReplicaId, Slot};
 use panch_wire::rule::{Rule, holds};
 
 use super::message::{
-    Accept, Mode, Plan, Prepare, Promise, PromiseRecord, PromiseVote, Propose, Record, Refused, Skip,
-    SlotPrepare, SlotPromise, SlotRecord, VOTES_MAX, VotedSlots, Votes,
+    Accept, Decided, Mode, Plan, Prepare, Promise, PromiseRecord, PromiseVote, Propose, Record, Refused,
+    Skip, SlotPrepare, SlotPromise, SlotRecord, VOTES_MAX, VotedSlots, Votes,
 };
 use super::round::{Round, ValueName, Vote};
 use super::{Fast, Role};
@@ -209,7 +212,9 @@ impl Fast {
         }
         slot = first_in_stripe(slot.max(self.floor.next()), step, remainder);
         while let Some(open) = self.slots.get(slot)
-            && (open.promised > fast || open.vote.is_some_and(|vote| vote.round >= fast))
+            && (open.chosen.is_some()
+                || open.promised > fast
+                || open.vote.is_some_and(|vote| vote.round >= fast))
         {
             slot = Slot(slot.0 + step);
         }
@@ -251,6 +256,9 @@ impl Fast {
         if !covered || !self.slots.admits(slot) {
             return false;
         }
+        if self.knows_better(from, slot, round, body, effects) {
+            return true;
+        }
         // Also if the vote goes elsewhere: it may turn out to be chosen here.
         self.keep(slot, body);
         self.continue_recovery(slot, effects);
@@ -270,6 +278,30 @@ impl Fast {
         } else if has_room && !is_blocked {
             self.vote(slot, round, body, effects);
         }
+        true
+    }
+
+    /// Whether something else is known to be chosen in an open slot where `from` wants a vote in `round`; it is told what, if that is here.
+    /// A round above the one that chose it has one value there and it is this one, or, if it is a fast round, lies elsewhere.
+    fn knows_better(
+        &mut self,
+        from: ReplicaId,
+        slot: Slot,
+        round: Round,
+        body: Option<&Frame>,
+        effects: &mut Effects<Self>,
+    ) -> bool {
+        let Some(open) = self.slots.get(slot).filter(|open| open.rules_out(ValueName::of(body))) else {
+            return false;
+        };
+        let known = open.chosen.and_then(|chosen| self.slots.value(slot, chosen));
+        let is_above = open.chosen_in.is_some_and(|of| of < round || of == round && round.classic);
+        let Some(known) = known else { return true };
+        let coordinator = round.term.owner();
+        if is_above && coordinator != self.me() {
+            effects.contradict(slot, &known, body, coordinator);
+        }
+        self.send_other(from, Decided { slot, commit: self.commit() }, known.body(), effects);
         true
     }
 
@@ -319,11 +351,14 @@ impl Fast {
             self.tell_decided(from, slot, effects);
             return;
         }
+        let round = Round::classic(term);
+        if self.knows_better(from, slot, round, body.as_ref(), effects) {
+            return;
+        }
         if self.is_below_floor(slot) {
             self.keep(slot, body.as_ref());
             return;
         }
-        let round = Round::classic(term);
         let has_room = self.has_room(slot, body.as_ref());
         let Some(open) = self.slots.open(slot) else { return };
         match open.vote {

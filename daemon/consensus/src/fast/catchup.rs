@@ -229,7 +229,7 @@ impl Fast {
         }
         if self.slots.admits(slot) && self.has_room(slot, body.as_ref()) {
             self.slots.keep_voted(slot, body.as_ref());
-            self.learn(slot, name, effects);
+            self.learn(slot, name, None, effects);
             // Chosen before, but its bytes were missing.
             self.advance_commit(effects);
         }

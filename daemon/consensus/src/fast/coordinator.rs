@@ -289,7 +289,10 @@ impl Fast {
         if self.role != Role::Coordinator || open_count >= self.in_flight_max() {
             return None;
         }
-        let slot = self.term.next.max(self.commit().next());
+        let mut slot = self.term.next.max(self.commit().next());
+        while self.slots.get(slot).is_some_and(|open| open.rules_out(name)) {
+            slot = slot.next();
+        }
         if !self.has_room(slot, Some(&frame)) {
             return None;
         }

@@ -12,7 +12,7 @@ use panch_wire::rule::{Rule, holds};
 
 use super::Fast;
 use super::message::{LearnedRecord, Record, Votes};
-use super::round::{ValueName, Vote};
+use super::round::{Round, ValueName, Vote};
 use super::slots::Open;
 use crate::protocol::{Effects, Value};
 
@@ -92,14 +92,20 @@ impl Fast {
                 self.counters.fast_chosen += 1;
                 self.term.slot_count += 1;
             }
-            self.learn(slot, vote.name, effects);
+            self.learn(slot, vote.name, Some(vote.round), effects);
         }
     }
 
-    /// `name` is chosen in `slot`.
-    pub(super) fn learn(&mut self, slot: Slot, name: ValueName, effects: &mut Effects<Self>) {
+    /// `name` is chosen in `slot`, in `round` if that is known.
+    pub(super) fn learn(
+        &mut self,
+        slot: Slot,
+        name: ValueName,
+        round: Option<Round>,
+        effects: &mut Effects<Self>,
+    ) {
         let Some(open) = self.slots.open(slot).filter(|open| open.chosen.is_none()) else { return };
-        open.chosen = Some(name);
+        (open.chosen, open.chosen_in) = (Some(name), round);
         let (me, incarnation) = (self.group.me, self.incarnation);
         let is_own = |id: &BatchId| id.is_of(me, incarnation) || id.is_of(me, Incarnation::CLIENT);
         if let Some(own) = name.batch().filter(is_own) {

@@ -3,7 +3,7 @@
 //! Invariants:
 //! * A slot of the fast mode goes to the classic round only on the strength of a quorum of answers for that slot: votes of
 //!   the term's fast round, which promise as much, or [`SlotPromise`]s. The value is what rule O4 picks from them (PF5, PF7).
-//! * One value per slot is proposed in the classic round of a term.
+//! * One value per slot is proposed in the classic round of a term, and none beside what is known to be chosen.
 
 use panch_wire::frame::Frame;
 use panch_wire::ids::{REPLICAS_MAX, ReplicaId, Slot};
@@ -24,10 +24,14 @@ impl Fast {
         }
     }
 
-    /// Proposes `value` in the classic round of the term, for good.
+    /// Proposes `value` in the classic round of the term, for good; not if something else is known to be chosen.
     pub(super) fn send_accept(&mut self, slot: Slot, value: Value, effects: &mut Effects<Self>) {
         let term = self.promised;
         let Some(open) = self.slots.open(slot) else { return };
+        if open.rules_out(ValueName::of_value(&value)) {
+            // Those that answered have forgotten it. Who does not know it yet is told when it is committed here.
+            return;
+        }
         assert!(open.recovery.proposed.is_none(), "one value per slot and classic round");
         open.recovery.proposed = Some(value.clone());
         open.recovery.since = Some(self.now);

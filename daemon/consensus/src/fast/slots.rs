@@ -41,6 +41,8 @@ pub(super) struct Open {
     pub(super) voted_before: Vec<ValueName>,
     /// As learner: what is chosen.
     pub(super) chosen: Option<ValueName>,
+    /// As learner: a round whose votes chose it; `None` if others said so.
+    pub(super) chosen_in: Option<Round>,
     /// The batches of the own vote and of others' that came by.
     pub(super) payloads: Vec<Frame>,
     /// As coordinator: how the classic round of this term stands.
@@ -73,6 +75,11 @@ impl Open {
         let Some(frame) = body.filter(|_| self.payload(ValueName::of(body)).is_none()) else { return 0 };
         self.payloads.push(frame.clone());
         frame.footprint()
+    }
+
+    /// Whether another value than that one is known to be chosen.
+    pub(super) fn rules_out(&self, name: ValueName) -> bool {
+        self.chosen.is_some_and(|chosen| chosen != name) && holds(Rule::FastChosenIsFinal)
     }
 
     /// Whether any vote is known.

@@ -1,5 +1,6 @@
 //! The exact effects of single events: acceptor, learner, restart.
 
+use panch_wire::frame::Frame;
 use panch_wire::ids::{ReplicaId, Slot};
 
 use super::super::message::*;
@@ -373,4 +374,107 @@ fn a_peer_that_knows_something_else_to_be_decided_is_contradicted() {
     solo.hear(R2, Decided { slot: Slot(1), commit: Slot(0) }, Some(&other));
     let found = solo.effects.contradiction.expect("two values are chosen");
     assert_eq!((found.position, found.known, found.told), (Slot(1).into(), 0, other.checksum()));
+}
+
+/// Slot 1 is open. Slot 2 is known to be chosen: by the own vote and that of replica 1, in the classic round of its term.
+fn with_two_chosen() -> (Solo, Frame) {
+    let mut solo = Solo::new(3);
+    let frame = solo.frame(1);
+    let round = Round::classic(term(1, 1));
+    solo.hear(R1, Accept { term: round.term, slot: Slot(2) }, Some(&frame));
+    solo.settle();
+    solo.hear(R1, votes(round, 2, Some(&frame)), None);
+    solo.records();
+    solo.sent();
+    (solo, frame)
+}
+
+/// What is told of slot 2 in the place of a vote.
+fn told_of_two() -> Decided {
+    Decided { slot: Slot(2), commit: Slot(0) }
+}
+
+#[test]
+pub(super) fn where_something_else_is_known_to_be_chosen_there_is_no_vote() {
+    let (mut solo, known) = with_two_chosen();
+    let other = solo.frame(2);
+    solo.hear(R2, Prepare { term: term(2, 2), from_slot: Slot(1) }, None);
+    solo.records();
+    solo.sent();
+    solo.hear(R2, Accept { term: term(2, 2), slot: Slot(2) }, Some(&other));
+    assert_eq!(solo.records(), []);
+    assert_eq!(solo.effects.outgoing[0].body.as_ref(), Some(&known));
+    assert_eq!(solo.sent(), [hint(R2, told_of_two())]);
+    let found = solo.effects.contradiction.take().expect("somebody has forgotten a vote");
+    assert_eq!((found.position, found.from), (Slot(2).into(), R2));
+    assert_eq!((found.known, found.told), (known.checksum(), other.checksum()));
+    // The same is voted for again, and other slots are none of this.
+    solo.hear(R2, Accept { term: term(2, 2), slot: Slot(2) }, Some(&known));
+    solo.hear(R2, Accept { term: term(2, 2), slot: Slot(3) }, Some(&other));
+    let round = Round::classic(term(2, 2));
+    assert_eq!(solo.records(), [vote_record(round, 2, 0), vote_record(round, 3, 0)]);
+    assert_eq!(solo.effects.contradiction, None);
+}
+
+#[test]
+pub(super) fn no_fast_vote_where_something_else_is_known_to_be_chosen() {
+    let (mut solo, _) = with_two_chosen();
+    let other = solo.frame(2);
+    let plan = free_for_all(term(2, 2));
+    solo.propose(R1, plan, 2, &other);
+    assert_eq!(solo.records(), []);
+    assert!(solo.sent().contains(&hint(R1, told_of_two())));
+    let found = solo.effects.contradiction.take().expect("the coordinator has called it free");
+    assert_eq!((found.position, found.from), (Slot(2).into(), R2));
+    solo.hear(R1, Skip { plan, first: Slot(2), count: 1 }, None);
+    assert_eq!(solo.records(), []);
+    assert!(solo.effects.contradiction.take().is_some());
+    // Where the acceptor chooses, it chooses another.
+    let round = Round::fast(plan.term);
+    solo.propose(R1, plan, 0, &other);
+    solo.propose(R1, plan, 0, &solo.frame(3));
+    assert_eq!(solo.records(), [vote_record(round, 1, 0), vote_record(round, 3, 0)]);
+    assert_eq!(solo.effects.contradiction, None);
+}
+
+/// Two batches for one slot in one fast round contradict nobody.
+#[test]
+fn a_collision_is_no_contradiction() {
+    let mut solo = Solo::new(5);
+    let (known, other) = (solo.frame(1), solo.frame(2));
+    let plan = free_for_all(term(1, 1));
+    for peer in [R1, R2, R3, ReplicaId(4)] {
+        solo.hear(peer, votes(Round::fast(plan.term), 2, Some(&known)), None);
+    }
+    solo.hear(R1, Decided { slot: Slot(2), commit: Slot(0) }, Some(&known));
+    solo.sent();
+    solo.propose(R2, plan, 2, &other);
+    assert_eq!(solo.records(), []);
+    assert!(solo.sent().contains(&hint(R2, told_of_two())));
+    assert_eq!(solo.effects.contradiction, None);
+}
+
+/// It had not been chosen yet when that was proposed, or nobody knows whether it had.
+#[test]
+fn an_earlier_round_is_no_contradiction() {
+    let newer = Round::classic(term(2, 2));
+    let in_newer = |solo: &mut Solo, known: &Frame| {
+        for peer in [R1, R2] {
+            solo.hear(peer, votes(newer, 2, Some(known)), None);
+        }
+        solo.hear(R2, PayloadReply { slot: Slot(2) }, Some(known));
+    };
+    let somewhen = |solo: &mut Solo, known: &Frame| {
+        solo.hear(R2, Decided { slot: Slot(2), commit: Slot(0) }, Some(known));
+    };
+    for learn in [&in_newer as &dyn Fn(&mut Solo, &Frame), &somewhen] {
+        let mut solo = Solo::new(3);
+        let (known, other) = (solo.frame(1), solo.frame(2));
+        learn(&mut solo, &known);
+        solo.sent();
+        solo.hear(R1, Accept { term: term(1, 1), slot: Slot(2) }, Some(&other));
+        assert_eq!(solo.records(), []);
+        assert!(solo.sent().contains(&hint(R1, told_of_two())));
+        assert_eq!(solo.effects.contradiction, None);
+    }
 }

@@ -246,3 +246,27 @@ fn an_own_batch_is_committed_before_the_slots_below_are() {
     solo.hear(R1, Decided { slot: Slot(1), commit: Slot(0) }, Some(&other));
     assert_eq!((solo.effects.committed.len(), solo.effects.chosen.len()), (1, 3));
 }
+
+#[test]
+pub(super) fn a_coordinator_proposes_nothing_beside_what_it_knows_to_be_chosen() {
+    let mut solo = Solo::new(3);
+    let (known, other) = (solo.frame(1), solo.frame(2));
+    let old = Round::classic(term(1, 1));
+    // Slot 1 is open. Slots 2 and 3 were chosen by two others, one of which has forgotten it.
+    for slot in [2, 3] {
+        for peer in [R1, R2] {
+            solo.hear(peer, votes(old, slot, Some(&known)), None);
+        }
+    }
+    let mine = solo.candidate();
+    solo.settle();
+    solo.promise(R1, mine, 1, 2);
+    solo.report(R1, mine, 1, old, &other);
+    solo.report(R1, mine, 4, old, &other);
+    let told = solo.told();
+    let slots = told.iter().filter_map(|(_, message, _)| match message {
+        Message::Accept(accept) => Some(accept.slot.0),
+        _ => None,
+    });
+    assert_eq!(slots.collect::<Vec<_>>(), [1, 4]);
+}

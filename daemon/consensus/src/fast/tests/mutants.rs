@@ -35,6 +35,12 @@ mutants! {
         coordinator_rules::t_f5_after_a_missed_fast_quorum_the_votes_decide_not_the_coordinators_wish;
     own_value_in_a_group: FastNeverOwnValue,
         scenarios::t_f5_a_lost_vote_does_not_let_the_coordinator_contradict_what_others_learned;
+    chosen_outvoted: FastChosenIsFinal,
+        acceptor_rules::where_something_else_is_known_to_be_chosen_there_is_no_vote;
+    chosen_outvoted_in_a_fast_round: FastChosenIsFinal,
+        acceptor_rules::no_fast_vote_where_something_else_is_known_to_be_chosen;
+    chosen_not_proposed: FastChosenIsFinal,
+        coordinator_rules::a_coordinator_proposes_nothing_beside_what_it_knows_to_be_chosen;
     names_without_checksum: FastDigestCompared, acceptor_rules::two_batches_of_one_name_are_two_values;
     votes_counted_by_counter: FastVotePerMember, acceptor_rules::votes_count_once_per_member;
     votes_of_any_round_counted: FastVotesOfOneRound, acceptor_rules::votes_of_different_rounds_do_not_add_up;
