@@ -42,10 +42,6 @@ const SMALL_FILES: &str = "a model of disks that lose and tear in the tests of t
 /// Every life in the simulator has a name and is heard of, and nobody is absent when a cluster is founded.
 const FAMILIARITY: &str = "a test of the replica crate has it";
 
-/// As long as a lease lasts in the simulator, a node that starts again waits for those that are out of reach.
-const LEASES: &str =
-    "a start waits to be recognised, for as long as a lease; tests of leases in the consensus crate have it";
-
 /// Rules whose removal no whole group can notice, each with the reason. A test of the consensus crate misses them.
 const TABLES: &[(Rule, &str)] = &[
     (
@@ -72,8 +68,6 @@ const TABLES: &[(Rule, &str)] = &[
         Rule::SilenceTakesNothingBack,
         "a node on its way back tells nothing, either; a test of the replica crate has it",
     ),
-    (Rule::LeaseBootDelay, LEASES),
-    (Rule::LeaseWithinBootDelay, LEASES),
     (Rule::UnnamedLifeConfirmed, FAMILIARITY),
     (Rule::AbsentTakesInFirst, FAMILIARITY),
     (Rule::UnheardStartsDropped, FAMILIARITY),

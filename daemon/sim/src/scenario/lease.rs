@@ -103,9 +103,23 @@ pub(super) fn paused_leader(seed: u64) -> Result<(), String> {
     end(world)
 }
 
+/// Longer than a node that starts again waits for those that are out of reach: before it is recognised it says nothing, and would need no
+/// rule to keep what it has granted.
+const LONG: u64 = 600;
+
+/// A leader that holds its office as long as its lease lasts, and followers that stand soon once they have been started again.
+fn long_lease(seed: u64) -> Result<(Script, usize), String> {
+    let mut settings = settings(seed, LONG);
+    let usual = settings.tuning.election_timeout;
+    settings.tuning.election_timeout = Duration::from_millis(LONG + 200);
+    let (mut world, leader) = leased(settings)?;
+    world.shared.settings.tuning.election_timeout = usual;
+    Ok((world, leader))
+}
+
 /// T-M7. One follower alone grants; it restarts at once, and is asked for its vote by the other.
 pub(super) fn granter_restarts(seed: u64) -> Result<(), String> {
-    granter_restarts_with(seed, Duration::from_millis(120))
+    granter_restarts_with(seed, Duration::from_millis(LONG))
 }
 
 /// The same, and it is started with a lease that is over at once.
@@ -121,42 +135,47 @@ fn keep_leader(world: &mut Script) {
     }));
 }
 
-fn granter_restarts_with(seed: u64, lease: Duration) -> Result<(), String> {
-    let (mut world, leader) = leased(settings(seed, 120))?;
-    keep_leader(&mut world);
-    let (granter, other) = (others(3, leader)[0], others(3, leader)[1]);
+/// The leader and `other`, which is started again, do not hear each other: who else follows grants alone.
+fn leave_one_granter(world: &mut Script, leader: usize, other: usize) -> Result<(), String> {
+    world.bounce(other, CrashKind::Kill);
+    keep_leader(world);
     for (from, to) in [(leader, other), (other, leader)] {
         world.block(from, to);
     }
-    world.run_for(SECOND + (seed * 20) * MILLISECOND);
-    ensure!(serves(&mut world, leader), "the leader has no lease: {}", world.describe());
-    world.isolate(leader);
+    world.run_for(SECOND + (world.shared.settings.seed * 20) * MILLISECOND);
+    ensure!(world.leader() == Some(leader), "the leader lost its office: {}", world.describe());
+    Ok(())
+}
+
+/// The leader is cut off, and `granter` is started again with that lease.
+fn restart_granter(world: &mut Script, leader: usize, granter: usize, lease: Duration) -> Result<(), String> {
     world.shared.settings.tuning.lease = lease;
+    world.isolate(leader);
     world.bounce(granter, CrashKind::Kill);
-    contest(&mut world, leader, 300 * MILLISECOND)?;
+    contest(world, leader, (LONG + 100) * MILLISECOND)?;
     world.rejoin(leader);
+    Ok(())
+}
+
+fn granter_restarts_with(seed: u64, lease: Duration) -> Result<(), String> {
+    let (mut world, leader) = long_lease(seed)?;
+    let (granter, other) = (others(3, leader)[0], others(3, leader)[1]);
+    leave_one_granter(&mut world, leader, other)?;
+    ensure!(serves(&mut world, leader), "the leader has no lease: {}", world.describe());
+    restart_granter(&mut world, leader, granter, lease)?;
     end(world)
 }
 
 /// As T-M7, and the follower has been started with a shorter lease than the leader's: it must not grant what it would not wait for.
 pub(super) fn short_granter(seed: u64) -> Result<(), String> {
-    let (mut world, leader) = leased(settings(seed, 120))?;
+    let (mut world, leader) = long_lease(seed)?;
     let (granter, other) = (others(3, leader)[0], others(3, leader)[1]);
-    world.crash(granter, CrashKind::Kill);
-    world.run_for(200 * MILLISECOND);
-    world.shared.settings.tuning.lease = Duration::from_millis(2);
-    world.restart(granter);
-    world.run_for(200 * MILLISECOND);
-    keep_leader(&mut world);
-    for (from, to) in [(leader, other), (other, leader)] {
-        world.block(from, to);
-    }
-    world.run_for(SECOND + (seed * 20) * MILLISECOND);
-    ensure!(world.leader() == Some(leader), "the leader lost its office: {}", world.describe());
-    world.isolate(leader);
+    let (long, short) = (world.shared.settings.tuning.lease, Duration::from_millis(2));
+    world.shared.settings.tuning.lease = short;
     world.bounce(granter, CrashKind::Kill);
-    contest(&mut world, leader, 300 * MILLISECOND)?;
-    world.rejoin(leader);
+    world.shared.settings.tuning.lease = long;
+    leave_one_granter(&mut world, leader, other)?;
+    restart_granter(&mut world, leader, granter, short)?;
     end(world)
 }
 
