@@ -67,7 +67,7 @@ impl Fast {
         if renewed.is_none() {
             let now = self.now;
             self.term = Term { fit: answered, ..Term::default() };
-            self.fitness.begin_term(self.now, &self.tuning);
+            self.fitness.begin_term();
             for (peer, id) in self.term.peers.iter_mut().zip((0..).map(ReplicaId)) {
                 *peer = Voter::new(now, answered.contains(id).then_some(now));
             }

@@ -138,6 +138,7 @@ impl Fast {
         let following = self.role == Role::Follower && self.leader == Some(from) && from != self.me();
         let is_fit = !self.stalled && !self.mute && !self.fitness.log.is_hung(self.now, &self.tuning);
         if following && message.term == self.promised && is_fit {
+            self.fitness.on_asked(self.now, &self.tuning);
             self.stand(effects);
         }
     }

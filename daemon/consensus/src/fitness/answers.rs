@@ -92,31 +92,40 @@ impl Answers {
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Turns {
     average: Duration,
-    /// When this replica last asked another to lead because of that.
+    /// When this replica last asked another to lead because that one is quicker.
     gave_up: Option<Instant>,
-    /// Whether that helps, as far as is known: not if this replica leads again soon.
+    /// Whether that helps, as far as is known: not if this replica is asked in turn soon.
     helps: Standing,
 }
 
 impl Turns {
-    /// The replica begins to lead. If it had too little time not long ago, then whoever led in its place had no more, most likely
-    /// because it is leading that takes the time: the lead would go round and round.
-    pub(super) fn begin(&mut self, now: Instant, tuning: &Tuning) {
+    /// The replica begins to lead.
+    pub(super) fn begin(&mut self) {
         self.average = Duration::ZERO;
+    }
+
+    /// Who leads asks this replica to. If it was too slow for that itself not long ago, then whoever led in its place was no quicker, most
+    /// likely because it is leading that takes the time: the lead would go round and round.
+    pub(super) fn on_asked(&mut self, now: Instant, tuning: &Tuning) {
         let least = LEFT_OUT * tuning.election_timeout;
         if self.gave_up.take().is_some_and(|at| now.since(at) < least) {
             self.helps.fail_for(now, least, LEFT_OUT_MAX);
         }
     }
 
-    /// Somebody else is asked to lead, because it has more time.
+    /// Somebody else is asked to lead, because it is quicker.
     pub(super) fn give_up(&mut self, now: Instant) {
         self.gave_up = Some(now);
     }
 
-    /// Whether somebody else who is late by `other` would have more time to lead.
-    pub(super) fn are_later(&self, other: Duration, now: Instant) -> bool {
-        self.average >= LATE_MIN && self.average >= LATER * other && !self.helps.is_avoided(now)
+    /// Whether that may help.
+    pub(super) fn may_give_up(&self, now: Instant) -> bool {
+        !self.helps.is_avoided(now)
+    }
+
+    /// Whether somebody else who is late by `other` would have much more time to lead.
+    pub(super) fn are_later(&self, other: Duration) -> bool {
+        self.average >= LATE_MIN && self.average >= LATER * other
     }
 
     /// A turn that was to come at `due` came.
@@ -185,19 +194,20 @@ mod tests {
         for _ in 0..20 {
             turns.on_turn(Instant(1), now);
         }
-        assert!(turns.are_later(ms(1), now), "{turns:?}");
-        assert!(!turns.are_later(ms(10), now), "others are as late");
+        assert!(turns.are_later(ms(1)), "{turns:?}");
+        assert!(!turns.are_later(ms(10)), "others are as late");
     }
 
     #[test]
-    fn whoever_leads_again_soon_keeps_the_lead_longer_each_time_however_late_its_turns_are() {
+    fn whoever_is_asked_again_soon_keeps_the_lead_longer_each_time_however_late_its_turns_are() {
         let tuning = Tuning::default();
         let mut turns = Turns::default();
         let mut now = Instant(1_000_000_000_000);
         for kept in [0, 32, 64, 128, 256, 512, 600, 600] {
-            turns.begin(now, &tuning);
+            turns.on_asked(now, &tuning);
+            turns.begin();
             let since = now;
-            while !turns.are_later(ms(1), now) {
+            while !turns.are_later(ms(1)) || !turns.may_give_up(now) {
                 turns.on_turn(now, now + ms(22));
                 now = now + ms(100);
             }
@@ -209,5 +219,14 @@ mod tests {
             turns.give_up(now);
             now = now + ms(5_000);
         }
+    }
+
+    #[test]
+    fn who_is_elected_after_a_failure_may_give_the_lead_up_again() {
+        let mut turns = Turns::default();
+        let now = Instant(1_000_000_000_000);
+        turns.give_up(now);
+        turns.begin();
+        assert!(turns.may_give_up(now + ms(1_000)));
     }
 }

@@ -11,6 +11,7 @@
 //! * What is told is a hint, and is believed for one election timeout.
 //! * Nobody is outdone by one condition: links and averages must be worse for half an election timeout. Only a log that hangs
 //!   is not waited for: it has been waited for.
+//! * Whoever gave the lead up to somebody quicker and is soon asked in turn keeps it against those that are quicker, longer each time.
 //! * Nobody hands over to a replica with fewer links, except that a log that hangs leaves no choice: then to one that
 //!   reaches a quorum.
 
@@ -133,9 +134,14 @@ impl Fitness {
     }
 
     /// This replica begins to lead.
-    pub(crate) fn begin_term(&mut self, now: Instant, tuning: &Tuning) {
+    pub(crate) fn begin_term(&mut self) {
         self.answers.iter_mut().for_each(Answers::begin);
-        self.turns.begin(now, tuning);
+        self.turns.begin();
+    }
+
+    /// Who leads asks this replica to lead instead, and it will try.
+    pub(crate) fn on_asked(&mut self, now: Instant, tuning: &Tuning) {
+        self.turns.on_asked(now, tuning);
     }
 
     /// While this replica leads: heartbeat `number` leaves for `to`.
@@ -272,16 +278,14 @@ impl Fitness {
             let is_better = if is_hung {
                 other.reaches() >= quorum
             } else {
-                let by_disk = is_much_slower(own.log_time(), other.log_time());
-                let by_turns = self.turns.are_later(self.answers[id.index()].lateness(), now);
-                let is_quicker = by_disk || by_turns;
+                let is_quicker = self.turns.may_give_up(now) && self.is_quicker(id, other, own);
                 other.reaches() > own.reaches() || other.reaches() == own.reaches() && is_quicker
             };
             let stands_still = other.log_time() >= hung_after(tuning);
             let rank = (asked != Some(id), other.reaches(), std::cmp::Reverse(other.log_time), id);
             (is_better && !stands_still).then_some(rank)
         };
-        let Some((.., best)) = self.peers().filter_map(rank).max() else {
+        let Some((_, reaches, _, best)) = self.peers().filter_map(rank).max() else {
             self.outdone_since = None;
             return None;
         };
@@ -292,10 +296,17 @@ impl Fitness {
             return None;
         }
         self.asked = Some((best, now));
-        if self.turns.are_later(self.answers[best.index()].lateness(), now) {
+        if !is_hung && reaches == own.reaches() {
             self.turns.give_up(now);
         }
         Some(best)
+    }
+
+    /// Whether `id`, that told `other`, has a much better disk than this replica, or much more time. The two are not told apart: a process
+    /// that gets little time sees late what its disk has done, too.
+    fn is_quicker(&self, id: ReplicaId, other: Condition, own: Condition) -> bool {
+        is_much_slower(own.log_time(), other.log_time())
+            || self.turns.are_later(self.answers[id.index()].lateness())
     }
 
     /// Whether `id` would lead as well as this replica does.

@@ -184,6 +184,7 @@ impl Multi {
         let following = self.role == Role::Follower && self.leader == Some(from);
         let free = self.lease_wait(self.me(), released).is_zero();
         if following && released.ballot == self.promised && free && self.is_fit() {
+            self.fitness.on_asked(self.now, &self.tuning);
             self.stand(released, effects);
         }
     }

@@ -84,7 +84,7 @@ impl Multi {
             term.peers[peer.index()] = Peer::new(acked, self.now);
         }
         self.term = term;
-        self.fitness.begin_term(self.now, &self.tuning);
+        self.fitness.begin_term();
         self.lease.begin_term();
     }
 

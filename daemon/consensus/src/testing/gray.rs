@@ -259,6 +259,27 @@ pub(crate) fn jitter<P: Protocol>(cluster: &mut Cluster<P>, usual: Duration) {
     assert_eq!((term_count(cluster), cluster.leader()), (first, leader), "ordinary jitter costs the lead");
 }
 
+/// Leading takes most of the time that a process gets, whoever leads: nobody is better, and the lead settles.
+pub(crate) fn leading_is_slow<P: Protocol>(mut cluster: Cluster<P>) {
+    let first = term_count(&cluster);
+    let (mut slow, mut turns) = (None, 0);
+    for _ in 0..180 * 4 {
+        if cluster.leader() != slow {
+            slow.inspect(|id| cluster.run_steadily(*id));
+            slow = cluster.leader();
+            slow.inspect(|id| cluster.stutter(*id, PERIOD, RUNS));
+            turns += u64::from(slow.is_some());
+        }
+        for id in cluster.ids() {
+            let _ = cluster.propose(id);
+        }
+        cluster.run_for(250);
+    }
+    let (count, terms) = (cluster.ids().count() as u64, term_count(&cluster) - first);
+    println!("n = {count}, leading is slow: {turns} turns, {terms} terms in 180 s");
+    assert!(turns <= 5 * count, "the lead goes round: {turns} turns, {terms} terms");
+}
+
 /// A link is cut: from the first to the second, the other way, or both ways, and whoever notices is told.
 pub(crate) fn cut<P: Protocol>(cluster: &mut Cluster<P>, from: u8, to: u8, ways: usize) {
     let links: &[(u8, u8)] = match ways {

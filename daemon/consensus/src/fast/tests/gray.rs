@@ -4,7 +4,7 @@ use panch_wire::time::Duration;
 
 use super::super::Fast;
 use crate::protocol::{Protocol, Tuning};
-use crate::testing::gray::{cut, jitter, leave_star, pace};
+use crate::testing::gray::{cut, jitter, leading_is_slow, leave_star, pace};
 use crate::testing::{cluster, tuning};
 
 type Cluster = cluster::Cluster<Fast>;
@@ -185,6 +185,13 @@ fn by_default(replica_count: u8) -> Cluster {
     cluster.run_till("the first election", 3_000, |cluster| cluster.leader() == Some(0));
     cluster.run_for(2_000);
     cluster
+}
+
+#[test]
+fn the_lead_does_not_go_round_if_it_is_leading_that_takes_the_time() {
+    for replica_count in [3, 5] {
+        leading_is_slow(by_default(replica_count));
+    }
 }
 
 #[test]

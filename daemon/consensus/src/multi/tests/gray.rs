@@ -5,7 +5,7 @@ use panch_wire::time::Duration;
 use super::super::Multi;
 use crate::protocol::{Protocol, Tuning};
 use crate::testing::cluster;
-use crate::testing::gray::{Weakness, beside, cut, jitter, leave_star, pace, term_count};
+use crate::testing::gray::{Weakness, beside, cut, jitter, leading_is_slow, leave_star, pace, term_count};
 use crate::testing::tuning;
 
 type Cluster = cluster::Cluster<Multi>;
@@ -231,6 +231,13 @@ fn three_go_on_beside_any_one_lasting_weakness() {
 #[test]
 fn five_go_on_beside_any_one_lasting_weakness() {
     beside_all(5);
+}
+
+#[test]
+fn the_lead_does_not_go_round_if_it_is_leading_that_takes_the_time() {
+    for replica_count in [3, 5] {
+        leading_is_slow(by_default(replica_count));
+    }
 }
 
 #[test]
