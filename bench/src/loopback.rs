@@ -72,6 +72,10 @@ impl Outbox for Mail {
     fn snapshot_remove(&mut self, _: GroupId, _: Slot) {
         panic!("snapshots are switched off");
     }
+
+    fn snapshot_abandon(&mut self, _: GroupId, _: Slot) {
+        panic!("snapshots are switched off");
+    }
 }
 
 struct Node {

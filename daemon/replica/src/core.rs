@@ -549,7 +549,7 @@ pub enum PastFault {
         slot: Slot,
     },
     /// The log continues a snapshot that is not there.
-    #[error("the log continues the snapshot of slot {} of group {} ({} bytes), and {}: an older state would contradict what was acknowledged. Restore the file or the data directory from an exact copy of its last state, or empty the data directory whole and start the node with --rejoin", named.slot, group.0, named.size, found.map_or("there is none".to_string(), |file| format!("the newest file is of slot {} with {} bytes", file.slot.0, file.size)))]
+    #[error("the log continues the snapshot of slot {} of group {} ({} bytes), and {}: an older state would contradict what was acknowledged. Restore the file or the data directory from an exact copy of its last state, or empty the data directory whole and start the node with --rejoin", named.slot, group.0, named.size, found.map_or("there is none".to_string(), |file| if file.slot.0 == named.slot { "the file of that name covers something else".to_string() } else { format!("the newest file is of slot {} with {} bytes", file.slot.0, file.size) }))]
     Snapshot {
         /// The group.
         group: GroupId,

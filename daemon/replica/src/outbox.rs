@@ -60,7 +60,8 @@ pub trait Outbox {
     /// Reads a frame back from the log; answered by [`Core::loaded`].
     fn load(&mut self, group: GroupId, position: Position, location: Location);
     /// Writes a chunk of the snapshot file of `slot`; `last` completes it: sync, rename, sync the directory. Each
-    /// chunk is answered by [`Core::snapshot_written`].
+    /// chunk is answered by [`Core::snapshot_written`]. After one that could not be written, those that follow fail up to
+    /// the next at the beginning of the file; a complete file of that name stays as it is.
     fn snapshot_write(&mut self, group: GroupId, slot: Slot, offset: u64, bytes: &[u8], last: bool);
     /// Reads a chunk of a complete snapshot file for `peer`; answered by [`Core::snapshot_read`].
     fn snapshot_read(
@@ -73,6 +74,8 @@ pub trait Outbox {
     );
     /// Removes a snapshot file, complete or not.
     fn snapshot_remove(&mut self, group: GroupId, slot: Slot);
+    /// Removes what was written of a snapshot file that is not complete. One that is complete, under the same name, stays.
+    fn snapshot_abandon(&mut self, group: GroupId, slot: Slot);
     /// A value was executed; for observers.
     fn executed(&mut self, _group: GroupId, _position: Position, _value: &Value) {}
     /// The state of a group was replaced by one in which exactly these positions are executed; for observers.

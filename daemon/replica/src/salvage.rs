@@ -494,6 +494,7 @@ impl Outbox for Nobody {
     fn snapshot_write(&mut self, _: GroupId, _: Slot, _: u64, _: &[u8], _: bool) {}
     fn snapshot_read(&mut self, _: GroupId, _: ReplicaId, _: SnapshotFile, _: u64, _: usize) {}
     fn snapshot_remove(&mut self, _: GroupId, _: Slot) {}
+    fn snapshot_abandon(&mut self, _: GroupId, _: Slot) {}
 }
 
 #[cfg(test)]

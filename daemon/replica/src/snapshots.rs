@@ -23,6 +23,7 @@ use crate::transfer::{
     Writes,
 };
 
+mod doubt;
 mod receive;
 mod room;
 
@@ -54,12 +55,12 @@ pub(crate) struct Snapshots {
     named: Option<SnapshotName>,
     /// Oldest first; at most one of a snapshot that was received.
     naming: VecDeque<Naming>,
-    /// Peers that wait for a snapshot to exist.
-    waiting: Vec<ReplicaId>,
+    /// Peers that wait for a snapshot to exist, each with what that must cover.
+    waiting: Vec<(ReplicaId, Slot)>,
     /// A snapshot that could not be written is tried again not before this.
     retry_at: Instant,
     writes: Writes,
-    /// The latest file may be damaged: another one is made in its place, and nobody gets this one.
+    /// The latest file may be damaged: another one is made in its place, and until one could not be written, nobody gets this one.
     doubts_latest: bool,
     /// The last file that was replaced because a peer had no use for it.
     replaced: Slot,
@@ -125,7 +126,7 @@ impl Snapshots {
 
     /// The log names a snapshot. A name that is repeated may lie behind a later one.
     pub(crate) fn read_name(&mut self, name: SnapshotName) {
-        if self.named.is_none_or(|named| named.slot < name.slot) {
+        if self.named.is_none_or(|named| named.slot <= name.slot) {
             self.named = Some(name);
         }
     }
@@ -139,9 +140,8 @@ impl Snapshots {
     pub(crate) fn check_name(&self, group: GroupId) -> Result<(), PastFault> {
         let Some(named) = self.named.filter(|_| rule::holds(Rule::LogNamesSnapshot)) else { return Ok(()) };
         let found = self.latest;
-        let is_it = found.is_some_and(|file| {
-            file.slot.0 > named.slot || SnapshotName::of(file, &self.latest_covers) == named
-        });
+        let is_it =
+            found.is_some_and(|file| file.slot.0 > named.slot || named.is_of(file, &self.latest_covers));
         if is_it { Ok(()) } else { Err(PastFault::Snapshot { group, named, found }) }
     }
 
@@ -174,9 +174,8 @@ impl Snapshots {
             Some(file) if file.slot >= slot && !self.doubts_latest => self.sending.start(now, peer, file),
             _ => {
                 self.wanted = true;
-                if !self.waiting.contains(&peer) {
-                    self.waiting.push(peer);
-                }
+                self.waiting.retain(|(waits, _)| *waits != peer);
+                self.waiting.push((peer, slot));
             }
         }
     }
@@ -209,26 +208,6 @@ impl Snapshots {
     /// Whether the file of that slot is being written, or was and something of it still is.
     fn is_in_use(&self, slot: Slot) -> bool {
         self.writes.of(slot) > 0 || self.receiving.as_ref().is_some_and(|it| it.slot == slot)
-    }
-
-    /// A peer that got some of the file of `slot` has no use for it: its bytes may not be those that were written. More than once that is
-    /// not the file's fault.
-    fn doubt_once(&mut self, slot: Slot) {
-        if std::mem::replace(&mut self.replaced, slot) != slot {
-            self.doubt(slot);
-        }
-    }
-
-    /// The file of `slot` cannot be read, or what is read may be wrong. If it is the latest, nobody gets it any more, and another one takes
-    /// its place, also if nothing was executed since.
-    fn doubt(&mut self, slot: Slot) {
-        if self.latest.is_some_and(|file| file.slot == slot) {
-            self.doubts_latest = true;
-            self.wanted = true;
-            for peer in self.sending.stop_file(slot).iter() {
-                self.refused.insert(peer);
-            }
-        }
     }
 
     fn is_due(&self) -> bool {
@@ -267,7 +246,7 @@ impl<P: Protocol> Replica<P> {
                 }
                 // Nor can anybody be sent anything newer.
                 if let Some(latest) = self.snapshots.latest {
-                    for peer in std::mem::take(&mut self.snapshots.waiting) {
+                    for (peer, _) in std::mem::take(&mut self.snapshots.waiting) {
                         self.snapshots.sending.start(around.now, peer, latest);
                     }
                 }
@@ -365,7 +344,7 @@ impl<P: Protocol> Replica<P> {
     pub(crate) fn name_found<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
         let Some(file) = self.snapshots.latest else { return };
         let covered = self.snapshots.latest_covers.clone();
-        if self.snapshots.named != Some(SnapshotName::of(file, &covered)) {
+        if self.snapshots.named.is_none_or(|named| !named.is_of(file, &covered)) {
             self.name(file, covered, None, around);
         }
     }
@@ -390,49 +369,8 @@ impl<P: Protocol> Replica<P> {
             self.send_transfer(from, TransferMessage::Ack(ack), None, around.out);
             return;
         }
-        for peer in std::mem::take(&mut self.snapshots.waiting) {
+        for (peer, _) in std::mem::take(&mut self.snapshots.waiting) {
             self.snapshots.sending.start(around.now, peer, file);
-        }
-    }
-
-    /// The driver could not write a snapshot: it is tried again when the log has grown.
-    pub(crate) fn snapshot_failed<O: Outbox>(&mut self, slot: Slot, around: &mut Surroundings<'_, O>) {
-        self.snapshots.writes.end(slot);
-        if self.snapshots.making.is_some_and(|making| making.slot == slot) {
-            self.abandon_making();
-            self.end_failed_making(around);
-            return;
-        }
-        if self.snapshots.receiving.as_ref().is_some_and(|it| it.slot == slot) {
-            self.refuse(around.out);
-        } else if let Some((from, ..)) = self.snapshots.received.take_if(|(_, file, _)| file.slot == slot) {
-            self.protocol.abandon_install();
-            self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
-        }
-    }
-
-    /// The snapshot being made is no longer wanted or cannot be written. It is forgotten once the driver holds no chunk of
-    /// it, so that a late completion is never taken for one of the next.
-    fn abandon_making(&mut self) {
-        if let Some(making) = &mut self.snapshots.making
-            && !std::mem::replace(&mut making.failed, true)
-        {
-            self.machine.abort_snapshot();
-        }
-    }
-
-    fn end_failed_making<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
-        let writes = &self.snapshots.writes;
-        let ended = |making: &Making| making.failed && writes.of(making.slot) == 0;
-        let Some(making) = self.snapshots.making.filter(ended) else { return };
-        self.snapshots.making = None;
-        around.out.snapshot_remove(self.group.id, making.slot);
-        self.snapshots.retry_at = around.now + RETRY_AFTER;
-        self.snapshots.wanted = true;
-        // The file that there is may be good after all, and is better than none.
-        self.snapshots.doubts_latest = false;
-        for peer in std::mem::take(&mut self.snapshots.waiting) {
-            self.step(Event::SnapshotSent(peer, None), around);
         }
     }
 
@@ -512,10 +450,11 @@ impl<P: Protocol> Replica<P> {
         is_installed: bool,
         around: &mut Surroundings<'_, O>,
     ) {
-        if let Some(old) = self.snapshots.latest.replace(file)
-            && old.slot != file.slot
-        {
-            self.snapshots.superseded.push(old.slot);
+        match self.snapshots.latest.replace(file) {
+            Some(old) if old.slot != file.slot => self.snapshots.superseded.push(old.slot),
+            // Whoever was sent the one before gets this one from its beginning.
+            Some(_) => self.snapshots.stop_sending(file.slot),
+            None => {}
         }
         self.snapshots.latest_covers = covered.clone();
         self.snapshots.doubts_latest = false;
@@ -585,36 +524,13 @@ mod tests {
 
     const PEER: ReplicaId = ReplicaId(1);
 
-    #[test]
-    fn a_file_that_may_be_damaged_is_replaced_once_and_sent_to_nobody() {
-        let limits = TransferLimits { window_max: 1 << 20, size_max: 1 << 30 };
-        let mut snapshots = Snapshots::new(1 << 20, limits);
-        let file = SnapshotFile { slot: Slot(9), size: 100 };
-        snapshots.found(file, &Frontier::default());
-        snapshots.want(Instant(1), PEER, Slot(1));
-        assert!(snapshots.sending.is_sending(PEER, file.slot) && !snapshots.is_due());
-        snapshots.doubt_once(Slot(8));
-        assert!(!snapshots.doubts_latest, "another file");
-        snapshots.doubt_once(file.slot);
-        assert!(snapshots.doubts_latest && snapshots.is_due());
-        assert!(std::mem::take(&mut snapshots.refused).contains(PEER), "its transfer ended");
-        snapshots.want(Instant(2), PEER, Slot(1));
-        assert!(!snapshots.sending.is_sending(PEER, file.slot) && snapshots.waiting.contains(&PEER));
-        // What replaced it is refused, too: that is not the file's fault.
-        snapshots.doubts_latest = false;
-        snapshots.doubt_once(file.slot);
-        assert!(!snapshots.doubts_latest);
-        snapshots.doubt(file.slot);
-        assert!(snapshots.doubts_latest, "it cannot be read");
-    }
-
     /// A protocol that hears nothing of it would wait for the end of the transfer for ever.
     #[test]
     fn whoever_gets_no_snapshot_because_none_leaves_is_reported() {
         let limits = TransferLimits { window_max: 1 << 20, size_max: 1 << 30 };
         let mut snapshots = Snapshots::new(1 << 20, limits);
         snapshots.want(Instant(1), PEER, Slot(1));
-        assert!(snapshots.waiting.contains(&PEER) && !snapshots.refused.contains(PEER));
+        assert!(snapshots.waiting == [(PEER, Slot(1))] && !snapshots.refused.contains(PEER));
         snapshots.withhold();
         assert!(std::mem::take(&mut snapshots.refused).contains(PEER), "it waited");
         snapshots.want(Instant(2), PEER, Slot(1));
@@ -633,6 +549,6 @@ mod tests {
         snapshots.sending.stop(PEER);
         snapshots.want(Instant(2), PEER, Slot(5));
         assert!(!snapshots.sending.is_sending(PEER, Slot(9)) && snapshots.wanted);
-        assert!(snapshots.waiting.contains(&PEER), "it is sent the next");
+        assert_eq!(snapshots.waiting, [(PEER, Slot(10))], "it is sent the next");
     }
 }

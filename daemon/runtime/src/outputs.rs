@@ -81,4 +81,8 @@ impl Outbox for Outputs {
     fn snapshot_remove(&mut self, group: GroupId, slot: Slot) {
         self.storage.submit(Job::SnapshotRemove { group, slot });
     }
+
+    fn snapshot_abandon(&mut self, group: GroupId, slot: Slot) {
+        self.storage.submit(Job::SnapshotAbandon { group, slot });
+    }
 }

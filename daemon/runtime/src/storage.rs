@@ -43,6 +43,8 @@ pub(crate) enum Job {
     SnapshotRead { group: GroupId, peer: ReplicaId, file: SnapshotFile, offset: u64, length: usize },
     /// Remove a snapshot.
     SnapshotRemove { group: GroupId, slot: Slot },
+    /// Remove what is not complete of a snapshot.
+    SnapshotAbandon { group: GroupId, slot: Slot },
 }
 
 /// What became of a job.
@@ -110,9 +112,10 @@ impl Storage {
     pub(crate) fn submit(&self, job: Job) {
         let jobs = match job {
             Job::Prepare(_) | Job::Delete(_) => &self.log,
-            Job::SnapshotWrite { .. } | Job::SnapshotRead { .. } | Job::SnapshotRemove { .. } => {
-                &self.snapshots
-            }
+            Job::SnapshotWrite { .. }
+            | Job::SnapshotRead { .. }
+            | Job::SnapshotRemove { .. }
+            | Job::SnapshotAbandon { .. } => &self.snapshots,
         };
         if let Some(jobs) = jobs {
             // A helper ends only after its sender is dropped.
@@ -189,7 +192,7 @@ impl Worker {
             Job::SnapshotWrite { group, slot, offset, bytes, last } => {
                 let result = self.snapshot_write(group, slot, offset, &bytes, last);
                 if result.is_err() {
-                    self.snapshot_remove(group, slot);
+                    self.snapshot_abandon(group, slot);
                 }
                 Some(Done::SnapshotWritten { group, slot, result })
             }
@@ -200,7 +203,13 @@ impl Worker {
                 Some(Done::SnapshotRead { group, peer, file, offset, bytes: read.map(|()| bytes) })
             }
             Job::SnapshotRemove { group, slot } => {
-                self.snapshot_remove(group, slot);
+                self.snapshot_abandon(group, slot);
+                // It may not exist; one that stays is superseded and removed at the next start.
+                let _ = fs::remove_file(self.directory.snapshot(group, slot));
+                None
+            }
+            Job::SnapshotAbandon { group, slot } => {
+                self.snapshot_abandon(group, slot);
                 None
             }
         }
@@ -260,11 +269,12 @@ impl Worker {
         Ok(last)
     }
 
-    fn snapshot_remove(&mut self, group: GroupId, slot: Slot) {
+    /// What is left of a file that is not complete goes. A complete one of that name, which it was to replace, may be all that there is of
+    /// what it covers.
+    fn snapshot_abandon(&mut self, group: GroupId, slot: Slot) {
         self.partial.remove(&(group, slot));
-        // Either may not exist; one that stays is superseded and removed at the next start.
+        // It may not exist; one that stays is removed at the next start.
         let _ = fs::remove_file(self.directory.partial(group, slot));
-        let _ = fs::remove_file(self.directory.snapshot(group, slot));
     }
 }
 
@@ -606,6 +616,46 @@ mod tests {
         let size = fs::metadata(directory.snapshot(GROUP, Slot(9))).unwrap().len();
         assert_eq!(size, 4 * chunk.len() as u64);
         assert!(!directory.partial(GROUP, Slot(9)).exists());
+    }
+
+    /// A snapshot of the same slot is there and is to be replaced, because it may be damaged: it may be good, and is all that there is.
+    #[test]
+    fn a_snapshot_that_cannot_be_written_leaves_the_one_that_has_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (directory, storage) = storage(dir.path());
+        let (slot, group) = (Slot(9), GROUP);
+        let complete = directory.snapshot(group, slot);
+        let partial = directory.partial(group, slot);
+        let write = |offset, last| {
+            storage.submit(Job::SnapshotWrite { group, slot, offset, bytes: b"another".to_vec(), last });
+            let Done::SnapshotWritten { result, .. } = wait(&storage) else { panic!("a chunk") };
+            result
+        };
+        let stays = || assert_eq!(fs::read(&complete).unwrap(), b"the former");
+        fs::write(&complete, b"the former").unwrap();
+        // It cannot be created, as with no room and no descriptors; what follows of it has nowhere to go.
+        fs::create_dir(&partial).unwrap();
+        assert!(write(0, false).is_err());
+        stays();
+        fs::remove_dir(&partial).unwrap();
+        assert!(write(7, true).is_err());
+        stays();
+        // It is given up in the middle.
+        assert!(!write(0, false).unwrap());
+        storage.submit(Job::SnapshotAbandon { group, slot });
+        assert!(write(7, true).is_err());
+        stays();
+        assert!(!partial.exists());
+        // It cannot get its name.
+        assert!(!write(0, false).unwrap());
+        fs::remove_file(&partial).unwrap();
+        assert!(write(7, true).is_err());
+        stays();
+        assert!(write(0, true).unwrap());
+        assert_eq!(fs::read(&complete).unwrap(), b"another");
+        storage.submit(Job::SnapshotRemove { group, slot });
+        assert!(write(7, false).is_err());
+        assert!(!complete.exists());
     }
 
     /// Whatever the reason, a start leaves the file as it is, and takes no older one for it.

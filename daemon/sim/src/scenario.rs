@@ -86,6 +86,7 @@ scenarios! {
     "T-C10L" "clocks drift while a lease is held" Run(lease::drifting_clocks);
     "T-C11" "a segment of the log is gone; the node must not start" Run(storage::lost_segment);
     "T-C12" "the snapshot that the log continues is gone or damaged; the node must not start" Run(storage::lost_snapshot);
+    "T-C13" "a snapshot in doubt is made again in its own place, and that cannot be written" Run(storage::failed_remake);
     "T-M1" "a deposed leader hears of a commit where it holds a losing value" Run(log::losing_value_on_old_leader);
     "T-M2" "a new leader keeps a value that only one promise reports" Run(election::value_reported_once);
     "T-M3" "part of a promise is lost" Run(election::part_of_a_promise_lost);

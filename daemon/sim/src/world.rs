@@ -7,6 +7,7 @@ mod clock;
 mod direct;
 mod faults;
 mod gray;
+mod helper;
 mod log_watch;
 mod node;
 mod outbox;

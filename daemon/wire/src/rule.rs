@@ -75,6 +75,8 @@ rules! {
     PromiseRestated = "promise-restated",
     /// The log names the snapshot that it continues, and a start without that one is refused.
     LogNamesSnapshot = "log-names-snapshot",
+    /// A snapshot that cannot be written leaves the complete one whose place it was to take.
+    FailedSnapshotKeepsFormer = "failed-snapshot-keeps-former",
     /// The log below the snapshot is recycled only once the snapshot is durable (D9).
     RecycleAfterSnapshot = "recycle-after-snapshot",
     /// What a replica that gets a snapshot needs next is kept until it had time to catch up: newer snapshots do not cut it off.

@@ -26,7 +26,7 @@ pub const SNAPSHOT_RECORD: RecordKind = RecordKind(2);
 pub struct SnapshotName {
     /// How many positions it covers; in a log the last slot.
     pub slot: u64,
-    /// Bytes of the file.
+    /// Bytes of the file when it was named. Another file of the same state may have another size, see [`SnapshotName::is_of`].
     pub size: u64,
     /// Digest of what it covers.
     pub covered: u64,
@@ -36,6 +36,13 @@ impl SnapshotName {
     /// The name of this file.
     pub fn of(file: SnapshotFile, covered: &Frontier) -> Self {
         Self { slot: file.slot.0, size: file.size, covered: covered.digest() }
+    }
+
+    /// Whether it names this file, or another one of the same state, which is as good: how the records are cut into chunks depends on where
+    /// they lie in memory, so that one that was made again in the place of the first may be shorter or longer. That nothing of it is missing,
+    /// a file shows by itself, with its checksums and its last record.
+    pub fn is_of(self, file: SnapshotFile, covered: &Frontier) -> bool {
+        (self.slot, self.covered) == (file.slot.0, covered.digest())
     }
 }
 

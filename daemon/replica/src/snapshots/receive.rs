@@ -34,7 +34,7 @@ impl<P: Protocol> Replica<P> {
         if slot <= self.executed() {
             // In a log, what the snapshot holds is executed here already; in a graph, its sender is behind too.
             if let Some(overtaken) = self.snapshots.receiving.take_if(|it| it.slot <= slot) {
-                around.out.snapshot_remove(self.group.id, overtaken.slot);
+                self.discard(overtaken.slot, around.out);
             }
             self.acknowledge(from, slot, size, around.out);
             return Ok(());
@@ -133,7 +133,7 @@ impl<P: Protocol> Replica<P> {
             if !stale.yields(around.now, Duration::MAX) && stale.from != from {
                 *left_max = left_max.saturating_mul(2);
             }
-            around.out.snapshot_remove(self.group.id, stale.slot);
+            self.discard(stale.slot, around.out);
         }
         let reader = SnapshotReader::new(self.machine.hash_seed());
         self.snapshots.receiving = Some(Receiving {
@@ -170,7 +170,7 @@ impl<P: Protocol> Replica<P> {
                 self.end_failed_making(around);
             }
             None => {
-                around.out.snapshot_remove(self.group.id, slot);
+                self.discard(slot, around.out);
                 self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
             }
         }
@@ -192,14 +192,14 @@ impl<P: Protocol> Replica<P> {
         let executed = self.executed();
         let is_stale = |it: &mut Receiving| it.slot <= executed || it.is_abandoned(around.now);
         if let Some(stale) = self.snapshots.receiving.take_if(is_stale) {
-            around.out.snapshot_remove(self.group.id, stale.slot);
+            self.discard(stale.slot, around.out);
         }
     }
 
     /// What arrives is of no use.
     pub(super) fn refuse(&mut self, out: &mut impl Outbox) {
         if let Some(receiving) = self.snapshots.receiving.take() {
-            out.snapshot_remove(self.group.id, receiving.slot);
+            self.discard(receiving.slot, out);
             self.send_transfer(receiving.from, TransferMessage::Refuse(receiving.slot.0), None, out);
         }
     }

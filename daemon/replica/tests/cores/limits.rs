@@ -36,6 +36,7 @@ impl Outbox for Nothing {
     fn snapshot_write(&mut self, _: GroupId, _: Slot, _: u64, _: &[u8], _: bool) {}
     fn snapshot_read(&mut self, _: GroupId, _: ReplicaId, _: SnapshotFile, _: u64, _: usize) {}
     fn snapshot_remove(&mut self, _: GroupId, _: Slot) {}
+    fn snapshot_abandon(&mut self, _: GroupId, _: Slot) {}
     fn executed(&mut self, _: GroupId, _: Position, _: &Value) {}
 }
 

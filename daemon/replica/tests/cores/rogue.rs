@@ -55,6 +55,7 @@ impl Outbox for Asked {
         self.reads.push_back((peer, file, offset, length));
     }
     fn snapshot_remove(&mut self, _: GroupId, _: Slot) {}
+    fn snapshot_abandon(&mut self, _: GroupId, _: Slot) {}
 }
 
 pub(crate) fn config(kind: ProtocolKind, replica_count: usize, rejoining: bool) -> CoreConfig {

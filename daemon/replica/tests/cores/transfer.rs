@@ -30,6 +30,7 @@ struct Heard {
     said: Vec<(ReplicaId, TransferMessage)>,
     writes: Vec<(Slot, bool)>,
     removed: Vec<Slot>,
+    abandoned: Vec<Slot>,
 }
 
 impl Outbox for Heard {
@@ -46,6 +47,9 @@ impl Outbox for Heard {
     fn snapshot_read(&mut self, _: GroupId, _: ReplicaId, _: SnapshotFile, _: u64, _: usize) {}
     fn snapshot_remove(&mut self, _: GroupId, slot: Slot) {
         self.removed.push(slot);
+    }
+    fn snapshot_abandon(&mut self, _: GroupId, slot: Slot) {
+        self.abandoned.push(slot);
     }
 }
 

@@ -90,6 +90,7 @@ impl Outbox for Net<'_> {
     }
 
     fn snapshot_remove(&mut self, _: GroupId, _: Slot) {}
+    fn snapshot_abandon(&mut self, _: GroupId, _: Slot) {}
 }
 
 pub(crate) struct World {

@@ -7,7 +7,6 @@ use panch_wire::batch::BatchView;
 use panch_wire::time::Instant;
 
 use super::CoreLoop;
-use crate::complaints::say;
 use crate::storage::{Done, Job};
 
 impl CoreLoop {
@@ -52,10 +51,11 @@ impl CoreLoop {
             }
             Done::SnapshotWritten { group, slot, result } => {
                 if let Err(error) = &result {
-                    say(format_args!(
-                        "cannot write the snapshot of group {} at slot {}: {error}",
+                    let text = format_args!(
+                        "cannot write the snapshot of group {} at slot {}: {error}; the one before stays, and another try follows",
                         group.0, slot.0
-                    ));
+                    );
+                    self.complaints.print(now, "snapshot", None, text);
                 }
                 let written = result.map_err(drop);
                 self.core.snapshot_written(now, group, slot, written, &mut self.out);

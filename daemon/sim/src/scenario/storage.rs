@@ -156,6 +156,46 @@ pub(super) fn lost_snapshot(seed: u64) -> Result<(), String> {
     Ok(())
 }
 
+/// T-C13. A snapshot cannot be read for a peer, and none can be written in its place. The node needs the one that it has, and so does the peer.
+pub(super) fn failed_remake(seed: u64) -> Result<(), String> {
+    let mut settings = Settings::calm(seed, 3);
+    settings.replica.snapshot_log_size = 48 << 10;
+    settings.tuning.tail_size_max = 16 << 10;
+    settings.wal.segment_size = 64 << 10;
+    settings.wal.group_size_max = 16 << 10;
+    let (mut world, leader) = begin(settings)?;
+    let lagging = others(3, leader)[0];
+    world.isolate(lagging);
+    let big = "x".repeat(3500);
+    for number in 0..60 {
+        ensure!(world.set_soon(leader, &format!("big{number}"), &big), "no write: {}", world.describe());
+    }
+    // No file can be read: another one is made, in the end up to what was executed last, and again in its own place.
+    world.spoil_disk(leader, false, true);
+    world.rejoin(lagging);
+    let made = world.status(leader).probe.snapshots + 2;
+    let again = world.run_until(10 * SECOND, |world| world.status(leader).probe.snapshots >= made);
+    ensure!(again, "it was not made again: {}", world.describe());
+    let newest = world.newest_snapshot(leader);
+    world.spoil_disk(leader, true, true);
+    let no_room = world.coverage().no_room;
+    let failed = world.run_until(10 * SECOND, |world| world.coverage().no_room > no_room + 1);
+    ensure!(failed, "it was made again: {}", world.describe());
+    world.spoil_disk(leader, true, false);
+    let installed = world.run_until(10 * SECOND, |world| world.status(lagging).probe.installs > 0);
+    world.check().map_err(broken)?;
+    ensure!(world.newest_snapshot(leader) == newest, "it is gone: {}", world.describe());
+    ensure!(installed, "a snapshot that can be read is sent to nobody: {}", world.describe());
+    world.spoil_disk(leader, false, false);
+    let made = world.status(leader).probe.snapshots;
+    let again = world.run_until(10 * SECOND, |world| world.status(leader).probe.snapshots > made);
+    ensure!(again, "the doubt was forgotten: {}", world.describe());
+    world.bounce(leader, CrashKind::Power);
+    ensure!(world.is_up(leader), "it does not start: {}", world.describe());
+    ensure!(world.set_soon(lagging, "r0", "c"), "no write: {}", world.describe());
+    end(world)
+}
+
 /// T-M5. The leader's own disk is slow; one follower is not enough.
 pub(super) fn own_vote_counted_early(seed: u64) -> Result<(), String> {
     let (mut world, leader) = begin(Settings::calm(seed, 3))?;

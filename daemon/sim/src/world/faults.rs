@@ -235,6 +235,12 @@ impl World {
             Fault::FailRead => {
                 self.shared.coverage.unreadable_disks += 1;
                 self.nodes[node].disk.unreadable = true;
+                if self.faults.random.chance(500_000) {
+                    // No file can be opened: none can be made either.
+                    self.shared.coverage.full_disks += 1;
+                    self.nodes[node].disk.full = true;
+                    self.shared.queue.push_in(duration, Event::Undo(Undo::RoomOnDisk(node)));
+                }
                 self.shared.queue.push_in(duration, Event::Undo(Undo::ReadableDisk(node)));
             }
             Fault::Clock => {

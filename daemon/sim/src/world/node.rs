@@ -20,6 +20,7 @@ use panch_wire::ids::{GroupId, Incarnation, Position, REPLICAS_MAX, ReplicaId, R
 use panch_wire::peer::{PacketReader, PacketWriter};
 
 use super::clock::Clock;
+use super::helper::Helper;
 use super::log_watch::{self, Watched};
 use super::outbox::{Deed, Deeds};
 use super::rejoin::Memory;
@@ -74,6 +75,7 @@ pub(crate) enum Tag {
         length: usize,
         from: Option<FileId>,
     },
+    SnapshotRemove,
     Load {
         group: GroupId,
         position: Position,
@@ -130,8 +132,7 @@ pub(crate) struct Life {
     pub(crate) committed: Vec<(GroupId, Commitment)>,
     /// Packets that wait for frame memory, each with its reader and how far that has come.
     pub(crate) waiting: VecDeque<(Packet, PacketReader, usize)>,
-    /// Snapshot files that are being written.
-    pub(crate) making: Vec<(GroupId, Slot, FileId)>,
+    pub(crate) helper: Helper,
     pub(crate) writers: Vec<PacketWriter>,
     /// How far its log is on stable storage.
     pub(crate) log_end: u64,
@@ -280,6 +281,11 @@ impl Node {
         }
         shared.coverage.no_room += 1;
         let tag = if let Tag::Segment(sequence) = tag { Tag::NoSegment(sequence) } else { tag };
+        self.fail(shared, tag);
+    }
+
+    /// Starts a job on the disk that fails.
+    pub(super) fn fail(&mut self, shared: &mut Shared, tag: Tag) {
         let (job, _) = self.disk.submit(shared.queue.now(), Job::failing(tag));
         shared.queue.push_in(NO_ROOM_AFTER, Event::Disk { node: self.index, job });
     }
@@ -305,6 +311,7 @@ impl Node {
             }
             Progress::Ended(Tag::Promotion, succeeded) => self.on_promotion(shared, succeeded),
             Progress::Ended(Tag::Nothing, _) => {}
+            Progress::Ended(Tag::SnapshotRemove, _) => self.on_helped(shared),
             Progress::Ended(Tag::Segment(sequence), true) => self.note_segment(shared, sequence),
             Progress::Ended(mut tag, succeeded) => {
                 if let Tag::Log(log) = &mut tag
@@ -312,7 +319,16 @@ impl Node {
                 {
                     self.on_log_stable(shared, log);
                 }
+                if let Tag::SnapshotWrite { group, slot, .. } = tag
+                    && !succeeded
+                {
+                    self.give_up_file(group, slot);
+                }
+                let is_helpers = matches!(tag, Tag::SnapshotWrite { .. } | Tag::SnapshotRead { .. });
                 self.take_in(shared, Input::Disk(tag, succeeded));
+                if is_helpers {
+                    self.on_helped(shared);
+                }
             }
         }
     }
@@ -463,7 +479,7 @@ impl Node {
             replayed,
             committed,
             waiting: VecDeque::new(),
-            making: Vec::new(),
+            helper: Helper::default(),
             writers,
             log_end: 0,
             told: [(0, 0); REPLICAS_MAX],

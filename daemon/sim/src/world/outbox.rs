@@ -35,6 +35,7 @@ pub(crate) enum Deed {
     SnapshotWrite { group: GroupId, slot: Slot, offset: u64, bytes: Vec<u8>, last: bool },
     SnapshotRead { group: GroupId, peer: ReplicaId, file: SnapshotFile, offset: u64, length: usize },
     SnapshotRemove(GroupId, Slot),
+    SnapshotAbandon(GroupId, Slot),
     Installed(GroupId, Frontier),
     Executed(GroupId, Position, Decision, Option<Box<Access>>),
 }
@@ -96,6 +97,10 @@ impl Outbox for Deeds {
 
     fn snapshot_remove(&mut self, group: GroupId, slot: Slot) {
         self.list.push(Deed::SnapshotRemove(group, slot));
+    }
+
+    fn snapshot_abandon(&mut self, group: GroupId, slot: Slot) {
+        self.list.push(Deed::SnapshotAbandon(group, slot));
     }
 
     fn installed(&mut self, group: GroupId, covered: &Frontier) {

@@ -251,6 +251,12 @@ impl World {
         self.nodes[node].disk.fail_next();
     }
 
+    /// Whether a node's disk has no room for anything new, and whether nothing can be read from it.
+    pub fn spoil_disk(&mut self, node: usize, full: bool, unreadable: bool) {
+        let disk = &mut self.nodes[node].disk;
+        (disk.full, disk.unreadable) = (full, unreadable);
+    }
+
     /// How many steps of a node's disk have failed.
     pub fn disk_failures(&self, node: usize) -> u64 {
         self.nodes[node].disk.counters.failures

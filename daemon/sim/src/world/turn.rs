@@ -304,23 +304,10 @@ impl Node {
                     let from = self.disk.open(Name::Segment(location.segment.0));
                     self.submit(shared, Tag::Load { group, position, location, from }, [Step::Read]);
                 }
-                Deed::SnapshotRead { group, peer, file, offset, length } => {
-                    let from = self.disk.open(Name::Snapshot(group, file.slot));
-                    self.submit(
-                        shared,
-                        Tag::SnapshotRead { group, peer, file, offset, length, from },
-                        [Step::Read],
-                    );
-                }
-                Deed::SnapshotWrite { group, slot, offset, bytes, last } => {
-                    self.write_snapshot(shared, group, slot, offset, &bytes, last);
-                }
-                Deed::SnapshotRemove(group, slot) => {
-                    if let State::Up(life) = &mut self.state {
-                        life.making.retain(|(of, at, _)| (*of, *at) != (group, slot));
-                    }
-                    self.submit(shared, Tag::Nothing, [Step::Unlink(Name::Snapshot(group, slot))]);
-                }
+                Deed::SnapshotRead { .. }
+                | Deed::SnapshotWrite { .. }
+                | Deed::SnapshotRemove(..)
+                | Deed::SnapshotAbandon(..) => self.hand_over(shared, deed),
             }
         }
         for (to, words) in self.words_to_tell(shared) {
@@ -353,40 +340,6 @@ impl Node {
         if let State::Up(life) = &mut self.state {
             life.writers = writers;
         }
-    }
-
-    fn write_snapshot(
-        &mut self,
-        shared: &mut Shared,
-        group: GroupId,
-        slot: panch_wire::ids::Slot,
-        offset: u64,
-        bytes: &[u8],
-        last: bool,
-    ) {
-        let State::Up(life) = &mut self.state else { return };
-        let known =
-            life.making.iter().find(|(of, at, _)| (*of, *at) == (group, slot)).map(|(_, _, file)| *file);
-        let file = match known {
-            Some(file) if offset > 0 => file,
-            _ => {
-                life.making.retain(|(of, at, _)| (*of, *at) != (group, slot));
-                let file = self.disk.create(0);
-                life.making.push((group, slot, file));
-                file
-            }
-        };
-        let written = self.disk.write(file, offset, [bytes].into_iter());
-        let mut steps = vec![Step::Write(written)];
-        if last {
-            life.making.retain(|(of, at, _)| (*of, *at) != (group, slot));
-            steps.extend([
-                Step::Sync(file),
-                Step::Link(file, Name::Snapshot(group, slot)),
-                Step::SyncDirectory,
-            ]);
-        }
-        self.make(shared, Tag::SnapshotWrite { group, slot, last }, steps);
     }
 
     fn answer(&mut self, shared: &mut Shared, token: ReplyTo, outcome: Outcome) {
@@ -583,7 +536,7 @@ impl Life {
                 core.loaded(now, group, position, location, frame, deeds);
             }
             // A segment that is there is noted first.
-            Tag::Identity(..) | Tag::Promotion | Tag::Segment(_) | Tag::Nothing => {}
+            Tag::Identity(..) | Tag::Promotion | Tag::Segment(_) | Tag::SnapshotRemove | Tag::Nothing => {}
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ mutants! {
         PeerWordsRemembered, SilenceTakesNothingBack, ReturningTellsNothing, StartRecognised, MajorityDisowns, LogKeptForTransfers, DecisionsCompared,
         SmallFileCopiesInTurn, SmallFileWholeCopyStays, SmallFileSyncedWhenRead, SmallFileSyncedBeforeRenamed,
         SmallFileNameSynced,
-        OutvotedDoesNotLead, ReportsOfOneLife, RejoinAboveFounding,
+        OutvotedDoesNotLead, ReportsOfOneLife, RejoinAboveFounding, FailedSnapshotKeepsFormer,
     ];
     random {
         random_schedules_notice_too: 400 of random::run, [
