@@ -167,6 +167,36 @@ struct Row {
     repeated: usize,
 }
 
+/// Where a majority to which this replica belongs disagreed with another one.
+#[derive(Clone, Copy, Default, Debug)]
+struct Refuted {
+    anywhere: bool,
+    /// By row, the highest checkpoint.
+    upto: [u64; REPLICAS_MAX],
+}
+
+impl Refuted {
+    fn insert(&mut self, at: Place) {
+        self.anywhere = true;
+        if let Place::Checkpoint(Position { row, number }) = at
+            && let Some(upto) = self.upto.get_mut(usize::from(row))
+        {
+            *upto = number.max(*upto);
+        }
+    }
+
+    /// Whether that settles a disagreement with it. What is proven about one row says nothing of another one, in which this replica may be
+    /// wrong; but of whole states that differ it says why.
+    fn settles(&self, doubtful: Place) -> bool {
+        match doubtful {
+            Place::Checkpoint(Position { row, number }) | Place::Decision(Position { row, number }) => {
+                self.upto.get(usize::from(row)).is_some_and(|upto| number <= *upto)
+            }
+            Place::Frontier(_) => self.anywhere,
+        }
+    }
+}
+
 /// What a comparison has brought to light about this replica.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Finding {
@@ -194,8 +224,8 @@ pub(crate) struct Checkpoints {
     without: ReplicaSet,
     /// Peers whose last report says that they have stopped serving because a majority disagrees.
     outvoted: ReplicaSet,
-    /// Peers that a majority to which this replica belongs disagreed with.
-    refuted: ReplicaSet,
+    /// By replica: where a majority to which this replica belongs disagreed with it.
+    refuted: [Refuted; REPLICAS_MAX],
     /// The latest disagreement of a peer with a majority that this replica belongs to.
     dissent: Option<Disagreement>,
     unsent: VecDeque<Checkpoint>,
@@ -236,7 +266,7 @@ impl Checkpoints {
             whole: [None; REPLICAS_MAX],
             without: ReplicaSet::default(),
             outvoted: ReplicaSet::default(),
-            refuted: ReplicaSet::default(),
+            refuted: Default::default(),
             dissent: None,
             unsent: VecDeque::with_capacity(UNSENT_MAX),
             recent: VecDeque::with_capacity(RECENT_MAX),
@@ -374,7 +404,7 @@ impl Checkpoints {
             if tells_all {
                 for id in votes.with(majority).iter().filter(|id| !self.outvoted.contains(*id)) {
                     self.without.remove(id);
-                    self.refuted.remove(id);
+                    self.refuted[id.index()] = Refuted::default();
                 }
                 if self.without == ReplicaSet::default() {
                     self.dissent = None;
@@ -390,7 +420,7 @@ impl Checkpoints {
             for id in votes.heard.iter().filter(|id| votes.digests[id.index()] != majority) {
                 self.counts.differed += 1;
                 self.without.insert(id);
-                self.refuted.insert(id);
+                self.refuted[id.index()].insert(at);
                 self.dissent = Some(disagreement(votes.digests[id.index()], own));
             }
             return votes.with(majority).count() == votes.heard.count();
@@ -460,6 +490,7 @@ impl Checkpoints {
             return;
         }
         self.whole[peer.index()] = None;
+        self.refuted[peer.index()] = Refuted::default();
         for entry in self.rows.iter_mut().flat_map(|row| &mut row.ring) {
             entry.votes.heard.remove(peer);
         }
@@ -513,10 +544,11 @@ impl Checkpoints {
         self.outvoted
     }
 
-    /// Whether a majority to which this replica belongs disagreed with all of these.
-    pub(crate) fn are_refuted(&self, peers: ReplicaSet) -> bool {
-        let are_refuted = peers.count() > 0 && peers.iter().all(|id| self.refuted.contains(id));
-        are_refuted && holds(Rule::EpaxosDoubtEnds)
+    /// Whether a majority to which this replica belongs disagreed with all that this disagreement is with, and about that.
+    pub(crate) fn is_refuted(&self, found: Disagreement) -> bool {
+        let others = found.others;
+        let is_refuted = |id: ReplicaId| self.refuted[id.index()].settles(found.at);
+        others.count() > 0 && others.iter().all(is_refuted) && holds(Rule::EpaxosDoubtEnds)
     }
 
     /// Peers that a majority disagrees with.

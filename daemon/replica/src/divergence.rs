@@ -272,7 +272,7 @@ impl<P: Protocol> Replica<P> {
             self.on_finding(finding, around);
         }
         // In a graph, only whole states settle most doubts, and under load these are seldom compared.
-        let is_refuted = |found: Disagreement| self.checkpoints.are_refuted(found.others);
+        let is_refuted = |found: Disagreement| self.checkpoints.is_refuted(found);
         if P::ORDER == Order::Graph
             && !matches!(self.watch.standing, Standing::Outvoted(_))
             && self.watch.found().is_some_and(is_refuted)

@@ -224,11 +224,24 @@ fn in_a_graph_a_checkpoint_refutes_whom_a_majority_with_this_replica_disagrees_w
         checkpoints.executed_instance(at(1, number), number, &executed);
     }
     let own = checkpoints.next_unsent().unwrap();
-    assert!(!checkpoints.are_refuted(set(&[2])) && !checkpoints.are_refuted(set(&[])));
+    let is_refuted = |checkpoints: &Checkpoints, at: Place, others: &[u8]| {
+        checkpoints.is_refuted(Disagreement { at, own: 1, other: 2, others: set(others) })
+    };
+    let place = Place::Checkpoint(own.at);
+    assert!(!is_refuted(&checkpoints, place, &[2]) && !is_refuted(&checkpoints, place, &[]));
     for (from, digest) in [(2, own.digest + 1), (1, own.digest)] {
         let checkpoint = Checkpoint { at: own.at, digest };
         checkpoints.reported(ReplicaId(from), false, (0, 0), std::iter::once(checkpoint));
     }
-    assert!(checkpoints.are_refuted(set(&[2])) && !checkpoints.are_refuted(set(&[1, 2])));
-    assert!(!checkpoints.are_refuted(set(&[])));
+    assert!(is_refuted(&checkpoints, place, &[2]) && !is_refuted(&checkpoints, place, &[1, 2]));
+    assert!(!is_refuted(&checkpoints, place, &[]));
+    assert!(is_refuted(&checkpoints, Place::Decision(at(1, 1)), &[2]), "a part of it");
+    assert!(is_refuted(&checkpoints, Place::Frontier(7), &[2]), "it shows why they differ");
+    // In another row, and in what follows, this replica may be wrong as well.
+    assert!(!is_refuted(&checkpoints, Place::Checkpoint(at(0, EVERY)), &[2]));
+    assert!(!is_refuted(&checkpoints, Place::Decision(at(2, 1)), &[2]));
+    assert!(!is_refuted(&checkpoints, Place::Decision(at(1, EVERY + 1)), &[2]));
+    // In its next life it may be right.
+    checkpoints.forget_reports_of(ReplicaId(2));
+    assert!(!is_refuted(&checkpoints, place, &[2]) && !is_refuted(&checkpoints, Place::Frontier(7), &[2]));
 }
