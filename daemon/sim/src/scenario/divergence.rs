@@ -230,26 +230,26 @@ pub(super) fn forgotten_votes(seed: u64) -> Result<(), String> {
 /// T-D6. As before, but the third dies before it has accepted anything of whoever forgot and leads now. The old leader does not help that
 /// one to decide otherwise: it leads again, and what was acknowledged is kept.
 pub(super) fn forgetful_leader(seed: u64) -> Result<(), String> {
-    forgetful_leader_meets(seed, Old::InMemory)
+    forgetful_leader_meets(seed, Old::Memory)
 }
 
 /// T-D9. The same, but the old leader was restarted meanwhile: what it knows to be chosen is in its log alone, or in its snapshot.
 pub(super) fn forgetful_leader_and_a_restart(seed: u64) -> Result<(), String> {
-    forgetful_leader_meets(seed, Old::InLog)?;
-    forgetful_leader_meets(seed, Old::InSnapshot)
+    forgetful_leader_meets(seed, Old::Log)?;
+    forgetful_leader_meets(seed, Old::Snapshot)
 }
 
 /// Where the old leader of T-D6 has what is forgotten.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Old {
-    InMemory,
-    InLog,
-    InSnapshot,
+    Memory,
+    Log,
+    Snapshot,
 }
 
 fn forgetful_leader_meets(seed: u64, old: Old) -> Result<(), String> {
     let mut settings = Settings::calm(seed, 3);
-    if old == Old::InSnapshot {
+    if old == Old::Snapshot {
         settings.replica.snapshot_log_size = 4 << 10;
     }
     let (mut world, leader) = begin(settings)?;
@@ -264,15 +264,15 @@ fn forgetful_leader_meets(seed: u64, old: Old) -> Result<(), String> {
     for number in 0..200 {
         last = format!("kept {number}");
         ensure!(world.set_soon(leader, "r0", &last), "no write with two of three: {}", world.describe());
-        if number >= 2 && (old != Old::InSnapshot || world.newest_snapshot(leader) > before) {
+        if number >= 2 && (old != Old::Snapshot || world.newest_snapshot(leader) > before) {
             break;
         }
     }
     let has_snapshot = world.newest_snapshot(leader) > before;
-    ensure!(old != Old::InSnapshot || has_snapshot, "no snapshot: {}", world.describe());
+    ensure!(old != Old::Snapshot || has_snapshot, "no snapshot: {}", world.describe());
     world.run_for(500 * MILLISECOND);
     world.isolate(leader);
-    if old != Old::InMemory {
+    if old != Old::Memory {
         world.bounce(leader, CrashKind::Kill);
     }
     world.restore(lost, &copy);
@@ -303,7 +303,7 @@ fn forgetful_leader_meets(seed: u64, old: Old) -> Result<(), String> {
     // Of a snapshot whoever forgot has all that there is, and may lead with that.
     let leads = |world: &Script, node: usize| world.status(node).protocol.leading;
     let is_back = |world: &Script| {
-        is_sound(world, leader) && (leads(world, leader) || old == Old::InSnapshot && leads(world, lost))
+        is_sound(world, leader) && (leads(world, leader) || old == Old::Snapshot && leads(world, lost))
     };
     let kept = world.run_until(20 * SECOND, |world| {
         is_back(world) && world.status(lost).executed == world.status(leader).executed
