@@ -102,6 +102,12 @@ pub enum Membership {
     Unrecognised,
 }
 
+/// Whether a node that remembers another one in this incarnation, at most, has forgotten it: that one's directory began in
+/// `returned_in`, because the disk before was lost, and it was no member again before all others had met that. 0: it began otherwise.
+pub fn has_forgotten(known: Incarnation, returned_in: Incarnation) -> bool {
+    known < returned_in && holds(Rule::ForgetfulDoNotObject)
+}
+
 /// How far a replica is on its way back.
 #[derive(Debug)]
 enum Stage {

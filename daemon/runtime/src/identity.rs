@@ -250,6 +250,9 @@ impl DataDir {
         let last = last.max(self.identity.founding.above);
         let next = last.0.checked_add(1).ok_or(IdentityFault::Exhausted)?;
         self.identity.incarnation = Incarnation(next);
+        if self.identity.rejoining {
+            self.identity.returned_in = Incarnation(next);
+        }
         self.identity.founders = founders;
         self.peers.set_founders(founders);
         Ok(())

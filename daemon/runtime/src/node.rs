@@ -366,6 +366,7 @@ pub(crate) fn wanted_identity(options: &NodeOptions) -> Identity {
         log: 0,
         rejoining: false,
         installing: false,
+        returned_in: Incarnation(0),
         founders: Default::default(),
         life: Life {
             is_unsynced: matches!(options.log.durability, Durability::Periodic { .. }),

@@ -144,6 +144,7 @@ scenarios! {
     "T-R11" "a disk is restored from an older copy, and who knows better is slow" Run(rejoin::copy_that_a_slow_node_knows_of);
     "T-R12" "a disk is restored from a copy after all others have lost theirs" Run(rejoin::copy_that_knows_nobody);
     "T-R13" "a disk is restored from an older copy, and who knows better has lost what it knew of others" Run(rejoin::copy_that_only_a_forgetful_node_knows_of);
+    "T-R14" "who objects to a start is an older copy itself, and goes away" Run(rejoin::forgetful_objector_goes_away);
     "T-L1" "a leader with a lease is cut off" Run(lease::cut_off);
     "T-L2" "a follower whose own lease is shorter grants, restarts and votes for another" Run(lease::short_granter);
     "T-L3" "the only follower that grants stands for election" Run(lease::granter_stands);

@@ -398,7 +398,7 @@ fn a_directory_that_waits_for_one_thing_is_not_used_for_another() {
     let (body, _) = text.split_once("founding ").expect("a line");
     assert!(body.contains("state member\n"), "{body}");
     let body = body.replace("state member\n", "state installing\n");
-    let body = format!("{body}founding {:#018x} above 0\n", 0);
+    let body = format!("{body}founding {:#018x} above 0\nreturned 0\n", 0);
     let sum = panch_wire::checksum::checksum(body.as_bytes());
     fs::write(&identity, format!("{body}checksum {sum:#018x}\n")).expect("written");
     for core in 0..2 {

@@ -139,6 +139,8 @@ rules! {
     PeerWordsRemembered = "peer-words-remembered",
     /// Who has met nothing of a node takes back nothing of what it told of it.
     SilenceTakesNothingBack = "silence-takes-nothing-back",
+    /// Who has forgotten that a node came back from the loss of its disk does not hold up its starts.
+    ForgetfulDoNotObject = "forgetful-do-not-object",
     /// A node on its way back tells others nothing of third ones: it may have forgotten what it told before.
     ReturningTellsNothing = "returning-tells-nothing",
     /// A node that starts again claims nothing until all others have taken it in, or were out of reach for a while.

@@ -45,7 +45,7 @@ impl CoreLoop {
             let objecting: Vec<_> =
                 self.out.peers.objecting().map(|id| format!("node {}", id.0 + 1)).collect();
             say(format_args!(
-                "node {} does not vote and serves nothing but stale reads: {} may know of a later start of it than its data directory does, or has an older data directory itself; see what it is refused for",
+                "node {} does not vote and serves nothing but stale reads: {} may know of a later start of it than its data directory does, or has an older data directory itself; see what it is refused for. If that node is gone for good, start this one again",
                 u64::from(self.view.node().0) + 1,
                 objecting.join(" and ")
             ));

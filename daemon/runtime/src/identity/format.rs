@@ -7,8 +7,7 @@ use panch_wire::ids::{Incarnation, ReplicaId};
 
 /// The layout of the identity file.
 pub(super) const FORMAT: u64 = 8;
-/// The layout before, which is converted: it did not say that a state is being installed.
-#[cfg(test)]
+/// The layout before, which is converted: it did not say that a state is being installed, nor in which incarnation the directory began.
 pub(super) const FORMAT_WITHOUT_INSTALLING: u64 = 7;
 /// An earlier layout, which is converted: the file held its text once, and every change made a new file.
 #[cfg(test)]
@@ -60,6 +59,9 @@ pub(crate) struct Identity {
     pub(crate) life: Life,
     /// What the cluster began with.
     pub(crate) founding: Founding,
+    /// The incarnation in which this directory began because the node had lost its disk; 0: it began otherwise, or an earlier version
+    /// did not note it.
+    pub(crate) returned_in: Incarnation,
 }
 
 /// What a cluster began with.
@@ -95,6 +97,9 @@ pub(super) fn render(identity: &Identity, format: u64) -> String {
     if format > FORMAT_WITHOUT_FOUNDING {
         let Founding { name, above } = identity.founding;
         body += &format!("founding {name:#018x} above {}\n", above.0);
+    }
+    if format > FORMAT_WITHOUT_INSTALLING {
+        body += &format!("returned {}\n", identity.returned_in.0);
     }
     let sum = panch_wire::checksum::checksum(body.as_bytes());
     format!("{body}checksum {sum:#018x}\n")
@@ -173,6 +178,12 @@ pub(super) fn parse(text: &str) -> Result<(Identity, u64), usize> {
     } else {
         Founding::default()
     };
+    let incarnation = |index: usize, key: &str| {
+        let number = u32::try_from(number(index, key)?);
+        number.map(Incarnation).map_err(|_| index + 1)
+    };
+    let is_noted = format > FORMAT_WITHOUT_INSTALLING;
+    let returned_in = if is_noted { incarnation(12, "returned")? } else { Incarnation(0) };
     let protocols: Option<Vec<_>> = line(4, "protocols")?.split(',').map(ProtocolKind::from_name).collect();
     let identity = Identity {
         cluster: number(1, "cluster")?,
@@ -180,13 +191,14 @@ pub(super) fn parse(text: &str) -> Result<(Identity, u64), usize> {
         cores: number(3, "cores")? as usize,
         protocols: protocols.ok_or(5usize)?,
         routing: line(5, "routing")?.to_owned(),
-        incarnation: Incarnation(u32::try_from(number(6, "incarnation")?).map_err(|_| 7usize)?),
+        incarnation: incarnation(6, "incarnation")?,
         log: number(7, "log")?,
         rejoining,
         installing,
         founders,
         life,
         founding,
+        returned_in,
     };
     if render(&identity, format) != text {
         return Err(text.lines().count());

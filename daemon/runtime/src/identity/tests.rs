@@ -18,6 +18,7 @@ fn wanted() -> Identity {
         log: 0,
         rejoining: false,
         installing: false,
+        returned_in: Incarnation(0),
         founders: Founders::default(),
         life: Life { is_unsynced: false, boot: 1, is_closed: false },
         founding: Founding::default(),

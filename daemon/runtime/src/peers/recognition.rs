@@ -1,6 +1,8 @@
 //! Whether the other nodes have taken in this life of this node, before which it claims nothing: see [`panch_replica::rejoin`].
 
-use panch_wire::ids::{ReplicaId, ReplicaSet};
+use panch_replica::rejoin::has_forgotten;
+use panch_wire::ids::{Incarnation, ReplicaId, ReplicaSet};
+use panch_wire::peer::HelloReply;
 use panch_wire::time::{Duration, Instant};
 
 use super::OPEN_TIMEOUT;
@@ -14,6 +16,17 @@ pub(super) enum Opinion {
     Accepted,
     /// It takes this node for one that may have forgotten something.
     Against,
+}
+
+impl Opinion {
+    /// Of a peer that refuses this node, whose directory began in this incarnation because the disk before was lost; 0: it did not.
+    ///
+    /// Before this node was a member again, all others had met that incarnation. Who remembers none of that time has lost its own memory,
+    /// or is an older copy, and knows nothing that could be missing in this directory: it may as well be out of reach.
+    pub(super) fn of_refusal(reply: &HelloReply<'_>, returned_in: Incarnation) -> Self {
+        let is_ignorant = has_forgotten(reply.known.max(reply.told), returned_in);
+        if is_ignorant { Self::Unknown } else { Self::Against }
+    }
 }
 
 /// A core that waits looks so often; what lies between two looks beyond twice of that, it has not listened.
@@ -85,6 +98,36 @@ mod tests {
         }
         recognition.wait(to);
         to
+    }
+
+    #[test]
+    fn who_remembers_nothing_since_a_disk_was_replaced_is_as_good_as_out_of_reach() {
+        let refused = |known: u32, told: u32| HelloReply {
+            version: 1,
+            refusal: None,
+            incarnation: Incarnation(9),
+            core_count: 1,
+            known: Incarnation(known),
+            since: Incarnation(0),
+            told: Incarnation(told),
+            told_since: Incarnation(0),
+            text: "",
+        };
+        let returned_in = Incarnation(5);
+        for (known, told, opinion) in [
+            (0, 0, Opinion::Unknown),
+            (4, 3, Opinion::Unknown),
+            (5, 0, Opinion::Against),
+            (4, 5, Opinion::Against),
+            (7, 0, Opinion::Against),
+        ] {
+            assert_eq!(Opinion::of_refusal(&refused(known, told), returned_in), opinion, "{known} {told}");
+            assert_eq!(
+                Opinion::of_refusal(&refused(known, told), Incarnation(0)),
+                Opinion::Against,
+                "a directory that is as old as the cluster may lack anything"
+            );
+        }
     }
 
     #[test]

@@ -368,6 +368,38 @@ pub(super) fn copy_that_only_a_forgetful_node_knows_of(seed: u64) -> Result<(), 
     world.check().map_err(broken)
 }
 
+/// T-R14. A copy remembers a directory of a node that is lost, objects to its start, finds out that it is a copy, and is never seen again.
+pub(super) fn forgetful_objector_goes_away(seed: u64) -> Result<(), String> {
+    let mut world = steady(Settings::calm(seed, 3))?;
+    let (replaced, restored, third) = (0, 1, 2);
+    ensure!(world.set_soon(third, "r0", "before"), "no first write");
+    world.run_for(SECOND);
+    let copy = world.copy(restored);
+    world.wipe(replaced);
+    world.restart(replaced);
+    let is_back = world.run_until(20 * SECOND, |world| {
+        world.is_up(replaced)
+            && world.status_of(replaced, GroupId(0)).is_some()
+            && !world.is_returning(replaced)
+    });
+    ensure!(is_back, "the node does not come back: {}", world.describe());
+    ensure!(world.set_soon(third, "r0", "kept"), "no write: {}", world.describe());
+    world.run_for(SECOND);
+    // The third does not hear of the copy before the node that starts has heard of it.
+    world.restore(restored, &copy);
+    world.crash(replaced, CrashKind::Kill);
+    world.block(restored, third);
+    world.block(third, restored);
+    world.restart(restored);
+    world.restart(replaced);
+    world.run_for(100 * MILLISECOND);
+    world.isolate(restored);
+    world.unblock(restored, third);
+    world.unblock(third, restored);
+    ensure!(world.set_soon(third, "r0", "new"), "two sound nodes do not decide: {}", world.describe());
+    world.check().map_err(broken)
+}
+
 /// T-ER1. The node votes for a batch while it does not know of an earlier one that interferes, which its lost disk had
 /// helped to commit; the vote leaves when it knows.
 pub(super) fn vote_before_it_knows(seed: u64) -> Result<(), String> {

@@ -32,6 +32,8 @@ pub(crate) struct Memory {
     pub(crate) written_at: Time,
     /// Names the data directory.
     pub(crate) directory: u64,
+    /// The incarnation in which it began because the disk before was lost; 0: it did not.
+    pub(crate) returned_in: Incarnation,
     /// What it has noted of its own starts.
     pub(crate) starts: Starts,
 }
@@ -169,6 +171,7 @@ impl World {
         }
         let (is_complete, highest) = (answered.count() + 1 == count, *highest);
         if is_complete {
+            asking.memory.returned_in = Incarnation(highest.0 + 1);
             self.nodes[node].begin(&mut self.shared, Incarnation(highest.0 + 1));
         } else {
             self.shared.queue.push_in(10 * MILLISECOND, Event::Inquire { node });

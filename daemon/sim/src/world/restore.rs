@@ -5,6 +5,7 @@
 //! end: then nobody could tell, and the operator finds out before the node votes.
 
 use panch_replica::familiarity::{Asked, Familiarity, Judgement, Newcomer, Past, Start, Starts, Word};
+use panch_replica::rejoin::has_forgotten;
 use panch_wal::Lsn;
 use panch_wire::frame::FramePool;
 use panch_wire::ids::{Incarnation, ReplicaId, ReplicaSet};
@@ -289,7 +290,10 @@ impl World {
     pub(super) fn on_judged(&mut self, node: usize, life: u64, by: usize, judgement: Judgement) {
         let is_cut_off = self.shared.network.is_blocked(by, node);
         let is_any_restored = self.nodes.iter().any(|other| other.restored);
+        let (about, judge) = (ReplicaId(node as u8), &self.nodes[by].memory.peers);
+        let last_known = judge.of(about).life.incarnation.max(judge.told_of(about, 0).0.incarnation);
         let judged = &mut self.nodes[node];
+        let may_know_more = !has_forgotten(last_known, judged.memory.returned_in);
         let State::Up(present) = &mut judged.state else { return };
         if present.name != life {
             return;
@@ -305,7 +309,7 @@ impl World {
                 judged.memory.peers.set_recognised(id);
             }
             Judgement::Doubtful | Judgement::Contested => {
-                if !present.recognition.taken_in.contains(id) {
+                if may_know_more && !present.recognition.taken_in.contains(id) {
                     present.recognition.objecting.insert(id);
                 }
                 if judgement == Judgement::Contested && !is_any_restored {
