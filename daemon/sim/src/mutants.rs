@@ -68,6 +68,7 @@ const TABLES: &[(Rule, &str)] = &[
         Rule::SilenceTakesNothingBack,
         "a node on its way back tells nothing, either; a test of the replica crate has it",
     ),
+    (Rule::OnlyNotedSegmentsUsed, "no run loses just that segment; a test of the log crate has it"),
     (Rule::UnnamedLifeConfirmed, FAMILIARITY),
     (Rule::AbsentTakesInFirst, FAMILIARITY),
     (Rule::UnheardStartsDropped, FAMILIARITY),

@@ -58,6 +58,12 @@ const ONCE_FAILED: &[(Mix, usize, u64, &str)] = &[
         "a value that a lost disk had voted for, chosen and written down again, was left out of a promise after a restart",
     ),
     (FAST, 3, 2819, "a recovery that got the batch last waited for ever"),
+    (
+        EPAXOS,
+        3,
+        741,
+        "a segment that was made and not noted before a crash was used, and then called cut off",
+    ),
     (Mix::Mixed, 3, 300, "an own vote refused for want of memory was never asked for again"),
     (Mix::Mixed, 3, 200, "a full log with nothing to give up made its core spin"),
 ];

@@ -107,6 +107,11 @@ impl Inventory {
         }
     }
 
+    /// The last segment that is there.
+    pub(crate) fn last(&self) -> SegmentSequence {
+        self.highest
+    }
+
     /// The segments from `sequence` on are about to be removed: the log never used them.
     pub fn remove_from(&mut self, sequence: SegmentSequence) {
         self.highest = self.highest.min(SegmentSequence(sequence.0.saturating_sub(1)));

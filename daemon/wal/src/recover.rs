@@ -86,12 +86,16 @@ pub struct Recovered {
 }
 
 impl Recovered {
-    /// Takes out the prepared segments that have another size than `segment_size`, with all after them. They hold nothing.
+    /// Takes out the prepared segments that have another size than `segment_size`, or are not in the inventory because the node ended
+    /// before that was written, with all after them. They hold nothing, and the log uses none that could be lost unnoticed.
     /// The caller strikes the last of these, which is the lowest, from the inventory, and then removes the files in the
     /// order given, from the highest down: so a crash leaves no gap.
     pub fn take_misfits(&mut self, segment_size: u64) -> Vec<SegmentSequence> {
         let prepared = &mut self.tail.prepared;
-        let fitting = prepared.iter().take_while(|file| file.size == segment_size).count();
+        let noted = self.tail.noted.filter(|_| holds(Rule::OnlyNotedSegmentsUsed));
+        let is_noted = |file: &SegmentFile| noted.is_none_or(|last| file.sequence <= last);
+        let is_fitting = |file: &&SegmentFile| file.size == segment_size && is_noted(file);
+        let fitting = prepared.iter().take_while(is_fitting).count();
         prepared.drain(fitting..).rev().map(|file| file.sequence).collect()
     }
 }
@@ -111,6 +115,8 @@ pub(crate) struct Tail {
     pub(crate) placed: VecDeque<Placed>,
     /// Segments after the current one.
     pub(crate) prepared: Vec<SegmentFile>,
+    /// The last segment in the inventory, if there is one.
+    pub(crate) noted: Option<SegmentSequence>,
 }
 
 /// Reads a log from oldest to newest and hands every record to `receive`.
@@ -274,7 +280,9 @@ impl<D: SegmentReader, F: FnMut(Entry<'_>)> Walk<'_, D, F> {
             end = torn;
         }
         self.check_front()?;
-        Ok(self.finish(files, end))
+        let mut recovered = self.finish(files, end);
+        recovered.tail.noted = inventory.map(Inventory::last).filter(|last| last.0 > 0);
+        Ok(recovered)
     }
 
     /// Reads what stands at `offset` of `file`, and delivers it if it continues the chain.
@@ -494,6 +502,7 @@ impl<D: SegmentReader, F: FnMut(Entry<'_>)> Walk<'_, D, F> {
                 retained: self.retained,
                 placed: self.placed,
                 prepared: files.iter().copied().filter(|file| file.sequence > current).collect(),
+                noted: None,
             },
         }
     }

@@ -141,6 +141,8 @@ rules! {
     SilenceTakesNothingBack = "silence-takes-nothing-back",
     /// Who has forgotten that a node came back from the loss of its disk does not hold up its starts.
     ForgetfulDoNotObject = "forgetful-do-not-object",
+    /// A prepared segment is used only if the inventory names it: one that was not named could be lost unnoticed.
+    OnlyNotedSegmentsUsed = "only-noted-segments-used",
     /// A node on its way back tells others nothing of third ones: it may have forgotten what it told before.
     ReturningTellsNothing = "returning-tells-nothing",
     /// A node that starts again claims nothing until all others have taken it in, or were out of reach for a while.

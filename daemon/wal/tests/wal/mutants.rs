@@ -5,6 +5,7 @@ use std::io;
 use panch_wire::frame::PAGE_SIZE;
 use panch_wire::rule::{Rule, remove};
 
+use crate::recovery::is_loss_of_a_segment_noticed_that_was_made_by_a_life_before;
 use crate::small_file::live_through_everything;
 use crate::support::{IDENTITY, Node, config, read_back};
 
@@ -53,6 +54,14 @@ fn without_refuse_lost_segments_acknowledged_records_vanish() {
     let (_, past) = read_back(&mut node.disk, IDENTITY).unwrap();
     remove(None);
     assert_eq!(past.appended.len(), 16);
+}
+
+#[test]
+fn without_only_noted_segments_used_acknowledged_records_vanish() {
+    remove(Some(Rule::OnlyNotedSegmentsUsed));
+    let is_noticed = is_loss_of_a_segment_noticed_that_was_made_by_a_life_before();
+    remove(None);
+    assert!(!is_noticed);
 }
 
 #[test]

@@ -372,6 +372,29 @@ fn no_segment_of_the_log_or_prepared_for_it_can_go_unnoticed() {
     }
 }
 
+/// The node ended after a segment was made and before that was noted; then it writes on, and loses the segment that it writes to.
+/// Whether that is noticed.
+pub(crate) fn is_loss_of_a_segment_noticed_that_was_made_by_a_life_before() -> bool {
+    let mut node = log_of(10);
+    assert_eq!(node.disk.files.keys().copied().collect::<Vec<_>>(), [1, 2], "one in use and a spare");
+    node.disk.inventory.remove_from(SegmentSequence(2));
+    node.restart(config()).unwrap();
+    node.prepare();
+    node.disk_full = true;
+    for _ in 0..8 {
+        node.append(0, b"acknowledged");
+        node.settle();
+    }
+    assert_eq!(read_back(&mut node.disk, IDENTITY).unwrap().1.appended.len(), 18);
+    node.disk.files.remove(&2);
+    read_back(&mut node.disk, IDENTITY).is_err()
+}
+
+#[test]
+fn the_log_uses_no_segment_that_could_be_lost_unnoticed() {
+    assert!(is_loss_of_a_segment_noticed_that_was_made_by_a_life_before());
+}
+
 /// A directory of an earlier version has no inventory: a gap is noticed all the same, whatever lies behind it.
 #[test]
 fn a_gap_before_a_blank_segment_is_refused_without_an_inventory() {

@@ -13,7 +13,7 @@ mutants! {
         FoundersAreNamed, FoundingsDoNotMix, FoundedWithState, HighestBallotSalvaged, UndecidedSalvagedAlone,
         PeerLifeRemembered,
         PeerLogEndRemembered, PeerLogNeverShrinks, UnnamedLifeConfirmed, AbsentTakesInFirst, UnheardStartsDropped,
-        PeerWordsRemembered, SilenceTakesNothingBack, ReturningTellsNothing, ForgetfulDoNotObject, StartRecognised, MajorityDisowns, LogKeptForTransfers, DecisionsCompared,
+        PeerWordsRemembered, SilenceTakesNothingBack, ReturningTellsNothing, OnlyNotedSegmentsUsed, ForgetfulDoNotObject, StartRecognised, MajorityDisowns, LogKeptForTransfers, DecisionsCompared,
         SmallFileCopiesInTurn, SmallFileWholeCopyStays, SmallFileSyncedWhenRead, SmallFileSyncedBeforeRenamed,
         SmallFileNameSynced,
         OutvotedDoesNotLead, ReportsOfOneLife, RejoinAboveFounding, FailedSnapshotKeepsFormer,
