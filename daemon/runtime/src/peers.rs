@@ -101,12 +101,12 @@ struct Outbound {
 }
 
 impl Outbound {
-    /// Whether it has to be told what is remembered, given [`PeerMemory::changes`](crate::memory::PeerMemory::changes).
-    fn owes_words(&self, now: Instant, (lives, met): (u64, u64)) -> bool {
+    /// When it has to be told what is remembered, given [`PeerMemory::changes`](crate::memory::PeerMemory::changes).
+    fn words_due(&self, (lives, met): (u64, u64)) -> Option<Instant> {
         match self.words {
-            None => true,
-            Some((told, _)) if told != lives => true,
-            Some((_, told)) => told != met && now.since(self.words_at) >= WORDS_EVERY,
+            None => Some(Instant(0)),
+            Some((told, _)) if told != lives => Some(Instant(0)),
+            Some((_, told)) => (told != met).then(|| self.words_at + WORDS_EVERY),
         }
     }
 }
@@ -248,7 +248,7 @@ impl Peers {
             if peer.sending {
                 continue;
             }
-            if is_telling && peer.owes_words(now, changes) {
+            if is_telling && peer.words_due(changes).is_some_and(|at| at <= now) {
                 if !peer.open {
                     peer.open = true;
                     peer.writer.start(Incarnations { sender, receiver: peer.incarnation });
@@ -324,15 +324,15 @@ impl Peers {
         self.recognition.is_reached(opinions.filter(|(id, _)| *id != self.me), self.data.peers.disowned())
     }
 
-    /// Who takes this node for one that may have forgotten something.
-    pub(crate) fn objecting(&self) -> impl Iterator<Item = ReplicaId> {
+    /// Who has not taken in this life of this node.
+    pub(crate) fn hesitating(&self) -> impl Iterator<Item = ReplicaId> {
         let all = (0..).map(ReplicaId).zip(&self.outbound);
-        all.filter(|(_, peer)| peer.opinion == Opinion::Against).map(|(id, _)| id)
+        all.filter(|(id, peer)| *id != self.me && peer.opinion != Opinion::Accepted).map(|(id, _)| id)
     }
 
     /// When [`Peers::maintain`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let changes = self.data.peers.changes();
+        let (changes, is_telling) = (self.data.peers.changes(), self.is_telling());
         let others = self.outbound.iter().enumerate().filter(|(index, _)| *index != self.me.index());
         others
             .filter_map(|(_, peer)| match peer.state {
@@ -343,7 +343,7 @@ impl Peers {
                 State::Up(_) if peer.sending => None,
                 State::Up(_) => {
                     let told = (self.log_end > peer.told).then(|| peer.told_at + TELL_EVERY);
-                    let words = (peer.words != Some(changes)).then(|| peer.words_at + WORDS_EVERY);
+                    let words = is_telling.then(|| peer.words_due(changes)).flatten();
                     told.into_iter().chain(words).min()
                 }
             })

@@ -42,12 +42,12 @@ impl CoreLoop {
             self.core.set_recognised(now, &mut self.out);
         } else if now.since(*said.get_or_insert(now)) >= SAY_EVERY {
             *said = Some(now);
-            let objecting: Vec<_> =
-                self.out.peers.objecting().map(|id| format!("node {}", id.0 + 1)).collect();
+            let hesitating: Vec<_> =
+                self.out.peers.hesitating().map(|id| format!("node {}", id.0 + 1)).collect();
             say(format_args!(
-                "node {} does not vote and serves nothing but stale reads: {} may know of a later start of it than its data directory does, or has an older data directory itself; see what it is refused for. If that node is gone for good, start this one again",
+                "node {} does not vote and serves nothing but stale reads before this start is taken in by {}: whoever refuses it may know of a later start of it than its data directory does, or has an older data directory itself; see what it is refused for. If that node is gone for good, start this one again",
                 u64::from(self.view.node().0) + 1,
-                objecting.join(" and ")
+                hesitating.join(" and ")
             ));
         }
     }

@@ -18,6 +18,12 @@ pub(super) enum Opinion {
     Against,
 }
 
+/// Time between two looks in which a core has not listened: it looks less often than it has to. Each look counts for something, so
+/// that a process that never gets more time waits for longer, and not for ever.
+fn missed(gap: Duration) -> Duration {
+    gap.saturating_sub(2 * LISTEN_EVERY)
+}
+
 impl Opinion {
     /// Of a peer that refuses this node, whose directory began in this incarnation because the disk before was lost; 0: it did not.
     ///
@@ -29,7 +35,7 @@ impl Opinion {
     }
 }
 
-/// A core that waits looks so often; what lies between two looks beyond twice of that, it has not listened.
+/// A core that waits looks so often.
 const LISTEN_EVERY: Duration = Duration::from_millis(50);
 
 /// How far a core of this node is with it.
@@ -51,8 +57,7 @@ impl Recognition {
         if !self.is_late {
             // While this process stands still, nobody is out of reach.
             let gap = now.since(std::mem::replace(&mut self.looked, now));
-            let missed = if gap > 2 * LISTEN_EVERY { gap } else { Duration::ZERO };
-            let until = self.patience.map_or(now + OPEN_TIMEOUT, |until| until + missed);
+            let until = self.patience.map_or(now + OPEN_TIMEOUT, |until| until + missed(gap));
             self.is_late = now >= until;
             self.patience = Some(until).filter(|_| !self.is_late);
         }
@@ -137,15 +142,35 @@ mod tests {
         let opinions = [Opinion::Accepted, Opinion::Unknown];
         let begun = Instant(0) + OPEN_TIMEOUT;
         assert!(!is_reached(&mut recognition, opinions, none), "no hello was said");
-        let until = look(&mut recognition, begun, begun + OPEN_TIMEOUT - Duration::from_nanos(1));
+        look(&mut recognition, begun, begun + OPEN_TIMEOUT - Duration::from_nanos(1));
         assert!(!is_reached(&mut recognition, opinions, none));
-        // The process stood still for longer than it waits at all.
-        let missed = OPEN_TIMEOUT + OPEN_TIMEOUT;
-        recognition.wait(until + missed);
-        assert!(!is_reached(&mut recognition, opinions, none), "nothing could be heard meanwhile");
-        recognition.wait(until + missed + Duration::from_nanos(1));
+        recognition.wait(begun + OPEN_TIMEOUT);
+        assert!(is_reached(&mut recognition, opinions, none));
         assert_eq!(recognition.deadline(), None, "a core does not wake for it again");
         assert!(is_reached(&mut recognition, opinions, none));
+    }
+
+    #[test]
+    fn what_a_process_missed_is_not_time_that_others_had_and_it_ends_all_the_same() {
+        let none = ReplicaSet::default();
+        let opinions = [Opinion::Accepted, Opinion::Unknown];
+        let mut recognition = Recognition::default();
+        recognition.wait(Instant(0));
+        let back = Instant(0) + OPEN_TIMEOUT + OPEN_TIMEOUT;
+        recognition.wait(back);
+        assert!(!is_reached(&mut recognition, opinions, none), "nothing was heard meanwhile");
+        look(&mut recognition, back, back + OPEN_TIMEOUT);
+        assert!(is_reached(&mut recognition, opinions, none));
+        // A process that gets time so rarely always.
+        let mut recognition = Recognition::default();
+        let seldom = Duration::from_millis(400);
+        let mut now = Instant(0);
+        let looks = (0..100).take_while(|_| {
+            recognition.wait(now);
+            now = now + seldom;
+            !is_reached(&mut recognition, opinions, none)
+        });
+        assert!((20..100).contains(&looks.count()), "each look counts for something");
     }
 
     #[test]
