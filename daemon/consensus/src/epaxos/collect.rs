@@ -83,7 +83,11 @@ impl Epaxos {
         if !holds(Rule::EpaxosSlowGivenUp) || !self.graph.executed().contains(position) {
             return 0;
         }
-        self.give_up_if(|member, _| member.executed[usize::from(position.row)] < position.number)
+        let own = self.executed_numbers();
+        self.give_up_if(|member, _| {
+            let has_nothing_more = member.executed.iter().zip(&own).all(|(theirs, own)| theirs <= own);
+            has_nothing_more && member.executed[usize::from(position.row)] < position.number
+        })
     }
 
     /// The same for those that are so far behind that what is known of the instances takes too much memory.
@@ -92,19 +96,20 @@ impl Epaxos {
         let _ = self.give_up_if(|_, lag| lag > most);
     }
 
+    fn executed_numbers(&self) -> Numbers {
+        std::array::from_fn(|row| self.graph.executed().upto(row as u8))
+    }
+
     fn give_up_if(&mut self, lacks: impl Fn(&Member, u64) -> bool) -> u64 {
         let (count, me) = (self.group.replica_count, self.group.me.index());
         let total = |numbers: &Numbers| numbers[..count].iter().sum::<u64>();
-        let executed: [u64; REPLICAS_MAX] = std::array::from_fn(|row| self.graph.executed().upto(row as u8));
-        let own = total(&executed);
+        let own = total(&self.executed_numbers());
         let mut given_up = 0;
         for (index, member) in self.members[..count].iter_mut().enumerate() {
             let lag = own.saturating_sub(total(&member.executed));
             // What a member has not told yet is no lag.
             let is_known = member.has_reported || member.snapshotting;
-            let is_behind =
-                lag > 0 && member.executed.iter().zip(&executed).all(|(theirs, own)| theirs <= own);
-            if index != me && is_known && !member.given_up && is_behind && lacks(member, lag) {
+            if index != me && is_known && !member.given_up && lag > 0 && lacks(member, lag) {
                 member.given_up = true;
                 given_up += 1;
             }
