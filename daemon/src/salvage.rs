@@ -44,9 +44,9 @@ fn describe(found: &Salvage, config: &Config, arguments: &SalvageArgs) -> String
         let _ = writeln!(text, "  {}", describe_group(it, found.protocols[it.group.index()]));
     }
     if found.groups.iter().any(|it| it.undecided) {
-        text += "\nThis node was contradicted: somebody has forgotten a vote, and no majority has said who. Only you can judge: decide which node is right,
-and give its file alone in what follows, on every node. What the others have beyond it is not taken over then, in no group: keep their
-data directories.
+        text += "\nThis node was contradicted: somebody has forgotten a vote, and no majority has said who. Only you can judge: leave out
+this file in what follows, and give those of all other nodes, or, if you judge this node right, give this file alone, on every node (what
+the others have beyond it is not taken over then, in no group). Keep all data directories.
 ";
     }
     let _ = write!(

@@ -175,7 +175,7 @@ pub enum Misfit {
         nodes: [ReplicaId; 2],
     },
     /// A node was contradicted, and the files differ.
-    #[error("node {} knew that others differ from it in group {}, and no majority had said who is right; the files differ, too, so that only you can judge: give only the file of the node that you judge right (what others have beyond it is not taken over then, in no group; keep their data directories)", node.0 + 1, group.0)]
+    #[error("node {} knew that others differ from it in group {}, and no majority had said who is right; the files differ, too, so that only you can judge: leave out the file of node {} and give those of all others, or, if you judge that node right, give its file alone (what others have beyond it is not taken over then, in no group); keep all data directories", node.0 + 1, group.0, node.0 + 1)]
     Undecided {
         /// The group.
         group: GroupId,

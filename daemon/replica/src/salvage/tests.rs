@@ -96,7 +96,7 @@ fn what_was_contradicted_counts_alone_or_not_at_all() {
     let doubtful = Salvaged { undecided: true, ..group(0, 9) };
     assert_eq!(chosen(&[file(0, vec![doubtful.clone()])]), Ok(vec![0]));
     let fault = Misfit::Undecided { group: GroupId(0), node: ReplicaId(1) };
-    assert!(fault.to_string().contains("give only the file of the node that you judge right"), "{fault}");
+    assert!(fault.to_string().contains("leave out the file of node"), "{fault}");
     let beside = |other: Salvaged| chosen(&[file(0, vec![other]), file(1, vec![doubtful.clone()])]);
     for executed in [3, 12] {
         assert_eq!(beside(group(0, executed)), Err(fault.clone()), "nobody can tell what is in it");
