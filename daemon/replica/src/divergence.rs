@@ -325,6 +325,7 @@ impl<P: Protocol> Replica<P> {
         if peer.index() < self.group.replica_count {
             self.checkpoints.forget_reports_of(peer);
             self.watch.refuted.remove(peer);
+            self.snapshots.on_new_life(peer);
         }
     }
 

@@ -12,7 +12,7 @@
 use panch_wire::ids::{REPLICAS_MAX, ReplicaId, ReplicaSet, Slot};
 use panch_wire::time::{Duration, Instant};
 
-use crate::transfer::{CHUNK_SIZE, SnapshotFile};
+use crate::transfer::{CHUNK_SIZE, Reason, SnapshotFile};
 use crate::window::{SIZE_MIN, Window};
 
 /// The log of a core may have this many times [`log_size_max`](crate::core::CoreConfig::log_size_max) bytes, and as many more as
@@ -22,8 +22,11 @@ pub(crate) const LOG_KEPT_FACTOR: u64 = 2;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// So is one that acknowledges nothing new for this long: its disk has to take in the whole snapshot in the end.
 const PROGRESS_WITHIN: Duration = Duration::from_secs(60);
-/// A peer that refused a snapshot is sent none for this long: whatever was in the way may be so still.
-const REFUSED_FOR: Duration = Duration::from_secs(1);
+/// A peer that refused a snapshot is sent none for this long, because whatever was in the way may be so still; for twice as long each time, up to
+/// [`Reason::quiet_max`].
+const QUIET_MIN: Duration = Duration::from_secs(1);
+/// What a peer refused so long ago, after it was left alone, says nothing any more: it may have caught up without this replica since.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
 /// The log above a snapshot that has arrived is kept for twice the time of its transfer, and at least for this long.
 const CATCH_UP_MIN: Duration = Duration::from_secs(5);
 
@@ -68,6 +71,25 @@ impl Sending {
     }
 }
 
+/// A peer that refused snapshots.
+#[derive(Clone, Copy, Debug, Default)]
+struct Quiet {
+    /// It is sent none before this.
+    until: Instant,
+    /// How long it was left alone last.
+    length: Duration,
+}
+
+impl Quiet {
+    fn extend(&mut self, now: Instant, max: Duration) {
+        if now.since(self.until) >= FORGIVEN_AFTER {
+            self.length = Duration::ZERO;
+        }
+        self.length = (2 * self.length).clamp(QUIET_MIN, max);
+        self.until = now + self.length;
+    }
+}
+
 /// Snapshots on their way to peers, of one group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SendingStatus {
@@ -87,8 +109,7 @@ pub(crate) struct Sendings {
     /// The bytes on their way to all peers together, at most.
     size_max: u64,
     sendings: [Option<Sending>; REPLICAS_MAX],
-    /// Peers that refused a snapshot are sent none before this.
-    quiet_until: [Instant; REPLICAS_MAX],
+    quiet: [Quiet; REPLICAS_MAX],
     /// Until when the log above the snapshot is kept that a peer has got.
     catching_up: [Option<Instant>; REPLICAS_MAX],
 }
@@ -99,14 +120,13 @@ impl Sendings {
         Self {
             size_max,
             sendings: Default::default(),
-            quiet_until: Default::default(),
+            quiet: Default::default(),
             catching_up: Default::default(),
         }
     }
 
     /// Starts to send `file` to `peer`, unless one is already on its way.
     pub(crate) fn start(&mut self, now: Instant, peer: ReplicaId, file: SnapshotFile) {
-        let now = now.max(self.quiet_until[peer.index()]);
         self.sendings[peer.index()].get_or_insert(Sending {
             file,
             requested: 0,
@@ -136,7 +156,7 @@ impl Sendings {
     pub(crate) fn next_chunk(&mut self, now: Instant) -> Option<(ReplicaId, SnapshotFile, u64, usize)> {
         let share = self.size_max / self.sendings.iter().flatten().count().max(1) as u64;
         for (index, sending) in self.sendings.iter_mut().enumerate() {
-            let Some(sending) = sending.as_mut().filter(|it| it.began <= now && it.reading.is_none()) else {
+            let Some(sending) = sending.as_mut().filter(|it| it.reading.is_none()) else {
                 continue;
             };
             sending.window.limit(share);
@@ -197,6 +217,7 @@ impl Sendings {
         }
         let done = offset == sending.file.size;
         if done {
+            self.quiet[peer.index()] = Quiet::default();
             let catch_up = (now.since(sending.began) * 2).max(CATCH_UP_MIN);
             self.catching_up[peer.index()] = sending.keeps_log.then_some(now + catch_up);
             *place = None;
@@ -225,12 +246,27 @@ impl Sendings {
         peers
     }
 
-    /// The peer takes no snapshot now. Whether it had taken some of it.
-    pub(crate) fn refused(&mut self, now: Instant, peer: ReplicaId) -> bool {
-        let had_begun = self.sendings[peer.index()].is_some_and(|sending| sending.acked > 0);
+    /// The peer takes no snapshot now: its transfer ends.
+    pub(crate) fn refused(&mut self, now: Instant, peer: ReplicaId, reason: Reason) {
         self.stop(peer);
-        self.quiet_until[peer.index()] = now + REFUSED_FOR;
-        had_begun
+        self.quiet[peer.index()].extend(now, reason.quiet_max());
+    }
+
+    /// The file could not be read: the transfer to the peer ends. That says nothing about the peer.
+    pub(crate) fn failed(&mut self, now: Instant, peer: ReplicaId) {
+        self.stop(peer);
+        let quiet = &mut self.quiet[peer.index()];
+        quiet.until = quiet.until.max(now + QUIET_MIN);
+    }
+
+    /// Until when the peer is to be sent none, if it is not yet time.
+    pub(crate) fn quiet_until(&self, now: Instant, peer: ReplicaId) -> Option<Instant> {
+        Some(self.quiet[peer.index()].until).filter(|until| now < *until)
+    }
+
+    /// The peer begins another life: what it refused in the one before it may take in this.
+    pub(crate) fn on_new_life(&mut self, peer: ReplicaId) {
+        self.quiet[peer.index()] = Quiet::default();
     }
 
     /// Forgets all transfers.
@@ -429,15 +465,40 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_refuses_is_left_alone_for_a_while() {
+    fn a_peer_that_refuses_is_left_alone_longer_each_time_until_it_takes_one_or_lives_anew() {
         let mut sendings = sendings();
-        assert!(!sendings.refused(BEGIN, PEER), "it has taken nothing of it");
+        let mut now = BEGIN;
+        let mut refuse_after = |wait, sendings: &mut Sendings, reason| {
+            now = now + wait;
+            sendings.start(now, PEER, FILE);
+            sendings.refused(now, PEER, reason);
+            assert!(!sendings.is_sending(PEER, FILE.slot));
+            let until = sendings.quiet_until(now, PEER).unwrap();
+            let before = until.since(now);
+            now = until;
+            assert_eq!(sendings.quiet_until(now, PEER), None);
+            before.as_secs()
+        };
+        let mut refuse = |sendings: &mut Sendings, reason| refuse_after(Duration::ZERO, sendings, reason);
+        let waits: Vec<_> = (0..8).map(|_| refuse(&mut sendings, Reason::NoRoom)).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(
+            refuse(&mut sendings, Reason::Busy),
+            1,
+            "somebody else's transfer ends sooner than a disk grows"
+        );
+        assert_eq!(refuse(&mut sendings, Reason::NoRoom), 2);
         sendings.start(BEGIN, PEER, FILE);
-        assert_eq!(sendings.next_chunk(BEGIN), None);
-        assert_eq!(sendings.deadline(), Some(BEGIN + REFUSED_FOR));
-        assert!(sendings.next_chunk(BEGIN + REFUSED_FOR).is_some());
-        assert!(!sendings.acked(BEGIN + REFUSED_FOR, PEER, FILE.slot, 1));
-        assert!(sendings.refused(BEGIN + REFUSED_FOR, PEER), "it had taken some of it");
+        assert!(sendings.acked(BEGIN, PEER, FILE.slot, FILE.size));
+        assert_eq!(refuse(&mut sendings, Reason::Damaged), 1, "it took one");
+        assert_eq!(refuse(&mut sendings, Reason::Behind), 2);
+        sendings.on_new_life(PEER);
+        assert_eq!(refuse(&mut sendings, Reason::Unknown), 1, "another life");
+        assert_eq!(refuse(&mut sendings, Reason::NoRoom), 2);
+        assert_eq!(refuse_after(FORGIVEN_AFTER, &mut sendings, Reason::NoRoom), 1, "long ago");
+        assert_eq!(sendings.quiet_until(BEGIN, OTHER), None);
+        sendings.failed(BEGIN, OTHER);
+        assert_eq!(sendings.quiet_until(BEGIN, OTHER), Some(BEGIN + QUIET_MIN));
     }
 
     #[test]

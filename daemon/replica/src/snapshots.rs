@@ -19,8 +19,8 @@ use crate::replica::{Replica, Surroundings};
 use crate::sending::{SendingStatus, Sendings};
 use crate::snapshot::{Restored, SNAPSHOT_RECORD, SnapshotName};
 use crate::transfer::{
-    Ack, CHUNK_SIZE, Chunk, LEFT_MAX, Making, Receiving, SnapshotFile, TransferLimits, TransferMessage,
-    Writes,
+    Ack, CHUNK_SIZE, Chunk, LEFT_MAX, Making, Reason, Receiving, Refuse, SnapshotFile, TransferLimits,
+    TransferMessage, Writes,
 };
 
 mod doubt;
@@ -57,13 +57,15 @@ pub(crate) struct Snapshots {
     naming: VecDeque<Naming>,
     /// Peers that wait for a snapshot to exist, each with what that must cover.
     waiting: Vec<(ReplicaId, Slot)>,
+    /// What those need that have refused a snapshot: they are left alone for a while.
+    refusing: [Option<Slot>; REPLICAS_MAX],
     /// A snapshot that could not be written is tried again not before this.
     retry_at: Instant,
     writes: Writes,
-    /// The latest file may be damaged: another one is made in its place, and until one could not be written, nobody gets this one.
+    /// The latest file may be damaged: another one is made in its place, and until one could not be written, nobody else gets this one.
     doubts_latest: bool,
-    /// The last file that was replaced because a peer had no use for it.
-    replaced: Slot,
+    /// The log takes in so many more bytes before the word of a peer makes the latest file doubtful.
+    trusted_for: u64,
     sending: Sendings,
     /// A graph: what each peer is sent must cover so much if it can, because it has got a snapshot that covers less.
     least: [Slot; REPLICAS_MAX],
@@ -99,10 +101,11 @@ impl Snapshots {
             named: None,
             naming: VecDeque::new(),
             waiting: Vec::new(),
+            refusing: Default::default(),
             retry_at: Instant(0),
             writes: Writes::default(),
             doubts_latest: false,
-            replaced: Slot(0),
+            trusted_for: 0,
             sending: Sendings::new(limits.window_max),
             least: Default::default(),
             look_at: Instant(0),
@@ -148,6 +151,7 @@ impl Snapshots {
     /// The log took in `size` bytes of this replica.
     pub(crate) fn log_grew(&mut self, size: usize) {
         self.log_size += size as u64;
+        self.trusted_for = self.trusted_for.saturating_sub(size as u64);
     }
 
     /// The log's disk needs room: make a snapshot soon.
@@ -159,6 +163,7 @@ impl Snapshots {
     pub(crate) fn withhold(&mut self) {
         self.withheld = true;
         self.waiting.clear();
+        self.refusing = Default::default();
         self.sending.stop_all();
         self.refused = ReplicaSet::first(REPLICAS_MAX);
     }
@@ -167,6 +172,10 @@ impl Snapshots {
     pub(crate) fn want(&mut self, now: Instant, peer: ReplicaId, slot: Slot) {
         if self.withheld {
             self.refused.insert(peer);
+            return;
+        }
+        if self.sending.quiet_until(now, peer).is_some() {
+            self.refusing[peer.index()] = Some(slot);
             return;
         }
         let slot = slot.max(self.least[peer.index()]);
@@ -178,6 +187,21 @@ impl Snapshots {
                 self.waiting.push((peer, slot));
             }
         }
+    }
+
+    /// Those who have refused a snapshot and were left alone for long enough get what is the newest now.
+    fn end_quiet(&mut self, now: Instant) {
+        for peer in (0..REPLICAS_MAX as u8).map(ReplicaId) {
+            let is_over = |_: &mut Slot| self.sending.quiet_until(now, peer).is_none();
+            if let Some(slot) = self.refusing[peer.index()].take_if(is_over) {
+                self.want(now, peer, slot);
+            }
+        }
+    }
+
+    /// `peer` begins another life.
+    pub(crate) fn on_new_life(&mut self, peer: ReplicaId) {
+        self.sending.on_new_life(peer);
     }
 
     /// `peer` has got the snapshot of `slot`. If it asks for one again, that was of no use: in a graph it may have executed what this one
@@ -192,7 +216,10 @@ impl Snapshots {
         let retry = self.is_due().then_some(self.retry_at);
         // Neither begins while another is on its way.
         let retry = retry.filter(|_| self.is_idle());
-        [making, retry, self.sending.deadline()].into_iter().flatten().min()
+        let refusing = (0..).map(ReplicaId).zip(&self.refusing).filter(|(_, needs)| needs.is_some());
+        let refusing =
+            refusing.map(|(peer, _)| self.sending.quiet_until(Instant(0), peer).unwrap_or_default());
+        [making, retry, self.sending.deadline(), refusing.min()].into_iter().flatten().min()
     }
 
     /// For operators.
@@ -220,6 +247,7 @@ impl<P: Protocol> Replica<P> {
     pub(crate) fn pump_snapshots<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
         let group = self.group.id;
         self.drop_stale_receiving(around);
+        self.snapshots.end_quiet(around.now);
         let due =
             self.snapshots.is_due() && self.snapshots.is_idle() && self.snapshots.retry_at <= around.now;
         let grows = |it: &Receiving| !it.yields(around.now, Duration::MAX);
@@ -396,7 +424,7 @@ impl<P: Protocol> Replica<P> {
         }
         let Some(bytes) = bytes else {
             self.snapshots.doubt(file.slot);
-            let _ = self.snapshots.sending.refused(around.now, peer);
+            self.snapshots.sending.failed(around.now, peer);
             self.step(Event::SnapshotSent(peer, None), around);
             return;
         };
@@ -427,13 +455,15 @@ impl<P: Protocol> Replica<P> {
                     self.step(Event::SnapshotSent(from, Some(Slot(slot))), around);
                 }
             }
-            TransferMessage::Refuse(slot) => {
+            TransferMessage::Refuse(Refuse { slot, reason }) => {
                 if self.snapshots.sending.is_sending(from, Slot(slot)) {
-                    if self.snapshots.sending.refused(around.now, from) {
-                        if P::ORDER == Order::Graph {
+                    self.snapshots.sending.refused(around.now, from, reason);
+                    match reason {
+                        Reason::Damaged => self.snapshots.doubt_on_word(Slot(slot)),
+                        Reason::Behind if P::ORDER == Order::Graph => {
                             self.snapshots.needs_newer(from, Slot(slot));
                         }
-                        self.snapshots.doubt_once(Slot(slot));
+                        Reason::Behind | Reason::NoRoom | Reason::Busy | Reason::Unknown => {}
                     }
                     self.step(Event::SnapshotSent(from, None), around);
                 }

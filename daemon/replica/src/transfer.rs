@@ -16,6 +16,8 @@
 //!   another peer was preferred: so two slow peers do not take turns.
 //! * A peer's numbers are checked before anything follows from them: a snapshot that this node cannot hold, or that is longer
 //!   than announced, is refused.
+//! * A peer that refuses has no effect on the transfers to others, and none on what the log keeps for them ([`Reason`]). It is left alone for
+//!   a while, the longer the more often it has refused, and then gets what is the newest by then.
 
 use panch_wire::ids::{ReplicaId, Slot};
 use panch_wire::time::{Duration, Instant};
@@ -44,8 +46,8 @@ pub enum TransferMessage {
     Chunk(Chunk),
     /// See [`Ack`].
     Ack(Ack),
-    /// The snapshot up to this slot is not wanted or not usable: start again or give up.
-    Refuse(u64),
+    /// See [`Refuse`].
+    Refuse(Refuse),
 }
 
 /// Bytes of a snapshot.
@@ -66,6 +68,42 @@ pub struct Ack {
     pub slot: u64,
     /// Everything below has arrived; the whole size says that it is installed.
     pub offset: u64,
+}
+
+/// A snapshot that is not taken, or not now.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refuse {
+    /// The last slot that the snapshot covers.
+    pub slot: u64,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a snapshot is not taken. Only the first says anything about its file.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Reason {
+    /// What has arrived is not what was announced.
+    Damaged = 0,
+    /// It lacks what the receiver has executed and could not execute again.
+    Behind = 1,
+    /// The receiver cannot write it down, or not hold it.
+    NoRoom = 2,
+    /// Something else goes first.
+    Busy = 3,
+    /// The receiver has not got what comes before, because it was restarted or has dropped it.
+    Unknown = 4,
+}
+
+impl Reason {
+    /// How long a peer that says so again and again is left alone, at most: no longer than at first if it waits for nothing but another
+    /// transfer or the beginning of one.
+    pub(crate) fn quiet_max(self) -> Duration {
+        match self {
+            Self::Damaged | Self::Behind | Self::NoRoom => Duration::from_secs(60),
+            Self::Busy | Self::Unknown => Duration::from_secs(1),
+        }
+    }
 }
 
 /// A snapshot whose file is complete and durable.

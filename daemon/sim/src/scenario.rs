@@ -118,6 +118,8 @@ scenarios! {
     "T-XS4" "the same with EPaxos" Run(chase::epaxos);
     "T-XS5" "more is written than a replica can catch up with, and then less" Run(chase::in_vain);
     "T-EXS1" "the same with EPaxos" Run(chase::epaxos_in_vain);
+    "T-XS6" "one replica has no room for a snapshot, and another gets one meanwhile" Run(chase::multi_without_room);
+    "T-EXS4" "the same with EPaxos" Run(chase::epaxos_without_room);
     "T-EXS2" "EPaxos: a replica catches up by a snapshot while only new keys are written" Run(chase::epaxos_on_new_keys);
     "T-EXS3" "EPaxos: a replica is heard and executes nothing" Run(chase::epaxos_slow_replica);
     "T-X13" "a batch on its way to the leader is lost, the next one arrives" Run(log::lost_forward);

@@ -9,19 +9,22 @@ use panch_wire::rule::{Rule, holds};
 use super::{RETRY_AFTER, Snapshots};
 use crate::outbox::Outbox;
 use crate::replica::{Replica, Surroundings};
-use crate::transfer::{Making, TransferMessage};
+use crate::transfer::{Making, Reason};
 
 impl Snapshots {
-    /// A peer that got some of the file of `slot` has no use for it: its bytes may not be those that were written. More than once that is
-    /// not the file's fault.
-    pub(super) fn doubt_once(&mut self, slot: Slot) {
-        if std::mem::replace(&mut self.replaced, slot) != slot {
-            self.doubt(slot);
+    /// A peer says that what it got of the file of `slot` is not what was announced: its bytes may not be those that were written. If it is
+    /// the latest, another one is to take its place, also if nothing was executed since, and whoever is not being sent this one gets that.
+    /// The peer may be wrong, and be so again: its word counts once in as much log as a snapshot is made with in any case.
+    pub(super) fn doubt_on_word(&mut self, slot: Slot) {
+        if self.latest.is_some_and(|file| file.slot == slot) && self.trusted_for == 0 {
+            self.trusted_for = self.log_size_max;
+            self.doubts_latest = true;
+            self.wanted = true;
         }
     }
 
-    /// The file of `slot` cannot be read, or what is read may be wrong. If it is the latest, another one is to take its place, also if
-    /// nothing was executed since, and nobody gets this one before that was tried.
+    /// The file of `slot` cannot be read. If it is the latest, another one is to take its place, also if nothing was executed since, and
+    /// nobody gets this one before that was tried.
     pub(super) fn doubt(&mut self, slot: Slot) {
         if self.latest.is_some_and(|file| file.slot == slot) {
             self.doubts_latest = true;
@@ -55,12 +58,12 @@ impl<P: Protocol> Replica<P> {
             return;
         }
         if self.snapshots.receiving.as_ref().is_some_and(|it| it.slot == slot) {
-            self.refuse(around.out);
+            self.refuse(Reason::NoRoom, around.out);
         } else if let Some((from, ..)) = self.snapshots.received.take_if(|(_, file, _)| file.slot == slot) {
             // It may be complete: an older failure ended it, or it has its name and that is not durable.
             self.discard(slot, around.out);
             self.protocol.abandon_install();
-            self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
+            self.send_refuse(from, slot, Reason::NoRoom, around.out);
         }
     }
 
@@ -117,25 +120,69 @@ mod tests {
     const PEER: ReplicaId = ReplicaId(1);
 
     #[test]
-    fn a_file_that_may_be_damaged_is_replaced_once_and_sent_to_nobody() {
+    fn a_file_that_cannot_be_read_is_replaced_and_sent_to_nobody() {
         let limits = TransferLimits { window_max: 1 << 20, size_max: 1 << 30 };
         let mut snapshots = Snapshots::new(1 << 20, limits);
         let file = SnapshotFile { slot: Slot(9), size: 100 };
         snapshots.found(file, &Frontier::default());
         snapshots.want(Instant(1), PEER, Slot(1));
         assert!(snapshots.sending.is_sending(PEER, file.slot) && !snapshots.is_due());
-        snapshots.doubt_once(Slot(8));
+        snapshots.doubt(Slot(8));
         assert!(!snapshots.doubts_latest, "another file");
-        snapshots.doubt_once(file.slot);
+        snapshots.doubt(file.slot);
         assert!(snapshots.doubts_latest && snapshots.is_due());
         assert!(std::mem::take(&mut snapshots.refused).contains(PEER), "its transfer ended");
         snapshots.want(Instant(2), PEER, Slot(1));
         assert!(!snapshots.sending.is_sending(PEER, file.slot) && snapshots.waiting == [(PEER, Slot(1))]);
-        // What replaced it is refused, too: that is not the file's fault.
-        snapshots.doubts_latest = false;
-        snapshots.doubt_once(file.slot);
-        assert!(!snapshots.doubts_latest);
-        snapshots.doubt(file.slot);
-        assert!(snapshots.doubts_latest, "it cannot be read");
+    }
+
+    /// Else one whose memory is bad would have snapshots made without end.
+    #[test]
+    fn a_file_that_a_peer_says_is_damaged_is_replaced_once_in_so_much_log() {
+        let limits = TransferLimits { window_max: 1 << 20, size_max: 1 << 30 };
+        let mut snapshots = Snapshots::new(1 << 20, limits);
+        snapshots.found(SnapshotFile { slot: Slot(9), size: 100 }, &Frontier::default());
+        snapshots.want(Instant(1), PEER, Slot(1));
+        snapshots.doubt_on_word(Slot(8));
+        assert!(!snapshots.doubts_latest, "another file");
+        snapshots.doubt_on_word(Slot(9));
+        assert!(snapshots.doubts_latest && snapshots.is_due());
+        assert!(snapshots.sending.is_sending(PEER, Slot(9)), "whoever gets it will see");
+        for slot in 10..20 {
+            // The next one, with a name of its own.
+            snapshots.latest = Some(SnapshotFile { slot: Slot(slot), size: 100 });
+            (snapshots.doubts_latest, snapshots.wanted) = (false, false);
+            snapshots.log_grew(100_000);
+            snapshots.doubt_on_word(Slot(slot));
+            assert!(!snapshots.doubts_latest && !snapshots.wanted);
+        }
+        snapshots.log_grew(100_000);
+        snapshots.doubt_on_word(Slot(19));
+        assert!(snapshots.doubts_latest);
+    }
+
+    /// It gets what is the newest when it is asked again, and nothing is kept or made for it before.
+    #[test]
+    fn who_refuses_is_helped_later() {
+        let limits = TransferLimits { window_max: 1 << 20, size_max: 1 << 30 };
+        let mut snapshots = Snapshots::new(1 << 20, limits);
+        snapshots.found(SnapshotFile { slot: Slot(9), size: 100 }, &Frontier::default());
+        snapshots.sending.refused(Instant(1), PEER, Reason::NoRoom);
+        let until = snapshots.sending.quiet_until(Instant(1), PEER).unwrap();
+        for slot in [Slot(12), Slot(5)] {
+            snapshots.want(Instant(1), PEER, slot);
+            assert!(!snapshots.sending.keep_log() && !snapshots.is_due() && snapshots.waiting.is_empty());
+            assert_eq!(snapshots.deadline(), Some(until));
+        }
+        snapshots.end_quiet(Instant(2));
+        assert!(!snapshots.is_due());
+        snapshots.found(SnapshotFile { slot: Slot(20), size: 100 }, &Frontier::default());
+        snapshots.end_quiet(until);
+        assert!(snapshots.sending.is_sending(PEER, Slot(20)));
+        snapshots.sending.refused(until, PEER, Reason::NoRoom);
+        snapshots.want(until, PEER, Slot(25));
+        snapshots.on_new_life(PEER);
+        snapshots.end_quiet(until);
+        assert!(snapshots.is_due() && snapshots.waiting == [(PEER, Slot(25))]);
     }
 }

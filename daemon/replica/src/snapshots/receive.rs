@@ -11,7 +11,9 @@ use crate::outbox::Outbox;
 use crate::replica::{Replica, Surroundings};
 use crate::snapshot::SnapshotReader;
 use crate::snapshots::Snapshots;
-use crate::transfer::{Ack, CHUNK_SIZE, Chunk, LEFT_MAX, Receiving, SnapshotFile, TransferMessage};
+use crate::transfer::{
+    Ack, CHUNK_SIZE, Chunk, LEFT_MAX, Reason, Receiving, Refuse, SnapshotFile, TransferMessage,
+};
 
 impl<P: Protocol> Replica<P> {
     fn acknowledge(&mut self, to: ReplicaId, slot: Slot, offset: u64, out: &mut impl Outbox) {
@@ -40,7 +42,7 @@ impl<P: Protocol> Replica<P> {
             return Ok(());
         }
         if size > self.snapshots.size_max {
-            self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
+            self.send_refuse(from, slot, Reason::NoRoom, around.out);
             return Err(Misbehaviour::SnapshotTooLarge { size, size_max: self.snapshots.size_max });
         }
         let received = self.snapshots.received.as_ref().map(|(from, file, _)| (*from, file.slot));
@@ -65,12 +67,12 @@ impl<P: Protocol> Replica<P> {
         let is_it = |it: &&Receiving| it.from == from && it.slot == slot && it.size == size;
         let current = self.snapshots.receiving.as_ref().filter(is_it);
         if offset == 0 && current.is_none() && !self.begin_receiving(from, slot, size, around) {
-            self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
+            self.send_refuse(from, slot, Reason::Busy, around.out);
             return Ok(());
         }
         let Some(receiving) = &mut self.snapshots.receiving else {
             // A transfer that began before this replica restarted.
-            self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
+            self.send_refuse(from, slot, Reason::Unknown, around.out);
             return Ok(());
         };
         if receiving.from != from || receiving.slot != slot || self.snapshots.writes.is_full() {
@@ -78,7 +80,7 @@ impl<P: Protocol> Replica<P> {
         }
         if receiving.size != size {
             // The beginning of the other one was lost.
-            self.refuse(around.out);
+            self.refuse(Reason::Unknown, around.out);
             return Ok(());
         }
         let keeps_up = self.snapshots.writes.keeps_up();
@@ -97,7 +99,7 @@ impl<P: Protocol> Replica<P> {
         let (end, complete) = (receiving.offset, receiving.offset == receiving.size);
         // Nothing follows the end of the state that it describes.
         if !usable || receiving.reader.is_complete() != complete {
-            self.refuse(around.out);
+            self.refuse(Reason::Damaged, around.out);
             return Ok(());
         }
         if complete {
@@ -157,6 +159,7 @@ impl<P: Protocol> Replica<P> {
         let restored = restored.filter(|it| it.group == self.group.id && it.covered.count() == slot);
         // Decided before the file gets its name: at the next start the newest file counts, and everything that the log has
         // lost since the one before must be in it. So it is taken only if it has more, and nothing of the own is lost.
+        let is_sound = restored.is_some();
         let restored =
             restored.filter(|it| slot > self.executed() && self.protocol.prepare_install(&it.covered));
         match restored {
@@ -171,7 +174,8 @@ impl<P: Protocol> Replica<P> {
             }
             None => {
                 self.discard(slot, around.out);
-                self.send_transfer(from, TransferMessage::Refuse(slot.0), None, around.out);
+                let reason = if is_sound { Reason::Behind } else { Reason::Damaged };
+                self.send_refuse(from, slot, reason, around.out);
             }
         }
     }
@@ -197,10 +201,14 @@ impl<P: Protocol> Replica<P> {
     }
 
     /// What arrives is of no use.
-    pub(super) fn refuse(&mut self, out: &mut impl Outbox) {
+    pub(super) fn refuse(&mut self, reason: Reason, out: &mut impl Outbox) {
         if let Some(receiving) = self.snapshots.receiving.take() {
             self.discard(receiving.slot, out);
-            self.send_transfer(receiving.from, TransferMessage::Refuse(receiving.slot.0), None, out);
+            self.send_refuse(receiving.from, receiving.slot, reason, out);
         }
+    }
+
+    pub(super) fn send_refuse(&mut self, to: ReplicaId, slot: Slot, reason: Reason, out: &mut impl Outbox) {
+        self.send_transfer(to, TransferMessage::Refuse(Refuse { slot: slot.0, reason }), None, out);
     }
 }

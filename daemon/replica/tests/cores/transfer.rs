@@ -7,7 +7,7 @@ use panch_consensus::protocol::{ProtocolKind, random};
 use panch_replica::core::{Core, Misbehaviour};
 use panch_replica::machine::StateMachine;
 use panch_replica::outbox::{MessageKind, Outbox, ReplyTo};
-use panch_replica::transfer::{Ack, CHUNK_SIZE, Chunk, SnapshotFile, TransferMessage};
+use panch_replica::transfer::{Ack, CHUNK_SIZE, Chunk, Reason, Refuse, SnapshotFile, TransferMessage};
 use panch_wal::{Config, Durability, Location, Lsn, Wal};
 use panch_wire::batch::BatchWriter;
 use panch_wire::client::Commit;
@@ -180,6 +180,10 @@ fn ack(slot: u64, offset: usize) -> Vec<TransferMessage> {
     vec![TransferMessage::Ack(Ack { slot, offset: offset as u64 })]
 }
 
+fn refuse(slot: u64, reason: Reason) -> TransferMessage {
+    TransferMessage::Refuse(Refuse { slot, reason })
+}
+
 #[test]
 fn a_snapshot_that_this_node_cannot_hold_is_refused_at_once() {
     let mut receiver = Receiver::new();
@@ -189,7 +193,7 @@ fn a_snapshot_that_this_node_cannot_hold_is_refused_at_once() {
         assert!(!fault.ends_stream(), "votes come on the same stream");
         assert_eq!(result, Err(fault));
         let said = std::mem::take(&mut receiver.heard.said);
-        assert_eq!(said, [(FIRST, TransferMessage::Refuse(9))]);
+        assert_eq!(said, [(FIRST, refuse(9, Reason::NoRoom))]);
     }
     assert_eq!(receiver.heard.writes, []);
 }
@@ -213,7 +217,7 @@ fn chunks_stay_within_the_size_that_was_announced() {
     assert_eq!(receiver.part(FIRST, 9, &snapshot, 0), ack(9, CHUNK_SIZE));
     let chunk = Chunk { slot: 9, offset: CHUNK_SIZE as u64, size: SIZE_MAX };
     receiver.chunk(FIRST, chunk, &snapshot[CHUNK_SIZE..2 * CHUNK_SIZE]).unwrap();
-    assert_eq!(receiver.heard.said, [(FIRST, TransferMessage::Refuse(9))]);
+    assert_eq!(receiver.heard.said, [(FIRST, refuse(9, Reason::Unknown))]);
     assert_eq!(receiver.heard.removed, [Slot(9)]);
 }
 
@@ -225,6 +229,24 @@ fn a_snapshot_that_has_nothing_new_is_acknowledged_however_large_it_is() {
     assert_eq!(receiver.chunk(FIRST, chunk, &[1; 100]), Ok(()));
     let offset = SIZE_MAX + 1;
     assert_eq!(receiver.heard.said, [(FIRST, TransferMessage::Ack(Ack { slot: 0, offset }))]);
+}
+
+/// Neither says anything about the sender's file.
+#[test]
+fn what_cannot_be_written_and_what_has_no_beginning_is_refused_as_that() {
+    let mut receiver = Receiver::new();
+    let snapshot = snapshot(9);
+    assert_eq!(receiver.part(FIRST, 9, &snapshot, 0), ack(9, CHUNK_SIZE), "before it is written");
+    receiver.core.snapshot_written(receiver.now, GROUP, Slot(9), Err(()), &mut receiver.heard);
+    assert_eq!(std::mem::take(&mut receiver.heard.said), [(FIRST, refuse(9, Reason::NoRoom))]);
+    assert_eq!(receiver.part(FIRST, 9, &snapshot, CHUNK_SIZE), [refuse(9, Reason::Unknown)]);
+    // All of it has come when it turns out.
+    for offset in (0..snapshot.len()).step_by(CHUNK_SIZE) {
+        let _ = receiver.part(FIRST, 9, &snapshot, offset);
+    }
+    assert_eq!(receiver.heard.writes.last(), Some(&(Slot(9), true)));
+    receiver.core.snapshot_written(receiver.now, GROUP, Slot(9), Err(()), &mut receiver.heard);
+    assert_eq!(receiver.heard.said, [(FIRST, refuse(9, Reason::NoRoom))]);
 }
 
 /// A sender that has started again may have another snapshot of the same slot: held against the one before, it would be told for ever to
@@ -262,7 +284,7 @@ fn nothing_follows_the_end_of_a_snapshot() {
         let said = receiver.part(FIRST, 9, &snapshot, offset);
         offset += CHUNK_SIZE;
         if said != ack(9, offset) {
-            assert_eq!(said, [TransferMessage::Refuse(9)]);
+            assert_eq!(said, [refuse(9, Reason::Damaged)]);
             break;
         }
     }
@@ -275,11 +297,11 @@ fn a_snapshot_that_grows_is_not_given_up_for_another_peers() {
     let mut receiver = Receiver::new();
     let (first, second) = (snapshot(9), snapshot(12));
     assert_eq!(receiver.part(FIRST, 9, &first, 0), ack(9, CHUNK_SIZE));
-    assert_eq!(receiver.part(SECOND, 12, &second, 0), [TransferMessage::Refuse(12)]);
+    assert_eq!(receiver.part(SECOND, 12, &second, 0), [refuse(12, Reason::Busy)]);
     receiver.now = receiver.now + Duration::from_millis(1900);
     assert_eq!(receiver.part(FIRST, 9, &first, CHUNK_SIZE), ack(9, 2 * CHUNK_SIZE));
     receiver.now = receiver.now + Duration::from_millis(1900);
-    assert_eq!(receiver.part(SECOND, 12, &second, 0), [TransferMessage::Refuse(12)]);
+    assert_eq!(receiver.part(SECOND, 12, &second, 0), [refuse(12, Reason::Busy)]);
     // Its sender may be gone.
     receiver.now = receiver.now + Duration::from_millis(200);
     assert_eq!(receiver.part(SECOND, 12, &second, 0), ack(12, CHUNK_SIZE));
@@ -378,7 +400,7 @@ fn a_disk_that_stands_still_holds_so_much_of_all_transfers_together() {
     receiver.heard.said.clear();
     receiver.pass(Duration::from_millis(2100));
     let third = snapshot(15);
-    assert_eq!(receiver.part(FIRST, 15, &third, 0), [TransferMessage::Refuse(15)]);
+    assert_eq!(receiver.part(FIRST, 15, &third, 0), [refuse(15, Reason::Busy)]);
     for _ in 0..80 {
         receiver.written(Slot(12), false);
     }
@@ -391,7 +413,7 @@ fn a_snapshot_that_grows_too_slowly_is_given_up_for_another_peers() {
     let mut receiver = Receiver::new();
     let (slow, fast) = (snapshot(9), snapshot(12));
     receiver.flow(FIRST, 9, &slow, 1, 9);
-    assert_eq!(receiver.part(SECOND, 12, &fast, 0), [TransferMessage::Refuse(12)], "it may become faster");
+    assert_eq!(receiver.part(SECOND, 12, &fast, 0), [refuse(12, Reason::Busy)], "it may become faster");
     assert_eq!(receiver.trickle(FIRST, 9, &slow, 9, 1), 1);
     receiver.write_all();
     receiver.heard.said.clear();
@@ -416,7 +438,7 @@ fn two_slow_peers_do_not_take_turns_for_ever() {
         let (from, slot, bytes) = &snapshots[(takeovers + 1) % 2];
         let chunk = Chunk { slot: *slot, offset: 0, size: bytes.len() as u64 };
         receiver.chunk(*from, chunk, &bytes[..1]).unwrap();
-        if receiver.heard.said.pop() == Some((*from, TransferMessage::Refuse(*slot))) {
+        if receiver.heard.said.pop() == Some((*from, refuse(*slot, Reason::Busy))) {
             break;
         }
         // A transfer of that peer begins, and ends at once.
@@ -435,5 +457,5 @@ fn a_snapshot_that_ends_soon_is_not_given_up() {
     let mut receiver = Receiver::new();
     let (first, second) = (snapshot(9), snapshot(12));
     receiver.flow(FIRST, 9, &first, 15, 12);
-    assert_eq!(receiver.part(SECOND, 12, &second, 0), [TransferMessage::Refuse(12)]);
+    assert_eq!(receiver.part(SECOND, 12, &second, 0), [refuse(12, Reason::Busy)]);
 }

@@ -20,7 +20,12 @@ const VALUE_COUNT: usize = 640;
 
 /// A round trip takes 100 ms; a snapshot is made with every 256 KiB of log.
 fn settings(kind: ProtocolKind, seed: u64) -> Settings {
-    let mut settings = Settings::calm_of(kind, seed, 3);
+    sized(kind, seed, 3)
+}
+
+/// The same with that many replicas.
+fn sized(kind: ProtocolKind, seed: u64, count: usize) -> Settings {
+    let mut settings = Settings::calm_of(kind, seed, count);
     settings.network.latency_low = 50 * MILLISECOND;
     settings.network.latency_high = 50 * MILLISECOND + 100 * MICROSECOND;
     settings.network.bandwidth = BANDWIDTH;
@@ -193,6 +198,52 @@ fn vain(kind: ProtocolKind, seed: u64) -> Result<(), String> {
     ensure!(lag_left < 60, "{lag_left} behind when less was written");
     ensure!(world.status(away).probe.installs > installed, "no snapshot was needed");
     end(world)
+}
+
+/// Two replicas need a snapshot, and the disk of one has no room for it. The other gets one and catches up, with the log that follows it;
+/// no more snapshots are made than usual. And so does the first, once it has room.
+fn beside_one_without_room(kind: ProtocolKind, seed: u64) -> Result<(), String> {
+    let mut settings = sized(kind, seed, 5);
+    settings.network.bandwidth = 2_000_000;
+    let snapshot_log_size = settings.replica.snapshot_log_size;
+    let mut world = Script::new(settings, false);
+    let from = world.wait_for_leader().unwrap_or(0);
+    let [away, full] = others(5, from)[2..] else { unreachable!("five nodes") };
+    ensure!(fill(&mut world, from, VALUE_COUNT), "no writes: {}", world.describe());
+    world.isolate(away);
+    world.isolate(full);
+    ensure!(fill(&mut world, from, 60), "no writes: {}", world.describe());
+    // EPaxos waits a while for replicas that are away.
+    world.run_for(if kind == ProtocolKind::Epaxos { 50 * SECOND } else { SECOND });
+    world.spoil_disk(full, true, false);
+    world.rejoin(full);
+    world.rejoin(away);
+    let (begun, installed) = (world.now(), world.status(away).probe.installs);
+    let (no_room, made) = (world.coverage().no_room, world.status(from).probe.snapshots);
+    let (mut lag_left, mut steps) = (u64::MAX, 0);
+    while world.now() - begun < 12 * SECOND {
+        go_on(&mut world, from, 60 * MILLISECOND)?;
+        steps += 1;
+        lag_left = lag(&world, from, away);
+    }
+    let made = world.status(from).probe.snapshots - made;
+    let installs = world.status(away).probe.installs - installed;
+    ensure!(world.coverage().no_room > no_room, "no snapshot was refused for want of room");
+    ensure!(installs > 0 && lag_left < 20, "{lag_left} behind, {installs} snapshots came, {made} were made");
+    let usual = steps * 5000 / snapshot_log_size;
+    ensure!(made <= usual + 4, "{made} snapshots were made, and {usual} are usual");
+    world.spoil_disk(full, false, false);
+    let is_level = world.run_until(40 * SECOND, |world| lag(world, from, full) == 0);
+    ensure!(is_level, "{} behind with room: {}", lag(&world, from, full), world.describe());
+    end(world)
+}
+
+pub(super) fn multi_without_room(seed: u64) -> Result<(), String> {
+    beside_one_without_room(ProtocolKind::Multi, seed)
+}
+
+pub(super) fn epaxos_without_room(seed: u64) -> Result<(), String> {
+    beside_one_without_room(ProtocolKind::Epaxos, seed)
 }
 
 pub(super) fn in_vain(seed: u64) -> Result<(), String> {
