@@ -263,8 +263,8 @@ pub(super) fn copy_of_the_last_run(seed: u64) -> Result<(), String> {
     decide_with_a_copy(world, [leader, rest[0], rest[1]], &copy)
 }
 
-/// T-R10. The third has met nothing of the node's last start, and was told of it by the leader.
-pub(super) fn copy_that_others_have_told_of(seed: u64) -> Result<(), String> {
+/// A node has started once more, which the leader has met, and the third was told of; the three, and a copy from before that start.
+fn told_of_a_start(seed: u64) -> Result<(Script, [usize; 3], DiskCopy), String> {
     let (mut world, leader) = begin(Settings::calm(seed, 3))?;
     let rest = others(3, leader);
     let (lost, third) = (rest[0], rest[1]);
@@ -279,7 +279,13 @@ pub(super) fn copy_that_others_have_told_of(seed: u64) -> Result<(), String> {
     ensure!(knows, "the last start is not heard of: {}", world.describe());
     world.run_for(SECOND);
     ensure!(!world.has_accepted(third, lost), "the third has met the last start");
-    decide_with_a_copy(world, [leader, lost, third], &copy)
+    Ok((world, [leader, lost, third], copy))
+}
+
+/// T-R10. The third has met nothing of the node's last start, and was told of it by the leader.
+pub(super) fn copy_that_others_have_told_of(seed: u64) -> Result<(), String> {
+    let (world, nodes, copy) = told_of_a_start(seed)?;
+    decide_with_a_copy(world, nodes, &copy)
 }
 
 /// T-R11. The first knows of the node's last start and answers late; the third was away, and is there again.
@@ -339,19 +345,7 @@ pub(super) fn copy_that_knows_nobody(seed: u64) -> Result<(), String> {
 
 /// T-R13. The third was told of the node's last start by the leader, which comes back without what it remembered of others.
 pub(super) fn copy_that_only_a_forgetful_node_knows_of(seed: u64) -> Result<(), String> {
-    let (mut world, leader) = begin(Settings::calm(seed, 3))?;
-    let rest = others(3, leader);
-    let (lost, third) = (rest[0], rest[1]);
-    ensure!(world.set_soon(leader, "r0", "before"), "no first write");
-    world.run_for(SECOND);
-    world.crash(lost, CrashKind::Kill);
-    let copy = world.copy(lost);
-    world.block(lost, third);
-    world.block(third, lost);
-    world.restart(lost);
-    let knows = world.run_until(2 * SECOND, |world| world.has_accepted(leader, lost));
-    ensure!(knows, "the last start is not heard of: {}", world.describe());
-    world.run_for(SECOND);
+    let (mut world, [leader, lost, third], copy) = told_of_a_start(seed)?;
     cut_off(&mut world, third, true);
     ensure!(world.set_soon(leader, "r0", "kept"), "no write with two of three: {}", world.describe());
     world.forget_others(leader);
