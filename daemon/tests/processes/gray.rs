@@ -18,6 +18,8 @@ use redis::cmd;
 const NO_TIMER: Duration = Duration::from_millis(40);
 /// By how much the median may grow.
 const RATIO_MAX: f64 = 3.0;
+/// For so long the cluster is measured without the weakness, at most.
+const BEFORE_MAX: Duration = Duration::from_secs(8);
 /// A weakness may cost this much once, until it is noticed.
 const NOTICED_AFTER: Duration = Duration::from_secs(3);
 /// Between two operations of a client, so that they measure delays and not how much the machine can do.
@@ -263,7 +265,7 @@ fn stays_fast(protocol: &str) {
             continue;
         }
         let clients = Clients::start(&cluster);
-        std::thread::sleep(seconds);
+        std::thread::sleep(seconds.min(BEFORE_MAX));
         let begun = Instant::now();
         suffer(&mut cluster, weakness, || std::thread::sleep(NOTICED_AFTER + seconds));
         let ended = Instant::now();

@@ -20,7 +20,7 @@ use super::{Dependencies, Epaxos};
 use crate::ballot::Ballot;
 use crate::protocol::{Dest, Effects, Tuning};
 
-/// So many instances with a fixed pair, one is with another buddy.
+/// Of so many instances, one is with another buddy, or another thrifty quorum.
 const SAMPLE_EVERY: u64 = 64;
 /// Numbers reserved at once.
 const RESERVE_COUNT: u64 = 64;
@@ -119,22 +119,25 @@ impl Epaxos {
         is_suspected || is_avoided
     }
 
-    /// The other half of the fast pair: the next of the replicas that answer, so that the pairs of different leaders spread. Now and then another
-    /// that is as likely to answer, to know how long that takes.
-    fn choose_buddy(&mut self) -> ReplicaId {
+    /// The peers in the order in which they are counted on: first those that answer, the next ones before others, so that what different leaders
+    /// ask for spreads. Now and then it is others that are as likely to answer, to know how long that takes.
+    fn by_fitness(&self) -> Vec<ReplicaId> {
         let count = self.group.replica_count;
         let is_sample = self.next.is_multiple_of(SAMPLE_EVERY);
-        let distance = |peer: &ReplicaId| (peer.index() + count - self.group.me.index()) % count;
-        let turn = |peer: &ReplicaId| if is_sample { count - distance(peer) } else { distance(peer) };
-        let best = self.peers().min_by_key(|peer| (self.fast_rank(*peer), turn(peer)));
-        let buddy = best.unwrap_or(self.group.me);
-        let patience = 2 * self.tuning.slow_after;
-        self.members[buddy.index()].standing.ask(self.now, patience);
-        buddy
+        let distance = |peer: ReplicaId| (peer.index() + count - self.group.me.index()) % count;
+        let turn = |peer: ReplicaId| if is_sample { count - distance(peer) } else { distance(peer) };
+        let mut peers: Vec<_> = self.peers().collect();
+        peers.sort_by_key(|peer| (self.fast_rank(*peer), turn(*peer)));
+        peers
     }
 
-    /// A peer's vote for an own instance arrived, first asked for at `since`. With a fixed pair one that is much slower than another is not asked
-    /// for a while.
+    /// Whether only some are asked at first: how soon these answer is how long a command takes.
+    fn is_selective(&self) -> bool {
+        self.has_fixed_pair() || self.tuning.thrifty
+    }
+
+    /// A peer's vote for an own instance arrived, first asked for at `since`. Where not all are asked, one that is much slower than another is
+    /// not for a while.
     fn judge_answer(&mut self, from: ReplicaId, since: Instant) {
         let took = self.now.since(since);
         if from == self.group.me || took >= self.tuning.slow_after {
@@ -145,7 +148,7 @@ impl Epaxos {
         let others = self.peers().filter(|peer| *peer != from && !self.is_suspected(*peer));
         let quickest = others.filter_map(|peer| self.members[peer.index()].standing.latency()).min();
         let least = self.tuning.slow_after / 50;
-        if self.has_fixed_pair()
+        if self.is_selective()
             && let Some(quickest) = quickest
             && self.members[from.index()].standing.is_slower(quickest, least)
         {
@@ -167,8 +170,14 @@ impl Epaxos {
         self.learn(position, stamp, &frame);
         self.note_vote(position);
         self.in_flight.insert(position.number, frame.id().counter);
-        let buddy = self.choose_buddy();
         let is_small = self.has_fixed_pair();
+        let is_thrifty_quorum = self.tuning.thrifty && !is_small;
+        let mut helpers = self.by_fitness();
+        helpers.truncate(if is_thrifty_quorum { self.fast_quorum - 1 } else { 1 });
+        for helper in &helpers {
+            self.members[helper.index()].standing.ask(self.now, 2 * self.tuning.slow_after);
+        }
+        let buddy = helpers.first().copied().unwrap_or(self.group.me);
         let record = PreAcceptRecord { position, stamp, deps, initial_deps: deps, buddy: buddy.0 };
         let instance = self.instance(position);
         assert!(
@@ -195,8 +204,8 @@ impl Epaxos {
                     told.insert(peer);
                 }
             }
-        } else if self.tuning.thrifty {
-            for peer in self.fast_peers() {
+        } else if is_thrifty_quorum {
+            for peer in helpers {
                 effects.send(Dest::One(peer), message, Some(&frame));
                 told.insert(peer);
             }
@@ -211,13 +220,6 @@ impl Epaxos {
         let stage =
             Stage::PreAccept { union: deps, equal: ReplicaSet::default(), buddy_deps: None, slow: false };
         self.coordinate(position, Coordination { told, ..Coordination::new(Ballot::default(), stage) });
-    }
-
-    /// A fast quorum's worth of peers, those that answer first.
-    fn fast_peers(&self) -> impl Iterator<Item = ReplicaId> + use<> {
-        let mut peers: Vec<_> = self.peers().collect();
-        peers.sort_by_key(|peer| self.fast_rank(*peer));
-        peers.into_iter().take(self.fast_quorum - 1)
     }
 
     pub(super) fn on_pre_accept_ok(
