@@ -513,11 +513,11 @@ impl Peers {
                 return Err(Some(("it remembers what this node cannot show", forgotten_text(&asked[0]))));
             }
             Some(code @ (RefusalCode::Doubtful | RefusalCode::Contested)) if is_sealed => {
-                peer.opinion = Opinion::of_refusal(&reply, self.data.identity.returned_in);
+                peer.opinion = peer.opinion.after_refusal(&reply, self.data.identity.returned_in);
                 return Err(Some(("it refused this node", code.text().to_owned())));
             }
             Some(RefusalCode::Unmet) if is_sealed && peer.opinion == Opinion::Unknown => {
-                peer.opinion = Opinion::of_refusal(&reply, self.data.identity.returned_in);
+                peer.opinion = peer.opinion.after_refusal(&reply, self.data.identity.returned_in);
                 return Err(None);
             }
             // Part of every first start: only one that lasts is worth a line.

@@ -19,19 +19,21 @@ pub(super) enum Opinion {
 }
 
 /// Time between two looks in which a core has not listened: it looks less often than it has to. Each look counts for something, so
-/// that a process that never gets more time waits for longer, and not for ever.
+/// that a process that never gets more time waits for longer, and not for ever; but for nothing if they are so far apart that no stream
+/// can be opened meanwhile, which takes a turn at least between its first one and its last.
 fn missed(gap: Duration) -> Duration {
-    gap.saturating_sub(2 * LISTEN_EVERY)
+    if 2 * gap > OPEN_TIMEOUT { gap } else { gap.saturating_sub(2 * LISTEN_EVERY) }
 }
 
 impl Opinion {
     /// Of a peer that refuses this node, whose directory began in this incarnation because the disk before was lost; 0: it did not.
     ///
     /// Before this node was a member again, all others had met that incarnation. Who remembers none of that time has lost its own memory,
-    /// or is an older copy, and knows nothing that could be missing in this directory: it may as well be out of reach.
-    pub(super) fn of_refusal(reply: &HelloReply<'_>, returned_in: Incarnation) -> Self {
+    /// or is an older copy, and knows nothing that could be missing in this directory: it may as well be out of reach. Who has remembered
+    /// it in this life of this node was right, and stays so.
+    pub(super) fn after_refusal(self, reply: &HelloReply<'_>, returned_in: Incarnation) -> Self {
         let is_ignorant = has_forgotten(reply.known.max(reply.told), returned_in);
-        if is_ignorant { Self::Unknown } else { Self::Against }
+        if is_ignorant && self != Self::Against { Self::Unknown } else { Self::Against }
     }
 }
 
@@ -126,11 +128,20 @@ mod tests {
             (4, 5, Opinion::Against),
             (7, 0, Opinion::Against),
         ] {
-            assert_eq!(Opinion::of_refusal(&refused(known, told), returned_in), opinion, "{known} {told}");
             assert_eq!(
-                Opinion::of_refusal(&refused(known, told), Incarnation(0)),
+                Opinion::Unknown.after_refusal(&refused(known, told), returned_in),
+                opinion,
+                "{known} {told}"
+            );
+            assert_eq!(
+                Opinion::Unknown.after_refusal(&refused(known, told), Incarnation(0)),
                 Opinion::Against,
                 "a directory that is as old as the cluster may lack anything"
+            );
+            assert_eq!(
+                Opinion::Against.after_refusal(&refused(known, told), returned_in),
+                Opinion::Against,
+                "it knew better before it forgot"
             );
         }
     }
@@ -171,6 +182,16 @@ mod tests {
             !is_reached(&mut recognition, opinions, none)
         });
         assert!((20..100).contains(&looks.count()), "each look counts for something");
+        // One that gets time so rarely that it has heard nobody out.
+        let mut recognition = Recognition::default();
+        let mut now = Instant(0);
+        for _ in 0..200 {
+            recognition.wait(now);
+            assert!(!is_reached(&mut recognition, opinions, none), "no hello can have been answered");
+            now = now + OPEN_TIMEOUT / 2 + LISTEN_EVERY;
+        }
+        look(&mut recognition, now, now + OPEN_TIMEOUT + OPEN_TIMEOUT);
+        assert!(is_reached(&mut recognition, opinions, none));
     }
 
     #[test]
