@@ -161,6 +161,19 @@ pub(super) fn a_laggard_is_waited_for_until_the_log_is_full_and_again_when_it_is
     assert_eq!(forgettable(&solo), 2001, "it is waited for again");
 }
 
+/// It goes on working, and may have executed what has not come here: that is no reason to keep everything for it.
+#[test]
+fn a_member_that_is_too_far_behind_for_the_memory_is_waited_for_no_longer() {
+    let most = 1000;
+    for (theirs, kept) in [(2000 - most, 2000 - most), (10, 2000)] {
+        let mut solo = with_laggard(2000, 10);
+        solo.protocol.tuning.kept_count_max = most;
+        solo.deliver(R2, progress([0, theirs, 500]), None);
+        solo.pass(tuning().heartbeat_interval);
+        assert_eq!(forgettable(&solo), kept);
+    }
+}
+
 /// Each would come to need a snapshot that the other must not take.
 #[test]
 pub(super) fn two_never_give_each_other_up() {
