@@ -81,12 +81,16 @@ struct Quiet {
 }
 
 impl Quiet {
-    fn extend(&mut self, now: Instant, max: Duration) {
+    /// After a refusal. What is in nobody's way for long does not shorten the next wait for what is: with two senders, each meets the
+    /// other's attempt now and then.
+    fn extend(&mut self, now: Instant, max: Option<Duration>) {
         if now.since(self.until) >= FORGIVEN_AFTER {
             self.length = Duration::ZERO;
         }
-        self.length = (2 * self.length).clamp(QUIET_MIN, max);
-        self.until = now + self.length;
+        if let Some(max) = max {
+            self.length = (2 * self.length).max(QUIET_MIN).min(max);
+        }
+        self.until = now + max.map_or(QUIET_MIN, |_| self.length);
     }
 }
 
@@ -487,14 +491,15 @@ mod tests {
             1,
             "somebody else's transfer ends sooner than a disk grows"
         );
-        assert_eq!(refuse(&mut sendings, Reason::NoRoom), 2);
+        assert_eq!(refuse(&mut sendings, Reason::NoRoom), 60, "which has not grown for that");
         sendings.start(BEGIN, PEER, FILE);
         assert!(sendings.acked(BEGIN, PEER, FILE.slot, FILE.size));
         assert_eq!(refuse(&mut sendings, Reason::Damaged), 1, "it took one");
-        assert_eq!(refuse(&mut sendings, Reason::Behind), 2);
+        let waits: Vec<_> = (0..4).map(|_| refuse(&mut sendings, Reason::Behind)).collect();
+        assert_eq!(waits, [2, 4, 4, 4]);
         sendings.on_new_life(PEER);
         assert_eq!(refuse(&mut sendings, Reason::Unknown), 1, "another life");
-        assert_eq!(refuse(&mut sendings, Reason::NoRoom), 2);
+        assert_eq!(refuse(&mut sendings, Reason::NoRoom), 1);
         assert_eq!(refuse_after(FORGIVEN_AFTER, &mut sendings, Reason::NoRoom), 1, "long ago");
         assert_eq!(sendings.quiet_until(BEGIN, OTHER), None);
         sendings.failed(BEGIN, OTHER);

@@ -64,8 +64,9 @@ pub(crate) struct Snapshots {
     writes: Writes,
     /// The latest file may be damaged: another one is made in its place, and until one could not be written, nobody else gets this one.
     doubts_latest: bool,
-    /// The log takes in so many more bytes before the word of a peer makes the latest file doubtful.
+    /// The log takes in so many more bytes before the word of a peer makes the latest file doubtful again, or it is so late.
     trusted_for: u64,
+    trusted_until: Instant,
     sending: Sendings,
     /// A graph: what each peer is sent must cover so much if it can, because it has got a snapshot that covers less.
     least: [Slot; REPLICAS_MAX],
@@ -106,6 +107,7 @@ impl Snapshots {
             writes: Writes::default(),
             doubts_latest: false,
             trusted_for: 0,
+            trusted_until: Instant(0),
             sending: Sendings::new(limits.window_max),
             least: Default::default(),
             look_at: Instant(0),
@@ -459,7 +461,7 @@ impl<P: Protocol> Replica<P> {
                 if self.snapshots.sending.is_sending(from, Slot(slot)) {
                     self.snapshots.sending.refused(around.now, from, reason);
                     match reason {
-                        Reason::Damaged => self.snapshots.doubt_on_word(Slot(slot)),
+                        Reason::Damaged => self.snapshots.doubt_on_word(around.now, Slot(slot)),
                         Reason::Behind if P::ORDER == Order::Graph => {
                             self.snapshots.needs_newer(from, Slot(slot));
                         }

@@ -96,12 +96,14 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// How long a peer that says so again and again is left alone, at most: no longer than at first if it waits for nothing but another
-    /// transfer or the beginning of one.
-    pub(crate) fn quiet_max(self) -> Duration {
+    /// How long a peer that says so again and again is left alone, at most; `None`: as long as at first each time, because it waits for
+    /// nothing but another transfer or the beginning of one. One that is behind executes for a few seconds at most before it rests: what it
+    /// is sent must be newer than that.
+    pub(crate) fn quiet_max(self) -> Option<Duration> {
         match self {
-            Self::Damaged | Self::Behind | Self::NoRoom => Duration::from_secs(60),
-            Self::Busy | Self::Unknown => Duration::from_secs(1),
+            Self::Damaged | Self::NoRoom => Some(Duration::from_secs(60)),
+            Self::Behind => Some(Duration::from_secs(4)),
+            Self::Busy | Self::Unknown => None,
         }
     }
 }

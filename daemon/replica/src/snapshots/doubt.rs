@@ -5,19 +5,26 @@
 use panch_consensus::protocol::{Event, Protocol};
 use panch_wire::ids::Slot;
 use panch_wire::rule::{Rule, holds};
+use panch_wire::time::{Duration, Instant};
 
 use super::{RETRY_AFTER, Snapshots};
 use crate::outbox::Outbox;
 use crate::replica::{Replica, Surroundings};
 use crate::transfer::{Making, Reason};
 
+/// After this time the word of a peer counts again in any case.
+const TRUSTED_FOR: Duration = Duration::from_secs(600);
+
 impl Snapshots {
     /// A peer says that what it got of the file of `slot` is not what was announced: its bytes may not be those that were written. If it is
     /// the latest, another one is to take its place, also if nothing was executed since, and whoever is not being sent this one gets that.
-    /// The peer may be wrong, and be so again: its word counts once in as much log as a snapshot is made with in any case.
-    pub(super) fn doubt_on_word(&mut self, slot: Slot) {
-        if self.latest.is_some_and(|file| file.slot == slot) && self.trusted_for == 0 {
+    /// The peer may be wrong, and be so again: its word counts once in as much log as a snapshot is made with in any case, or in
+    /// [`TRUSTED_FOR`], since the log of a group that nobody writes to does not grow.
+    pub(super) fn doubt_on_word(&mut self, now: Instant, slot: Slot) {
+        let is_trusted = self.trusted_for > 0 && now < self.trusted_until;
+        if self.latest.is_some_and(|file| file.slot == slot) && !is_trusted {
             self.trusted_for = self.log_size_max;
+            self.trusted_until = now + TRUSTED_FOR;
             self.doubts_latest = true;
             self.wanted = true;
         }
@@ -112,7 +119,6 @@ impl<P: Protocol> Replica<P> {
 mod tests {
     use panch_consensus::frontier::Frontier;
     use panch_wire::ids::ReplicaId;
-    use panch_wire::time::Instant;
 
     use super::*;
     use crate::transfer::{SnapshotFile, TransferLimits};
@@ -143,9 +149,9 @@ mod tests {
         let mut snapshots = Snapshots::new(1 << 20, limits);
         snapshots.found(SnapshotFile { slot: Slot(9), size: 100 }, &Frontier::default());
         snapshots.want(Instant(1), PEER, Slot(1));
-        snapshots.doubt_on_word(Slot(8));
+        snapshots.doubt_on_word(Instant(2), Slot(8));
         assert!(!snapshots.doubts_latest, "another file");
-        snapshots.doubt_on_word(Slot(9));
+        snapshots.doubt_on_word(Instant(2), Slot(9));
         assert!(snapshots.doubts_latest && snapshots.is_due());
         assert!(snapshots.sending.is_sending(PEER, Slot(9)), "whoever gets it will see");
         for slot in 10..20 {
@@ -153,12 +159,17 @@ mod tests {
             snapshots.latest = Some(SnapshotFile { slot: Slot(slot), size: 100 });
             (snapshots.doubts_latest, snapshots.wanted) = (false, false);
             snapshots.log_grew(100_000);
-            snapshots.doubt_on_word(Slot(slot));
+            snapshots.doubt_on_word(Instant(2), Slot(slot));
             assert!(!snapshots.doubts_latest && !snapshots.wanted);
         }
         snapshots.log_grew(100_000);
-        snapshots.doubt_on_word(Slot(19));
-        assert!(snapshots.doubts_latest);
+        snapshots.doubt_on_word(Instant(2), Slot(19));
+        assert!(std::mem::take(&mut snapshots.doubts_latest));
+        // Nobody writes any more.
+        for (now, is_heard) in [(Instant(2), false), (Instant(2) + TRUSTED_FOR, true)] {
+            snapshots.doubt_on_word(now, Slot(19));
+            assert_eq!(snapshots.doubts_latest, is_heard);
+        }
     }
 
     /// It gets what is the newest when it is asked again, and nothing is kept or made for it before.
