@@ -3,7 +3,11 @@
 //! A rule of one protocol is removed from groups of that protocol, any other from Multi-Paxos. The cheapest comes first: scripted scenarios,
 //! those that are a part of the check, its configurations, then seeds; what notices first ends the search.
 //!
+//! What is [known] to notice is tried before all that.
+//!
 //! A rule that nothing misses is either not needed or not tested; both are findings.
+
+mod known;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,6 +21,7 @@ use panch_sim::scenario::{ALL, Body, Scenario};
 use panch_sim::settings::Mix;
 use panch_wire::rule::Rule;
 
+use self::known::Known;
 use crate::Cluster;
 use crate::child::{Work, listen, spawn};
 
@@ -155,16 +160,35 @@ fn in_turn(names: Vec<String>, work: impl Fn(String) -> Work, effort: Effort) ->
         if !caught.is_empty() && !effort.table {
             break;
         }
-        let report = listen(spawn(&work(name))?)?;
-        caught.extend(report.failures.into_iter().chain(report.died));
+        caught.extend(one(&work(name))?);
     }
     Ok(caught)
+}
+
+/// A child with this work notices something, or dies of it.
+fn one(work: &Work) -> anyhow::Result<Caught> {
+    let report = listen(spawn(work)?)?;
+    Ok(report.failures.into_iter().chain(report.died).collect())
 }
 
 /// Looks for something that notices the removal of `rule`.
 fn hunt(rule: &Rule, effort: Effort) -> anyhow::Result<Caught> {
     let kind = protocol_of(rule);
     let without = || Work { without: Some(rule.name().to_string()), ..Work::none() };
+    if !effort.table
+        && let Some(known) = known::what_notices(rule)
+    {
+        let caught = match known {
+            Known::Scenario(name) => one(&Work { scenario: vec![name.to_string()], ..without() })?,
+            Known::Seed(replicas, seed) => {
+                let protocol = Mix::One(kind.unwrap_or(ProtocolKind::Multi));
+                one(&Work { from: seed, to: seed + 1, protocol, replicas, ..without() })?
+            }
+        };
+        if !caught.is_empty() {
+            return Ok(caught);
+        }
+    }
     let mut scenarios: Vec<_> = ALL.iter().filter(|scenario| concerns(scenario, kind)).collect();
     // What takes seconds comes last: most rules are noticed by something shorter.
     scenarios
