@@ -136,6 +136,11 @@ impl Epaxos {
         self.has_fixed_pair() || self.tuning.thrifty
     }
 
+    /// Whose answers are counted on: of a fixed pair the other half, of a thrifty quorum all others.
+    fn helper_count(&self) -> usize {
+        if self.tuning.thrifty && !self.has_fixed_pair() { self.fast_quorum - 1 } else { 1 }
+    }
+
     /// A peer's vote for an own instance arrived, first asked for at `since`. Where not all are asked, one that is much slower than another is
     /// not for a while.
     fn judge_answer(&mut self, from: ReplicaId, since: Instant) {
@@ -145,13 +150,17 @@ impl Epaxos {
         }
         let now = self.now;
         self.members[from.index()].standing.on_answer(now, took);
+        if !self.is_selective() {
+            return;
+        }
         let others = self.peers().filter(|peer| *peer != from && !self.is_suspected(*peer));
-        let quickest = others.filter_map(|peer| self.members[peer.index()].standing.latency()).min();
+        let latency_of = |peer: ReplicaId| self.members[peer.index()].standing.latency();
+        let mut others: Vec<_> = others.filter_map(latency_of).collect();
+        others.sort_unstable();
+        // As many as are asked have to answer: this one is to be no slower than the last of those that could be asked in its place.
+        let usual = others.get(self.helper_count() - 1);
         let least = self.tuning.slow_after / 50;
-        if self.is_selective()
-            && let Some(quickest) = quickest
-            && self.members[from.index()].standing.is_slower(quickest, least)
-        {
+        if usual.is_some_and(|usual| self.members[from.index()].standing.is_slower(*usual, least)) {
             self.members[from.index()].standing.fail(now, self.tuning.recover_always_after);
         }
     }
@@ -171,9 +180,8 @@ impl Epaxos {
         self.note_vote(position);
         self.in_flight.insert(position.number, frame.id().counter);
         let is_small = self.has_fixed_pair();
-        let is_thrifty_quorum = self.tuning.thrifty && !is_small;
         let mut helpers = self.by_fitness();
-        helpers.truncate(if is_thrifty_quorum { self.fast_quorum - 1 } else { 1 });
+        helpers.truncate(self.helper_count());
         for helper in &helpers {
             self.members[helper.index()].standing.ask(self.now, 2 * self.tuning.slow_after);
         }
@@ -204,7 +212,7 @@ impl Epaxos {
                     told.insert(peer);
                 }
             }
-        } else if is_thrifty_quorum {
+        } else if self.tuning.thrifty {
             for peer in helpers {
                 effects.send(Dest::One(peer), message, Some(&frame));
                 told.insert(peer);

@@ -116,6 +116,37 @@ one_weak_disk_or_link! {
     one_weak_disk_or_link_of_five_slows_a_thrifty_leader_down_little 5 true,
 }
 
+/// How long the writes of a thrifty leader take that has one near peer and three far ones, of which one has a slow disk.
+fn among_far_peers(is_slow: bool) -> Times {
+    let tuning = Tuning { tail_size_max: 8 << 20, thrifty: true, ..Tuning::default() };
+    let mut cluster = Cluster::new(5, 0, 1, tuning);
+    for far in 2..5 {
+        cluster.delay_link(0, far, Duration::from_millis(3));
+    }
+    cluster.run_for(500);
+    let write = |cluster: &mut Cluster, round: u32| {
+        let batch = cluster.propose_keys(0, &[format!("{round}").as_bytes()]).unwrap();
+        let took = wait(cluster, |cluster| cluster.is_decided(batch));
+        cluster.run_for(2);
+        took
+    };
+    for round in 0..400 {
+        write(&mut cluster, round);
+    }
+    if is_slow {
+        cluster.slow_disk(2, 100);
+    }
+    times((400..1_000).map(|round| write(&mut cluster, round)).collect())
+}
+
+/// Who is as far as the others is no reason to take the slow one instead of them.
+#[test]
+fn a_thrifty_leader_tells_a_slow_peer_from_far_ones() {
+    let (usual, beside) = (among_far_peers(false), among_far_peers(true));
+    println!("{beside:?}, usually {usual:?}");
+    assert!(beside.half <= 3 * usual.half, "{beside:?}, usually {usual:?}");
+}
+
 /// Both ends of a link that is cut, or late by so much, write one key and read.
 fn contended(replica_count: u8, by: Option<Duration>) -> (Times, Times) {
     let mut cluster = Cluster::new(replica_count, 0, 1, Tuning::default());
