@@ -514,16 +514,38 @@ impl Cluster {
     /// Waits until a write through every node that runs is answered.
     pub fn wait_writable(&self) {
         for id in self.awake() {
-            eventually(&format!("a write through node {id}"), Duration::from_secs(20), || {
-                let mut connection = self.connect_within(id, Duration::from_secs(1)).ok()?;
-                connection.set_read_timeout(Some(Duration::from_secs(12))).ok()?;
-                for group in 0..self.settings.groups {
-                    let key = format!("{{{}}}ready", tag_of_group(group, self.settings.groups));
-                    redis::cmd("SET").arg(key).arg("yes").query::<()>(&mut connection).ok()?;
-                }
-                Some(())
-            });
+            let begun = Instant::now();
+            while let Err(error) = self.write_to_all_groups(id) {
+                assert!(
+                    begun.elapsed() < Duration::from_secs(20),
+                    "not within 20 s: a write through node {id}: {error}\n{}",
+                    self.reports()
+                );
+                std::thread::sleep(Duration::from_millis(20));
+            }
         }
+    }
+
+    fn write_to_all_groups(&self, id: usize) -> redis::RedisResult<()> {
+        let mut connection = self.connect_within(id, Duration::from_secs(1))?;
+        connection.set_read_timeout(Some(Duration::from_secs(12)))?;
+        (0..self.settings.groups).try_for_each(|group| {
+            let key = format!("{{{}}}ready", tag_of_group(group, self.settings.groups));
+            redis::cmd("SET").arg(key).arg("yes").query::<()>(&mut connection)
+        })
+    }
+
+    /// What the nodes that run say of themselves, for whoever reads why a test failed.
+    fn reports(&self) -> String {
+        let report = |id| {
+            let patience = Duration::from_secs(1);
+            let report = self.connect_within(id, patience).and_then(|mut connection| {
+                connection.set_read_timeout(Some(patience))?;
+                redis::cmd("INFO").arg("panch").query::<String>(&mut connection)
+            });
+            format!("--- node {id} ---\n{}", report.unwrap_or_else(|error| error.to_string()))
+        };
+        self.awake().map(report).collect()
     }
 
     /// Waits until every running node has executed the same and checks that they came to the same state.
