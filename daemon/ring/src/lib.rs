@@ -22,8 +22,7 @@
 //!     }
 //!     port.drain(|_from, _parcel| {});
 //!     ring.submit()?;
-//!     if ring.prepare_park(|| port.is_empty())? { /* read 8 bytes from a dup of ring.eventfd(), or: */ ring.sleep(None)?; }
-//!     ring.finish_park();
+//!     ring.wait_while(None, || port.is_empty())?;
 //! # break Ok(());
 //! }
 //! # }

@@ -21,7 +21,7 @@ mod timer;
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
@@ -76,8 +76,6 @@ pub struct Ring {
     uring: IoUring,
     task_work: TaskWork,
     doorbell: Doorbell,
-    /// Whether the kernel signals completions through the doorbell's eventfd (while it is enabled).
-    eventfd_registered: bool,
     ops: Slab<Op>,
     descriptors: Slab<Descriptor>,
     receive_buffers: ReceiveBuffers,
@@ -130,7 +128,6 @@ impl Ring {
             uring,
             task_work,
             doorbell,
-            eventfd_registered: false,
             ops: Slab::default(),
             descriptors: Slab::default(),
             receive_buffers,
@@ -211,71 +208,13 @@ impl Ring {
         queue.taskrun() || queue.cq_overflow()
     }
 
-    /// The descriptor to read 8 bytes from while the core is parked: readable when there is something to do.
-    pub fn eventfd(&self) -> BorrowedFd<'_> {
-        self.doorbell.as_fd()
-    }
-
     /// The doorbell given to [`Ring::new`].
     pub fn doorbell(&self) -> &Doorbell {
         &self.doorbell
     }
 
-    /// Gets ready to sleep on [`Ring::eventfd`]: submits, announces the sleep, and looks once more for work. `idle` looks
-    /// at what the ring does not know: the mesh and other queues whose senders ring the doorbell.
-    ///
-    /// True: sleep until the eventfd can be read, read it, then call [`Ring::finish_park`]. It may be readable for no
-    /// reason. False: there is work; no [`Ring::finish_park`] is needed.
-    ///
-    /// # Errors
-    /// As [`Ring::submit`].
-    ///
-    /// # Panics
-    /// If this ring also uses [`Ring::wait`]: the two would take each other's signals.
-    pub fn prepare_park(&mut self, idle: impl FnOnce() -> bool) -> io::Result<bool> {
-        if !self.eventfd_registered {
-            assert!(self.bell_count.is_some(), "a ring that waits by itself is not parked from outside");
-            self.uring.submitter().register_eventfd(self.doorbell.as_raw_fd())?;
-            self.eventfd_registered = true;
-        }
-        // First without signals: what is found here must not make the next sleep end at once.
-        self.submit()?;
-        if self.has_completions() {
-            return Ok(false);
-        }
-        self.uring.completion().enable_eventfd();
-        self.doorbell.announce_park();
-        // Work that the kernel has deferred runs now. What comes later finds the eventfd enabled: the kernel queues it with
-        // a full barrier before it looks at the flag, and the announcement above is one between the flag and this call.
-        let flushed = self.flush(true);
-        let held_back = !self.backlog.is_empty() || !self.uring.submission().is_empty();
-        if flushed.is_err() || held_back || self.has_completions() || !idle() {
-            self.finish_park();
-            return flushed.map(|()| false);
-        }
-        Ok(true)
-    }
-
-    /// The core is awake again.
-    pub fn finish_park(&mut self) {
-        self.doorbell.withdraw_park();
-        // While the core is awake nobody reads the eventfd, so signalling it would only cost. Where completions are not
-        // deferred, another thread may post one without a barrier before it looks at the flag; then it stays enabled.
-        if self.task_work == TaskWork::Deferred {
-            self.uring.completion().disable_eventfd();
-        }
-    }
-
-    /// Sleeps on [`Ring::eventfd`] after [`Ring::prepare_park`] said so, for users without an executor.
-    ///
-    /// # Errors
-    /// As [`Doorbell::sleep`].
-    pub fn sleep(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.doorbell.sleep(timeout).map(drop)
-    }
-
     /// Submits, and blocks in the ring until something happened, the doorbell rang or `timeout` is over. For threads that
-    /// have nothing else to sleep on: one system call where parking takes three.
+    /// have nothing else to sleep on.
     ///
     /// # Errors
     /// As [`Ring::submit`].
@@ -283,15 +222,12 @@ impl Ring {
         self.wait_while(timeout, || true)
     }
 
-    /// As [`Ring::wait`], but does not block unless `idle` holds after the sleep is announced.
+    /// As [`Ring::wait`], but does not block unless `idle` holds after the sleep is announced: it looks at what the ring does not know, the
+    /// mesh and other queues whose senders ring the doorbell.
     ///
     /// # Errors
     /// As [`Ring::submit`].
-    ///
-    /// # Panics
-    /// If this ring also uses [`Ring::prepare_park`].
     pub fn wait_while(&mut self, timeout: Option<Duration>, idle: impl FnOnce() -> bool) -> io::Result<()> {
-        assert!(!self.eventfd_registered, "a ring that is parked from outside does not wait by itself");
         self.listen_to_doorbell();
         self.doorbell.announce_park();
         self.prepare_submissions();

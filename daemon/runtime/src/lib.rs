@@ -5,9 +5,9 @@
 //! (`log_io`), and back to the client.
 //!
 //! Rules for glommio 0.9 here:
-//! * It gives threads, pinning and sleep. Sockets and log writes are on the core's own ring (`panch-ring`).
-//! * One task per executor, none spawned after start; no shared channels, no foreign wakers: a sleeping core is woken by its
-//!   ring's eventfd, which it reads through glommio's ring.
+//! * It gives threads and pinning. Sockets, log writes and sleep are on the core's own ring (`panch-ring`).
+//! * One task per executor, none spawned after start, which never waits for another; no shared channels, no foreign wakers: a core sleeps in
+//!   its own ring.
 //! * No glommio type in a public signature.
 
 mod answering;

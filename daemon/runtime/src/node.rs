@@ -420,7 +420,7 @@ fn run_core(
         core.listen()?;
         let _ = gates.ready.send(true);
         if gates.go.recv().is_ok() {
-            park::run(core).await?;
+            park::run(core)?;
         }
         Ok(())
     })

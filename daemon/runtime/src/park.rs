@@ -1,8 +1,9 @@
-//! How a core waits: it looks again for a while, then sleeps on its ring's eventfd through glommio.
+//! How a core waits: it looks again for a while, then sleeps in its ring.
+//!
+//! It is the only task of its executor, so nothing else waits for the thread. Sleeping through glommio instead (a read of the ring's eventfd)
+//! takes a wake-up through three rings, each of which polls the next, and about one in some millions of those was lost: the node then did
+//! nothing for ever. One ring needs none of that, and two system calls less.
 
-use std::os::fd::{AsFd, FromRawFd, IntoRawFd};
-
-use glommio::io::BufferedFile;
 use panch_ring::clock;
 use panch_wire::time::{Duration, Instant};
 
@@ -13,6 +14,8 @@ use crate::options::Idle;
 const FUTILE_RATIO: u32 = 4;
 /// How often a core that gave up looking again tries it anew.
 const RETRY_EVERY: u32 = 64;
+/// A core sleeps no longer than this at a time: a wake-up that is lost all the same costs that much, and not the node.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// Decides whether looking again pays: on a CPU of its own it nearly always does under load; on a shared one it takes time
 /// from the very process that has the work.
@@ -50,29 +53,24 @@ impl Patience {
     }
 }
 
-/// Runs `core` until it stops. Must be called inside a glommio executor.
-pub(crate) async fn run(mut core: CoreLoop) -> Result<(), CoreFault> {
+/// Runs `core` until it stops.
+///
+/// # Errors
+/// The first fault that the core cannot go on after.
+pub(crate) fn run(mut core: CoreLoop) -> Result<(), CoreFault> {
     let options = core.view.options.clone();
     let mut patience = Patience { idle: options.idle, budget: options.spin, tried: 0, found: 0, skipped: 0 };
-    let io = |what: &'static str| move |error| CoreFault::Io { what: what.into(), error };
-    let bell = core.ring.eventfd().as_fd().try_clone_to_owned().map_err(io("eventfd"))?;
-    // SAFETY: the descriptor was duplicated just above and is owned by nothing else; the file closes it.
-    let bell = unsafe { BufferedFile::from_raw_fd(bell.into_raw_fd()) };
-    let result = loop {
-        match core.turn() {
-            Ok(true) if !core.stopped => {
-                if options.idle == Idle::Park {
-                    // The CPU is shared: let the clients and the other nodes go on, so that the next turn finds more to do
-                    // at once. One turn of twice the work costs less than two.
-                    std::thread::yield_now();
-                }
-                continue;
+    loop {
+        if core.turn()? && !core.stopped {
+            if options.idle == Idle::Park {
+                // The CPU is shared: let the clients and the other nodes go on, so that the next turn finds more to do
+                // at once. One turn of twice the work costs less than two.
+                std::thread::yield_now();
             }
-            Ok(_) => {}
-            Err(fault) => break Err(fault),
+            continue;
         }
         if core.stopped {
-            break Ok(());
+            return Ok(());
         }
         if patience.wants_spin() {
             let until = clock::now() + patience.budget;
@@ -87,22 +85,12 @@ pub(crate) async fn run(mut core: CoreLoop) -> Result<(), CoreFault> {
             continue;
         }
         core.report(now);
+        core.parked();
         let CoreLoop { ring, port, out, data, notes_seen, .. } = &mut core;
         let has_no_note = || data.peers.reminder.rounds() == *notes_seen;
-        match ring.prepare_park(|| port.is_empty() && out.storage.is_quiet() && has_no_note()) {
-            Ok(true) => {}
-            Ok(false) => continue,
-            Err(error) => break Err(CoreFault::Ring(error)),
-        }
-        core.parked();
-        let woken = bell.read_at(0, 8).await;
-        core.ring.finish_park();
-        if let Err(error) = woken {
-            break Err(CoreFault::Io { what: "waiting for work".into(), error: error.into() });
-        }
-    };
-    let _ = bell.close().await;
-    result
+        ring.wait_while(Some(SLEEP_MAX), || port.is_empty() && out.storage.is_quiet() && has_no_note())
+            .map_err(CoreFault::Ring)?;
+    }
 }
 
 /// Looks for work until `until`, or for ever; true if there is some.

@@ -117,50 +117,13 @@ fn a_parked_core_is_woken_by_parcels_bytes_and_deadlines() {
             if (bytes_count, parcels) == (1000, 10) && !std::mem::replace(&mut armed, true) {
                 ring.set_deadline(Some(now() + milliseconds(10)));
             }
-            if ring.prepare_park(|| port.is_empty() && deadlines == 0).unwrap() {
-                sleeps += 1;
-                // A wake-up that is lost ends only here, and then too late for the assertion above.
-                ring.sleep(Some(PATIENCE * 2)).unwrap();
-                ring.finish_park();
-            }
+            sleeps += 1;
+            // A wake-up that is lost ends only here, and then too late for the assertion above.
+            ring.wait_while(Some(PATIENCE * 2), || port.is_empty() && deadlines == 0).unwrap();
         }
         drop(thread.join().unwrap());
         // Wake-ups may coincide; many more sleeps than wake-ups would mean that sleeping does not work.
         assert!((1..200).contains(&sleeps), "{sleeps} sleeps for 21 wake-ups");
-    }
-}
-
-#[test]
-fn a_core_with_work_does_not_park() {
-    let port = mesh::connect::<u64>(1, 1).unwrap().remove(0);
-    let mut ring = Ring::new(&small(), port.doorbell().clone()).unwrap();
-    assert!(!ring.prepare_park(|| false).unwrap());
-    let (socket, mut peer) = connection(&mut ring);
-    ring.receive(socket, Token(1));
-    ring.submit().unwrap();
-    peer.write_all(b"x").unwrap();
-    assert!(!ring.prepare_park(|| true).unwrap(), "bytes on loopback are there at once");
-    assert!(matches!(ring.next_event(), Some(Event::Received { .. })));
-}
-
-#[test]
-fn what_happens_while_a_core_is_awake_does_not_end_its_next_sleep() {
-    let mut ring = ring(&small());
-    let (socket, mut peer) = connection(&mut ring);
-    ring.receive(socket, Token(1));
-    assert!(!ring.prepare_park(|| false).unwrap());
-    if ring.task_work() != TaskWork::Deferred {
-        return;
-    }
-    for _ in 0..5 {
-        peer.write_all(b"x").unwrap();
-        ring.doorbell().ring();
-        while ring.next_event().is_none() {
-            ring.submit().unwrap();
-        }
-        assert!(ring.prepare_park(|| true).unwrap());
-        assert!(!ring.doorbell().sleep(Some(milliseconds(5))).unwrap());
-        ring.finish_park();
     }
 }
 
@@ -176,12 +139,4 @@ fn an_idle_turn_makes_no_system_call() {
         ring.submit().unwrap();
     }
     assert_eq!(ring.counters().enters, enters);
-}
-
-#[test]
-#[should_panic(expected = "does not wait by itself")]
-fn parking_and_waiting_do_not_mix() {
-    let mut ring = ring(&small());
-    ring.prepare_park(|| false).unwrap();
-    let _ = ring.wait(None);
 }
