@@ -81,8 +81,8 @@ struct Quiet {
 }
 
 impl Quiet {
-    /// After a refusal. What is in nobody's way for long does not shorten the next wait for what is: with two senders, each meets the
-    /// other's attempt now and then.
+    /// After a refusal; `max` as [`Reason::quiet_max`] has it. One that is over soon does not shorten the wait after the next that lasts: two
+    /// senders meet each other's attempts at a full disk now and then.
     fn extend(&mut self, now: Instant, max: Option<Duration>) {
         if now.since(self.until) >= FORGIVEN_AFTER {
             self.length = Duration::ZERO;

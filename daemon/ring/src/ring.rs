@@ -196,7 +196,7 @@ impl Ring {
     /// Only if the ring is unusable; a condition that passes (EINTR, EAGAIN, EBUSY) is not an error.
     pub fn submit(&mut self) -> io::Result<()> {
         self.prepare_submissions();
-        self.flush(false)
+        self.flush()
     }
 
     /// Whether [`Ring::next_event`] may have something to report, or would after [`Ring::submit`].
@@ -232,7 +232,7 @@ impl Ring {
         self.doorbell.announce_park();
         self.prepare_submissions();
         let result =
-            if !self.has_completions() && idle() { self.enter_and_wait(timeout) } else { self.flush(false) };
+            if !self.has_completions() && idle() { self.enter_and_wait(timeout) } else { self.flush() };
         self.doorbell.withdraw_park();
         result
     }
@@ -247,7 +247,7 @@ impl Ring {
     /// Submits and waits for one completion, in one call if nothing is in the backlog.
     fn enter_and_wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         if !self.backlog.is_empty() {
-            return self.flush(false);
+            return self.flush();
         }
         let time = timeout.map(Timespec::from);
         let arguments = SubmitArgs::new();
@@ -275,8 +275,9 @@ impl Ring {
         self.start_timer();
     }
 
-    /// Submits everything queued. `enter` forces one system call even if there seems to be no need.
-    fn flush(&mut self, mut enter: bool) -> io::Result<()> {
+    /// Submits everything queued.
+    fn flush(&mut self) -> io::Result<()> {
+        let mut enter = false;
         loop {
             let (count, pending) = {
                 let mut queue = self.uring.submission();
@@ -354,7 +355,7 @@ impl Ring {
                 }
                 if attempt == 0 {
                     // If the ring is unusable, the next `submit` says so; the entry is kept until then.
-                    let _ = self.flush(false);
+                    let _ = self.flush();
                 }
             }
         }

@@ -1,8 +1,8 @@
 //! How a core waits: it looks again for a while, then sleeps in its ring.
 //!
 //! It is the only task of its executor, so nothing else waits for the thread. Sleeping through glommio instead (a read of the ring's eventfd)
-//! takes a wake-up through three rings, each of which polls the next, and about one in some millions of those was lost: the node then did
-//! nothing for ever. One ring needs none of that, and two system calls less.
+//! takes a wake-up through several rings and an eventfd, and nodes were seen that slept there for ever with work waiting for them. One ring
+//! needs none of that, and fewer system calls.
 
 use panch_ring::clock;
 use panch_wire::time::{Duration, Instant};

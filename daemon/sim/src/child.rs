@@ -10,7 +10,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use panch_consensus::protocol::ProtocolKind;
 use panch_sim::check;
@@ -220,6 +220,8 @@ pub(crate) fn listen(mut child: Child) -> anyhow::Result<Report> {
         if words.is_empty() {
             words = status.to_string();
         }
+        // Else a name that is not known would count as something that was noticed.
+        ensure!(!at.is_empty(), "the child ended before it began: {}", words.trim());
         report.died = Some((at, words.trim().to_string()));
     }
     Ok(report)

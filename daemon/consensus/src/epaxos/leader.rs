@@ -119,16 +119,15 @@ impl Epaxos {
         is_suspected || is_avoided
     }
 
-    /// The peers in the order in which they are counted on: first those that answer, the next ones before others, so that what different leaders
-    /// ask for spreads. Now and then it is others that are as likely to answer, to know how long that takes.
-    fn by_fitness(&self) -> Vec<ReplicaId> {
+    /// Who is counted on beside `helpers`: somebody that answers, and the next one before others, so that what different leaders ask for spreads.
+    /// Now and then it is another that is as likely to answer, to know how long that takes.
+    fn next_helper(&self, helpers: ReplicaSet) -> Option<ReplicaId> {
         let count = self.group.replica_count;
         let is_sample = self.next.is_multiple_of(SAMPLE_EVERY);
-        let distance = |peer: ReplicaId| (peer.index() + count - self.group.me.index()) % count;
-        let turn = |peer: ReplicaId| if is_sample { count - distance(peer) } else { distance(peer) };
-        let mut peers: Vec<_> = self.peers().collect();
-        peers.sort_by_key(|peer| (self.fast_rank(*peer), turn(*peer)));
-        peers
+        let distance = |peer: &ReplicaId| (peer.index() + count - self.group.me.index()) % count;
+        let turn = |peer: &ReplicaId| if is_sample { count - distance(peer) } else { distance(peer) };
+        let others = self.peers().filter(|peer| !helpers.contains(*peer));
+        others.min_by_key(|peer| (self.fast_rank(*peer), turn(peer)))
     }
 
     /// Whether only some are asked at first: how soon these answer is how long a command takes.
@@ -153,14 +152,11 @@ impl Epaxos {
         if !self.is_selective() {
             return;
         }
+        let (standing, least) = (self.members[from.index()].standing, self.tuning.slow_after / 50);
         let others = self.peers().filter(|peer| *peer != from && !self.is_suspected(*peer));
-        let latency_of = |peer: ReplicaId| self.members[peer.index()].standing.latency();
-        let mut others: Vec<_> = others.filter_map(latency_of).collect();
-        others.sort_unstable();
-        // As many as are asked have to answer: this one is to be no slower than the last of those that could be asked in its place.
-        let usual = others.get(self.helper_count() - 1);
-        let least = self.tuning.slow_after / 50;
-        if usual.is_some_and(|usual| self.members[from.index()].standing.is_slower(*usual, least)) {
+        let latencies = others.filter_map(|peer| self.members[peer.index()].standing.latency());
+        // As many as are asked have to answer: it is too slow if so many are much quicker that they could be asked without it.
+        if latencies.filter(|other| standing.is_slower(*other, least)).count() >= self.helper_count() {
             self.members[from.index()].standing.fail(now, self.tuning.recover_always_after);
         }
     }
@@ -180,12 +176,15 @@ impl Epaxos {
         self.note_vote(position);
         self.in_flight.insert(position.number, frame.id().counter);
         let is_small = self.has_fixed_pair();
-        let mut helpers = self.by_fitness();
-        helpers.truncate(self.helper_count());
-        for helper in &helpers {
+        let mut helpers = ReplicaSet::default();
+        let buddy = self.next_helper(helpers).unwrap_or(self.group.me);
+        for _ in 0..self.helper_count() {
+            let Some(helper) = self.next_helper(helpers) else { break };
+            helpers.insert(helper);
+        }
+        for helper in helpers.iter() {
             self.members[helper.index()].standing.ask(self.now, 2 * self.tuning.slow_after);
         }
-        let buddy = helpers.first().copied().unwrap_or(self.group.me);
         let record = PreAcceptRecord { position, stamp, deps, initial_deps: deps, buddy: buddy.0 };
         let instance = self.instance(position);
         assert!(
@@ -213,7 +212,7 @@ impl Epaxos {
                 }
             }
         } else if self.tuning.thrifty {
-            for peer in helpers {
+            for peer in helpers.iter() {
                 effects.send(Dest::One(peer), message, Some(&frame));
                 told.insert(peer);
             }
