@@ -1,9 +1,7 @@
 //! Learning what was missed: chosen values from a peer's memory or log, or a snapshot, and the bytes of chosen names.
 //!
 //! A replica that hears of a higher commit index than its own, and makes no progress by itself, asks for what it lacks, some
-//! slots at a time. The coordinator alone tells its commit index unasked, and a slow link from it may hold what it said long ago:
-//! then it seems that nothing is missing. But all replicas tell their votes. What somebody voted for and is not chosen here a while
-//! later is likely to be chosen there: whoever voted in the highest slot is asked, and an answer names its commit index.
+//! slots at a time.
 //!
 //! Invariants:
 //! * Only chosen values are sent as decided, so they may be learned without counting votes.
@@ -16,7 +14,7 @@ use panch_wire::time::Instant;
 
 use super::message::{CatchupRequest, Decided, PayloadReply, PayloadRequest};
 use super::round::ValueName;
-use super::{Fast, Role, Timer};
+use super::{Fast, Timer};
 use crate::protocol::{Dest, Effects, Value};
 
 /// The most slots that are read back from the log at once.
@@ -33,13 +31,6 @@ pub(super) struct Catchup {
     informed: Instant,
     /// What the last request asked for ends here.
     asked_to: Slot,
-    /// A slot that somebody voted in, and since when it is waited for.
-    awaited: Option<(Slot, Instant)>,
-    /// The highest slot that anybody else voted in lately, and who.
-    ahead: (Slot, ReplicaId),
-    /// The commit index here when slots were last asked for, and when that was.
-    asked_at: Slot,
-    asked: Instant,
     /// Counts requests for batches: each goes to another replica.
     attempt: usize,
     /// Chosen values being read back, and for whom.
@@ -51,9 +42,6 @@ pub(super) struct Catchup {
 impl Catchup {
     /// `replica` does not know any more what it said to know.
     pub(super) fn forget(&mut self, replica: ReplicaId) {
-        if self.ahead.1 == replica {
-            (self.awaited, self.ahead) = (None, (Slot(0), replica));
-        }
         if self.informant == replica {
             (self.known, self.informed, self.asked_to) = (Slot(0), Instant::default(), Slot(0));
         }
@@ -92,85 +80,25 @@ impl Fast {
         }
     }
 
-    /// `from` has voted in `slot`, which may be out of reach here.
-    pub(super) fn hear_vote(&mut self, from: ReplicaId, slot: Slot) {
-        // A coordinator counts votes and repairs its slots: it needs no hint that they are open.
-        if from == self.me() || slot <= self.commit() || self.role == Role::Coordinator {
-            return;
-        }
-        let (now, commit) = (self.now, self.commit());
-        let catchup = &mut self.catchup;
-        if catchup.awaited.is_none_or(|(awaited, _)| awaited <= commit) {
-            catchup.awaited = Some((slot, now));
-            catchup.ahead = (slot, from);
-        }
-        if slot >= catchup.ahead.0 {
-            catchup.ahead = (slot, from);
-        }
-        if self.is_overdue() {
-            self.due.catchup = true;
-        } else {
-            self.arm_catchup();
-        }
-    }
-
-    /// Whether something is still not chosen here although somebody voted for it a while ago.
-    fn is_overdue(&self) -> bool {
-        let late = |since| self.now.since(since) >= self.tuning.slow_after;
-        let awaited = self.catchup.awaited;
-        awaited.is_some_and(|(slot, since)| slot > self.commit() && late(since))
-            && self.role != Role::Coordinator
-    }
-
-    /// Asks whoever voted in the highest slot, and if that was of no use, the others in turn.
-    fn ask_voter(&mut self, effects: &mut Effects<Self>) {
-        let (highest, mut voter) = self.catchup.ahead;
-        if self.catchup.asked_at == self.commit() {
-            let peers = self.peers().collect::<Vec<_>>();
-            voter = peers.get(self.catchup.attempt % peers.len().max(1)).copied().unwrap_or(voter);
-            self.catchup.attempt = self.catchup.attempt.wrapping_add(1);
-        }
-        // From now on it is waited for what was voted for until now.
-        self.catchup.awaited = Some((highest, self.now));
-        self.request_slots(voter, effects);
-    }
-
-    /// Asks `peer` for the next slots, as many as are sent at once.
-    fn request_slots(&mut self, peer: ReplicaId, effects: &mut Effects<Self>) {
-        let (size, count) = self.slots.tail_extent();
-        let to_slot = Slot(self.commit().0 + self.tuning.catchup_count(size, count));
-        (self.catchup.asked_to, self.catchup.asked_at, self.catchup.asked) =
-            (to_slot, self.commit(), self.now);
-        self.send_other(peer, CatchupRequest { from_slot: self.commit().next(), to_slot }, None, effects);
-    }
-
     /// Asks for the bytes that hold up execution, and for what is chosen and unknown here.
     pub(super) fn ask_for_missing(&mut self, effects: &mut Effects<Self>) {
-        let (next, known) = (self.commit().next(), self.catchup.known);
-        let heard = known.max(self.catchup.ahead.0);
-        let is_far = heard.0.saturating_sub(self.commit().0) > self.in_flight_max();
+        let next = self.commit().next();
         let name = self.slots.get(next).and_then(|open| open.chosen);
-        let is_of_use = self.catchup.asked_at < self.commit();
-        // Far behind, the bytes of one slot after the other would take long: they come with all that is chosen, as far as somebody has
-        // committed that. If nobody who was asked has, those that voted have the bytes.
-        let one = name.filter(|_| !is_far || known <= self.commit() || !is_of_use);
-        let is_answered = self.commit() >= self.catchup.asked_to;
-        let may_ask = is_answered || self.now.since(self.catchup.asked) >= self.tuning.slow_after;
-        let lacks_more = is_far || name.is_none();
-        if lacks_more && may_ask && self.is_overdue() {
-            self.ask_voter(effects);
-        } else if lacks_more && may_ask && known > self.commit() {
-            self.request_slots(self.catchup.informant, effects);
-        }
-        if let Some(name) = one {
+        if let Some(name) = name {
             self.request_payload(next, name, effects);
-        }
-        let awaits = self.catchup.awaited.is_some_and(|(slot, _)| slot > self.commit());
-        if one.is_none() && known <= self.commit() && !awaits {
-            self.timers.disarm(Timer::Catchup);
-        } else {
             self.timers.arm(Timer::Catchup, self.now + self.tuning.slow_after);
+            return;
         }
+        if self.catchup.known <= self.commit() {
+            self.timers.disarm(Timer::Catchup);
+            return;
+        }
+        self.timers.arm(Timer::Catchup, self.now + self.tuning.slow_after);
+        let (size, count) = self.slots.tail_extent();
+        let to_slot = Slot(self.commit().0 + self.tuning.catchup_count(size, count));
+        self.catchup.asked_to = to_slot;
+        let informant = self.catchup.informant;
+        self.send_other(informant, CatchupRequest { from_slot: next, to_slot }, None, effects);
     }
 
     /// Asks those that voted for `name`, one after the other.

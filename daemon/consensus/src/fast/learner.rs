@@ -36,12 +36,9 @@ impl Fast {
             self.note_contact(from);
             self.note_votes(from, message.round);
         }
-        let mut last = Slot(0);
         for (slot, vote) in message.iter() {
             self.count_vote(from, slot, vote, effects);
-            last = last.max(slot);
         }
-        self.hear_vote(from, last);
     }
 
     /// Counts a vote that is durable at `from`.

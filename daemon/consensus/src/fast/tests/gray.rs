@@ -149,34 +149,6 @@ fn a_late_link_between_voters_costs_nothing_in_the_long_run() {
     beside_a_late_link(5, 1, 2, &[0, 3, 4]);
 }
 
-/// A link of the coordinator carries less than the group writes, and what waits for it is not lost: who is at its other end hears
-/// the coordinator, but what it said long ago, and goes on doing so after the link is healed. It learns from other voters what is
-/// chosen.
-#[test]
-fn who_hears_the_coordinator_late_learns_from_other_voters() {
-    for rate in [30, 60, 100] {
-        let mut cluster = by_default(3);
-        let well = all_but(&cluster, 2);
-        cluster.narrow_link(0, 2, rate);
-        for millisecond in 1..=5_000 {
-            if millisecond == 4_000 {
-                cluster.heal();
-            }
-            for id in &well {
-                let _ = cluster.propose(*id);
-            }
-            cluster.run_for(1);
-            let (here, anywhere) = (cluster.chosen_upto(2), cluster.last_decided());
-            assert!(
-                here.0 + 1_000 >= anywhere.0,
-                "progress: {rate} bytes a millisecond, after {millisecond} ms: 2 stays behind, {here:?} of {anywhere:?}"
-            );
-        }
-        let decided = cluster.last_decided();
-        cluster.run_till("the rest", 500, |cluster| cluster.chosen_upto(2) >= decided);
-    }
-}
-
 /// All links are equally long: nobody is late.
 #[test]
 fn long_links_to_all_are_no_reason_to_drop_anybody() {
