@@ -471,7 +471,7 @@ fn open_core(
         loads: Default::default(),
     };
     let memory = options.log.durability == Durability::Memory;
-    let mut past = Past::read(&directory, &path, options.replica.hash_seed)?;
+    let mut past = Past::read(&data.path, view.core, &directory, options.replica.hash_seed)?;
     if past.is_before_log() && data.identity.founding.name != 0 && !view.rejoining {
         let groups: Vec<GroupId> = view.groups().into_iter().map(|(group, _)| group).collect();
         if let Some(group) = lacks_state(&groups, |group| past.has_snapshot(group)) {
@@ -501,11 +501,15 @@ fn open_core(
         let mut recovered = past.replay(&mut segments, identity, &pool, &mut core, &mut out)?;
         let mut existing = std::mem::take(&mut past.segments);
         if past.inventory.is_none() {
-            // A directory of an earlier version. On a full disk that waits for the next segment.
             existing.sort_unstable_by_key(|file| file.sequence);
-            let _ = directory.note(|inventory| {
+            let noted = directory.note(|inventory| {
                 existing.iter().for_each(|file| inventory.add(file.sequence, file.size));
             });
+            // With the mark of an earlier version beside it, that waits for the next segment on a full disk. Without any the log must not
+            // be used: nobody would miss it if it were lost.
+            if !past.has_begun() {
+                noted.map_err(directory_fault)?;
+            }
         }
         let misfits = recovered.take_misfits(options.log.segment_size);
         directory.discard(&misfits).map_err(directory_fault)?;

@@ -7,11 +7,12 @@ use panch_replica::core::{Core, CoreConfig};
 use panch_replica::outbox::Outbox;
 use panch_replica::snapshot::{Restored, SnapshotFiles};
 use panch_replica::transfer::SnapshotFile;
-use panch_wal::{Inventory, Recovered, SegmentFile, SegmentReader, recover};
+use panch_wal::{Inventory, Lsn, Recovered, SegmentFile, SegmentReader, recover};
 use panch_wire::frame::FramePool;
 use panch_wire::ids::{GroupId, Incarnation, Slot};
 
 use crate::node::NodeFault;
+use crate::starts;
 use crate::storage::{CoreDirectory, DirectoryReader};
 
 /// The snapshots of a core, and which files its log has.
@@ -27,16 +28,25 @@ pub(crate) struct Past {
     /// Which there should be; `None` if that is not known.
     pub(crate) inventory: Option<Inventory>,
     has_begun: bool,
+    /// An earlier start is noted to have found one.
+    has_found_log: bool,
     awaits_log: bool,
 }
 
 impl Past {
-    /// Reads the snapshots, and which files there are. `path` names the directory in faults.
+    /// Reads the snapshots, and which files there are.
     ///
     /// # Errors
-    /// If a snapshot cannot be used, or the directory or the inventory cannot be read.
-    pub(crate) fn read(directory: &CoreDirectory, path: &Path, hash_seed: u64) -> Result<Self, NodeFault> {
-        let fault = |error| NodeFault::Directory { path: path.to_path_buf(), error };
+    /// If a snapshot cannot be used, or the directory, the inventory or the notes of starts cannot be read.
+    pub(crate) fn read(
+        data_dir: &Path,
+        core: usize,
+        directory: &CoreDirectory,
+        hash_seed: u64,
+    ) -> Result<Self, NodeFault> {
+        let path = &data_dir.join(format!("core-{core}"));
+        let fault = |error| NodeFault::Directory { path: path.clone(), error };
+        let (_, starts) = starts::open(data_dir, Some(core))?;
         let segments = directory.segments().segments().map_err(fault)?;
         let SnapshotFiles { newest, superseded } = directory.snapshot_files().map_err(fault)?;
         let mut snapshots = Vec::new();
@@ -46,14 +56,15 @@ impl Past {
             snapshots.push((group, file, restored));
         }
         let inventory = directory.inventory().map_err(fault)?;
-        let inventory = inventory.map_err(|fault| NodeFault::Log { path: path.to_path_buf(), fault })?;
+        let inventory = inventory.map_err(|fault| NodeFault::Log { path: path.clone(), fault })?;
         Ok(Self {
-            path: path.to_path_buf(),
+            path: path.clone(),
             snapshots,
             superseded,
             segments,
             inventory,
             has_begun: directory.has_begun().map_err(fault)?,
+            has_found_log: starts.iter().any(|start| start.log_end > Lsn(0)),
             awaits_log: directory.awaits_log().map_err(fault)?,
         })
     }
@@ -63,15 +74,21 @@ impl Past {
         !self.segments.is_empty()
     }
 
+    /// Whether the core's log has a mark beside it. One that has none and is there was made by a start that came no further.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
     /// Whether the core has had no log yet, as far as its directory tells.
     pub(crate) fn is_before_log(&self) -> bool {
-        !self.has_log() && !self.has_begun
+        !self.has_log() && !self.has_begun && !self.has_found_log
     }
 
     /// Whether there was a log, and is none. Judged by what it left behind and not by the incarnation: a first start that failed early has
     /// not voted. A state without a log is one that the cluster began with, or what is left of one that is gone.
     pub(crate) fn is_log_lost(&self) -> bool {
-        !self.has_log() && (self.has_begun || !self.snapshots.is_empty() && !self.awaits_log)
+        let is_left = self.has_begun || self.has_found_log;
+        !self.has_log() && (is_left || !self.snapshots.is_empty() && !self.awaits_log)
     }
 
     /// Whether the state of the group is there.

@@ -219,7 +219,7 @@ fn load_core(options: &NodeOptions, identity: &Identity, index: usize) -> Result
     let path = options.data_dir.join(format!("core-{index}"));
     let directory_fault = |error| NodeFault::Directory { path: path.clone(), error };
     let directory = CoreDirectory::open(&options.data_dir, index).map_err(directory_fault)?;
-    let mut past = Past::read(&directory, &path, options.replica.hash_seed)?;
+    let mut past = Past::read(&options.data_dir, index, &directory, options.replica.hash_seed)?;
     let in_memory = options.log.durability == Durability::Memory;
     if past.is_log_lost() && !in_memory {
         return Err(NodeFault::LogMissing { path, core: index });

@@ -259,6 +259,38 @@ fn a_log_with_a_missing_segment_is_refused_and_accepted_again_once_restored() {
     assert!(get(&cluster, "large-0").is_some());
 }
 
+/// With the directory of a core goes the mark beside it. What is noted of earlier starts says that there was a log: there is nobody
+/// else who could.
+#[test]
+fn a_core_that_is_gone_with_its_mark_is_missed() {
+    let mut cluster = Cluster::start(single());
+    set(&cluster, "kept", b"by the only node");
+    cluster.kill(1);
+    // Of the first start nothing is noted but that there was no log.
+    cluster.start_node(1);
+    cluster.kill(1);
+    let data = cluster.data_dir(1);
+    let away = data.with_extension("away");
+    fs::create_dir(&away).expect("made");
+    for name in ["core-0", "core-0.begun"] {
+        fs::rename(data.join(name), away.join(name)).expect("renamed");
+    }
+    for _ in 0..2 {
+        assert_refused(
+            &mut cluster,
+            1,
+            CONFIG,
+            &["the log of core 0 is gone", "restore the directory", "--rejoin"],
+        );
+    }
+    fs::remove_dir_all(data.join("core-0")).expect("removed");
+    for name in ["core-0", "core-0.begun"] {
+        fs::rename(away.join(name), data.join(name)).expect("renamed");
+    }
+    cluster.start_node(1);
+    assert_eq!(get(&cluster, "kept").as_deref(), Some(&b"by the only node"[..]));
+}
+
 #[test]
 fn a_node_without_the_snapshot_that_its_log_builds_on_is_refused() {
     let mut cluster = Cluster::start(Settings {

@@ -281,7 +281,7 @@ impl<D: SegmentReader, F: FnMut(Entry<'_>)> Walk<'_, D, F> {
         }
         self.check_front()?;
         let mut recovered = self.finish(files, end);
-        recovered.tail.noted = inventory.map(Inventory::last).filter(|last| last.0 > 0);
+        recovered.tail.noted = inventory.map(Inventory::last);
         Ok(recovered)
     }
 

@@ -390,6 +390,24 @@ pub(crate) fn is_loss_of_a_segment_noticed_that_was_made_by_a_life_before() -> b
     read_back(&mut node.disk, IDENTITY).is_err()
 }
 
+/// The same of the first segment: the inventory names none yet.
+#[test]
+fn a_first_segment_that_was_not_noted_is_made_again() {
+    let mut node = log_of(0);
+    node.prepare();
+    assert!(!node.disk.files.is_empty());
+    node.disk.inventory.remove_from(SegmentSequence(1));
+    node.restart(config()).unwrap();
+    node.prepare();
+    for _ in 0..3 {
+        node.append(0, b"acknowledged");
+        node.settle();
+    }
+    assert_eq!(read_back(&mut node.disk, IDENTITY).unwrap().1.appended.len(), 3);
+    node.disk.files.clear();
+    assert!(read_back(&mut node.disk, IDENTITY).is_err(), "nobody misses the log");
+}
+
 #[test]
 fn the_log_uses_no_segment_that_could_be_lost_unnoticed() {
     assert!(is_loss_of_a_segment_noticed_that_was_made_by_a_life_before());
