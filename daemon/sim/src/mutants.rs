@@ -93,6 +93,7 @@ const TABLES: &[(Rule, &str)] = &[
     (Rule::ReportsOfOneLife, "tests of contradictions in the replica crate have it"),
     (Rule::FoundedWithState, "a test of salvaged states in the replica crate has it"),
     (Rule::HighestBallotSalvaged, "a test of salvaged states in the replica crate has it"),
+    (Rule::BatchSalvagedOnce, "a test of salvaged states in the replica crate has it"),
     (Rule::UndecidedSalvagedAlone, "a test of salvaged states in the replica crate has it"),
     (
         // The votes of one classic round are all for one value, so that it has the most votes among them.

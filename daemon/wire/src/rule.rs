@@ -163,6 +163,8 @@ rules! {
     FoundedWithState = "founded-with-state",
     /// Of what several nodes have accepted in a position, a cluster that begins anew keeps what was accepted in the highest ballot.
     HighestBallotSalvaged = "highest-ballot-salvaged",
+    /// A batch of a graph that files have at two positions of its row is salvaged at one.
+    BatchSalvagedOnce = "batch-salvaged-once",
     /// What a node has that was contradicted begins a cluster alone, not beside what others have.
     UndecidedSalvagedAlone = "undecided-salvaged-alone",
     /// They have answered so twice, so that there was a moment at which all were new.

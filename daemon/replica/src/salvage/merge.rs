@@ -3,6 +3,8 @@
 //! * (S4) What is known of a position in any of the files wins over what is not: what is chosen, then what was accepted in the highest
 //!   ballot. Of votes in one fast round the value with most of them counts, as for a coordinator; the others are kept behind the last
 //!   position, since any of them may have been chosen there or elsewhere, and a batch takes effect once.
+//! * In a graph a batch takes effect once, too: its proposer repeats it at a higher position of the same row once it knows the lower one to
+//!   be a no-op. Whoever has not heard of that still has it at the lower one, where it does not count if it is known at a higher one.
 //! * Whatever the order of the files, the outcome is the same: all nodes of the new cluster come to it by themselves.
 
 use std::collections::BTreeMap;
@@ -45,6 +47,10 @@ pub fn merge(
         }
     }
     let (mut picks, mut ties) = (Vec::new(), Vec::new());
+    let repeated = match order {
+        Order::Graph if holds(Rule::BatchSalvagedOnce) => repeated(files),
+        _ => BTreeMap::new(),
+    };
     for candidates in known.values() {
         let highest = candidates.iter().map(|it| it.remnant.standing).max();
         let highest = highest.filter(|_| holds(Rule::HighestBallotSalvaged));
@@ -78,7 +84,12 @@ pub fn merge(
             }
             Order::Graph => {}
         }
-        picks.push(pick);
+        // Left out: nothing being left of a position below others, it is a no-op.
+        let Position { row, number } = pick.remnant.position;
+        let counts = repeated.get(&(row, pick.remnant.checksum)).is_none_or(|(_, counts)| *counts == number);
+        if counts {
+            picks.push(pick);
+        }
     }
     let last = picks.last().map_or(Slot(0), |it| it.remnant.position.slot());
     ties.sort_by_key(|it| (it.remnant.position, it.remnant.checksum));
@@ -88,6 +99,18 @@ pub fn merge(
         picks.push(tie);
     }
     Ok(picks)
+}
+
+/// Where in its row each batch counts, of all that any file has, executed or not; first of all where it is known to be chosen.
+fn repeated(files: &[(ReplicaId, &[Remnant])]) -> BTreeMap<(u8, u64), (bool, u64)> {
+    let mut places = BTreeMap::new();
+    let batches = files.iter().flat_map(|(_, remnants)| *remnants).filter(|it| it.checksum != 0);
+    for Remnant { position, standing, checksum, .. } in batches {
+        let place = (*standing == Standing::Chosen, position.number);
+        let known = places.entry((position.row, *checksum)).or_insert(place);
+        *known = place.max(*known);
+    }
+    places
 }
 
 /// One value and one order at most are proposed so.

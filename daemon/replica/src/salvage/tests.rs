@@ -235,6 +235,31 @@ fn an_instance_takes_the_dependencies_that_bind_or_all_that_were_voted_for() {
 }
 
 #[test]
+fn a_batch_that_was_repeated_after_a_no_op_is_salvaged_once() {
+    let at = |row, number, standing, checksum| Remnant {
+        position: Position { row, number },
+        ..remnant(number, standing, checksum)
+    };
+    let picked = |files: &[(ReplicaId, &[Remnant])], executed: &[u64]| {
+        let picks = merge(GroupId(0), Order::Graph, files, |it| executed.contains(&it.number)).unwrap();
+        picks.iter().map(|it| (it.remnant.position.row, it.remnant.position.number)).collect::<Vec<_>>()
+    };
+    let low = [at(0, 5, fast(0), 8)];
+    let both = [at(0, 5, fast(0), 8), at(0, 9, fast(0), 8)];
+    let high = [at(0, 9, Standing::Chosen, 8)];
+    // One file has both, or the one and the other.
+    assert_eq!(picked(&[(ReplicaId(0), &both)], &[]), [(0, 9)]);
+    assert_eq!(picked(&[(ReplicaId(0), &low), (ReplicaId(1), &high)], &[]), [(0, 9)]);
+    // The state that counts has executed the higher one and has a gap below it.
+    assert_eq!(picked(&[(ReplicaId(0), &low), (ReplicaId(1), &high)], &[9]), []);
+    // What is known to be chosen counts wherever it is, other rows and no-ops are other values.
+    let chosen = [at(0, 5, Standing::Chosen, 8), at(0, 9, fast(0), 8)];
+    assert_eq!(picked(&[(ReplicaId(0), &chosen)], &[]), [(0, 5)]);
+    let others = [at(0, 4, fast(0), 0), at(0, 5, fast(0), 0), at(0, 6, fast(0), 8), at(1, 7, fast(0), 8)];
+    assert_eq!(picked(&[(ReplicaId(0), &others)], &[]), [(0, 4), (0, 5), (0, 6), (1, 7)]);
+}
+
+#[test]
 fn remnants_come_back_from_their_bytes() {
     for standing in [Standing::Known, fast(7), classic(u64::MAX), Standing::Chosen] {
         let mut it = remnant(5, standing, 99);
@@ -306,6 +331,16 @@ fn a_contradicted_state_beside_another_is_missed() {
     use panch_wire::rule::remove;
     remove(Some(Rule::UndecidedSalvagedAlone));
     let noticed = std::panic::catch_unwind(what_was_contradicted_counts_alone_or_not_at_all).is_err();
+    remove(None);
+    assert!(noticed);
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn a_batch_salvaged_twice_is_missed() {
+    use panch_wire::rule::remove;
+    remove(Some(Rule::BatchSalvagedOnce));
+    let noticed = std::panic::catch_unwind(a_batch_that_was_repeated_after_a_no_op_is_salvaged_once).is_err();
     remove(None);
     assert!(noticed);
 }

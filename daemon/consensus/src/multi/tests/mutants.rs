@@ -10,7 +10,7 @@ mutants! {
         TornTailCut, SessionsInSnapshot, SessionDedupe, SessionGeneration, RefusedIsDropped, BatchInOrder, FailedWriteStops,
         IncarnationDurable, PromiseRestated, RecycleAfterSnapshot, RejoinAsksEverybody, RejoinMute,
         RejoinKeepsBallot, RejoinDurable, PeriodicPowerRejoins, FoundingAsksEverybody, FoundingAsksTwice,
-        FoundersAreNamed, FoundingsDoNotMix, FoundedWithState, HighestBallotSalvaged, UndecidedSalvagedAlone,
+        FoundersAreNamed, FoundingsDoNotMix, FoundedWithState, HighestBallotSalvaged, BatchSalvagedOnce, UndecidedSalvagedAlone,
         PeerLifeRemembered,
         PeerLogEndRemembered, PeerLogNeverShrinks, UnnamedLifeConfirmed, AbsentTakesInFirst, UnheardStartsDropped,
         PeerWordsRemembered, SilenceTakesNothingBack, ReturningTellsNothing, OnlyNotedSegmentsUsed, ForgetfulDoNotObject, StartRecognised, MajorityDisowns, LogKeptForTransfers, DecisionsCompared,
