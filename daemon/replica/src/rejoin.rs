@@ -15,7 +15,8 @@
 //! this start, or were out of reach for a while: its directory may be a copy from earlier, and the one that knows may be slow. It
 //! does not say then what others on their way back may have voted for: it may know too little.
 //!
-//! A node whose votes counted before they were on stable storage has forgotten the last of them when its machine stops ([`Life`]). It
+//! A node whose votes counted before they were on stable storage has forgotten the last of them when its machine stops or a write
+//! fails ([`Life`]). It
 //! comes back in the same way, with what its log still holds: that was said, and is remembered. What was said after it is
 //! what a lost disk has forgotten. The replica cannot tell what of its log was said last, so it must not be believed before it has executed
 //! everything up to the horizon, whatever the log holds.
@@ -38,7 +39,7 @@ use crate::replica::{Replica, Surroundings};
 pub struct Life {
     /// Votes count that may not be on stable storage.
     pub is_unsynced: bool,
-    /// Names the time since the machine was started; 0: unknown.
+    /// Names the time since the machine was started; 0: unknown, or it does not count, since a write or sync has failed.
     pub boot: u64,
     /// It has ended in order: everything is on stable storage.
     pub is_closed: bool,
@@ -46,10 +47,17 @@ pub struct Life {
 
 impl Life {
     /// Whether votes of this life are forgotten, as seen after the start of the machine named `boot`. What a process has written
-    /// is there for the next one, unless the machine has stopped in between.
+    /// is there for the next one, unless the machine has stopped in between, or a write or sync has failed ([`Life::doubted`]).
     pub fn has_lost_votes(&self, boot: u64) -> bool {
         let same_boot = self.boot == boot && boot != 0;
         self.is_unsynced && !self.is_closed && !same_boot && holds(Rule::PeriodicPowerRejoins)
+    }
+
+    /// This life, after a write or sync of its log has failed. The kernel may have dropped what it had taken in before, and does not say
+    /// so again (protocols D2).
+    #[must_use]
+    pub fn doubted(self) -> Self {
+        if holds(Rule::PeriodicFailureRejoins) { Self { boot: 0, ..self } } else { self }
     }
 
     /// The life that begins after this one. What this one has left unsynced is no safer for that, unless it is known to be lost.
@@ -303,7 +311,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn votes_are_lost_with_the_power_unless_they_were_synced_or_the_life_was_closed() {
+    fn votes_are_lost_with_the_power_or_the_disk_unless_they_were_synced_or_the_life_was_closed() {
         let life = Life { is_unsynced: true, boot: 5, is_closed: false };
         for (life, boot, lost) in [
             (life, 5, false),
@@ -318,6 +326,9 @@ mod tests {
             (Life { is_closed: true, ..life }.next(false, 5), 6, false),
             (life.next(false, 6), 7, false),
             (Life::default().next(true, 5), 6, true),
+            (life.doubted(), 5, true),
+            (Life { is_unsynced: false, ..life }.doubted(), 5, false),
+            (life.next(false, 5).doubted(), 5, true),
         ] {
             assert_eq!(life.has_lost_votes(boot), lost, "{life:?} {boot}");
         }

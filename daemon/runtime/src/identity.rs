@@ -64,7 +64,7 @@ pub(crate) struct DataDir {
     /// The node has lost what it remembered of the others: all of them have to say it before it says anything. True until [`DataDir::enter`],
     /// however often it starts.
     pub(crate) lacks_peers: bool,
-    /// The node comes back because it has lost the votes that were not on stable storage, with the power.
+    /// The node comes back because it has lost the votes that were not on stable storage, with the power or by a failed write.
     pub(crate) has_lost_votes: bool,
     /// This is not the first start of the directory.
     pub(crate) has_run: bool,
@@ -353,13 +353,23 @@ impl DataDir {
         self.is_open.store(true, Ordering::Release);
     }
 
+    /// A write or sync of a log has failed: this is written down, if the disk still takes that. If it does not, the others know how far
+    /// the log was.
+    pub(crate) fn doubt(&self) -> Result<(), IdentityFault> {
+        if !self.identity.life.is_unsynced || !self.is_entered.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let rejoining = self.is_returning();
+        self.write(&Identity { rejoining, life: self.identity.life.doubted(), ..self.identity.clone() })
+    }
+
     /// All cores and the thread that writes have ended in order: it is written that nothing of this life is lost if the power fails now.
     pub(crate) fn close(&self) -> Result<(), IdentityFault> {
         if self.is_open.load(Ordering::Acquire) || !self.is_entered.load(Ordering::Acquire) {
             return Ok(());
         }
         let life = Life { is_closed: true, ..self.identity.life };
-        let rejoining = self.way_back.cores.load(Ordering::Acquire) > 0;
+        let rejoining = self.is_returning();
         self.write(&Identity { rejoining, life, ..self.identity.clone() })
     }
 

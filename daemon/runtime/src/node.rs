@@ -138,7 +138,7 @@ pub enum NodeFault {
     },
     /// A node without a durable log may not come back by itself.
     #[error(
-        "this node has forgotten its votes (its log was in memory, its disk is lost, or its machine stopped with durability = \"periodic\"), and cannot come back: that takes a majority without it, so three nodes and more that do not run in one process. Begin a new cluster with what is left (`panchd salvage` on every node), or with empty data directories, and use durability = \"sync\""
+        "this node has forgotten its votes (its log was in memory, its disk is lost, or its machine stopped or its disk failed with durability = \"periodic\"), and cannot come back: that takes a majority without it, so three nodes and more that do not run in one process. Begin a new cluster with what is left (`panchd salvage` on every node), or with empty data directories, and use durability = \"sync\""
     )]
     Forgotten,
     /// The node was asked to stop while it waited for others: nothing of it has run.
@@ -309,14 +309,22 @@ impl Node {
     /// The first fault of a core, if it did not end by request.
     pub fn wait(self) -> Result<(), NodeFault> {
         let mut result = Ok(());
+        let mut has_log_failed = false;
         for thread in self.threads {
             let ended = thread.join().expect("a panic aborts the process");
+            has_log_failed |= matches!(ended, Err(NodeFault::Core(CoreFault::Log(_))));
             if result.is_ok() {
                 result = ended;
             }
         }
         // What it writes last is of a life that is not closed.
         drop(self.notes);
+        if has_log_failed && let Err(error) = self.data.doubt() {
+            say(format_args!(
+                "it cannot be written down that the log may lack votes that counted: {error}. With durability = \"periodic\", empty `data_dir` \
+                 and start the node with --rejoin"
+            ));
+        }
         if result.is_ok() {
             self.data.close()?;
         }
@@ -324,18 +332,18 @@ impl Node {
     }
 }
 
-/// The machine stopped, and with it went what was written and not synced.
+/// The machine stopped or a write failed, and with it went what was written and not synced.
 fn say_what_is_lost(options: &NodeOptions) {
     let node = u64::from(options.node.0) + 1;
     if options.members.len() == 1 {
         say(format_args!(
-            "node {node} was not stopped in order before its machine, and ran with durability = \"periodic\": what was acknowledged in \
-             the last interval may be lost"
+            "node {node} ran with durability = \"periodic\", and was not stopped in order before its machine, or could not write its log: \
+             what was acknowledged in the last interval may be lost"
         ));
     } else {
         say(format_args!(
-            "node {node} was not stopped in order before its machine, and ran with durability = \"periodic\": it may have forgotten \
-             its last votes, and comes back as a node that has lost its disk. Until all other nodes have answered it serves nothing but stale \
+            "node {node} ran with durability = \"periodic\", and was not stopped in order before its machine, or could not write its log: \
+             it may have forgotten its last votes, and comes back as a node that has lost its disk. Until all other nodes have answered it serves nothing but stale \
              reads. If another one lost its power at the same time, no node can tell what the two have decided together last"
         ));
     }

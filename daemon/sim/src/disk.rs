@@ -123,6 +123,8 @@ pub enum CrashKind {
     Kill,
     /// The machine lost its power.
     Power,
+    /// A write or sync failed, and the process ends for that. The machine stays up, but keeps nothing that was not stable.
+    Failure,
 }
 
 /// What the disk has been through.
@@ -287,7 +289,9 @@ impl<T> Disk<T> {
         let in_flight: Vec<Written> = in_flight.collect();
         for file in self.files.values_mut() {
             match kind {
-                CrashKind::Power => file.lose_power(&mut self.random, &mut self.counters),
+                CrashKind::Power | CrashKind::Failure => {
+                    file.lose_power(&mut self.random, &mut self.counters);
+                }
                 CrashKind::Kill => file.lose_process(&mut self.random, &in_flight),
             }
         }

@@ -508,6 +508,15 @@ impl Wal {
         self.synced
     }
 
+    /// Everything up to here is found by the next process that reads the log, if the machine stays up and no write or sync has failed:
+    /// what others may hold the node to.
+    pub fn kept(&self) -> Lsn {
+        match self.config.durability {
+            Durability::Memory => Lsn(0),
+            Durability::Sync | Durability::Periodic { .. } => self.durable(),
+        }
+    }
+
     /// Whether a write failed. The node must stop.
     pub fn has_failed(&self) -> bool {
         self.failed

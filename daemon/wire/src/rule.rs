@@ -123,6 +123,8 @@ rules! {
     RejoinDurable = "rejoin-durable",
     /// A node that has lost power before its votes were on stable storage comes back as one that has lost its disk.
     PeriodicPowerRejoins = "periodic-power-rejoins",
+    /// So does one of which a write or sync failed after its votes had counted, although its machine stays up.
+    PeriodicFailureRejoins = "periodic-failure-rejoins",
     /// A node that starts again shows the key of the life that it is remembered with: a copy from before its last start has none.
     PeerLifeRemembered = "peer-life-remembered",
     /// A node that starts again has found all of its log that others remember to have been durable.

@@ -300,7 +300,7 @@ fn a_directory_whose_keys_live_elsewhere_is_refused_and_the_text_shows_where() {
 }
 
 #[test]
-fn unsynced_votes_are_lost_with_the_power_and_not_with_the_process() {
+fn unsynced_votes_are_lost_with_the_power_or_the_disk_and_not_with_the_process() {
     let at = |boot, is_unsynced| Identity { life: Life { is_unsynced, boot, is_closed: false }, ..wanted() };
     let dir = tempfile::tempdir().unwrap();
     let open_at = |boot, is_unsynced, alone| {
@@ -333,6 +333,20 @@ fn unsynced_votes_are_lost_with_the_power_and_not_with_the_process() {
     lost.close().unwrap();
     drop(lost);
     assert!(!open_at(10, true, false).identity.rejoining);
+    // The machine stays up, but a write of the log has failed.
+    let failed = open_at(10, true, false);
+    failed.doubt().unwrap();
+    drop(failed);
+    let lost = open_at(10, true, false);
+    assert!(lost.has_lost_votes && lost.identity.rejoining);
+    come_back(&lost);
+    lost.close().unwrap();
+    drop(lost);
+    // No vote counted that was not on stable storage.
+    let failed = open_at(10, false, false);
+    failed.doubt().unwrap();
+    drop(failed);
+    assert!(!open_at(10, false, false).identity.rejoining);
 }
 
 #[test]

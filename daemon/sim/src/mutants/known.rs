@@ -83,6 +83,7 @@ const KNOWN: &[(Rule, Known)] = &[
     (Rule::OutvotedDoesNotLead, Known::Scenario("T-D7")),
     (Rule::PeerLogEndRemembered, Known::Scenario("T-R9")),
     (Rule::PeerWordsRemembered, Known::Scenario("T-R10")),
+    (Rule::PeriodicFailureRejoins, Known::Scenario("T-R7")),
     (Rule::PeriodicPowerRejoins, Known::Scenario("T-R7")),
     (Rule::PromiseRestated, Known::Scenario("T-X4")),
     (Rule::ReadAfterTermStart, Known::Scenario("T-M9")),

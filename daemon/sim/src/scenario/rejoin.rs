@@ -428,34 +428,41 @@ pub(super) fn vote_before_it_knows(seed: u64) -> Result<(), String> {
     end(world)
 }
 
-/// T-R7. A vote counts before it is synced, and the power of one node fails; the only other one that has the write is cut off, and
-/// the third was when it was made. Then everybody is there again.
+/// T-R7. A vote counts before it is synced, and the power of one node fails, or its disk, which keeps nothing that was not synced; the
+/// only other one that has the write is cut off, and the third was when it was made. Then everybody is there again.
 pub(super) fn unsynced_votes_are_lost(seed: u64) -> Result<(), String> {
     for kind in ProtocolKind::ALL {
-        let mut settings = Settings::calm_of(*kind, seed, 3);
-        settings.wal.durability = Durability::Periodic { interval: Duration::from_millis(100) };
-        let mut world = steady(settings)?;
-        ensure!(world.set_soon(0, "r0", "before"), "{kind:?}: no first write: {}", world.describe());
-        world.run_for(400 * MILLISECOND);
-        let first = world.leader().unwrap_or(0);
-        // In EPaxos the other half of the fast pair is the next node.
-        let (lost, third) = ((first + 1) % 3, (first + 2) % 3);
-        cut_off(&mut world, third, true);
-        ensure!(world.set_soon(first, "r0", "kept"), "{kind:?}: no write with two: {}", world.describe());
-        world.crash(lost, CrashKind::Power);
-        cut_off(&mut world, first, true);
-        world.restart(lost);
-        world.run_for(SECOND);
-        world.check().map_err(broken)?;
-        ensure!(world.is_returning(lost), "{kind:?}: a member again without an answer of node {first}");
-        ensure!(!world.set_soon(third, "r1", "other"), "{kind:?}: decided with a vote that was forgotten");
-        world.set_filter(Box::new(|_| Verdict::Pass));
-        let back = world.run_until(20 * SECOND, |world| world.is_up(lost) && !world.is_returning(lost));
-        ensure!(back, "{kind:?}: the node does not come back: {}", world.describe());
-        let read = world.get(third, "r0", Level::Quorum);
-        let value = Answer::Value(Some(b"kept".as_slice().into()));
-        ensure!(read == Some(Outcome::Answer(value)), "{kind:?}: read {read:?}");
-        end(world)?;
+        for crash in [CrashKind::Power, CrashKind::Failure] {
+            unsynced_votes_are_lost_in(*kind, crash, seed)
+                .map_err(|error| format!("{kind:?}, {crash:?}: {error}"))?;
+        }
     }
     Ok(())
+}
+
+fn unsynced_votes_are_lost_in(kind: ProtocolKind, crash: CrashKind, seed: u64) -> Result<(), String> {
+    let mut settings = Settings::calm_of(kind, seed, 3);
+    settings.wal.durability = Durability::Periodic { interval: Duration::from_millis(100) };
+    let mut world = steady(settings)?;
+    ensure!(world.set_soon(0, "r0", "before"), "no first write: {}", world.describe());
+    world.run_for(400 * MILLISECOND);
+    let first = world.leader().unwrap_or(0);
+    // In EPaxos the other half of the fast pair is the next node.
+    let (lost, third) = ((first + 1) % 3, (first + 2) % 3);
+    cut_off(&mut world, third, true);
+    ensure!(world.set_soon(first, "r0", "kept"), "no write with two: {}", world.describe());
+    world.crash(lost, crash);
+    cut_off(&mut world, first, true);
+    world.restart(lost);
+    world.run_for(SECOND);
+    world.check().map_err(broken)?;
+    ensure!(world.is_returning(lost), "a member again without an answer of node {first}");
+    ensure!(!world.set_soon(third, "r1", "other"), "decided with a vote that was forgotten");
+    world.set_filter(Box::new(|_| Verdict::Pass));
+    let back = world.run_until(20 * SECOND, |world| world.is_up(lost) && !world.is_returning(lost));
+    ensure!(back, "the node does not come back: {}", world.describe());
+    let read = world.get(third, "r0", Level::Quorum);
+    let value = Answer::Value(Some(b"kept".as_slice().into()));
+    ensure!(read == Some(Outcome::Answer(value)), "read {read:?}");
+    end(world)
 }

@@ -181,9 +181,12 @@ impl World {
         let duration = self.faults.random.skewed(1, 400) * MILLISECOND;
         let now = self.now();
         match fault {
-            Fault::Power if matches!(self.shared.settings.wal.durability, Durability::Periodic { .. }) => {
+            Fault::Power | Fault::FailWrite
+                if matches!(self.shared.settings.wal.durability, Durability::Periodic { .. }) =>
+            {
                 if self.are_others_whole(node) && !self.nodes[node].memory.is_returning() {
-                    self.strike_down(node, CrashKind::Power);
+                    let kind = if fault == Fault::Power { CrashKind::Power } else { CrashKind::Failure };
+                    self.strike_down(node, kind);
                 }
             }
             Fault::Kill | Fault::Power => {
@@ -316,6 +319,7 @@ impl World {
         match kind {
             CrashKind::Kill => self.shared.coverage.kills += 1,
             CrashKind::Power => self.shared.coverage.power_failures += 1,
+            CrashKind::Failure => self.shared.coverage.failed_writes += 1,
         }
         self.nodes[node].crash(&mut self.shared, kind);
         let absence = self.faults.random.skewed(1, 600) * MILLISECOND;

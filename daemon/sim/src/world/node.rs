@@ -134,7 +134,7 @@ pub(crate) struct Life {
     pub(crate) waiting: VecDeque<(Packet, PacketReader, usize)>,
     pub(crate) helper: Helper,
     pub(crate) writers: Vec<PacketWriter>,
-    /// How far its log is on stable storage.
+    /// How far its log is kept.
     pub(crate) log_end: u64,
     /// By peer, what the last packet said of that, and when.
     pub(crate) told: [(u64, Time); REPLICAS_MAX],
@@ -592,7 +592,12 @@ impl Node {
             boot: 1,
             is_closed: false,
         };
-        if kind == CrashKind::Power && life.has_lost_votes(2) {
+        let has_lost_votes = match kind {
+            CrashKind::Kill => life.has_lost_votes(1),
+            CrashKind::Power => life.has_lost_votes(2),
+            CrashKind::Failure => life.doubted().has_lost_votes(1),
+        };
+        if has_lost_votes {
             self.lose_votes(shared);
         }
         for (client, attempt) in std::mem::take(&mut self.asking) {

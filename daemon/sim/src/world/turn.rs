@@ -11,6 +11,7 @@ use panch_replica::familiarity::Word;
 use panch_replica::outbox::{MessageKind, ReplyTo};
 use panch_replica::rejoin::RejoinMessage;
 use panch_replica::transfer::TransferMessage;
+use panch_wal::Durability;
 use panch_wal::Location;
 use panch_wire::batch::BatchView;
 use panch_wire::command::CommandError;
@@ -48,7 +49,9 @@ impl Node {
         if let Err(Stop(reason)) = self.take_turn(shared, now) {
             shared.trace(|| format!("node {} stops: {reason}", self.index));
             shared.coverage.failed_writes += 1;
-            self.crash(shared, CrashKind::Kill);
+            // With any other durability no vote has left that was not stable.
+            let is_periodic = matches!(shared.settings.wal.durability, Durability::Periodic { .. });
+            self.crash(shared, if is_periodic { CrashKind::Failure } else { CrashKind::Kill });
             let pause = 10 * MILLISECOND + self.random.below(100 * MILLISECOND);
             shared.queue.push_in(pause, Event::Restart { node: self.index });
             return;
@@ -262,7 +265,7 @@ impl Node {
         let deeds = life.take_deeds();
         let mut writers = std::mem::take(&mut life.writers);
         let me = life.core.incarnation();
-        life.log_end = life.core.wal().map_or(0, |wal| wal.synced().0);
+        life.log_end = life.core.wal().map_or(0, |wal| wal.kept().0);
         if let Some(hello) = &mut shared.hellos[self.index] {
             hello.set_log_end(life.log_end);
         }

@@ -9,7 +9,7 @@ mutants! {
         RefuseDamagedLog, RefuseLostSegments, LogNamesSnapshot, DigestsCompared, StandingRestated,
         TornTailCut, SessionsInSnapshot, SessionDedupe, SessionGeneration, RefusedIsDropped, BatchInOrder, FailedWriteStops,
         IncarnationDurable, PromiseRestated, RecycleAfterSnapshot, RejoinAsksEverybody, RejoinMute,
-        RejoinKeepsBallot, RejoinDurable, PeriodicPowerRejoins, FoundingAsksEverybody, FoundingAsksTwice,
+        RejoinKeepsBallot, RejoinDurable, PeriodicPowerRejoins, PeriodicFailureRejoins, FoundingAsksEverybody, FoundingAsksTwice,
         FoundersAreNamed, FoundingsDoNotMix, FoundedWithState, HighestBallotSalvaged, BatchSalvagedOnce, UndecidedSalvagedAlone,
         PeerLifeRemembered,
         PeerLogEndRemembered, PeerLogNeverShrinks, UnnamedLifeConfirmed, AbsentTakesInFirst, UnheardStartsDropped,
