@@ -34,6 +34,10 @@ pub trait Model {
 
     /// The state after `operation` took effect in `state`; `None` if its answer cannot be given there.
     fn step(&self, state: &Self::State, operation: &Self::Operation) -> Option<Self::State>;
+
+    /// Whether `operation` changes nothing in whatever state its answer can be given. One that changed nothing where it was tried may
+    /// still be what has to change something at a later place.
+    fn never_changes(&self, operation: &Self::Operation) -> bool;
 }
 
 /// An operation in real time. Any clock will do, as long as all operations of a history use the same.
@@ -88,7 +92,7 @@ struct Placed<S> {
     before: S,
     /// How many operations of unknown outcome took effect in a row right before it.
     run: usize,
-    /// It changes nothing, so no order without it here is better.
+    /// It changes nothing, here or anywhere else, so no order without it here is better.
     is_settled: bool,
 }
 
@@ -208,7 +212,8 @@ impl<'a, M: Model> Search<'a, M> {
         self.unfinished -= usize::from(!is_unknown);
         let before = std::mem::replace(&mut self.state, after);
         let run = std::mem::replace(&mut self.run, run);
-        self.order.push(Placed { call, before, run, is_settled: changes_nothing });
+        let is_settled = !is_unknown && self.model.never_changes(asked);
+        self.order.push(Placed { call, before, run, is_settled });
         true
     }
 

@@ -1,8 +1,11 @@
 //! The checker on histories whose verdict is known.
 
 use panch_sim::linear::register::{Action, Answer, Bytes, KeyOperation, Register, check_key};
-use panch_sim::linear::store::{History, ManyAction};
-use panch_sim::linear::{Timed, Verdict, check};
+use panch_sim::linear::store::{History, ManyAction, ManyOperation, Store, StoreOperation};
+use panch_sim::linear::{Model, Timed, Verdict, check};
+
+/// What the keys of a store hold.
+type Values = <Store as Model>::State;
 
 const STEPS: u64 = 1_000_000;
 
@@ -308,6 +311,96 @@ fn every_action_on_several_keys_has_its_answers() {
     begin().read(16, 17, &[("c", Some("3"))]).bad("mget c -> [3]");
     begin().many(16, 17, ManyAction::Delete(keys()), 1).bad("del a b -> 1");
     begin().many(16, 17, swap(None, Some("4")), 0).bad("if a=nil b=nil then b=4 c=4 -> 0");
+}
+
+/// What would have changed nothing at an earlier moment, where it was possible as well, is what changes something later.
+#[test]
+fn what_changes_nothing_now_may_have_to_change_something_later() {
+    let delete = ManyAction::Transaction {
+        conditions: vec![(bytes("b"), None)],
+        writes: vec![(bytes("a"), None), (bytes("b"), None)],
+    };
+    Families::default()
+        .many(0, 20, delete, 1)
+        .one("a", call(1, 19, Action::GetSet(bytes("1")), Answer::Value(None)))
+        .read(21, 22, &[("a", None), ("b", None)])
+        .good();
+    good(&[
+        call(0, 20, Action::Set(bytes("1")), Answer::Done),
+        call(0, 20, Action::GetSet(bytes("2")), Answer::Value(Some(bytes("1")))),
+        call(0, 1, Action::GetSet(bytes("1")), Answer::Value(None)),
+        get(21, 22, Some("1")),
+    ]);
+}
+
+/// Whether there is an order of what is left, by trying all of them.
+fn by_trying_all(store: &Store, state: &Values, left: &[Timed<StoreOperation>]) -> bool {
+    if left.iter().all(|timed| timed.returned.is_none()) {
+        return true;
+    }
+    let first_return = left.iter().filter_map(|timed| timed.returned).min().unwrap_or(u64::MAX);
+    (0..left.len()).filter(|next| left[*next].invoked <= first_return).any(|next| {
+        let Some(after) = store.step(state, &left[next].operation) else { return false };
+        let mut rest = left.to_vec();
+        rest.remove(next);
+        by_trying_all(store, &after, &rest)
+    })
+}
+
+#[test]
+fn the_search_finds_what_trying_all_orders_finds() {
+    let mut random = 1u64;
+    let mut draw = |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % below
+    };
+    let store = Store::new(vec![bytes("a"), bytes("b")]);
+    let (mut accepted, mut refused) = (0, 0);
+    for _ in 0..6_000 {
+        let mut history = Vec::new();
+        for _ in 0..2 + draw(5) {
+            let key = |drawn| bytes(if drawn == 0 { "a" } else { "b" });
+            let value = |drawn: u64| (drawn > 0).then(|| bytes(&drawn.to_string()));
+            let (one, other) = (key(draw(2)), key(draw(2)));
+            let (first, second) = (value(draw(3)), value(draw(3)));
+            let written = bytes(&(1 + draw(2)).to_string());
+            let done = i64::try_from(draw(2)).expect("0 or 1");
+            let is_known = draw(4) > 0;
+            let many = |action, answer| {
+                StoreOperation::Many(ManyOperation { action, answer: is_known.then_some(answer) })
+            };
+            let single = |action, answer| {
+                StoreOperation::One(one.clone(), KeyOperation { action, answer: is_known.then_some(answer) })
+            };
+            let operation = match draw(8) {
+                0 => many(ManyAction::Read(vec![one, other]), Answer::Values(vec![first, second])),
+                1 => many(ManyAction::Set(vec![(one, written.clone()), (other, written)]), Answer::Done),
+                2 => many(ManyAction::Delete(vec![one]), Answer::Number(done)),
+                3 => {
+                    let action = ManyAction::Transaction {
+                        conditions: vec![(one, first)],
+                        writes: vec![(other, second)],
+                    };
+                    many(action, Answer::Number(done))
+                }
+                4 => single(Action::GetSet(written), Answer::Value(first)),
+                5 => single(Action::Set(written), Answer::Done),
+                6 => single(Action::SetIfAbsent(written), Answer::Number(done)),
+                _ => single(Action::Get, Answer::Value(first)),
+            };
+            let invoked = draw(20);
+            let returned = is_known.then(|| invoked + 1 + draw(12));
+            history.push(Timed { invoked, returned, operation });
+        }
+        let is_linearizable = match check(&store, &history, STEPS) {
+            Verdict::Linearizable => true,
+            Verdict::NotLinearizable { .. } => false,
+            Verdict::Undecided => panic!("a few operations are decided"),
+        };
+        assert_eq!(is_linearizable, by_trying_all(&store, &store.initial(), &history), "{history:?}");
+        *(if is_linearizable { &mut accepted } else { &mut refused }) += 1;
+    }
+    assert!(accepted > 500 && refused > 500, "{accepted} and {refused}");
 }
 
 #[test]

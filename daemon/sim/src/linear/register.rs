@@ -151,6 +151,17 @@ impl Model for Register {
         };
         operation.answer.as_ref().is_none_or(|given| *given == answer).then_some(after)
     }
+
+    fn never_changes(&self, operation: &KeyOperation) -> bool {
+        let is_refused = matches!(operation.answer, Some(Answer::Number(0)));
+        match &operation.action {
+            Action::Get => true,
+            Action::SetIfAbsent(_) | Action::Delete | Action::CompareAndSet(..) => is_refused,
+            Action::GetDelete => matches!(operation.answer, Some(Answer::Value(None))),
+            Action::Increment(_) => matches!(operation.answer, Some(Answer::NotANumber)),
+            Action::Set(_) | Action::GetSet(_) | Action::Append(_) => false,
+        }
+    }
 }
 
 /// Why a history is refused.

@@ -180,6 +180,19 @@ impl Model for Store {
             }
         }
     }
+
+    fn never_changes(&self, operation: &StoreOperation) -> bool {
+        match operation {
+            StoreOperation::One(_, operation) => Register.never_changes(operation),
+            StoreOperation::Many(ManyOperation { action, answer }) => match action {
+                ManyAction::Read(_) | ManyAction::Exists(_) => true,
+                ManyAction::SetIfAbsent(_) | ManyAction::Delete(_) | ManyAction::Transaction { .. } => {
+                    matches!(answer, Some(Answer::Number(0)))
+                }
+                ManyAction::Set(_) => false,
+            },
+        }
+    }
 }
 
 /// A whole history.
