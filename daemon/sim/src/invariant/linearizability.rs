@@ -3,8 +3,8 @@
 use crate::linear::register::Summary;
 use crate::linear::store::History;
 
-/// Steps of the search per part before it is given up.
-const STEPS_MAX: u64 = 2_000_000;
+/// Steps of the search per part before it is given up: some seconds, and some hundred megabytes at most.
+const STEPS_MAX: u64 = 16_000_000;
 
 /// Checks a whole history.
 ///
