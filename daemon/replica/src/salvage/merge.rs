@@ -41,33 +41,27 @@ pub fn merge(
     let mut known: BTreeMap<Position, Vec<Pick>> = BTreeMap::new();
     for (file, (_, remnants)) in files.iter().enumerate() {
         for (index, remnant) in remnants.iter().enumerate() {
-            if !is_executed(remnant.position) {
-                known.entry(remnant.position).or_default().push(Pick { file, index, remnant: *remnant });
-            }
+            known.entry(remnant.position).or_default().push(Pick { file, index, remnant: *remnant });
         }
     }
-    let (mut picks, mut ties) = (Vec::new(), Vec::new());
     let repeated = match order {
-        Order::Graph if holds(Rule::BatchSalvagedOnce) => repeated(files),
+        Order::Graph if holds(Rule::BatchSalvagedOnce) => repeated(known.values()),
         _ => BTreeMap::new(),
     };
+    known.retain(|position, _| !is_executed(*position));
+    let (mut picks, mut ties) = (Vec::new(), Vec::new());
     for candidates in known.values() {
-        let highest = candidates.iter().map(|it| it.remnant.standing).max();
-        let highest = highest.filter(|_| holds(Rule::HighestBallotSalvaged));
-        let best: Vec<&Pick> = candidates
-            .iter()
-            .filter(|it| highest.is_none_or(|highest| it.remnant.standing == highest))
-            .collect();
-        let votes = |name| best.iter().filter(|it| it.remnant.checksum == name).count();
-        let key = |it: &&Pick| (votes(it.remnant.checksum), std::cmp::Reverse(it.remnant.checksum));
-        let Some(first) = best.iter().max_by_key(|it| key(it)) else { continue };
+        let best = best_of(candidates);
+        let Some(first) = first_of(&best) else { continue };
         let other = best.iter().find(|it| it.remnant.checksum != first.remnant.checksum);
-        if let (Some(Standing::Chosen), Some(other)) = (highest, other) {
+        if let (Standing::Chosen, Some(other)) = (first.remnant.standing, other)
+            && holds(Rule::HighestBallotSalvaged)
+        {
             let mut nodes = [first.file, other.file].map(|file| files[file].0);
             nodes.sort_unstable();
             return Err(Misfit::Contradict { group, position: first.remnant.position, nodes });
         }
-        let mut pick = **first;
+        let mut pick = *first;
         match order {
             Order::Log => {
                 let mut names = vec![pick.remnant.checksum];
@@ -101,15 +95,33 @@ pub fn merge(
     Ok(picks)
 }
 
-/// Where in its row each batch counts, of all that any file has, executed or not; first of all where it is known to be chosen.
-fn repeated(files: &[(ReplicaId, &[Remnant])]) -> BTreeMap<(u8, u64), (bool, u64)> {
+/// Those that bind most of what is known of a position.
+fn best_of(candidates: &[Pick]) -> Vec<&Pick> {
+    let highest = candidates.iter().map(|it| it.remnant.standing).max();
+    let highest = highest.filter(|_| holds(Rule::HighestBallotSalvaged));
+    candidates.iter().filter(|it| highest.is_none_or(|highest| it.remnant.standing == highest)).collect()
+}
+
+/// Of those that bind alike, one of the value of which there are most.
+fn first_of<'a>(best: &[&'a Pick]) -> Option<&'a Pick> {
+    let votes = |name| best.iter().filter(|it| it.remnant.checksum == name).count();
+    let key = |it: &&&Pick| (votes(it.remnant.checksum), std::cmp::Reverse(it.remnant.checksum));
+    best.iter().max_by_key(key).copied()
+}
+
+/// Where in its row each batch counts, of all positions of which it is the value, executed or not; first of all where it is known to be
+/// chosen.
+fn repeated<'a>(known: impl Iterator<Item = &'a Vec<Pick>>) -> BTreeMap<(u8, u64), (bool, u64)> {
     let mut places = BTreeMap::new();
-    let batches = files.iter().flat_map(|(_, remnants)| *remnants).filter(|it| it.checksum != 0);
-    for Remnant { position, standing, checksum, .. } in batches {
+    for Pick { remnant: Remnant { position, standing, checksum, .. }, .. } in
+        known.filter_map(|candidates| first_of(&best_of(candidates)))
+    {
         let place = (*standing == Standing::Chosen, position.number);
         let known = places.entry((position.row, *checksum)).or_insert(place);
         *known = place.max(*known);
     }
+    // A no-op is no batch.
+    places.retain(|(_, checksum), _| *checksum != 0);
     places
 }
 

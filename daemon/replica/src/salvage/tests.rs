@@ -252,6 +252,9 @@ fn a_batch_that_was_repeated_after_a_no_op_is_salvaged_once() {
     assert_eq!(picked(&[(ReplicaId(0), &low), (ReplicaId(1), &high)], &[]), [(0, 9)]);
     // The state that counts has executed the higher one and has a gap below it.
     assert_eq!(picked(&[(ReplicaId(0), &low), (ReplicaId(1), &high)], &[9]), []);
+    // The higher one has lost to a no-op.
+    let noop = [at(0, 9, classic(3), 0)];
+    assert_eq!(picked(&[(ReplicaId(0), &both), (ReplicaId(1), &noop)], &[]), [(0, 5), (0, 9)]);
     // What is known to be chosen counts wherever it is, other rows and no-ops are other values.
     let chosen = [at(0, 5, Standing::Chosen, 8), at(0, 9, fast(0), 8)];
     assert_eq!(picked(&[(ReplicaId(0), &chosen)], &[]), [(0, 5)]);
