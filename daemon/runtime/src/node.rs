@@ -486,7 +486,7 @@ fn open_core(
             return Err(NodeFault::StateMissing { path, group });
         }
     }
-    if !memory && past.is_log_lost() {
+    if !memory && past.is_log_lost(view.rejoining) {
         return Err(NodeFault::LogMissing { path, core: view.core });
     }
     if memory {

@@ -28,7 +28,7 @@ pub(crate) struct Past {
     /// Which there should be; `None` if that is not known.
     pub(crate) inventory: Option<Inventory>,
     has_begun: bool,
-    /// An earlier start is noted to have found one.
+    /// There is no log, and an earlier start is noted to have found one.
     has_found_log: bool,
     awaits_log: bool,
 }
@@ -46,8 +46,8 @@ impl Past {
     ) -> Result<Self, NodeFault> {
         let path = &data_dir.join(format!("core-{core}"));
         let fault = |error| NodeFault::Directory { path: path.clone(), error };
-        let (_, starts) = starts::open(data_dir, Some(core))?;
         let segments = directory.segments().segments().map_err(fault)?;
+        let has_found_log = segments.is_empty() && has_found_log(data_dir, core)?;
         let SnapshotFiles { newest, superseded } = directory.snapshot_files().map_err(fault)?;
         let mut snapshots = Vec::new();
         for (group, slot) in newest {
@@ -64,7 +64,7 @@ impl Past {
             segments,
             inventory,
             has_begun: directory.has_begun().map_err(fault)?,
-            has_found_log: starts.iter().any(|start| start.log_end > Lsn(0)),
+            has_found_log,
             awaits_log: directory.awaits_log().map_err(fault)?,
         })
     }
@@ -86,8 +86,9 @@ impl Past {
 
     /// Whether there was a log, and is none. Judged by what it left behind and not by the incarnation: a first start that failed early has
     /// not voted. A state without a log is one that the cluster began with, or what is left of one that is gone.
-    pub(crate) fn is_log_lost(&self) -> bool {
-        let is_left = self.has_begun || self.has_found_log;
+    /// A node that comes back from the loss of its disk has said so already.
+    pub(crate) fn is_log_lost(&self, is_returning: bool) -> bool {
+        let is_left = self.has_begun || self.has_found_log && !is_returning;
         !self.has_log() && (is_left || !self.snapshots.is_empty() && !self.awaits_log)
     }
 
@@ -137,4 +138,10 @@ impl Past {
         core.check_past().map_err(|fault| NodeFault::Past { path: path(), fault })?;
         Ok(recovered)
     }
+}
+
+/// Whether an earlier start of the core is noted to have found a log.
+fn has_found_log(data_dir: &Path, core: usize) -> Result<bool, NodeFault> {
+    let (_, starts) = starts::open(data_dir, Some(core))?;
+    Ok(starts.iter().any(|start| start.log_end > Lsn(0)))
 }

@@ -221,7 +221,7 @@ fn load_core(options: &NodeOptions, identity: &Identity, index: usize) -> Result
     let directory = CoreDirectory::open(&options.data_dir, index).map_err(directory_fault)?;
     let mut past = Past::read(&options.data_dir, index, &directory, options.replica.hash_seed)?;
     let in_memory = options.log.durability == Durability::Memory;
-    if past.is_log_lost() && !in_memory {
+    if past.is_log_lost(identity.rejoining) && !in_memory {
         return Err(NodeFault::LogMissing { path, core: index });
     }
     let pool = FramePool::new(options.frame_pool_size);

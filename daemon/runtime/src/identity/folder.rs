@@ -75,7 +75,7 @@ pub(super) fn has_begun(path: &Path, identity: &Identity) -> io::Result<bool> {
 
 /// Whether there is something that only a node makes which has written its identity before.
 pub(super) fn holds_data(path: &Path, wanted: &Identity) -> io::Result<bool> {
-    for name in [memory::FILE.to_owned(), starts::file_of(None)] {
+    for name in files_of(wanted.cores) {
         if path.join(name).try_exists()? {
             return Ok(true);
         }
@@ -83,10 +83,15 @@ pub(super) fn holds_data(path: &Path, wanted: &Identity) -> io::Result<bool> {
     has_begun(path, wanted)
 }
 
+/// What a node that has run has beside its identity, and its cores' logs.
+fn files_of(cores: usize) -> impl Iterator<Item = String> {
+    let of_cores = (0..cores).map(|core| starts::file_of(Some(core)));
+    [memory::FILE.to_owned(), starts::file_of(None)].into_iter().chain(of_cores)
+}
+
 /// A file of a node that has run that is not there.
 pub(super) fn file_gone(path: &Path, cores: usize) -> io::Result<Option<PathBuf>> {
-    let starts = (0..cores).map(|core| starts::file_of(Some(core)));
-    for name in [memory::FILE.to_owned(), starts::file_of(None)].into_iter().chain(starts) {
+    for name in files_of(cores) {
         let file = path.join(name);
         if !file.try_exists()? {
             return Ok(Some(file));
