@@ -223,7 +223,7 @@ impl CoreLoop {
         self.write_log(now);
         self.start_loads(now);
         self.send_parcels();
-        let log_end = self.core.wal().map_or(0, |wal| wal.kept().0);
+        let log_end = self.core.wal().map_or(0, |wal| wal.synced().0);
         self.out.peers.flush(now, &mut self.ring, log_end);
         self.out.clients.flush(&mut self.ring);
         self.close_finished();

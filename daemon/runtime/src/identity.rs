@@ -353,8 +353,10 @@ impl DataDir {
         self.is_open.store(true, Ordering::Release);
     }
 
-    /// A write or sync of a log has failed: this is written down, if the disk still takes that. If it does not, the others know how far
-    /// the log was.
+    /// A write or sync of a log has failed, and what had counted before may be gone: this is written down.
+    ///
+    /// # Errors
+    /// If the disk does not take it.
     pub(crate) fn doubt(&self) -> Result<(), IdentityFault> {
         if !self.identity.life.is_unsynced || !self.is_entered.load(Ordering::Acquire) {
             return Ok(());

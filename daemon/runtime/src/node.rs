@@ -309,26 +309,48 @@ impl Node {
     /// The first fault of a core, if it did not end by request.
     pub fn wait(self) -> Result<(), NodeFault> {
         let mut result = Ok(());
-        let mut has_log_failed = false;
+        let mut is_doubtful = false;
         for thread in self.threads {
             let ended = thread.join().expect("a panic aborts the process");
-            has_log_failed |= matches!(ended, Err(NodeFault::Core(CoreFault::Log(_))));
+            is_doubtful |=
+                matches!(&ended, Err(NodeFault::Core(CoreFault::Log(failed))) if failed.loses_more);
             if result.is_ok() {
                 result = ended;
             }
         }
         // What it writes last is of a life that is not closed.
         drop(self.notes);
-        if has_log_failed && let Err(error) = self.data.doubt() {
-            say(format_args!(
-                "it cannot be written down that the log may lack votes that counted: {error}. With durability = \"periodic\", empty `data_dir` \
-                 and start the node with --rejoin"
-            ));
+        if is_doubtful {
+            doubt(&self.data);
         }
         if result.is_ok() {
             self.data.close()?;
         }
         result
+    }
+}
+
+/// How long a node tries to write down that its log may lack votes.
+const DOUBT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// A write of a log has failed, and votes that counted may be gone. A start that does not know that would vote again, so this process
+/// stays for a while to write it down: a disk that was reset comes back.
+fn doubt(data: &DataDir) {
+    let begun = std::time::Instant::now();
+    let mut is_said = false;
+    while let Err(error) = data.doubt() {
+        let is_over = begun.elapsed() >= DOUBT_PATIENCE;
+        if is_over || !std::mem::replace(&mut is_said, true) {
+            let next = if is_over { "before the next start" } else { "if this does not end" };
+            say(format_args!(
+                "a write of the log has failed, and it cannot be written down that votes may be lost: {error}. With durability = \"periodic\" such \
+                 a node must not vote again: {next}, empty `data_dir`, and start it with --rejoin"
+            ));
+        }
+        if is_over {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(500));
     }
 }
 

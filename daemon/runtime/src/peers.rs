@@ -137,7 +137,7 @@ pub(crate) struct Peers {
     queue_size_max: usize,
     /// The log that this life found.
     found: Lsn,
-    /// How far the log was [kept](panch_wal::Wal::kept) at the last flush.
+    /// How far the log was on stable storage at the last flush.
     log_end: u64,
     recognition: Recognition,
     complaints: Complaints,
@@ -236,7 +236,7 @@ impl Peers {
         self.hello.core_index == 0 && !may_have_forgotten
     }
 
-    /// Gives this turn's packets to the ring. `log_end`: how far the log is [kept](panch_wal::Wal::kept); those that get nothing else
+    /// Gives this turn's packets to the ring. `log_end`: how far the log is on stable storage; those that get nothing else
     /// hear of it at times, too.
     pub(crate) fn flush(&mut self, now: Instant, ring: &mut Ring, log_end: u64) {
         self.log_end = log_end;

@@ -18,6 +18,9 @@ pub struct WriteFailed {
     pub offset: u64,
     /// The commit group, or the last one that the sync would have covered.
     pub lsn: Lsn,
+    /// What counted before, and was not on stable storage yet, may be gone as well: the kernel may drop what it could not write, and says
+    /// so once (protocols D2). A disk without room takes nothing back.
+    pub loses_more: bool,
     /// What the operating system said.
     pub source: io::Error,
 }

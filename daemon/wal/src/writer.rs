@@ -409,7 +409,10 @@ impl Wal {
         {
             // A retry could succeed without the lost data: the kernel may have dropped the dirty pages [protocols D2].
             self.failed = true;
-            return Err(WriteFailed { segment, offset, lsn, source });
+            let has_no_room =
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+            let loses_more = !has_no_room && self.counts_unsynced();
+            return Err(WriteFailed { segment, offset, lsn, loses_more, source });
         }
         let at = self.in_flight.binary_search_by_key(&lsn, |write| write.lsn);
         self.in_flight[at.expect("a completed write was in flight")].done = true;
@@ -466,7 +469,8 @@ impl Wal {
             && holds(Rule::FailedWriteStops)
         {
             self.failed = true;
-            return Err(WriteFailed { segment: sync.segment, offset: 0, lsn: round.covers, source });
+            let (segment, lsn) = (sync.segment, round.covers);
+            return Err(WriteFailed { segment, offset: 0, lsn, loses_more: self.counts_unsynced(), source });
         }
         let at = round.outstanding.iter().position(|segment| *segment == sync.segment);
         round.outstanding.swap_remove(at.expect("a sync belongs to its round"));
@@ -503,18 +507,15 @@ impl Wal {
         }
     }
 
+    /// Whether something has counted, in this life or the one before, that is not on stable storage.
+    fn counts_unsynced(&self) -> bool {
+        let is_periodic = matches!(self.config.durability, Durability::Periodic { .. });
+        self.resync || is_periodic && self.written > self.synced
+    }
+
     /// Everything up to here is on stable storage.
     pub fn synced(&self) -> Lsn {
         self.synced
-    }
-
-    /// Everything up to here is found by the next process that reads the log, if the machine stays up and no write or sync has failed:
-    /// what others may hold the node to.
-    pub fn kept(&self) -> Lsn {
-        match self.config.durability {
-            Durability::Memory => Lsn(0),
-            Durability::Sync | Durability::Periodic { .. } => self.durable(),
-        }
     }
 
     /// Whether a write failed. The node must stop.

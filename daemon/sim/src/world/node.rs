@@ -134,7 +134,7 @@ pub(crate) struct Life {
     pub(crate) waiting: VecDeque<(Packet, PacketReader, usize)>,
     pub(crate) helper: Helper,
     pub(crate) writers: Vec<PacketWriter>,
-    /// How far its log is kept.
+    /// How far its log is on stable storage.
     pub(crate) log_end: u64,
     /// By peer, what the last packet said of that, and when.
     pub(crate) told: [(u64, Time); REPLICAS_MAX],

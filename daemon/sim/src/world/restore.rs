@@ -61,12 +61,12 @@ pub(crate) struct Greeting {
     life: LifeName,
     returning: bool,
     starts: Starts,
-    /// How far its log is kept.
+    /// How far its log is on stable storage.
     log_end: Lsn,
 }
 
 impl Greeting {
-    /// The log is kept up to here.
+    /// The log is on stable storage up to here.
     pub(crate) fn set_log_end(&mut self, log_end: u64) {
         self.log_end = self.log_end.max(Lsn(log_end));
     }

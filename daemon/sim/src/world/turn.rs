@@ -265,7 +265,7 @@ impl Node {
         let deeds = life.take_deeds();
         let mut writers = std::mem::take(&mut life.writers);
         let me = life.core.incarnation();
-        life.log_end = life.core.wal().map_or(0, |wal| wal.kept().0);
+        life.log_end = life.core.wal().map_or(0, |wal| wal.synced().0);
         if let Some(hello) = &mut shared.hellos[self.index] {
             hello.set_log_end(life.log_end);
         }

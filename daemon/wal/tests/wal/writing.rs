@@ -116,6 +116,39 @@ fn a_failed_sync_stops_the_log() {
     assert_eq!(node.submit(), 0);
 }
 
+/// What a failed write or sync takes along: what had counted and was not synced; nothing if the disk had no room.
+#[test]
+fn a_failed_write_loses_what_counted_and_was_not_synced() {
+    const EIO: i32 = 5;
+    const ENOSPC: i32 = 28;
+    let periodic = Durability::Periodic { interval: Duration::from_millis(10) };
+    for (durability, is_first, code, expected) in [
+        (periodic, false, EIO, true),
+        (periodic, true, EIO, false),
+        (periodic, false, ENOSPC, false),
+        (Durability::Sync, false, EIO, false),
+    ] {
+        let mut node = Node::create(Config { durability, ..config() });
+        if !is_first {
+            node.append(0, b"counted");
+            node.submit();
+            node.complete(0);
+        }
+        node.append(0, b"failed");
+        node.submit();
+        let write = node.in_flight.pop().unwrap();
+        let failed = node.wal.on_written(write, Err(io::Error::from_raw_os_error(code))).unwrap_err();
+        assert_eq!(failed.loses_more, expected, "{durability:?} {is_first} {code}");
+    }
+    // The life before may have written with another durability: until its log is synced, a sync that fails loses that.
+    let mut node = Node::create(config());
+    node.append(0, b"one");
+    node.settle();
+    node.restart(config()).unwrap();
+    let sync = node.wal.next_sync(node.now).unwrap();
+    assert!(node.wal.on_synced(sync, Err(io::Error::from_raw_os_error(EIO))).unwrap_err().loses_more);
+}
+
 #[test]
 fn memory_mode_writes_nothing_and_is_durable_at_once() {
     let mut wal = Wal::create(Config { durability: Durability::Memory, ..config() }, IDENTITY);
