@@ -11,6 +11,7 @@
 //! operations and with fewer unknown ones can do everything that is possible with more.
 
 mod list;
+mod plain;
 pub mod register;
 pub mod store;
 mod zones;

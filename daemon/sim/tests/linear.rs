@@ -398,6 +398,17 @@ fn the_search_finds_what_trying_all_orders_finds() {
             Verdict::Undecided => panic!("a few operations are decided"),
         };
         assert_eq!(is_linearizable, by_trying_all(&store, &store.initial(), &history), "{history:?}");
+        // With values made alike that nobody saw.
+        let mut whole = History::default();
+        let tied = ManyAction::Exists(vec![bytes("a"), bytes("b")]);
+        whole.push_many(0, None, tied, None);
+        for Timed { invoked, returned, operation } in history {
+            match operation {
+                StoreOperation::One(key, it) => whole.push(&key, invoked, returned, it.action, it.answer),
+                StoreOperation::Many(it) => whole.push_many(invoked, returned, it.action, it.answer),
+            }
+        }
+        assert_eq!(is_linearizable, whole.check(STEPS).is_ok(), "{whole:?}");
         *(if is_linearizable { &mut accepted } else { &mut refused }) += 1;
     }
     assert!(accepted > 500 && refused > 500, "{accepted} and {refused}");

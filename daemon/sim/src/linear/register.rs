@@ -3,6 +3,7 @@
 use std::fmt;
 use std::rc::Rc;
 
+use super::plain::plain;
 use super::{Model, Timed, Verdict, check, zones};
 
 /// A value, shared.
@@ -184,10 +185,10 @@ pub struct Summary {
 
 /// Checks the history of one key.
 pub fn check_key(operations: &[Timed<KeyOperation>], steps_max: u64) -> Verdict {
+    let search = || check(&Register, &plain(operations), steps_max);
     match zones::check(operations) {
-        None => check(&Register, operations, steps_max),
-        Some(Verdict::NotLinearizable { stuck, linearized }) => match check(&Register, operations, steps_max)
-        {
+        None => search(),
+        Some(Verdict::NotLinearizable { stuck, linearized }) => match search() {
             // It knows how long an order may be.
             longest @ Verdict::NotLinearizable { .. } => longest,
             _ => Verdict::NotLinearizable { stuck, linearized },

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::plain::plain;
 use super::register::{
     Action, Anomaly, Answer, Bytes, KeyOperation, Register, Summary, Text, check_key, describe,
 };
@@ -287,7 +288,7 @@ impl History {
             summary.operations += operations.len();
             summary.families += 1;
             let name = family.join(&b' ');
-            refuse(&name, &operations, check(&Store::new(family), &operations, steps_max))?;
+            refuse(&name, &operations, check(&Store::new(family), &plain(&operations), steps_max))?;
         }
         Ok(summary)
     }
