@@ -40,7 +40,7 @@ impl Fast {
         self.arm_repair();
     }
 
-    /// Gives up the fast round of `slot` as soon as no value can reach a fast quorum there.
+    /// Gives up the fast round of `slot` as soon as no value can reach a fast quorum there with the votes of those that are relied on.
     pub(super) fn look_for_collision(&mut self, slot: Slot, effects: &mut Effects<Self>) {
         if !self.is_fast_here(slot) {
             return;
@@ -56,7 +56,11 @@ impl Fast {
             .map(|vote| votes().filter(|other| other.name == vote.name).count())
             .max()
             .unwrap_or_default();
-        if most + (self.group.replica_count - votes().count()) < quorum {
+        // Who is not relied on may never vote: a slot that only its vote could decide would wait for a timer, and so would every
+        // command that collides. Should the vote come after all, rule O4 has allowed for it.
+        let has_voted = |id: &ReplicaId| open.tally[id.index()].is_some_and(|vote| vote.round == round);
+        let yet_to_vote = self.term.fit.iter().filter(|id| !has_voted(id)).count();
+        if most + yet_to_vote < quorum {
             self.counters.collisions += 1;
             self.recover(slot, effects);
         }

@@ -1,5 +1,6 @@
 //! The exact effects of single events: candidate and coordinator.
 
+use panch_wire::frame::Frame;
 use panch_wire::ids::{ReplicaId, Slot};
 use panch_wire::time::Duration;
 
@@ -154,6 +155,31 @@ fn a_collision_is_noticed_with_the_vote_that_makes_it_and_resolved_without_a_tim
     assert_eq!(solo.protocol.counters().collisions, 1);
     // Both batches are here, though y lies in slot 2.
     assert_eq!(solo.accepts(1).len(), 1);
+}
+
+/// Four of five replicas vote in `slot`, three of them, this one among them, for `most`.
+fn split(solo: &mut Solo, plan: Plan, slot: u64, most: &Frame, other: &Frame) {
+    solo.propose(R1, plan, slot, most);
+    solo.settle();
+    for (from, frame) in [(R1, most), (R2, most), (R3, other)] {
+        solo.hear(from, votes(Round::fast(plan.term), slot, Some(frame)), None);
+    }
+}
+
+#[test]
+fn a_slot_does_not_wait_for_the_vote_of_a_replica_that_is_not_relied_on() {
+    let (mut solo, plan) = Solo::coordinator(5, Tuning { free_for_all: true, ..tuning() });
+    let frames = [1, 2, 3, 4].map(|counter| solo.frame(counter));
+    split(&mut solo, plan, 1, &frames[0], &frames[1]);
+    // The fifth is fit, and its vote makes the fast quorum.
+    assert_eq!(solo.protocol.counters().collisions, 0);
+    solo.hear(R4, votes(Round::fast(plan.term), 1, Some(&frames[0])), None);
+    assert_eq!(solo.protocol.counters().fast_chosen, 1);
+    // The other four are a fast quorum: the plan stays.
+    solo.step(Event::Suspect(R4));
+    split(&mut solo, plan, 2, &frames[2], &frames[3]);
+    assert_eq!(solo.protocol.counters().collisions, 1);
+    assert_eq!(solo.accepts(2), [Value::Batch(frames[2].clone())]);
 }
 
 #[test]

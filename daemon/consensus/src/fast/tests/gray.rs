@@ -11,7 +11,11 @@ type Cluster = cluster::Cluster<Fast>;
 
 /// A group that 0 coordinates, in fast rounds.
 fn group(replica_count: u8) -> Cluster {
-    let mut cluster = Cluster::new(replica_count, 0, 7, Tuning { pipeline_depth: 10, ..tuning() });
+    group_with(replica_count, Tuning { pipeline_depth: 10, ..tuning() })
+}
+
+fn group_with(replica_count: u8, tuning: Tuning) -> Cluster {
+    let mut cluster = Cluster::new(replica_count, 0, 7, tuning);
     cluster.run_till("a plan", 1_000, |cluster| cluster.leader() == Some(0));
     cluster.run_for(300);
     assert!(cluster.ids().all(|id| cluster.protocol(id).plan.is_some_and(|plan| plan.mode.is_fast())));
@@ -53,6 +57,39 @@ fn a_hung_disk_of_a_voter_costs_little() {
     for replica_count in [3, 5] {
         beside_a_disk(replica_count, replica_count - 1, 500, |cluster, bad| cluster.stall_disk(bad, true));
     }
+}
+
+/// All of `nodes` write at once, again and again; how long it takes until all of that is decided, in the median, in microseconds.
+fn pace_at_once(cluster: &mut Cluster, nodes: &[u8], milliseconds: u64) -> u64 {
+    let end = cluster.now + Duration::from_millis(milliseconds);
+    let mut times = Vec::new();
+    while cluster.now < end {
+        let begun = cluster.now;
+        let batches: Vec<_> = nodes.iter().map(|node| cluster.propose(*node).expect("it has room")).collect();
+        while !batches.iter().all(|batch| cluster.is_decided(*batch)) {
+            cluster.run_until(cluster.now + Duration::from_micros(50));
+            assert!(cluster.now.since(begun) < Duration::from_secs(5), "progress: writes took too long");
+        }
+        times.push(cluster.now.since(begun).as_micros() as u64);
+        cluster.run_for(2);
+    }
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+/// Without the fifth vote every slot that the others do not agree on needs another round, and none may wait for a timer before it.
+#[test]
+fn free_for_all_a_hung_disk_of_a_voter_costs_little() {
+    let tuning = Tuning { pipeline_depth: 10, free_for_all: true, ..tuning() };
+    let mut cluster = group_with(5, tuning);
+    let well = all_but(&cluster, 4);
+    let before = pace_at_once(&mut cluster, &well, 300);
+    cluster.stall_disk(4, true);
+    let _ = pace_at_once(&mut cluster, &well, 500);
+    let collisions = cluster.protocol(0).counters().collisions;
+    let beside = pace_at_once(&mut cluster, &well, 3_000);
+    assert!(cluster.protocol(0).counters().collisions > collisions + 100, "little collided");
+    assert!(beside <= 3 * before, "progress: writes take {beside} us instead of {before}");
 }
 
 #[test]
