@@ -5,7 +5,9 @@
 //!   connection is reset; what is under way then is lost, and both ends are told (or find out later).
 //! * In datagram mode nothing is promised, not even that a packet stays as it was.
 //! * A blocked direction delivers nothing: streams hold packets back until it is unblocked, datagrams are dropped.
+//! * What waits in front of a narrow link waits no longer than the link is narrow, or the connection lasts.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use panch_wire::ids::{ReplicaId, ReplicaSet};
@@ -64,6 +66,8 @@ pub struct Packet {
     pub connection: u64,
     /// Names the life of the sender.
     pub life: u64,
+    /// The timetable of the link that says when it arrives.
+    timetable: u64,
     /// As the sender wrote it.
     pub bytes: Rc<[u8]>,
 }
@@ -79,6 +83,10 @@ struct Link {
     /// When the last byte of what was sent has left, if the bandwidth is limited.
     free_at: Time,
     held: Vec<Packet>,
+    /// What is under way, and when it arrives.
+    under_way: VecDeque<(Time, Packet)>,
+    /// How often that was decided anew.
+    timetable: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -180,12 +188,7 @@ impl Network {
         let link = self.link(from, to);
         link.blocked = false;
         let held = std::mem::take(&mut link.held);
-        let mut arrivals = Vec::new();
-        for packet in held {
-            let at = self.arrival(now, from, to, packet.bytes.len());
-            arrivals.push((at, packet));
-        }
-        arrivals
+        held.into_iter().map(|packet| self.dispatch(now, packet)).collect()
     }
 
     /// Whether packets go from `from` to `to`.
@@ -198,9 +201,25 @@ impl Network {
         self.link(from, to).slowness = slowness;
     }
 
-    /// No more than so many bytes per second go from `from` to `to`; `None`: as on every link.
-    pub fn narrow(&mut self, from: usize, to: usize, bytes_per_second: Option<u64>) {
-        self.link(from, to).narrow = bytes_per_second;
+    /// No more than so many bytes per second go from `from` to `to` until it is widened.
+    pub fn narrow(&mut self, from: usize, to: usize, bytes_per_second: u64) {
+        self.link(from, to).narrow = Some(bytes_per_second);
+    }
+
+    /// As many bytes per second go from `from` to `to` as on every link; what waits in front of it arrives at the returned times.
+    ///
+    /// Senders that repeat themselves can make that more than a narrow link carries in minutes. If it kept its place in time, nothing
+    /// new would overtake it on a stream, and the link would stay as good as cut for as long although it is narrow no more.
+    pub fn widen(&mut self, now: Time, from: usize, to: usize) -> Vec<(Time, Packet)> {
+        let link = self.link(from, to);
+        link.narrow = None;
+        if link.free_at <= now {
+            return Vec::new();
+        }
+        (link.free_at, link.last_arrival) = (now, now);
+        link.timetable += 1;
+        let late = std::mem::take(&mut link.under_way).into_iter().filter(|(at, _)| *at > now);
+        late.map(|(_, packet)| self.dispatch(now, packet)).collect()
     }
 
     // Connections.
@@ -210,7 +229,9 @@ impl Network {
         for (from, to) in [(a, b), (b, a)] {
             let link = self.link(from, to);
             link.held.clear();
-            link.free_at = 0;
+            link.under_way.clear();
+            // What comes on the next connection does not wait for what is lost with this one.
+            (link.free_at, link.last_arrival) = (0, 0);
         }
         let connection = self.connection(a, b);
         connection.number += 1;
@@ -241,12 +262,18 @@ impl Network {
         !self.settings.streams || connection.up && connection.number == packet.connection
     }
 
+    /// Whether a packet whose time has come arrives: its connection is up, and no other time was set for it since.
+    pub fn is_due(&self, packet: &Packet) -> bool {
+        let link = &self.links[packet.from * self.node_count + packet.to];
+        packet.timetable == link.timetable && self.is_current(packet)
+    }
+
     // Packets.
 
     /// A packet on the present connection.
     pub fn address(&mut self, from: usize, to: usize, bytes: Rc<[u8]>) -> Packet {
         let connection = self.connection(from, to).number;
-        Packet { from, to, connection, life: 0, bytes }
+        Packet { from, to, connection, life: 0, timetable: 0, bytes }
     }
 
     /// Sends a packet.
@@ -269,8 +296,7 @@ impl Network {
                 link.held.push(packet);
                 return Fate::Arrives(Vec::new());
             }
-            let at = self.arrival(now, from, to, packet.bytes.len());
-            return Fate::Arrives(vec![(at, packet)]);
+            return Fate::Arrives(vec![self.dispatch(now, packet)]);
         }
         if self.link(from, to).blocked || self.random.chance(self.settings.loss) {
             self.counters.lost += 1;
@@ -288,13 +314,14 @@ impl Network {
                 bytes[at] ^= 1 << self.random.below(8);
                 copy.bytes = bytes.into();
             }
-            let at = self.arrival(now, from, to, copy.bytes.len());
-            arrivals.push((at, copy));
+            arrivals.push(self.dispatch(now, copy));
         }
         Fate::Arrives(arrivals)
     }
 
-    fn arrival(&mut self, now: Time, from: usize, to: usize, size: usize) -> Time {
+    /// Says when a packet arrives.
+    fn dispatch(&mut self, now: Time, mut packet: Packet) -> (Time, Packet) {
+        let (from, to, size) = (packet.from, packet.to, packet.bytes.len());
         let settings = self.settings;
         let mut latency = self.random.skewed(settings.latency_low, settings.latency_high);
         if self.random.chance(settings.straggling) {
@@ -312,7 +339,10 @@ impl Network {
             at = at.max(link.last_arrival + 1);
             link.last_arrival = at;
         }
-        at
+        packet.timetable = link.timetable;
+        while link.under_way.pop_front_if(|(arrived, _)| *arrived <= now).is_some() {}
+        link.under_way.push_back((at, packet.clone()));
+        (at, packet)
     }
 }
 
@@ -391,15 +421,55 @@ mod tests {
     fn one_link_alone_is_narrow() {
         let mut network = network(NetworkSettings::calm());
         network.connect(0, 2);
-        network.narrow(0, 1, Some(1_000_000));
+        network.narrow(0, 1, 1_000_000);
         for to in [1, 2] {
             let packet = network.address(0, to, vec![0; 50_000].into());
             let at = arrivals(network.send(0, packet))[0].0;
             assert_eq!(at >= 50 * MILLISECOND, to == 1);
         }
-        network.narrow(0, 1, None);
+        assert!(network.widen(SECOND, 0, 1).is_empty());
         let at = arrivals(send(&mut network, SECOND, 0, 1, 1))[0].0;
         assert!(at < SECOND + MILLISECOND);
+    }
+
+    #[test]
+    fn what_waits_in_front_of_a_narrow_link_leaves_when_it_is_widened() {
+        let mut network = network(NetworkSettings::calm());
+        network.narrow(0, 1, 1_000);
+        let mut late = Vec::new();
+        for number in 0..100u8 {
+            let packet = network.address(0, 1, vec![number; 1_000].into());
+            late.extend(arrivals(network.send(0, packet)));
+        }
+        assert!(late[0].0 > SECOND && late[99].0 > 100 * SECOND);
+        let now = 10 * SECOND + SECOND / 2;
+        let anew = network.widen(now, 0, 1);
+        // Ten have arrived; the others come in their order, soon, and once.
+        assert!(
+            anew.iter().map(|(_, packet)| packet.bytes[0]).eq(10..100)
+                && anew.is_sorted_by_key(|(at, _)| *at)
+        );
+        assert!(
+            anew.iter().all(|(at, packet)| (now..now + MILLISECOND).contains(at) && network.is_due(packet))
+        );
+        assert!(!late[10..].iter().any(|(_, packet)| network.is_due(packet)));
+        let next = arrivals(send(&mut network, now, 0, 1, 100))[0].0;
+        assert!((anew[89].0..now + MILLISECOND).contains(&next));
+    }
+
+    #[test]
+    fn a_connection_does_not_wait_for_what_was_lost_with_the_one_before() {
+        let mut network = network(NetworkSettings::calm());
+        network.narrow(0, 1, 1_000);
+        for _ in 0..100 {
+            let packet = network.address(0, 1, vec![0; 1_000].into());
+            network.send(0, packet);
+        }
+        network.reset(0, 1);
+        network.connect(0, 1);
+        let at = arrivals(send(&mut network, SECOND, 0, 1, 1))[0].0;
+        assert!(at < SECOND + 2 * MILLISECOND);
+        assert!(network.widen(SECOND, 0, 1).len() == 1);
     }
 
     #[test]

@@ -292,7 +292,7 @@ impl World {
             }
             Event::Disk { node, job } => self.nodes[node].on_disk(shared, job),
             Event::Packet(packet) => {
-                if shared.network.is_current(&packet) {
+                if shared.network.is_due(&packet) {
                     self.nodes[packet.to].take_in(shared, Input::Packet(packet));
                 }
             }

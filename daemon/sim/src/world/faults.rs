@@ -386,7 +386,11 @@ impl World {
                 }
             }
             Undo::FastLink(from, to) => self.shared.network.slow_down(from, to, 0),
-            Undo::WideLink(from, to) => self.shared.network.narrow(from, to, None),
+            Undo::WideLink(from, to) => {
+                for (at, packet) in self.shared.network.widen(now, from, to) {
+                    self.shared.queue.push(at, Event::Packet(packet));
+                }
+            }
             Undo::FastNode(node) => self.nodes[node].slowness = 0,
             Undo::FastDisk(node) => self.nodes[node].disk.latency = self.shared.settings.disk,
             Undo::RoomOnDisk(node) => self.nodes[node].disk.full = false,

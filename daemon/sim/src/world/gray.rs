@@ -139,8 +139,8 @@ impl World {
                 network.slow_down(other, one, time);
             }
             Weakness::NarrowLink(one, other, per_second) => {
-                network.narrow(one, other, Some(per_second));
-                network.narrow(other, one, Some(per_second));
+                network.narrow(one, other, per_second);
+                network.narrow(other, one, per_second);
             }
             Weakness::SlowNode(node, time) => self.nodes[node].slowness = time,
         }

@@ -363,7 +363,9 @@ impl Node {
             bytes.extend_from_slice(part);
         }
         writer.release();
-        Packet { life: life.name, ..shared.network.address(self.index, to, bytes.into()) }
+        let mut packet = shared.network.address(self.index, to, bytes.into());
+        packet.life = life.name;
+        packet
     }
 
     fn send(&self, shared: &mut Shared, to: usize, writer: &mut PacketWriter) {
