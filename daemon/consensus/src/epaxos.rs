@@ -165,6 +165,8 @@ pub struct Epaxos {
     /// Per row, everything up to here has left memory: it is executed by all replicas that were heard lately, and nobody is expected to ask
     /// for it.
     released: Dependencies,
+    /// Per row, what everybody that was heard lately had executed at that time. None while too few are heard.
+    passing_on: Option<(Instant, Numbers)>,
     loads: Loads,
     /// A snapshot is being written down that will replace the state: nothing is executed or forgotten until it has.
     installing: bool,
@@ -321,6 +323,7 @@ impl Protocol for Epaxos {
             tail_size: 0,
             held_size: 0,
             released: Dependencies::default(),
+            passing_on: None,
             loads: Loads::default(),
             installing: false,
             pause: None,

@@ -10,6 +10,9 @@
 //!   instance without that dependency could be executed first by a replica that has not. [T-E19]
 //! * A replica that is gone for long holds back the index, and nothing else. So does one that is heard and lacks so much that the log has
 //!   reached its bound.
+//! * A replica that is gone may be one that only this one does not hear. What it lacks leaves only while this replica belongs to a live
+//!   quorum, and only what the rest of that has had long enough to pass on to it. Without the one, two replicas that are left over would each
+//!   forget what the other lacks while they cannot reach each other; without the other, before the one between them dies.
 //! * With four replicas and more, what is executed although an earlier instance of its row is not stays, at least as what it touches: validations
 //!   ask for it. Of the rest they need no more than how far it goes.
 
@@ -35,22 +38,22 @@ impl Epaxos {
         }
         let count = self.group.replica_count;
         let gone_after = GONE_AFTER * self.tuning.recover_always_after;
+        let now = self.now;
+        let is_heard = |member: &Member| {
+            let is_helped = member.snapshotting && holds(Rule::LogKeptForTransfers);
+            is_helped || now.since(member.heard) < gone_after
+        };
+        let by_awaited = self.executed_by(|member| !member.given_up);
+        let by_heard = self.executed_by(|member| !member.given_up && is_heard(member));
+        let passed_on = self.passed_on(&by_heard);
         for row in 0..count as u8 {
+            let at = usize::from(row);
             let executed_here = self.graph.executed().upto(row);
-            let mut by_all = u64::MAX;
-            let mut by_any = 0;
-            let mut by_heard = u64::MAX;
-            for member in &self.members[..count] {
-                let executed = member.executed[usize::from(row)];
-                (by_all, by_any) = (by_all.min(executed), by_any.max(executed));
-                let is_helped = member.snapshotting && holds(Rule::LogKeptForTransfers);
-                if !member.given_up && (is_helped || self.now.since(member.heard) < gone_after) {
-                    by_heard = by_heard.min(executed);
-                }
-            }
-            let by_all = if holds(Rule::EpaxosCollectAfterAll) { by_all } else { by_any };
-            self.collected.raise(row, by_all.min(executed_here));
-            let upto = by_heard.max(by_all).min(executed_here);
+            let executed = self.members[..count].iter().map(|member| member.executed[at]);
+            let by_all = if holds(Rule::EpaxosCollectAfterAll) { executed.min() } else { executed.max() };
+            let by_all = by_all.unwrap_or(0).min(executed_here);
+            self.collected.raise(row, by_all);
+            let upto = by_awaited[at].max(by_all).max(by_heard[at].min(passed_on[at]));
             let from = self.released.row(row) + 1;
             if upto < from {
                 continue;
@@ -71,6 +74,34 @@ impl Epaxos {
             self.tail.retain(|position| self.instances.contains_key(position));
         }
         self.conflicts.forget(&self.collected);
+    }
+
+    /// Per row, what this replica has executed, and so have all of these members.
+    fn executed_by(&self, counts: impl Fn(&Member) -> bool) -> Numbers {
+        let members = self.members[..self.group.replica_count].iter().filter(|member| counts(member));
+        members.fold(self.executed_numbers(), |least, member| {
+            std::array::from_fn(|row| least[row].min(member.executed[row]))
+        })
+    }
+
+    /// Of what everybody executed that was heard lately, what had been executed a while ago already: one of them that does hear a member
+    /// which is gone has passed it on since. Nothing while this replica does not hear enough to decide anything: then it keeps what it
+    /// has, and that does not become more.
+    fn passed_on(&mut self, by_heard: &Numbers) -> Numbers {
+        let others = self.peers().filter(|peer| !self.is_suspected(*peer)).count();
+        if others + 1 < self.quorum() {
+            self.passing_on = None;
+            return Numbers::default();
+        }
+        // Longer than it takes to notice that one of them is dead: it passes on nothing from then on.
+        let patience = self.tuning.recover_always_after;
+        match self.passing_on {
+            Some((since, _)) if self.now.since(since) < patience => Numbers::default(),
+            earlier => {
+                self.passing_on = Some((self.now, *by_heard));
+                earlier.map_or(Numbers::default(), |(_, executed)| executed)
+            }
+        }
     }
 
     /// Members that have not executed `position`, which is executed here, are not waited for any longer: what it takes to help them without a
