@@ -267,6 +267,11 @@ impl Node {
             let thread = std::thread::Builder::new().name(format!("panch-core-{core}")).spawn(move || {
                 let gates = Gates { ready, go };
                 let result = run_core(view, port, &data, &failed, &gates);
+                if loses_votes(&result) {
+                    // At once: the others may take long to end, and this process may be killed. What does not succeed is tried again when
+                    // they have ended.
+                    let _ = data.doubt();
+                }
                 if result.is_err() {
                     failed.store(true, Ordering::Relaxed);
                     stop.stop();
@@ -312,8 +317,7 @@ impl Node {
         let mut is_doubtful = false;
         for thread in self.threads {
             let ended = thread.join().expect("a panic aborts the process");
-            is_doubtful |=
-                matches!(&ended, Err(NodeFault::Core(CoreFault::Log(failed))) if failed.loses_more);
+            is_doubtful |= loses_votes(&ended);
             if result.is_ok() {
                 result = ended;
             }
@@ -328,6 +332,11 @@ impl Node {
         }
         result
     }
+}
+
+/// Whether a core ended because its log could not be written, and votes that counted may be gone with that.
+fn loses_votes(ended: &Result<(), NodeFault>) -> bool {
+    matches!(ended, Err(NodeFault::Core(CoreFault::Log(failed))) if failed.loses_more)
 }
 
 /// How long a node tries to write down that its log may lack votes.
