@@ -165,8 +165,8 @@ pub struct Epaxos {
     /// Per row, everything up to here has left memory: it is executed by all replicas that were heard lately, and nobody is expected to ask
     /// for it.
     released: Dependencies,
-    /// Per row, what everybody that was heard lately had executed at that time. None while too few are heard.
-    passing_on: Option<(Instant, Numbers)>,
+    /// What is being passed on by others; `None`: nothing was looked at yet.
+    passing_on: Option<collect::PassingOn>,
     loads: Loads,
     /// A snapshot is being written down that will replace the state: nothing is executed or forgotten until it has.
     installing: bool,

@@ -18,6 +18,7 @@
 
 use panch_wire::ids::{Position, REPLICAS_MAX, ReplicaId};
 use panch_wire::rule::{Rule, holds};
+use panch_wire::time::{Duration, Instant};
 
 use super::Epaxos;
 use super::catchup::Member;
@@ -28,6 +29,15 @@ use crate::frontier::Frontier;
 /// A replica that was silent for so many times the patience of recoveries is not waited for: it will need a snapshot.
 /// While one is on its way to it, it is waited for again: what the others execute meanwhile is what it needs next.
 pub(super) const GONE_AFTER: u32 = 15;
+
+/// What everybody that was heard lately had executed at some moment, per row, and for how long others were heard since.
+#[derive(Clone, Debug)]
+pub(super) struct PassingOn {
+    executed: Numbers,
+    age: Duration,
+    /// When that was looked at last.
+    at: Instant,
+}
 
 impl Epaxos {
     /// Drops what every member says to have executed.
@@ -85,23 +95,28 @@ impl Epaxos {
     }
 
     /// Of what everybody executed that was heard lately, what had been executed a while ago already: one of them that does hear a member
-    /// which is gone has passed it on since. Nothing while this replica does not hear enough to decide anything: then it keeps what it
-    /// has, and that does not become more.
+    /// which is gone has passed it on since. Only the time counts in which this replica hears enough to decide anything: who is not heard
+    /// may not have passed on anything, either.
     fn passed_on(&mut self, by_heard: &Numbers) -> Numbers {
         let others = self.peers().filter(|peer| !self.is_suspected(*peer)).count();
-        if others + 1 < self.quorum() {
-            self.passing_on = None;
+        let hears_enough = others + 1 >= self.quorum();
+        let (now, executed) = (self.now, *by_heard);
+        let fresh = PassingOn { executed, age: Duration::ZERO, at: now };
+        let Some(passing_on) = &mut self.passing_on else {
+            self.passing_on = hears_enough.then_some(fresh);
             return Numbers::default();
-        }
+        };
         // Longer than it takes to notice that one of them is dead: it passes on nothing from then on.
         let patience = self.tuning.recover_always_after;
-        match self.passing_on {
-            Some((since, _)) if self.now.since(since) < patience => Numbers::default(),
-            earlier => {
-                self.passing_on = Some((self.now, *by_heard));
-                earlier.map_or(Numbers::default(), |(_, executed)| executed)
-            }
+        if hears_enough {
+            // A replica that stood still did not hear anybody meanwhile.
+            passing_on.age += now.since(passing_on.at).min(2 * self.tuning.heartbeat_interval);
         }
+        passing_on.at = now;
+        if !hears_enough || passing_on.age < patience {
+            return Numbers::default();
+        }
+        std::mem::replace(passing_on, fresh).executed
     }
 
     /// Members that have not executed `position`, which is executed here, are not waited for any longer: what it takes to help them without a
