@@ -78,6 +78,8 @@ pub(crate) struct DataDir {
     way_back: WayBack,
     /// A core could not bring everything to stable storage.
     is_open: AtomicBool,
+    /// A write or sync of a log has failed, and votes may be gone with it: so says whatever is written from then on.
+    is_doubted: AtomicBool,
     /// Held for the life of the process: the kernel releases it however the process ends.
     _lock: File,
 }
@@ -214,6 +216,7 @@ impl DataDir {
             is_entered: AtomicBool::new(false),
             way_back: WayBack { cores, is_wanted: AtomicBool::new(false) },
             is_open: AtomicBool::new(false),
+            is_doubted: AtomicBool::new(false),
             _lock: lock,
         })
     }
@@ -361,8 +364,8 @@ impl DataDir {
         if !self.identity.life.is_unsynced || !self.is_entered.load(Ordering::Acquire) {
             return Ok(());
         }
-        let rejoining = self.is_returning();
-        self.write(&Identity { rejoining, life: self.identity.life.doubted(), ..self.identity.clone() })
+        self.is_doubted.store(true, Ordering::Release);
+        self.write(&Identity { rejoining: self.is_returning(), ..self.identity.clone() })
     }
 
     /// All cores and the thread that writes have ended in order: it is written that nothing of this life is lost if the power fails now.
@@ -376,7 +379,11 @@ impl DataDir {
     }
 
     fn write(&self, identity: &Identity) -> Result<(), IdentityFault> {
-        hold(&self.file).store(&render(identity, FORMAT))
+        let mut file = hold(&self.file);
+        // Looked at while nobody else writes: a later text does not take the doubt back.
+        let is_doubted = self.is_doubted.load(Ordering::Acquire);
+        let life = if is_doubted { identity.life.doubted() } else { identity.life };
+        file.store(&render(&Identity { life, ..identity.clone() }, FORMAT))
     }
 }
 

@@ -352,8 +352,8 @@ fn doubt(data: &DataDir) {
         if is_over || !std::mem::replace(&mut is_said, true) {
             let next = if is_over { "before the next start" } else { "if this does not end" };
             say(format_args!(
-                "a write of the log has failed, and it cannot be written down that votes may be lost: {error}. With durability = \"periodic\" such \
-                 a node must not vote again: {next}, empty `data_dir`, and start it with --rejoin"
+                "a write of the log has failed, and it cannot be written down that votes that counted before they were synced \
+                 may be lost: {error}. Such a node must not vote again: {next}, empty `data_dir`, and start it with --rejoin"
             ));
         }
         if is_over {

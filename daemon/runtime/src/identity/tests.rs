@@ -336,6 +336,8 @@ fn unsynced_votes_are_lost_with_the_power_or_the_disk_and_not_with_the_process()
     // The machine stays up, but a write of the log has failed.
     let failed = open_at(10, true, false);
     failed.doubt().unwrap();
+    // What else is written then does not take it back.
+    failed.write(&failed.identity).unwrap();
     drop(failed);
     let lost = open_at(10, true, false);
     assert!(lost.has_lost_votes && lost.identity.rejoining);
