@@ -16,8 +16,7 @@
 //! does not say then what others on their way back may have voted for: it may know too little.
 //!
 //! A node whose votes counted before they were on stable storage has forgotten the last of them when its machine stops or a write
-//! fails ([`Life`]). It
-//! comes back in the same way, with what its log still holds: that was said, and is remembered. What was said after it is
+//! fails ([`Life`]). It comes back in the same way, with what its log still holds: that was said, and is remembered. What was said after it is
 //! what a lost disk has forgotten. The replica cannot tell what of its log was said last, so it must not be believed before it has executed
 //! everything up to the horizon, whatever the log holds.
 

@@ -33,6 +33,15 @@ fn increment(invoked: u64, returned: u64, sum: i64) -> Timed<KeyOperation> {
     call(invoked, returned, Action::Increment(1), Answer::Number(sum))
 }
 
+/// Draws numbers below a bound, the same ones each time.
+fn dice() -> impl FnMut(u64) -> u64 {
+    let mut state = 1u64;
+    move |bound| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % bound
+    }
+}
+
 #[track_caller]
 fn good(history: &[Timed<KeyOperation>]) {
     assert_eq!(check(&Register, history, STEPS), Verdict::Linearizable);
@@ -178,11 +187,7 @@ fn reads_and_writes_are_decided_however_many_are_concurrent() {
 
 #[test]
 fn both_ways_to_decide_agree() {
-    let mut state = 1u64;
-    let mut below = |bound: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) % bound
-    };
+    let mut below = dice();
     let (mut accepted, mut refused) = (0, 0);
     for _ in 0..20_000 {
         let mut history = Vec::new();
@@ -349,11 +354,7 @@ fn by_trying_all(store: &Store, state: &Values, left: &[Timed<StoreOperation>]) 
 
 #[test]
 fn the_search_finds_what_trying_all_orders_finds() {
-    let mut random = 1u64;
-    let mut draw = |below: u64| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (random >> 33) % below
-    };
+    let mut draw = dice();
     let store = Store::new(vec![bytes("a"), bytes("b")]);
     let (mut accepted, mut refused) = (0, 0);
     for _ in 0..6_000 {

@@ -308,42 +308,35 @@ fn no_group_begins_without_its_state() {
     assert_eq!(lacks_state(&groups, |group| group == GroupId(1)), Some(GroupId(3)));
 }
 
+/// Whether the test fails without the rule.
+#[cfg(feature = "mutants")]
+fn is_missed(rule: Rule, test: fn()) -> bool {
+    panch_wire::rule::remove(Some(rule));
+    let has_failed = std::panic::catch_unwind(test).is_err();
+    panch_wire::rule::remove(None);
+    has_failed
+}
+
 #[cfg(feature = "mutants")]
 #[test]
 fn a_beginning_without_the_state_is_missed() {
-    use panch_wire::rule::remove;
-    remove(Some(Rule::FoundedWithState));
-    let noticed = std::panic::catch_unwind(no_group_begins_without_its_state).is_err();
-    remove(None);
-    assert!(noticed);
+    assert!(is_missed(Rule::FoundedWithState, no_group_begins_without_its_state));
 }
 
 #[cfg(feature = "mutants")]
 #[test]
 fn a_lower_ballot_that_counts_is_missed() {
-    use panch_wire::rule::remove;
-    remove(Some(Rule::HighestBallotSalvaged));
-    let noticed = std::panic::catch_unwind(what_a_higher_ballot_contradicts_is_not_kept).is_err();
-    remove(None);
-    assert!(noticed);
+    assert!(is_missed(Rule::HighestBallotSalvaged, what_a_higher_ballot_contradicts_is_not_kept));
 }
 
 #[cfg(feature = "mutants")]
 #[test]
 fn a_contradicted_state_beside_another_is_missed() {
-    use panch_wire::rule::remove;
-    remove(Some(Rule::UndecidedSalvagedAlone));
-    let noticed = std::panic::catch_unwind(what_was_contradicted_counts_alone_or_not_at_all).is_err();
-    remove(None);
-    assert!(noticed);
+    assert!(is_missed(Rule::UndecidedSalvagedAlone, what_was_contradicted_counts_alone_or_not_at_all));
 }
 
 #[cfg(feature = "mutants")]
 #[test]
 fn a_batch_salvaged_twice_is_missed() {
-    use panch_wire::rule::remove;
-    remove(Some(Rule::BatchSalvagedOnce));
-    let noticed = std::panic::catch_unwind(a_batch_that_was_repeated_after_a_no_op_is_salvaged_once).is_err();
-    remove(None);
-    assert!(noticed);
+    assert!(is_missed(Rule::BatchSalvagedOnce, a_batch_that_was_repeated_after_a_no_op_is_salvaged_once));
 }
