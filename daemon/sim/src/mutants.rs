@@ -106,6 +106,10 @@ const TABLES: &[(Rule, &str)] = &[
         "others that are up know the instance, or its row has no gap any more, before that matters",
     ),
     (Rule::EpaxosCoveredIfAsked, "no replica of the simulator says what is not so"),
+    (
+        Rule::EpaxosPassedOn,
+        "few runs kill just the one between two that were cut off from each other for long; a test of the consensus crate has it",
+    ),
     (Rule::EpaxosFetchOnce, "what is asked for again is only in the way of other messages"),
     (
         // It takes more terms than a group has replicas, each with votes for another batch in one slot that stays open.

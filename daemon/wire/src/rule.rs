@@ -347,6 +347,8 @@ rules! {
     EpaxosCoveredIfAsked = "epaxos-covered-if-asked",
     /// A replica that is heard and lags is waited for until the log has reached its bound, and no longer (T-EXS3).
     EpaxosSlowGivenUp = "epaxos-slow-given-up",
+    /// What a silent replica lacks leaves memory only when others had the time to pass it on.
+    EpaxosPassedOn = "epaxos-passed-on",
     /// What is on its way is not asked for again.
     EpaxosFetchOnce = "epaxos-fetch-once",
     /// A doubt about the own state ends under load, too: states are compared when a report arrives, and whom a majority has shown to be wrong

@@ -10,9 +10,10 @@
 //!   instance without that dependency could be executed first by a replica that has not. [T-E19]
 //! * A replica that is gone for long holds back the index, and nothing else. So does one that is heard and lacks so much that the log has
 //!   reached its bound.
-//! * A replica that is gone may be one that only this one does not hear. What it lacks leaves only while this replica belongs to a live
-//!   quorum, and only what the rest of that has had long enough to pass on to it. Without the one, two replicas that are left over would each
-//!   forget what the other lacks while they cannot reach each other; without the other, before the one between them dies.
+//! * A replica that is gone, or is given up and silent, may be one that only this one does not hear. What it lacks leaves only while this
+//!   replica belongs to a live quorum, and only what the rest of that has had long enough to pass on to it. Without the one, two replicas that
+//!   are left over would each forget what the other lacks while they cannot reach each other; without the other, before the one between them
+//!   dies.
 //! * With four replicas and more, what is executed although an earlier instance of its row is not stays, at least as what it touches: validations
 //!   ask for it. Of the rest they need no more than how far it goes.
 
@@ -53,9 +54,12 @@ impl Epaxos {
             let is_helped = member.snapshotting && holds(Rule::LogKeptForTransfers);
             is_helped || now.since(member.heard) < gone_after
         };
-        let by_awaited = self.executed_by(|member| !member.given_up);
+        // Who was given up and is silent is like one that is gone: it may have given this one up, too.
+        let is_awaited =
+            |member: &Member| !member.given_up || member.suspected && holds(Rule::EpaxosPassedOn);
+        let by_awaited = self.executed_by(is_awaited);
         let by_heard = self.executed_by(|member| !member.given_up && is_heard(member));
-        let passed_on = self.passed_on(&by_heard);
+        let passed_on = if holds(Rule::EpaxosPassedOn) { self.passed_on(&by_heard) } else { by_heard };
         for row in 0..count as u8 {
             let at = usize::from(row);
             let executed_here = self.graph.executed().upto(row);
@@ -124,7 +128,8 @@ impl Epaxos {
     ///
     /// They are waited for again when they have executed what was kept, or nearly all there is, or have a snapshot. If two members gave each other up, each could come
     /// to need a snapshot that the other must not take. So only those are given up that have executed nothing that this replica has not,
-    /// and less on the whole: of two members, one at most has reason to, as far as their last reports go.
+    /// and less on the whole: of two members that hear each other, one at most has reason to. Of two that do not, each may: what such a one
+    /// lacks leaves only when it can be passed on, see [`Self::collect`].
     pub(super) fn give_up_without(&mut self, position: Position) -> u64 {
         if !holds(Rule::EpaxosSlowGivenUp) || !self.graph.executed().contains(position) {
             return 0;
@@ -136,7 +141,7 @@ impl Epaxos {
         })
     }
 
-    /// The same for those that are so far behind that what is known of the instances takes too much memory.
+    /// The same for those that are so far behind that what is known of the instances takes too much memory, whatever they have executed.
     pub(super) fn give_up_far_behind(&mut self) {
         let most = self.tuning.kept_count_max;
         let _ = self.give_up_if(|_, lag| lag > most);

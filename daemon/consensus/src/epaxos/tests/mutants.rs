@@ -1,6 +1,6 @@
 //! Every test of a rule must notice when the rule is removed.
 
-use super::{acceptor_rules, conflicts, footprint, lagging, leader_rules, random, scenarios};
+use super::{acceptor_rules, conflicts, footprint, lagging, leader_rules, random, scenarios, stuck};
 use crate::testing::mutants::mutants;
 
 mutants! {
@@ -49,6 +49,7 @@ mutants! {
     unasked_word: EpaxosCoveredIfAsked, lagging::word_that_nobody_asked_for_counts_for_nothing;
     laggards_fill_logs: EpaxosSlowGivenUp,
         lagging::a_laggard_is_waited_for_until_the_log_is_full_and_again_when_it_is_level;
+    given_up_in_silence: EpaxosPassedOn, stuck::two_that_give_each_other_up_in_silence_lose_nothing;
     asked_for_again: EpaxosFetchOnce, lagging::what_is_on_its_way_is_not_asked_for_again;
     reads_without_a_quorum: EpaxosReadQuorum, acceptor_rules::a_read_waits_for_what_a_quorum_knows;
     stale_reads: EpaxosReadQuorum, scenarios::a_read_sees_a_batch_whose_commits_are_delayed;

@@ -288,9 +288,14 @@ fn a_replica_that_lags_has_room_for_what_the_first_instance_depends_on() {
 }
 
 /// Replicas 0 and 1 do not reach each other for long, and replica 2, which both reach and which passes on what they decide with it, dies: with
-/// `at_once` when that begins, else when it has lasted for long already. What it decides with one at last is not passed on to the other.
-fn decided_after_a_long_silence(at_once: bool) {
-    let mut cluster = Cluster::new(3, 0, 1, Tuning { catchup_window: 64, ..tuning() });
+/// `at_once` when that begins, else when it has lasted for long already. What it decides with one at last is not passed on to the other. With
+/// `given_up` each has executed more without word of the other than is kept in memory for one that lags.
+fn decided_after_a_long_silence(at_once: bool, given_up: bool) {
+    let mut tuning = Tuning { catchup_window: 64, ..tuning() };
+    if given_up {
+        tuning.kept_count_max = 100;
+    }
+    let mut cluster = Cluster::new(3, 0, 1, tuning);
     let long = 20 * cluster.tuning.recover_always_after.as_millis() as u64;
     let work = |cluster: &mut Cluster, milliseconds: u64| {
         for number in 0..milliseconds / 2 {
@@ -300,6 +305,7 @@ fn decided_after_a_long_silence(at_once: bool) {
             cluster.run_for(2);
         }
     };
+    work(&mut cluster, 10);
     cluster.run_for(500);
     cluster.block(0, 1);
     cluster.block(1, 0);
@@ -313,6 +319,11 @@ fn decided_after_a_long_silence(at_once: bool) {
     work(&mut cluster, 100);
     let (zero, one) = (cluster.executed(0), cluster.executed(1));
     assert!(!zero.covers(&one) && !one.covers(&zero), "each has executed what the other has not");
+    if given_up {
+        assert!(
+            [(0, 1), (1, 0usize)].iter().all(|(id, other)| cluster.protocol(*id).members[*other].given_up)
+        );
+    }
     cluster.crash_hard(2);
     cluster.filter = None;
     for id in [0, 1] {
@@ -320,19 +331,26 @@ fn decided_after_a_long_silence(at_once: bool) {
     }
     cluster.run_for(long);
     cluster.heal();
-    cluster.run_till(&format!("level after a silence, at once: {at_once}"), 60_000, |cluster| {
-        cluster.executed(0) == cluster.executed(1)
-    });
+    cluster.run_till(
+        &format!("level after a silence, at once: {at_once}, given up: {given_up}"),
+        60_000,
+        |cluster| cluster.executed(0) == cluster.executed(1),
+    );
     let last = cluster.propose_keys(0, &[b"z0 1", b"z1 1"]).unwrap();
     cluster.run_till("a command that waits for all others", 10_000, |cluster| cluster.is_decided(last));
 }
 
 #[test]
 fn two_that_cannot_reach_each_other_do_not_forget_what_the_other_lacks() {
-    decided_after_a_long_silence(true);
+    decided_after_a_long_silence(true, false);
 }
 
 #[test]
 fn what_one_between_two_others_has_not_passed_on_is_not_forgotten_when_it_dies() {
-    decided_after_a_long_silence(false);
+    decided_after_a_long_silence(false, false);
+}
+
+#[test]
+pub(super) fn two_that_give_each_other_up_in_silence_lose_nothing() {
+    decided_after_a_long_silence(false, true);
 }
