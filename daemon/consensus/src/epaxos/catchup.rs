@@ -38,6 +38,8 @@ pub(super) struct Member {
     pub(super) snapshotting: bool,
     /// It has said in this life of this replica what it has executed.
     pub(super) has_reported: bool,
+    /// It was suspected since it said that last.
+    pub(super) report_is_old: bool,
     /// What it lacks is kept for it no longer, see [`Epaxos::give_up_without`].
     pub(super) given_up: bool,
     /// Per row, up to where it was asked for what is committed.
@@ -49,6 +51,10 @@ pub(super) struct Member {
 const REPORT_EVERY: u64 = 32;
 
 impl Member {
+    fn suspect(&mut self) {
+        (self.suspected, self.report_is_old) = (true, true);
+    }
+
     /// It has lost its disk: nothing is executed there.
     pub(super) fn forget(&mut self) {
         (self.executed, self.known) = (Numbers::default(), Numbers::default());
@@ -83,7 +89,7 @@ impl Epaxos {
 
     pub(super) fn on_suspect(&mut self, id: ReplicaId) {
         if id.index() < self.group.replica_count {
-            self.members[id.index()].suspected = true;
+            self.members[id.index()].suspect();
         }
     }
 
@@ -128,7 +134,7 @@ impl Epaxos {
             let (me, silent) = (self.group.me.index(), self.now.since(self.members[index].heard));
             // Whoever has something to settle is answered within a heartbeat by those that live.
             if index != me && silent >= self.tuning.recover_after && self.is_busy() {
-                self.members[index].suspected = true;
+                self.members[index].suspect();
             }
         }
         self.give_up_far_behind();
@@ -142,7 +148,7 @@ impl Epaxos {
         let member = &mut self.members[from.index()];
         member.executed = message.executed;
         member.known = message.known;
-        member.has_reported = true;
+        (member.has_reported, member.report_is_old) = (true, false);
         self.resume_waiting(from);
         for row in 0..self.group.replica_count {
             // A replica that is far behind has to hear of it, but gets there step by step.

@@ -17,7 +17,7 @@
 //! * With four replicas and more, what is executed although an earlier instance of its row is not stays, at least as what it touches: validations
 //!   ask for it. Of the rest they need no more than how far it goes.
 
-use panch_wire::ids::{Position, REPLICAS_MAX, ReplicaId};
+use panch_wire::ids::{Position, REPLICAS_MAX, ReplicaId, Slot};
 use panch_wire::rule::{Rule, holds};
 use panch_wire::time::{Duration, Instant};
 
@@ -36,8 +36,9 @@ pub(super) const GONE_AFTER: u32 = 15;
 pub(super) struct PassingOn {
     executed: Numbers,
     age: Duration,
-    /// When that was looked at last.
+    /// When that was looked at last, and how much was executed here then.
     at: Instant,
+    count: Slot,
 }
 
 impl Epaxos {
@@ -54,9 +55,9 @@ impl Epaxos {
             let is_helped = member.snapshotting && holds(Rule::LogKeptForTransfers);
             is_helped || now.since(member.heard) < gone_after
         };
-        // Who was given up and is silent is like one that is gone: it may have given this one up, too.
+        // Who was given up and then silent is like one that is gone, until it reports again: it may have given this one up, too.
         let is_awaited =
-            |member: &Member| !member.given_up || member.suspected && holds(Rule::EpaxosPassedOn);
+            |member: &Member| !member.given_up || member.report_is_old && holds(Rule::EpaxosPassedOn);
         let by_awaited = self.executed_by(is_awaited);
         let by_heard = self.executed_by(|member| !member.given_up && is_heard(member));
         let passed_on = if holds(Rule::EpaxosPassedOn) { self.passed_on(&by_heard) } else { by_heard };
@@ -99,24 +100,25 @@ impl Epaxos {
     }
 
     /// Of what everybody executed that was heard lately, what had been executed a while ago already: one of them that does hear a member
-    /// which is gone has passed it on since. Only the time counts in which this replica hears enough to decide anything: who is not heard
-    /// may not have passed on anything, either.
+    /// which is gone has passed it on since. Only the time counts in which those that this replica hears decide something, with it or with
+    /// others, or could: who is not heard may not have passed on anything, either.
     fn passed_on(&mut self, by_heard: &Numbers) -> Numbers {
         let others = self.peers().filter(|peer| !self.is_suspected(*peer)).count();
         let hears_enough = others + 1 >= self.quorum();
-        let (now, executed) = (self.now, *by_heard);
-        let fresh = PassingOn { executed, age: Duration::ZERO, at: now };
+        let (now, executed, count) = (self.now, *by_heard, self.executed_count());
+        let fresh = PassingOn { executed, age: Duration::ZERO, at: now, count };
         let Some(passing_on) = &mut self.passing_on else {
-            self.passing_on = hears_enough.then_some(fresh);
+            self.passing_on = Some(fresh);
             return Numbers::default();
         };
+        let hears_enough = hears_enough || count > passing_on.count;
         // Longer than it takes to notice that one of them is dead: it passes on nothing from then on.
         let patience = self.tuning.recover_always_after;
         if hears_enough {
             // A replica that stood still did not hear anybody meanwhile.
             passing_on.age += now.since(passing_on.at).min(2 * self.tuning.heartbeat_interval);
         }
-        passing_on.at = now;
+        (passing_on.at, passing_on.count) = (now, count);
         if !hears_enough || passing_on.age < patience {
             return Numbers::default();
         }

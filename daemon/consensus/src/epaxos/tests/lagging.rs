@@ -5,7 +5,7 @@ use panch_wire::ids::{Position, ReplicaId};
 use super::super::message::{Commit, Covered, Fetch, Message, Numbers, Progress};
 use super::{Solo, at, deps, solo};
 use crate::frontier::Frontier;
-use crate::protocol::{Dest, Protocol};
+use crate::protocol::{Dest, Event, Protocol};
 use crate::testing::solo::{ME, R1, R2};
 use crate::testing::tuning;
 
@@ -180,6 +180,59 @@ pub(super) fn two_never_give_each_other_up() {
     let mut solo = with_laggard(2000, 10);
     solo.deliver(R2, progress([0, 10, 1991]), None);
     assert_eq!((solo.protocol.give_up(at(1, 11)), forgettable(&solo)), (0, 10));
+}
+
+/// Its first word after a silence is seldom a report: what it said before is as old as ever.
+#[test]
+pub(super) fn who_is_given_up_in_silence_is_passed_on_to_first_until_it_reports() {
+    let mut solo = with_laggard(2000, 10);
+    solo.protocol.tuning.kept_count_max = 1000;
+    solo.step(Event::Suspect(R2));
+    solo.pass(tuning().heartbeat_interval);
+    let _ = solo.settle();
+    assert!(solo.protocol.members[R2.index()].given_up);
+    let frame = solo.frame(5000);
+    let first = Commit { position: at(2, 1), stamp: 1, deps: deps([0; 3]), noop: false };
+    solo.deliver(R2, first, Some(&frame));
+    assert!(!solo.protocol.is_suspected(R2));
+    solo.deliver(ME, progress([0, 2000, 0]), None);
+    assert_eq!(forgettable(&solo), 10);
+    solo.deliver(R2, progress([0, 20, 1]), None);
+    solo.pass(tuning().heartbeat_interval);
+    assert_eq!(forgettable(&solo), 2000, "it is heard, and lags");
+}
+
+/// Two of four are enough to tell this replica what they decide with a third, which it does not hear itself.
+#[test]
+fn who_hears_too_few_and_goes_on_executing_keeps_nothing_for_ever() {
+    let mut solo = solo(4);
+    let _ = solo.settle();
+    for member in [R2, ReplicaId(3)] {
+        solo.deliver(member, progress([0, 1, 0, 0]), None);
+    }
+    let (heartbeat, patience) = (tuning().heartbeat_interval, tuning().recover_always_after);
+    let beats = (20 * patience.as_nanos() / heartbeat.as_nanos()) as u64;
+    let live = |solo: &mut Solo, number: u64, is_new: bool| {
+        if is_new {
+            commit(solo, number);
+        }
+        let _ = solo.settle();
+        for member in [ME, R1] {
+            solo.deliver(member, progress([0, number, 0, 0]), None);
+        }
+        solo.pass(heartbeat);
+    };
+    for number in 1..=beats {
+        live(&mut solo, number, true);
+    }
+    assert!(solo.protocol.is_suspected(R2));
+    let before = forgettable(&solo);
+    assert!(before > beats / 10 && before < beats, "{before} of {beats}");
+    for _ in 0..beats {
+        live(&mut solo, beats, false);
+    }
+    let after = forgettable(&solo);
+    assert!(after < beats, "nobody it hears shows that anything is passed on any more: {after} of {beats}");
 }
 
 #[test]

@@ -50,6 +50,8 @@ mutants! {
     laggards_fill_logs: EpaxosSlowGivenUp,
         lagging::a_laggard_is_waited_for_until_the_log_is_full_and_again_when_it_is_level;
     given_up_in_silence: EpaxosPassedOn, stuck::two_that_give_each_other_up_in_silence_lose_nothing;
+    given_up_on_old_word: EpaxosPassedOn,
+        lagging::who_is_given_up_in_silence_is_passed_on_to_first_until_it_reports;
     asked_for_again: EpaxosFetchOnce, lagging::what_is_on_its_way_is_not_asked_for_again;
     reads_without_a_quorum: EpaxosReadQuorum, acceptor_rules::a_read_waits_for_what_a_quorum_knows;
     stale_reads: EpaxosReadQuorum, scenarios::a_read_sees_a_batch_whose_commits_are_delayed;
