@@ -356,15 +356,26 @@ impl DataDir {
         self.is_open.store(true, Ordering::Release);
     }
 
-    /// A write or sync of a log has failed, and what had counted before may be gone: this is written down.
+    /// Whether something is not on stable storage at the end.
+    pub(crate) fn is_left_open(&self) -> bool {
+        self.is_open.load(Ordering::Acquire)
+    }
+
+    /// What had counted and was not synced may be gone: what is written from now on says so. With other durabilities nothing counts unsynced.
+    pub(crate) fn mistrust(&self) {
+        if self.identity.life.is_unsynced && self.is_entered.load(Ordering::Acquire) {
+            self.is_doubted.store(true, Ordering::Release);
+        }
+    }
+
+    /// If what had counted may be gone, this is written down.
     ///
     /// # Errors
     /// If the disk does not take it.
-    pub(crate) fn doubt(&self) -> Result<(), IdentityFault> {
-        if !self.identity.life.is_unsynced || !self.is_entered.load(Ordering::Acquire) {
+    pub(crate) fn write_doubt(&self) -> Result<(), IdentityFault> {
+        if !self.is_doubted.load(Ordering::Acquire) {
             return Ok(());
         }
-        self.is_doubted.store(true, Ordering::Release);
         self.write(&Identity { rejoining: self.is_returning(), ..self.identity.clone() })
     }
 

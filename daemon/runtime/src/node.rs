@@ -266,15 +266,10 @@ impl Node {
             let stop = StopHandle(Arc::clone(&control));
             let thread = std::thread::Builder::new().name(format!("panch-core-{core}")).spawn(move || {
                 let gates = Gates { ready, go };
-                let result = run_core(view, port, &data, &failed, &gates);
-                if loses_votes(&result) {
-                    // At once: the others may take long to end, and this process may be killed. What does not succeed is tried again when
-                    // they have ended.
-                    let _ = data.doubt();
-                }
-                if result.is_err() {
-                    failed.store(true, Ordering::Relaxed);
-                    stop.stop();
+                let alarm = Alarm { data, failed, stop };
+                let result = run_core(view, port, &alarm, &gates);
+                if let Err(fault) = &result {
+                    alarm.raise(fault);
                     let _ = gates.ready.send(false);
                 }
                 result
@@ -314,19 +309,22 @@ impl Node {
     /// The first fault of a core, if it did not end by request.
     pub fn wait(self) -> Result<(), NodeFault> {
         let mut result = Ok(());
-        let mut is_doubtful = false;
+        let mut has_log_failed = false;
         for thread in self.threads {
             let ended = thread.join().expect("a panic aborts the process");
-            is_doubtful |= loses_votes(&ended);
+            has_log_failed |=
+                matches!(&ended, Err(NodeFault::Core(CoreFault::Log(failed))) if failed.is_of_disk());
             if result.is_ok() {
                 result = ended;
             }
         }
         // What it writes last is of a life that is not closed.
         drop(self.notes);
-        if is_doubtful {
-            doubt(&self.data);
+        if has_log_failed && self.data.is_left_open() {
+            // Other cores have ended beside that one, and had not heard yet what becomes of their logs on that disk.
+            self.data.mistrust();
         }
+        write_doubt(&self.data, result.is_err());
         if result.is_ok() {
             self.data.close()?;
         }
@@ -334,25 +332,42 @@ impl Node {
     }
 }
 
-/// Whether a core ended because its log could not be written, and votes that counted may be gone with that.
-fn loses_votes(ended: &Result<(), NodeFault>) -> bool {
-    matches!(ended, Err(NodeFault::Core(CoreFault::Log(failed))) if failed.loses_more)
+/// What a core does that ends with a fault.
+struct Alarm {
+    data: Arc<DataDir>,
+    failed: Arc<AtomicBool>,
+    stop: StopHandle,
 }
 
-/// How long a node tries to write down that its log may lack votes.
+impl Alarm {
+    /// At once: the other cores are to end, and this process may be killed while this one waits for its disk. What does not succeed here is
+    /// tried again when all have ended.
+    fn raise(&self, fault: &NodeFault) {
+        self.failed.store(true, Ordering::Relaxed);
+        self.stop.stop();
+        if matches!(fault, NodeFault::Core(CoreFault::Log(failed)) if failed.loses_more) {
+            self.data.mistrust();
+            let _ = self.data.write_doubt();
+        }
+    }
+}
+
+/// How long a node that was asked to stop tries to write down that its log may lack votes.
 const DOUBT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// A write of a log has failed, and votes that counted may be gone. A start that does not know that would vote again, so this process
-/// stays for a while to write it down: a disk that was reset comes back.
-fn doubt(data: &DataDir) {
+/// If votes that counted may be gone, a start that does not know that would vote again, so this process stays to write it down: a disk that
+/// was reset comes back. One that was asked to stop stays for a while, one that `failed` until it has succeeded or is killed.
+fn write_doubt(data: &DataDir, failed: bool) {
     let begun = std::time::Instant::now();
-    let mut is_said = false;
-    while let Err(error) = data.doubt() {
-        let is_over = begun.elapsed() >= DOUBT_PATIENCE;
-        if is_over || !std::mem::replace(&mut is_said, true) {
+    let mut next_word = begun;
+    while let Err(error) = data.write_doubt() {
+        let now = std::time::Instant::now();
+        let is_over = !failed && begun + DOUBT_PATIENCE <= now;
+        if is_over || next_word <= now {
+            next_word = now + DOUBT_PATIENCE;
             let next = if is_over { "before the next start" } else { "if this does not end" };
             say(format_args!(
-                "a write of the log has failed, and it cannot be written down that votes that counted before they were synced \
+                "the log could not be written or synced, and it cannot be written down that votes that counted before they were synced \
                  may be lost: {error}. Such a node must not vote again: {next}, empty `data_dir`, and start it with --rejoin"
             ));
         }
@@ -438,13 +453,7 @@ struct Gates {
     go: crossbeam::channel::Receiver<()>,
 }
 
-fn run_core(
-    view: NodeView,
-    port: MeshPort<Parcel>,
-    data: &Arc<DataDir>,
-    failed: &Arc<AtomicBool>,
-    gates: &Gates,
-) -> Result<(), NodeFault> {
+fn run_core(view: NodeView, port: MeshPort<Parcel>, alarm: &Alarm, gates: &Gates) -> Result<(), NodeFault> {
     let placement = match view.options.cpus[view.core] {
         Some(cpu) => Placement::Fixed(cpu),
         None => Placement::Unbound,
@@ -455,11 +464,12 @@ fn run_core(
         .make()
         .map_err(|error| NodeFault::Io { what: "cannot start glommio", error: error.into() })?;
     executor.run(async move {
-        let mut core = open_core(view, port, data, failed)?;
+        let mut core = open_core(view, port, &alarm.data, &alarm.failed)?;
         core.listen()?;
         let _ = gates.ready.send(true);
         if gates.go.recv().is_ok() {
-            park::run(core)?;
+            // The core waits for its disk when it is dropped, so the alarm comes before.
+            park::run(&mut core).map_err(NodeFault::from).inspect_err(|fault| alarm.raise(fault))?;
         }
         Ok(())
     })

@@ -57,7 +57,7 @@ impl Patience {
 ///
 /// # Errors
 /// The first fault that the core cannot go on after.
-pub(crate) fn run(mut core: CoreLoop) -> Result<(), CoreFault> {
+pub(crate) fn run(core: &mut CoreLoop) -> Result<(), CoreFault> {
     let options = core.view.options.clone();
     let mut patience = Patience { idle: options.idle, budget: options.spin, tried: 0, found: 0, skipped: 0 };
     loop {
@@ -74,7 +74,7 @@ pub(crate) fn run(mut core: CoreLoop) -> Result<(), CoreFault> {
         }
         if patience.wants_spin() {
             let until = clock::now() + patience.budget;
-            let found = spin(&mut core, until, options.idle == Idle::Spin);
+            let found = spin(core, until, options.idle == Idle::Spin);
             patience.learn(found);
             if found {
                 continue;
@@ -86,7 +86,7 @@ pub(crate) fn run(mut core: CoreLoop) -> Result<(), CoreFault> {
         }
         core.report(now);
         core.parked();
-        let CoreLoop { ring, port, out, data, notes_seen, .. } = &mut core;
+        let CoreLoop { ring, port, out, data, notes_seen, .. } = core;
         let has_no_note = || data.peers.reminder.rounds() == *notes_seen;
         ring.wait_while(Some(SLEEP_MAX), || port.is_empty() && out.storage.is_quiet() && has_no_note())
             .map_err(CoreFault::Ring)?;

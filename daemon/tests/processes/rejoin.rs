@@ -173,6 +173,35 @@ fn a_node_whose_machine_stopped_before_its_votes_were_synced_comes_back_by_itsel
     }
 }
 
+/// Nobody was left to hear whether the disk has taken what it was given last.
+#[test]
+fn a_node_that_is_stopped_while_its_disk_hangs_trusts_its_log_no_more() {
+    let small = "log_segment_size = \"4MiB\"\nsnapshot_log_size = \"8MiB\"\n";
+    let node = format!("{small}durability = \"periodic\"\n");
+    let mut cluster = Cluster::start(Settings { node, disk: Some(128), ..settings("multi") });
+    if cluster.disk(3).is_none() {
+        println!("skipped: this process may not make disks");
+        return;
+    }
+    let load = Load::start(&cluster, LoadOptions { threads: 3, nodes: vec![1, 2], ..LoadOptions::default() });
+    load.wait_for_writes(50);
+    cluster.disk(3).expect("disks were made").hang();
+    load.wait_for_writes(200);
+    cluster.signal(3, libc::SIGTERM);
+    std::thread::sleep(Duration::from_secs(4));
+    cluster.disk(3).expect("disks were made").go_on();
+    assert_eq!(cluster.wait_exit(3, PATIENCE).code(), Some(0), "{}", cluster.errors(3));
+    cluster.start_node(3);
+    assert!(cluster.errors(3).contains("could not write its log"), "{}", cluster.errors(3));
+    cluster.wait_member(3);
+    load.wait_for_writes(50);
+    let outcome = load.stop();
+    println!("stopped beside a hung disk: {}", outcome.describe());
+    cluster.assert_all_serve();
+    outcome.check(&cluster);
+    cluster.assert_same_state();
+}
+
 #[test]
 fn a_node_that_waits_for_others_says_for_whom_and_can_be_stopped() {
     let mut cluster = Cluster::start(settings("multi"));

@@ -25,6 +25,13 @@ pub struct WriteFailed {
     pub source: io::Error,
 }
 
+impl WriteFailed {
+    /// Whether the disk failed, rather than that it had no room.
+    pub fn is_of_disk(&self) -> bool {
+        !matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
 /// Why a log was refused. Whatever recovery reported before the error must be dropped.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {

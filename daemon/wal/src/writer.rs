@@ -409,10 +409,9 @@ impl Wal {
         {
             // A retry could succeed without the lost data: the kernel may have dropped the dirty pages [protocols D2].
             self.failed = true;
-            let has_no_room =
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-            let loses_more = !has_no_room && self.counts_unsynced();
-            return Err(WriteFailed { segment, offset, lsn, loses_more, source });
+            let mut failed = WriteFailed { segment, offset, lsn, loses_more: false, source };
+            failed.loses_more = failed.is_of_disk() && self.counts_unsynced();
+            return Err(failed);
         }
         let at = self.in_flight.binary_search_by_key(&lsn, |write| write.lsn);
         self.in_flight[at.expect("a completed write was in flight")].done = true;

@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use panch_ring::event::Token;
+use panch_wal::Wal;
 use panch_wire::time::{Duration, Instant};
 
 use super::CoreLoop;
@@ -48,7 +49,9 @@ impl CoreLoop {
     pub(super) fn stop_if_done(&mut self, now: Instant) {
         let failed = self.failed.load(Ordering::Relaxed);
         let Some(stopping) = &mut self.stopping else {
-            self.stopped |= failed;
+            if failed {
+                self.end(false);
+            }
             return;
         };
         if !stopping.drained && !self.out.clients.iter().any(Connection::is_owed) {
@@ -60,16 +63,22 @@ impl CoreLoop {
         let drained = stopping.drained && self.cores_drained + 1 >= self.view.cores();
         let late = now >= stopping.deadline();
         self.send_parcels();
-        let settled = self.core.wal().is_some_and(|wal| wal.is_settled());
-        let pending = self
-            .core
-            .wal()
-            .is_some_and(|wal| wal.outstanding() > 0 || wal.has_pending() || !wal.is_settled());
+        let is_pending = |wal: &mut Wal| wal.outstanding() > 0 || wal.has_pending() || !wal.is_settled();
+        let pending = self.core.wal().is_some_and(is_pending);
         if (drained && !pending && !self.has_unsent_parcels()) || late || failed {
             self.out.clients.close_all(&mut self.ring);
-            self.stopped = true;
-            if !settled {
-                self.data.leave_open();
+            self.end(late);
+        }
+    }
+
+    /// The core turns no more. What it has not synced is with the kernel; unless the disk has kept a write or a sync for so long that it is
+    /// `late`, since nobody is left to hear that this failed.
+    fn end(&mut self, late: bool) {
+        self.stopped = true;
+        if !self.core.wal().is_some_and(|wal| wal.is_settled()) {
+            self.data.leave_open();
+            if late && self.core.wal().is_some_and(|wal| wal.outstanding() > 0) {
+                self.data.mistrust();
             }
         }
     }

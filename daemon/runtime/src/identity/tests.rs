@@ -335,7 +335,8 @@ fn unsynced_votes_are_lost_with_the_power_or_the_disk_and_not_with_the_process()
     assert!(!open_at(10, true, false).identity.rejoining);
     // The machine stays up, but a write of the log has failed.
     let failed = open_at(10, true, false);
-    failed.doubt().unwrap();
+    failed.mistrust();
+    failed.write_doubt().unwrap();
     // What else is written then does not take it back.
     failed.write(&failed.identity).unwrap();
     drop(failed);
@@ -346,7 +347,8 @@ fn unsynced_votes_are_lost_with_the_power_or_the_disk_and_not_with_the_process()
     drop(lost);
     // No vote counted that was not on stable storage.
     let failed = open_at(10, false, false);
-    failed.doubt().unwrap();
+    failed.mistrust();
+    failed.write_doubt().unwrap();
     drop(failed);
     assert!(!open_at(10, false, false).identity.rejoining);
 }
