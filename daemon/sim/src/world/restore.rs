@@ -44,6 +44,11 @@ impl Recognition {
         Self { begun: now, taken_in: ReplicaSet::default(), objecting: ReplicaSet::default(), is_over }
     }
 
+    /// Whether a node has not taken it in, and is waited for.
+    fn is_refused_by(&self, node: usize) -> bool {
+        !self.is_over && !self.taken_in.contains(ReplicaId(node as u8))
+    }
+
     /// As in the daemon: whether all have taken it in, or were out of reach.
     fn is_due(&self, now: Time, me: ReplicaId, count: usize, peers: &Familiarity) -> bool {
         let disowned = peers.disowned();
@@ -154,9 +159,8 @@ impl Node {
         }
         if !life.recognition.is_due(at, me, shared.settings.replica_count, &self.memory.peers) {
             let patience = life.recognition.begun + PATIENCE;
-            if at < patience {
-                self.wake(shared, patience);
-            }
+            // After that it says hello again at times, as whoever is refused does.
+            self.wake(shared, if at < patience { patience } else { at + TELL_EVERY });
             return false;
         }
         if is_watched {
@@ -186,7 +190,9 @@ impl Node {
         for to in (0..shared.settings.replica_count).filter(|to| *to != me.index()) {
             let (revision, at) = &mut life.words[to];
             let is_first = *revision == u64::MAX;
-            if *revision != peers.met_revision() && (is_first || now >= *at + TELL_EVERY) {
+            let is_refused = now >= life.recognition.begun + PATIENCE && life.recognition.is_refused_by(to);
+            let is_new = *revision != peers.met_revision() || is_refused;
+            if is_new && (is_first || now >= *at + TELL_EVERY) {
                 (*revision, *at) = (peers.met_revision(), now);
                 told.push((to, peers.words(me, ReplicaId(to as u8)).collect()));
             }
