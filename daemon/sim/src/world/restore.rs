@@ -28,6 +28,8 @@ const WRITE_EVERY: u64 = 5 * SECOND;
 /// Whoever is out of reach for so long after a start does not hold up the node. Less than in the daemon: here nodes are away for
 /// shorter, too.
 const PATIENCE: Time = 200 * MILLISECOND;
+/// After so long an operator who has restored a copy acts on what a node says that is not taken in.
+const OPERATOR_PATIENCE: Time = 5000 * MILLISECOND;
 
 /// What the others think of a life of a node.
 pub(crate) struct Recognition {
@@ -298,12 +300,15 @@ impl World {
         let is_any_restored = self.nodes.iter().any(|other| other.restored);
         let (about, judge) = (ReplicaId(node as u8), &self.nodes[by].memory.peers);
         let last_known = judge.of(about).life.incarnation.max(judge.told_of(about, 0).0.incarnation);
+        let now = self.shared.queue.now();
         let judged = &mut self.nodes[node];
         let may_know_more = !has_forgotten(last_known, judged.memory.returned_in);
+        let is_restored = judged.restored;
         let State::Up(present) = &mut judged.state else { return };
         if present.name != life {
             return;
         }
+        let has_waited = now >= present.recognition.begun + OPERATOR_PATIENCE;
         if is_cut_off {
             return self.shared.queue.push_in(20 * MILLISECOND, Event::Judged { node, life, by, judgement });
         }
@@ -324,6 +329,10 @@ impl World {
                     return;
                 }
                 self.shared.coverage.contested += u64::from(judgement == Judgement::Contested);
+                // Whoever knew it first-hand may have lost that with its power. The operator who restored the copy does what the node prints.
+                if judgement == Judgement::Contested && is_restored && has_waited {
+                    return self.on_disowned(node, by);
+                }
             }
             Judgement::Forgetful => return self.on_disowned(node, by),
             Judgement::Unmet | Judgement::Unproven | Judgement::Unconfirmed => {}
