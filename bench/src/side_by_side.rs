@@ -196,7 +196,7 @@ impl Stage<'_> {
             key_count: load.keys.max(1),
         };
         let outcome = writes.run(self.stop)?;
-        let latencies = &outcome.recorder.writes.service;
+        let latencies = &outcome.recorder.writes.service.known;
         let milliseconds = |quantile: f64| latencies.value_at_quantile(quantile) as f64 / 1e6;
         Ok(Figures {
             requests_per_second: outcome.throughput(),

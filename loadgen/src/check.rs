@@ -213,22 +213,31 @@ pub struct Verdict {
     pub checked: usize,
     /// What was wrong, a line each.
     pub violations: Vec<String>,
+    /// Servers that could not be asked, a line each.
+    pub unread: Vec<String>,
 }
 
 impl Verdict {
+    /// Whether everything was read and nothing was wrong.
+    pub fn is_clean(&self) -> bool {
+        self.violations.is_empty() && self.unread.is_empty()
+    }
+
     /// Adds the audit of another node.
     pub fn merge(&mut self, other: Self) {
         self.checked += other.checked;
         self.violations.extend(other.violations);
+        self.unread.extend(other.unread);
     }
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.violations.len() {
-            0 => write!(f, "ok, {} reads", self.checked),
-            1 => write!(f, "1 VIOLATION in {} reads", self.checked),
-            count => write!(f, "{count} VIOLATIONS in {} reads", self.checked),
+        match (self.violations.len(), self.unread.len()) {
+            (0, 0) => write!(f, "ok, {} reads", self.checked),
+            (0, count) => write!(f, "INCOMPLETE, {count} not read; ok, {} reads", self.checked),
+            (1, _) => write!(f, "1 VIOLATION in {} reads", self.checked),
+            (count, _) => write!(f, "{count} VIOLATIONS in {} reads", self.checked),
         }
     }
 }

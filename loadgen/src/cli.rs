@@ -18,6 +18,8 @@ use crate::workload::{Mix, TAG_SIZE, Workload};
 
 /// Exit code of a run with errors, or whose audit failed.
 pub const EXIT_UNCLEAN: u8 = 1;
+/// Exit code of a clean run whose numbers may say more about the generator than about the server.
+pub const EXIT_NO_VERDICT: u8 = 3;
 /// Exit code if the options make no sense, after `sysexits.h`.
 pub const EXIT_USAGE: u8 = 64;
 /// Exit code if there was no measurement for another reason: nobody there, no daemon, no ring.
@@ -27,8 +29,9 @@ pub const EXIT_INTERRUPTED: u8 = 130;
 
 /// Measures panch, or any server that speaks RESP.
 ///
-/// Latency counts from when a request was due, so a server that stalls cannot hide it. The exit code is 0 only if every
-/// request succeeded and the audit, if there was one, found nothing.
+/// Latency counts from when a request was due, so a server that stalls cannot hide it. A request without success counts with the time for
+/// which it had waited, and quantiles that rest on such are shown with >=. The exit code is 0 only if every request that was due was sent
+/// and succeeded and the audit, if there was one, found nothing; 3 if the load generator may have been the limit.
 #[derive(Parser, Debug)]
 #[command(name = "panch-loadgen", version, about, propagate_version = true, max_term_width = 110)]
 pub struct Cli {

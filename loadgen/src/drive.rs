@@ -100,7 +100,13 @@ pub fn measure(
         };
         let mut sum = Verdict::default();
         for target in &plan.targets {
-            sum.merge(with_reader(plan, *target, |read| check.audit(read))?);
+            // A node that is down does not take the measurement along.
+            sum.merge(
+                with_reader(plan, *target, |read| check.audit(read)).unwrap_or_else(|error| Verdict {
+                    unread: vec![error.to_string()],
+                    ..Verdict::default()
+                }),
+            );
         }
         verdict = Some(sum);
     }
@@ -205,12 +211,24 @@ pub fn workload_fact(plan: &Plan) -> (String, String) {
     ("workload".to_owned(), text)
 }
 
+/// The addresses, each once: a server that is named twice is not two.
+fn resolve_all(texts: &[String]) -> Result<Vec<SocketAddr>, String> {
+    let mut addresses = Vec::new();
+    for text in texts {
+        let address = resolve(text)?;
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
+}
+
 /// The plan of `run`.
 ///
 /// # Errors
 /// If the options do not fit each other.
 pub fn plan(arguments: &RunArgs) -> Result<Plan, String> {
-    let targets = arguments.target.iter().map(|text| resolve(text)).collect::<Result<Vec<_>, _>>()?;
+    let targets = resolve_all(&arguments.target)?;
     let load_arguments = &arguments.load;
     let load = match (arguments.mode, arguments.rate) {
         (Mode::Closed, None) => Load::Closed,
@@ -265,12 +283,7 @@ pub fn run(arguments: &RunArgs, stop: &AtomicBool) -> Result<(Heading, Vec<Colum
     let addresses = match (arguments.info.is_empty(), plan.protocol) {
         (true, Protocol::Resp) => plan.targets.clone(),
         (true, Protocol::Native) => Vec::new(),
-        (false, _) => arguments
-            .info
-            .iter()
-            .map(|text| resolve(text))
-            .collect::<Result<_, _>>()
-            .map_err(DriveError::Usage)?,
+        (false, _) => resolve_all(&arguments.info).map_err(DriveError::Usage)?,
     };
     sources.extend(addresses.into_iter().map(|address| Source { address, process: None }));
     if arguments.preload {

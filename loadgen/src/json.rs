@@ -91,8 +91,14 @@ pub(crate) fn run(column: &Column) -> String {
             let violations: Vec<String> = verdict.violations.iter().map(|text| quoted(text)).collect();
             audit.raw("reads", &verdict.checked.to_string());
             audit.raw("violations", &format!("[{}]", violations.join(",")));
+            let unread: Vec<String> = verdict.unread.iter().map(|text| quoted(text)).collect();
+            audit.raw("unread", &format!("[{}]", unread.join(",")));
             run.raw("audit", &audit.close())
         }
+    };
+    match column.client_limits() {
+        Some(reason) => run.text("no_verdict", &reason),
+        None => run.raw("no_verdict", "null"),
     };
     run.raw("interrupted", if column.interrupted { "true" } else { "false" });
     run.raw("clean", if column.is_clean() { "true" } else { "false" });
@@ -100,8 +106,16 @@ pub(crate) fn run(column: &Column) -> String {
 }
 
 fn quantiles(quantiles: Option<Quantiles>) -> String {
-    let Some(Quantiles { p50, p90, p99, p999, max }) = quantiles else { return "null".to_owned() };
-    format!(r#"{{"p50":{p50},"p90":{p90},"p99":{p99},"p99.9":{p999},"max":{max}}}"#)
+    let Some(quantiles) = quantiles else { return "null".to_owned() };
+    let Quantiles { p50, p90, p99, p999, max, .. } = quantiles;
+    let bounds: Vec<String> = quantiles.bounds().into_iter().map(quoted).collect();
+    let mut object = Object::new();
+    for (name, value) in [("p50", p50), ("p90", p90), ("p99", p99), ("p99.9", p999), ("max", max)] {
+        object.raw(name, &value.to_string());
+    }
+    // Those that would be longer: see `Quantiles::bounds_from`.
+    object.raw("lower_bounds", &format!("[{}]", bounds.join(",")));
+    object.close()
 }
 
 /// An object under construction.

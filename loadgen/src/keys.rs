@@ -62,9 +62,6 @@ impl fmt::Display for KeyDistribution {
     }
 }
 
-/// Draws from a Zipf distribution are made in advance and repeated after so many: one costs more than sending a command.
-const DRAWS: usize = 1 << 18;
-
 /// How many different draws decide whether a command is on the hot key: all of 32 bits.
 const HOT_SCALE: f64 = (1u64 << 32) as f64;
 
@@ -80,10 +77,7 @@ enum Choice {
     Sequential {
         next: u64,
     },
-    Drawn {
-        keys: Box<[u32]>,
-        next: usize,
-    },
+    Zipf(Zipf<f64>),
     /// The first key if a draw of 32 bits is below this.
     Hot {
         below: u64,
@@ -98,7 +92,7 @@ impl KeyChooser {
     /// If there is no key, or more than 2^32.
     pub fn new(distribution: KeyDistribution, count: u64, seed: u64, part: usize, parts: usize) -> Self {
         assert!((1..=1 << 32).contains(&count) && part < parts);
-        let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+        let random = Xoshiro256PlusPlus::seed_from_u64(seed);
         let choice = match distribution {
             KeyDistribution::Uniform => Choice::Uniform,
             KeyDistribution::Sequential => Choice::Sequential { next: count / parts as u64 * part as u64 },
@@ -106,12 +100,8 @@ impl KeyChooser {
                 Choice::Hot { below: (percent / 100.0 * HOT_SCALE).round() as u64 }
             }
             KeyDistribution::Zipf { theta } => {
-                let zipf = Zipf::new(count as f64, theta).expect("the exponent and the count are in range");
-                let draw = |_| {
-                    let rank = (zipf.sample(&mut random) as u64).clamp(1, count) - 1;
-                    scramble(rank, count) as u32
-                };
-                Choice::Drawn { keys: (0..DRAWS).map(draw).collect(), next: 0 }
+                let zipf = Zipf::new(count as f64, theta);
+                Choice::Zipf(zipf.expect("the exponent and the count are in range"))
             }
         };
         Self { count, random, choice }
@@ -126,10 +116,9 @@ impl KeyChooser {
                 *next = if key + 1 == self.count { 0 } else { key + 1 };
                 key
             }
-            Choice::Drawn { keys, next } => {
-                let key = keys[*next];
-                *next = (*next + 1) % keys.len();
-                u64::from(key)
+            Choice::Zipf(zipf) => {
+                let rank = (zipf.sample(&mut self.random) as u64).clamp(1, self.count) - 1;
+                scramble(rank, self.count)
             }
             Choice::Hot { below } => {
                 let is_hot = u64::from(self.random.random::<u32>()) < *below;
@@ -216,7 +205,7 @@ mod tests {
 
     #[test]
     fn zipf_follows_its_exponent_and_popular_keys_are_apart() {
-        let seen = histogram(KeyDistribution::Zipf { theta: 1.0 }, 1000, DRAWS);
+        let seen = histogram(KeyDistribution::Zipf { theta: 1.0 }, 1000, 1 << 18);
         let first = seen[scramble(0, 1000) as usize] as f64;
         for rank in [2u64, 4, 10] {
             let ratio = first / seen[scramble(rank - 1, 1000) as usize] as f64;
@@ -225,6 +214,19 @@ mod tests {
         let neighbours =
             (0..20).filter(|rank| scramble(*rank, 1000).abs_diff(scramble(rank + 1, 1000)) == 1).count();
         assert!(neighbours < 3);
+    }
+
+    /// As many different keys as theory says: each of `n` draws misses the key of rank `r` with the probability 1 - 1/(r^theta H).
+    #[test]
+    fn many_draws_of_zipf_find_as_many_keys_as_they_should() {
+        let (count, draws, theta) = (1_000_000u64, 600_000, 0.99);
+        let weight = |rank: u64| (rank as f64).powf(-theta);
+        let total: f64 = (1..=count).map(weight).sum();
+        let expected: f64 =
+            (1..=count).map(|rank| 1.0 - (1.0 - weight(rank) / total).powi(draws as i32)).sum();
+        let seen = histogram(KeyDistribution::Zipf { theta }, count, draws);
+        let found = seen.iter().filter(|count| **count > 0).count() as f64;
+        assert!((found / expected - 1.0).abs() < 0.01, "{found} instead of {expected}");
     }
 
     #[test]

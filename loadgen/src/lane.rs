@@ -211,9 +211,7 @@ impl<'a> Lanes<'a> {
                 end = now;
             }
             self.open_sockets(now);
-            if now < end || self.schedule.is_some() {
-                self.fill(now.min(end))?;
-            }
+            self.fill(now, end)?;
             self.flush();
             if now >= publish_at {
                 self.recorder.publish(progress);
@@ -233,19 +231,11 @@ impl<'a> Lanes<'a> {
                 self.ring.wait(Some(wake_at.since(now)))?;
             }
         }
-        // Requests that were due and could not be sent before the end.
-        if let Some(schedule) = &mut self.schedule
-            && self.issued < self.quota
-            && !stop.load(Ordering::Relaxed)
-        {
-            schedule.drop_before(Instant(u64::MAX));
-        }
         let early = clock::now();
         let cpu_to = host::thread_cpu_time();
-        self.drain(stop)?;
+        self.drain(end, stop)?;
         // With a count, the window ends with the last answer.
         let end = if self.issued >= self.quota { clock::now() } else { end.min(early) };
-        self.recorder.counts.dropped = self.schedule.as_ref().map_or(0, Schedule::dropped);
         self.recorder.publish(progress);
         Ok(ThreadOutcome {
             recorder: self.recorder,
@@ -255,31 +245,46 @@ impl<'a> Lanes<'a> {
         })
     }
 
-    /// Waits for the last answers, and gives up those that do not come.
-    fn drain(&mut self, stop: &AtomicBool) -> Result<(), EngineError> {
+    /// Sends what was due before `end` and found no room, waits for the last answers, and gives up those that do not come.
+    fn drain(&mut self, end: Instant, stop: &AtomicBool) -> Result<(), EngineError> {
         let stopped = stop.load(Ordering::Relaxed);
         let deadline = clock::now() + self.plan.drain;
         loop {
             while let Some(event) = self.ring.next_event() {
                 self.on_event(event);
             }
-            let outstanding: usize = self.lanes.iter().map(|lane| lane.connection.outstanding()).sum();
             let now = clock::now();
+            let sends_on = self.schedule.is_some() && !stopped && self.issued < self.quota;
+            if sends_on {
+                self.fill(now, end)?;
+            }
             if self.plan.repeat_after.is_some() {
                 self.leave_silent(now);
+            }
+            if self.plan.repeat_after.is_some() || sends_on {
                 self.open_sockets(now);
                 self.flush();
             }
+            let outstanding: usize = self.lanes.iter().map(|lane| lane.connection.outstanding()).sum();
+            let is_due =
+                sends_on && self.schedule.as_ref().and_then(Schedule::next_at).is_some_and(|at| at < end);
             // A stop during the drain means: now.
-            if outstanding == 0 || now >= deadline || (!stopped && stop.load(Ordering::Relaxed)) {
+            let is_over = outstanding == 0 && !is_due;
+            if is_over || now >= deadline || (!stopped && stop.load(Ordering::Relaxed)) {
                 break;
             }
             self.ring.wait(Some(deadline.since(now).min(PUBLISH_INTERVAL)))?;
         }
+        let now = clock::now();
+        if let Some(schedule) = &mut self.schedule
+            && self.issued < self.quota
+        {
+            schedule.drop_before(end, |at| self.recorder.dropped(at, now));
+        }
         for lane in &mut self.lanes {
             self.recorder.counts.repeated += lane.connection.repeated();
             lane.connection.give_up(|pending| {
-                self.recorder.counts.unanswered += 1;
+                self.recorder.unanswered(&pending, now);
                 if let Some(check) = &mut self.check {
                     check.unknown(&pending.operation);
                 }

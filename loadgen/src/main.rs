@@ -9,7 +9,9 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context;
 use clap::Parser;
 use mimalloc::MiMalloc;
-use panch_loadgen::cli::{Cli, Command, CompareArgs, EXIT_INTERRUPTED, EXIT_IO, EXIT_UNCLEAN, EXIT_USAGE};
+use panch_loadgen::cli::{
+    Cli, Command, CompareArgs, EXIT_INTERRUPTED, EXIT_IO, EXIT_NO_VERDICT, EXIT_UNCLEAN, EXIT_USAGE,
+};
 use panch_loadgen::drive::DriveError;
 use panch_loadgen::report::Column;
 use panch_loadgen::{cluster, compare, drive, host, json, local, report};
@@ -39,31 +41,50 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot handle signals")?;
     }
-    let (load, (heading, columns)) = match &cli.command {
-        Command::Local(arguments) => (&arguments.load, local::run(arguments, &stop)?),
-        Command::Run(arguments) => (&arguments.load, drive::run(arguments, &stop)?),
+    let path = match &cli.command {
+        Command::Local(arguments) => &arguments.load.json,
+        Command::Run(arguments) => &arguments.load.json,
+        Command::Compare(arguments) => &arguments.json,
+    };
+    check_writable(path.as_deref())?;
+    let (heading, columns) = match &cli.command {
+        Command::Local(arguments) => local::run(arguments, &stop)?,
+        Command::Run(arguments) => drive::run(arguments, &stop)?,
         Command::Compare(arguments) => return compare(arguments, &stop),
     };
-    write_json(load.json.as_deref(), || json::render(&heading, &columns))?;
+    // The measurement is shown even if it cannot be written.
+    let written = write_json(path.as_deref(), || json::render(&heading, &columns));
     print(&report::render(&heading, &columns, color()))?;
+    written?;
     let is_clean = columns.iter().all(Column::is_clean);
-    Ok(exit_code(columns.iter().any(|column| column.interrupted), is_clean))
+    let is_limited = columns.iter().any(|column| column.client_limits().is_some());
+    Ok(exit_code(columns.iter().any(|column| column.interrupted), is_clean, is_limited))
 }
 
 fn compare(arguments: &CompareArgs, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
     let comparison = compare::run(arguments, stop)?;
-    write_json(arguments.json.as_deref(), || compare::json::render(&comparison))?;
+    let written = write_json(arguments.json.as_deref(), || compare::json::render(&comparison));
     let width = host::terminal_width().unwrap_or(compare::table::WIDE);
     print(&compare::table::render(&comparison, width, color()))?;
-    Ok(exit_code(comparison.interrupted, comparison.is_clean()))
+    written?;
+    // Protocols are compared at equal load of the client, so its limit is said and does not fail the comparison.
+    Ok(exit_code(comparison.interrupted, comparison.is_clean(), false))
 }
 
-fn exit_code(interrupted: bool, clean: bool) -> ExitCode {
-    match (interrupted, clean) {
-        (true, _) => ExitCode::from(EXIT_INTERRUPTED),
-        (false, true) => ExitCode::SUCCESS,
-        (false, false) => ExitCode::from(EXIT_UNCLEAN),
+fn exit_code(interrupted: bool, clean: bool, limited: bool) -> ExitCode {
+    match (interrupted, clean, limited) {
+        (true, _, _) => ExitCode::from(EXIT_INTERRUPTED),
+        (false, false, _) => ExitCode::from(EXIT_UNCLEAN),
+        (false, true, true) => ExitCode::from(EXIT_NO_VERDICT),
+        (false, true, false) => ExitCode::SUCCESS,
     }
+}
+
+/// Before anything is measured: a path that cannot be written costs no measurement.
+fn check_writable(path: Option<&Path>) -> anyhow::Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let opened = std::fs::File::options().create(true).append(true).open(path);
+    opened.map(drop).with_context(|| format!("cannot write {}, named by --json", path.display()))
 }
 
 fn write_json(path: Option<&Path>, text: impl FnOnce() -> String) -> anyhow::Result<()> {

@@ -5,10 +5,14 @@
 //!   there it is the service time.
 //! * *service time*, from when it was sent: what the server and the network took.
 //!
+//! A request that did not succeed, because it was refused, lost, never answered or never sent, would have taken longer than it waited until
+//! that was clear. It is kept as a lower bound, so that a server cannot look faster by leaving out the slow ones: see [`Waits`].
+//!
 //! Invariants:
+//! * Every request that was due in the measured window has a response time or a lower bound of one.
 //! * Nothing allocates after [`Recorder::new`], except the first time a new kind of error is seen.
 //! * A request belongs to the window in which it was due, however late its answer is; throughput counts the answers that
-//!   came within the window. Errors count always, also while warming up, and have no latency.
+//!   came within the window. Errors count always, also while warming up; what was dropped then does not.
 
 use hdrhistogram::Histogram;
 use panch_wire::time::Instant;
@@ -29,23 +33,51 @@ fn latencies(digits: u8) -> Latencies {
     Histogram::new_with_bounds(1, LATENCY_MAX, digits).expect("the bounds are constants that fit")
 }
 
+/// How long requests took, and how long others had waited when they were given up.
+#[derive(Clone, Debug)]
+pub struct Waits {
+    /// Of those that succeeded.
+    pub known: Latencies,
+    /// Of those that did not: each would have taken so long at least.
+    pub at_least: Latencies,
+}
+
+impl Waits {
+    fn new() -> Self {
+        Self { known: latencies(3), at_least: latencies(3) }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.known.add(&other.known).expect("equal bounds");
+        self.at_least.add(&other.at_least).expect("equal bounds");
+    }
+
+    /// All of them. From the least of [`Waits::at_least`] on, its quantiles are lower bounds, and below that they are exact: whatever
+    /// took longer than its bound would not have come before them.
+    pub fn all(&self) -> Latencies {
+        let mut all = self.known.clone();
+        all.add(&self.at_least).expect("equal bounds");
+        all
+    }
+}
+
 /// Both latencies of one class of requests.
 #[derive(Clone, Debug)]
 pub struct Timings {
     /// From due to answered.
-    pub response: Latencies,
+    pub response: Waits,
     /// From sent to answered.
-    pub service: Latencies,
+    pub service: Waits,
 }
 
 impl Timings {
     fn new() -> Self {
-        Self { response: latencies(3), service: latencies(3) }
+        Self { response: Waits::new(), service: Waits::new() }
     }
 
     fn add(&mut self, other: &Self) {
-        self.response.add(&other.response).expect("equal bounds");
-        self.service.add(&other.service).expect("equal bounds");
+        self.response.add(&other.response);
+        self.service.add(&other.service);
     }
 }
 
@@ -68,7 +100,7 @@ pub struct Counts {
     pub lost: u64,
     /// Not answered when the run ended: the outcome is not known.
     pub unanswered: u64,
-    /// Due, but never sent.
+    /// Due in the measured window, but never sent.
     pub dropped: u64,
     /// Connections that broke.
     pub disconnects: u64,
@@ -106,6 +138,8 @@ pub struct Recorder {
     pub reads: Timings,
     /// Latencies of writes.
     pub writes: Timings,
+    /// How long requests had waited that were never sent.
+    pub unsent: Latencies,
     /// How late requests were sent although a connection had room: the generator's own fault.
     pub lag: Latencies,
     /// How many requests had which fate.
@@ -122,6 +156,7 @@ impl Recorder {
             window,
             reads: Timings::new(),
             writes: Timings::new(),
+            unsent: latencies(3),
             lag: latencies(3),
             counts: Counts::default(),
             errors: Vec::with_capacity(ERROR_KINDS_MAX),
@@ -154,9 +189,22 @@ impl Recorder {
         let response = now.0.saturating_sub(pending.intended.0);
         self.interval.latency.saturating_record(response);
         if self.window.contains(&pending.intended) {
-            let timings = if pending.operation.kind.is_read() { &mut self.reads } else { &mut self.writes };
-            timings.response.saturating_record(response);
-            timings.service.saturating_record(now.0.saturating_sub(pending.sent.0));
+            let timings = self.timings(pending.operation.kind.is_read());
+            timings.response.known.saturating_record(response);
+            timings.service.known.saturating_record(now.0.saturating_sub(pending.sent.0));
+        }
+    }
+
+    fn timings(&mut self, is_read: bool) -> &mut Timings {
+        if is_read { &mut self.reads } else { &mut self.writes }
+    }
+
+    /// A request had no success until `now`.
+    fn gave_up(&mut self, pending: &Pending, now: Instant) {
+        if self.window.contains(&pending.intended) {
+            let timings = self.timings(pending.operation.kind.is_read());
+            timings.response.at_least.saturating_record(now.0.saturating_sub(pending.intended.0));
+            timings.service.at_least.saturating_record(now.0.saturating_sub(pending.sent.0));
         }
     }
 
@@ -165,11 +213,12 @@ impl Recorder {
         self.counts.misses += 1;
     }
 
-    /// The server refused a request.
-    pub fn refused(&mut self, text: &str) {
+    /// The server refused a request at `now`.
+    pub fn refused(&mut self, pending: &Pending, text: &str, now: Instant) {
         self.counts.refused += 1;
         self.interval.errors += 1;
         self.note(text, 1);
+        self.gave_up(pending, now);
     }
 
     /// The connection broke, for this reason.
@@ -178,10 +227,25 @@ impl Recorder {
         self.note(text, 1);
     }
 
-    /// A request went down with its connection.
-    pub fn lost(&mut self) {
+    /// A request went down with its connection at `now`.
+    pub fn lost(&mut self, pending: &Pending, now: Instant) {
         self.counts.lost += 1;
         self.interval.errors += 1;
+        self.gave_up(pending, now);
+    }
+
+    /// The run ended at `now`, and a request had no answer.
+    pub fn unanswered(&mut self, pending: &Pending, now: Instant) {
+        self.counts.unanswered += 1;
+        self.gave_up(pending, now);
+    }
+
+    /// A request that was due at `intended` is not sent any more at `now`. What it would have been, a read or a write, was not drawn.
+    pub fn dropped(&mut self, intended: Instant, now: Instant) {
+        if self.window.contains(&intended) {
+            self.counts.dropped += 1;
+            self.unsent.saturating_record(now.0.saturating_sub(intended.0));
+        }
     }
 
     fn note(&mut self, text: &str, count: u64) {
@@ -201,6 +265,7 @@ impl Recorder {
     pub fn add(&mut self, other: &Self) {
         self.reads.add(&other.reads);
         self.writes.add(&other.writes);
+        self.unsent.add(&other.unsent).expect("equal bounds");
         self.lag.add(&other.lag).expect("equal bounds");
         self.counts.add(&other.counts);
         for (text, count) in &other.errors {
@@ -208,10 +273,11 @@ impl Recorder {
         }
     }
 
-    /// Latencies of reads and writes together.
+    /// Latencies of reads, writes and what was never sent together. Only a response time has a bound for the last.
     pub fn all(&self) -> Timings {
         let mut all = self.reads.clone();
         all.add(&self.writes);
+        all.response.at_least.add(&self.unsent).expect("equal bounds");
         all
     }
 
@@ -296,6 +362,7 @@ mod tests {
             recorder.answered(&pending(OperationKind::Set, intended.0, sent), Instant(now));
         }
         let Timings { response, service } = recorder.all();
+        let (response, service) = (response.all(), service.all());
         assert_eq!((response.len(), service.len()), (1000, 1000));
         // Only the one request that was stuck has a long service time: coordinated omission.
         assert!(close(service.value_at_quantile(0.99), MS / 10));
@@ -314,8 +381,29 @@ mod tests {
         recorder.answered(&pending(OperationKind::Get, 90, 90), Instant(110));
         recorder.answered(&pending(OperationKind::Set, 190, 195), Instant(260));
         assert_eq!((recorder.counts.acknowledged, recorder.counts.completed), (3, 1));
-        assert_eq!((recorder.reads.response.len(), recorder.writes.response.len()), (0, 1));
-        assert_eq!((recorder.writes.response.max(), recorder.writes.service.max()), (70, 65));
+        let (reads, writes) = (&recorder.reads, &recorder.writes);
+        assert_eq!((reads.response.known.len(), writes.response.known.len()), (0, 1));
+        assert_eq!((writes.response.known.max(), writes.service.known.max()), (70, 65));
+    }
+
+    #[test]
+    fn whatever_did_not_succeed_is_a_lower_bound_if_it_was_due_in_the_window() {
+        let mut recorder = Recorder::new(Instant(100)..Instant(200));
+        for due in [90, 110] {
+            let request = pending(OperationKind::Get, due, due + 5);
+            recorder.refused(&request, "ERR", Instant(300));
+            recorder.lost(&request, Instant(310));
+            recorder.unanswered(&request, Instant(320));
+            recorder.dropped(Instant(due), Instant(330));
+        }
+        recorder.answered(&pending(OperationKind::Set, 120, 120), Instant(130));
+        let all = recorder.all();
+        assert_eq!((all.response.known.len(), all.response.at_least.len()), (1, 4));
+        assert_eq!((all.response.at_least.min(), all.response.at_least.max()), (190, 220));
+        // What was never sent was in nobody's service.
+        assert_eq!((all.service.at_least.len(), all.service.at_least.max()), (3, 205));
+        let counts = &recorder.counts;
+        assert_eq!((counts.errors(), counts.dropped), (6, 1));
     }
 
     #[test]
@@ -324,21 +412,24 @@ mod tests {
         let mut other = Recorder::new(Instant(0)..Instant(100));
         for (recorder, text) in [(&mut sum, "ERR a"), (&mut other, "ERR a")] {
             recorder.answered(&pending(OperationKind::Set, 5, 5), Instant(10));
-            recorder.refused(text);
-            recorder.lost();
+            recorder.refused(&pending(OperationKind::Set, 5, 5), text, Instant(11));
+            recorder.lost(&pending(OperationKind::Set, 5, 5), Instant(12));
+            recorder.dropped(Instant(5), Instant(13));
             recorder.sent(Instant(1), Instant(5), false);
         }
         sum.add(&other);
         assert_eq!((sum.counts.errors(), sum.counts.acknowledged, sum.counts.sent), (4, 2, 2));
         assert_eq!(sum.errors, [("ERR a".to_owned(), 2)]);
-        assert_eq!((sum.all().response.len(), sum.lag.len()), (2, 2));
+        let response = sum.all().response;
+        assert_eq!((response.known.len(), response.at_least.len(), sum.lag.len()), (2, 6, 2));
     }
 
     #[test]
     fn many_kinds_of_errors_are_all_counted() {
         let mut recorder = Recorder::new(Instant(0)..Instant(1));
         for number in 0..100 {
-            recorder.refused(&format!("ERR {number}"));
+            let request = pending(OperationKind::Set, 0, 0);
+            recorder.refused(&request, &format!("ERR {number}"), Instant(0));
         }
         assert_eq!(recorder.errors.len(), ERROR_KINDS_MAX);
         assert_eq!(recorder.errors.iter().map(|(_, count)| count).sum::<u64>(), 100);

@@ -12,7 +12,7 @@ use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, presets};
 use crate::check::Verdict;
 use crate::engine::{Outcome, Plan};
 use crate::quantity::{latency, short};
-use crate::record::{Counts, Latencies};
+use crate::record::{Counts, Latencies, Waits};
 use crate::schedule::Load;
 use crate::truth::{ProcessCpu, Truth};
 
@@ -34,6 +34,8 @@ pub struct Quantiles {
     pub p999: u64,
     /// The largest.
     pub max: u64,
+    /// From here on they are lower bounds, because some requests had no success and would have taken longer: see [`Waits`].
+    pub bounds_from: Option<u64>,
 }
 
 impl Quantiles {
@@ -45,7 +47,37 @@ impl Quantiles {
             p99: latencies.value_at_quantile(0.99),
             p999: latencies.value_at_quantile(0.999),
             max: latencies.max(),
+            bounds_from: None,
         })
+    }
+
+    /// The same of requests some of which may have had no success.
+    pub fn of_waits(waits: &Waits) -> Option<Self> {
+        let bounds_from = (!waits.at_least.is_empty()).then(|| waits.at_least.min());
+        Self::of(&waits.all()).map(|quantiles| Self { bounds_from, ..quantiles })
+    }
+
+    /// Whether one of them is a lower bound.
+    pub fn is_bound(&self, value: u64) -> bool {
+        self.bounds_from.is_some_and(|from| value >= from)
+    }
+
+    /// One of them for people: `>= 2.10 s` if it is a lower bound.
+    fn text(&self, value: u64) -> String {
+        let mark = if self.is_bound(value) { ">= " } else { "" };
+        format!("{mark}{}", latency(value))
+    }
+
+    /// The names of those that are lower bounds.
+    pub fn bounds(&self) -> Vec<&'static str> {
+        let all = [
+            ("p50", self.p50),
+            ("p90", self.p90),
+            ("p99", self.p99),
+            ("p99.9", self.p999),
+            ("max", self.max),
+        ];
+        all.into_iter().filter(|(_, value)| self.is_bound(*value)).map(|(name, _)| name).collect()
     }
 }
 
@@ -93,15 +125,15 @@ impl Column {
             Load::Open { rate, .. } => ("open loop", Some(rate)),
         };
         let timings = |timings: &crate::record::Timings| {
-            Quantiles::of(if is_open { &timings.response } else { &timings.service })
+            Quantiles::of_waits(if is_open { &timings.response } else { &timings.service })
         };
         Self {
             title: format!("{name}\n{}", plan.workload.mix),
             concurrency: format!("{} x {}", plan.connections, plan.pipeline),
             offered,
             throughput: outcome.throughput(),
-            response: Quantiles::of(&all.response).filter(|_| is_open),
-            service: Quantiles::of(&all.service),
+            response: Quantiles::of_waits(&all.response).filter(|_| is_open),
+            service: Quantiles::of_waits(&all.service),
             parts: timings(&recorder.reads).zip(timings(&recorder.writes)),
             lag: Quantiles::of(&recorder.lag).filter(|_| is_open),
             counts: recorder.counts,
@@ -113,15 +145,18 @@ impl Column {
         }
     }
 
-    /// Whether nothing went wrong: no error, no lost connection, no failed audit.
+    /// Whether nothing went wrong: it went on to its end, everything that was due was sent and answered without an error, and the audit, if
+    /// there was one, read everything and found nothing.
     pub fn is_clean(&self) -> bool {
-        self.counts.errors() == 0
+        !self.interrupted
+            && self.counts.errors() == 0
+            && self.counts.dropped == 0
             && self.counts.disconnects == 0
-            && self.verdict.as_ref().is_none_or(|verdict| verdict.violations.is_empty())
+            && self.verdict.as_ref().is_none_or(Verdict::is_clean)
     }
 
     /// Why the numbers may say more about the generator than about the server.
-    pub(crate) fn client_limits(&self) -> Option<String> {
+    pub fn client_limits(&self) -> Option<String> {
         let (_, load) = self.client_cpu;
         let lag = self.lag.map_or(0, |lag| lag.p99);
         if load > CLIENT_LOAD_MAX {
@@ -158,12 +193,12 @@ fn rows<'a>() -> Vec<Row<'a>> {
             .into_iter()
             .zip(parts)
             .map(|(name, part)| -> Row<'a> {
-                (name, Box::new(move |column| of(column).map(|q| latency(part(&q)))))
+                (name, Box::new(move |column| of(column).map(|q| q.text(part(&q)))))
             })
             .collect()
     }
-    fn pair(first: u64, second: u64) -> String {
-        format!("{} / {}", latency(first), latency(second))
+    fn pair(quantiles: Quantiles) -> String {
+        format!("{} / {}", quantiles.text(quantiles.p50), quantiles.text(quantiles.p99))
     }
     fn per_command<'a>(name: &'a str, counter: &'static str) -> Row<'a> {
         (
@@ -182,15 +217,9 @@ fn rows<'a>() -> Vec<Row<'a>> {
     rows.extend(quantiles(["service time p50", "  p90", "  p99", "  p99.9", "  max"], |column| {
         column.service
     }));
-    rows.push((
-        "reads p50 / p99",
-        Box::new(|column| column.parts.map(|(reads, _)| pair(reads.p50, reads.p99))),
-    ));
-    rows.push((
-        "writes p50 / p99",
-        Box::new(|column| column.parts.map(|(_, writes)| pair(writes.p50, writes.p99))),
-    ));
-    rows.push(("schedule lag p50 / p99", Box::new(|column| column.lag.map(|lag| pair(lag.p50, lag.p99)))));
+    rows.push(("reads p50 / p99", Box::new(|column| column.parts.map(|(reads, _)| pair(reads)))));
+    rows.push(("writes p50 / p99", Box::new(|column| column.parts.map(|(_, writes)| pair(writes)))));
+    rows.push(("schedule lag p50 / p99", Box::new(|column| column.lag.map(pair))));
     rows.push((
         "waited for a connection",
         Box::new(|column| {
@@ -220,8 +249,14 @@ fn rows<'a>() -> Vec<Row<'a>> {
 }
 
 /// Rows that matter even if no column has a value for them.
-const ALWAYS: &[&str] =
-    &["durability", "batch fill, commands", "messages/command", "peer bytes/command", "log writes/command"];
+const ALWAYS: &[&str] = &[
+    "service time p50",
+    "durability",
+    "batch fill, commands",
+    "messages/command",
+    "peer bytes/command",
+    "log writes/command",
+];
 
 /// The whole report. `color` is for terminals.
 pub fn render(heading: &Heading, columns: &[Column], color: bool) -> String {
@@ -256,7 +291,7 @@ fn table(columns: &[Column], color: bool) -> String {
         let is_bad = match name {
             "errors" => counts.errors() > 0,
             "dropped" => counts.dropped > 0,
-            "audit" => column.verdict.as_ref().is_some_and(|verdict| !verdict.violations.is_empty()),
+            "audit" => column.verdict.as_ref().is_some_and(|verdict| !verdict.is_clean()),
             _ => false,
         };
         match (color, is_bad, name) {
@@ -332,10 +367,16 @@ fn remarks(columns: &[Column]) -> Vec<String> {
         if counts.misses > 0 {
             lines.push(format!("`{title}`: {} reads found no value.", counts.misses));
         }
-        if counts.errors() > 0 || counts.disconnects > 0 {
+        if counts.errors() > 0 || counts.disconnects > 0 || counts.dropped > 0 {
             lines.push(format!(
-                "`{title}`: {} refused, {} lost with {} broken connections, {} not answered before the end.",
-                counts.refused, counts.lost, counts.disconnects, counts.unanswered
+                "`{title}`: {} refused, {} lost with {} broken connections, {} not answered before the end, {} never sent.",
+                counts.refused, counts.lost, counts.disconnects, counts.unanswered, counts.dropped
+            ));
+        }
+        if let Some(from) = column.response.or(column.service).and_then(|quantiles| quantiles.bounds_from) {
+            lines.push(format!(
+                "  Each of those counts with the time for which it had waited, {} and more: what stands behind >= would be longer.",
+                latency(from)
             ));
         }
         lines.extend(column.errors.iter().map(|(text, count)| format!("  {count} x {text}")));
@@ -344,6 +385,7 @@ fn remarks(columns: &[Column]) -> Vec<String> {
             lines.extend(
                 verdict.violations.iter().take(SHOWN).map(|violation| format!("  AUDIT: {violation}")),
             );
+            lines.extend(verdict.unread.iter().map(|reason| format!("  AUDIT INCOMPLETE: {reason}")));
             if verdict.violations.len() > SHOWN {
                 lines.push(format!("  AUDIT: and {} more", verdict.violations.len() - SHOWN));
             }

@@ -3,7 +3,7 @@
 //! Invariants:
 //! * An arrival's time does not depend on the server: it is fixed before anything is sent. Latency counted from it shows
 //!   what users would have waited, stalls included (no coordinated omission).
-//! * Every arrival before the end is either taken or counted as dropped.
+//! * Every arrival before the end is either taken or dropped.
 
 use panch_wire::time::{Duration, Instant};
 use rand::SeedableRng;
@@ -46,7 +46,6 @@ pub struct Schedule {
     random: Xoshiro256PlusPlus,
     /// The next arrival, nanoseconds after `start`.
     next: f64,
-    dropped: u64,
 }
 
 impl Schedule {
@@ -64,7 +63,6 @@ impl Schedule {
             arrivals,
             random: Xoshiro256PlusPlus::seed_from_u64(seed),
             next: 0.0,
-            dropped: 0,
         };
         schedule.next = match arrivals {
             Arrivals::Constant => phase * schedule.interval,
@@ -95,20 +93,12 @@ impl Schedule {
         Some(at)
     }
 
-    /// Drops the arrivals before `limit`. Returns how many they were.
-    pub fn drop_before(&mut self, limit: Instant) -> u64 {
-        let mut count = 0;
-        while self.next_at().is_some_and(|at| at < limit) {
+    /// Drops the arrivals before `limit`, and says of each when it was due.
+    pub fn drop_before(&mut self, limit: Instant, mut dropped: impl FnMut(Instant)) {
+        while let Some(at) = self.next_at().filter(|at| *at < limit) {
             self.advance();
-            count += 1;
+            dropped(at);
         }
-        self.dropped += count;
-        count
-    }
-
-    /// Arrivals dropped so far.
-    pub fn dropped(&self) -> u64 {
-        self.dropped
     }
 
     fn advance(&mut self) {
@@ -168,16 +158,19 @@ mod tests {
     }
 
     #[test]
-    fn every_arrival_is_taken_or_counted_as_dropped() {
+    fn every_arrival_is_taken_or_dropped() {
         let mut schedule = schedule(Arrivals::Constant, 1000.0, 0.0, 1);
         let mut taken = 0;
         while schedule.take_due(Instant(START.0 + SECOND / 4)).is_some() {
             taken += 1;
         }
-        assert_eq!(schedule.drop_before(Instant(START.0 + SECOND / 2)), 249);
+        let mut dropped = Vec::new();
+        schedule.drop_before(Instant(START.0 + SECOND / 2), |at| dropped.push(at));
+        assert_eq!(dropped.len(), 249);
+        assert!(dropped.is_sorted() && dropped[248] == Instant(START.0 + SECOND / 2 - SECOND / 1000));
         assert_eq!(schedule.take_due(Instant(u64::MAX)), Some(Instant(START.0 + SECOND / 2)));
-        schedule.drop_before(Instant(u64::MAX));
-        assert_eq!(taken + 1 + schedule.dropped(), 1000);
+        schedule.drop_before(Instant(u64::MAX), |at| dropped.push(at));
+        assert_eq!(taken + 1 + dropped.len(), 1000);
         assert_eq!(schedule.next_at(), None);
     }
 }

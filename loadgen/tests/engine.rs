@@ -81,7 +81,8 @@ fn a_closed_loop_makes_exactly_the_requests_that_were_asked_for() {
             (3001, 3001, 3001, 0)
         );
         let all = outcome.recorder.all();
-        assert_eq!((all.service.len(), all.response.len()), (3001, 3001));
+        assert_eq!((all.service.known.len(), all.response.known.len()), (3001, 3001));
+        assert_eq!(all.response.at_least.len(), 0);
         assert!(outcome.throughput() > 0.0 && outcome.client_load() > 0.0);
     }
 }
@@ -184,15 +185,11 @@ fn a_stalled_server_cannot_hide_it_from_an_open_loop() {
     let plan = Plan { connections: 1, pipeline: 1, ..open(&server, 500.0, Duration::from_secs(1)) };
     let outcome = run(&plan);
     let all = outcome.recorder.all();
+    let (response, service) = (all.response.all(), all.service.all());
     let long = |histogram: &panch_loadgen::record::Latencies| histogram.count_between(200 * MS, u64::MAX);
-    assert!(all.response.max() >= 400 * MS && all.service.max() >= 400 * MS);
+    assert!(response.max() >= 400 * MS && service.max() >= 400 * MS);
     // 100 requests were due in the first half of the stall, and one of them was being served.
-    assert!(
-        long(&all.response) > 10 * long(&all.service),
-        "{} of {}",
-        long(&all.response),
-        long(&all.service)
-    );
+    assert!(long(&response) > 10 * long(&service), "{} of {}", long(&response), long(&service));
     assert!(outcome.recorder.counts.queued > 50);
     assert_eq!(outcome.recorder.counts.errors(), 0);
 }
@@ -208,10 +205,75 @@ fn every_arrival_is_sent_or_counted_as_dropped() {
     };
     for drop_after in [Duration::from_millis(50), FOREVER] {
         plan.load = Load::Open { rate: 1000.0, arrivals: Arrivals::Constant, drop_after };
-        let counts = run(&plan).recorder.counts;
+        let outcome = run(&plan);
+        let (all, counts) = (outcome.recorder.all(), outcome.recorder.counts);
         assert_eq!((counts.sent, counts.dropped), (3, 297));
         assert_eq!((counts.unanswered, counts.acknowledged), (3, 0));
+        // Nobody knows how long they would have taken, but for how long they waited.
+        assert_eq!((all.response.known.len(), all.response.at_least.len()), (0, 300));
+        assert_eq!(all.service.at_least.len(), 3);
+        assert!(all.response.at_least.max() >= 300 * MS);
     }
+}
+
+/// A server that takes each request so long, one at a time: it does 1000 in a second, whatever is asked.
+fn one_in_a_millisecond() -> Server {
+    Server::start(Faults { each: Some(Duration::from_millis(1)), ..Faults::default() })
+}
+
+#[test]
+fn beyond_its_capacity_a_server_gets_the_latencies_of_its_queue() {
+    let server = one_in_a_millisecond();
+    let plan = Plan { connections: 1, pipeline: 1, ..open(&server, 1300.0, Duration::from_secs(2)) };
+    let outcome = run(&plan);
+    let counts = outcome.recorder.counts;
+    assert_eq!((counts.sent, counts.dropped, counts.errors()), (2600, 0, 0), "sent after the window, too");
+    let response = outcome.recorder.all().response;
+    assert_eq!((response.known.len(), response.at_least.len()), (2600, 0));
+    // The queue grows with what the server does not manage: request n is due at n/1300 s and done no earlier than n/1000 s.
+    let capacity = counts.completed as f64 / 2.0;
+    for part in [0.5, 0.9, 0.99] {
+        let number = 2600.0 * part;
+        let (expected, found) =
+            (number / capacity - number / 1300.0, response.known.value_at_quantile(part) as f64 / 1e9);
+        assert!((found / expected - 1.0).abs() < 0.1, "{part}: {found} s instead of {expected} s");
+    }
+}
+
+#[test]
+fn a_stall_over_the_end_is_measured_or_a_bound() {
+    let stall = Duration::from_millis(700);
+    let server = Server::start(Faults { stall: Some((400, stall)), ..Faults::default() });
+    let plan = Plan { connections: 1, pipeline: 1, ..open(&server, 500.0, Duration::from_secs(1)) };
+    // It begins at 0.8 s and ends after the run, and all that was due is sent when it has ended.
+    let outcome = run(&plan);
+    let counts = outcome.recorder.counts;
+    assert_eq!((counts.sent, counts.dropped, counts.errors()), (500, 0, 0));
+    let response = outcome.recorder.all().response;
+    assert!(response.known.value_at_quantile(0.9) >= 500 * MS, "{}", response.known.value_at_quantile(0.9));
+    // Nobody waits for that: what is not answered is a bound.
+    let server = Server::start(Faults { stall: Some((400, stall)), ..Faults::default() });
+    let plan = Plan { targets: vec![server.address], drain: Duration::from_millis(50), ..plan };
+    let column = measure(&plan, &[], "test", &AtomicBool::new(false));
+    let response = column.unwrap().response.unwrap();
+    assert!(
+        !response.is_bound(response.p50)
+            && response.is_bound(response.p90)
+            && response.is_bound(response.p99)
+    );
+}
+
+#[test]
+fn a_server_that_is_gone_at_the_end_does_not_take_the_measurement_along() {
+    let one = Server::start(Faults::default());
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let column = measure(&counted(&one, "set", 500), &[], "test", &AtomicBool::new(false)).unwrap();
+    assert!(column.is_clean());
+    let plan = Plan { targets: vec![one.address, gone], connections: 1, ..counted(&one, "set", 500) };
+    let column = measure(&plan, &[], "test", &AtomicBool::new(false)).unwrap();
+    let verdict = column.verdict.as_ref().unwrap();
+    assert!(verdict.violations.is_empty() && verdict.unread.len() == 1, "{verdict:?}");
+    assert!(verdict.unread[0].contains(&gone.to_string()) && !column.is_clean());
 }
 
 #[test]

@@ -245,9 +245,17 @@ fn remarks(comparison: &Comparison) -> Vec<String> {
             if counts.dropped > 0 {
                 lines.push(format!("  {} commands were due and never sent", counts.dropped));
             }
+            let bounds = round.figures.latency.map(|latency| latency.bounds()).unwrap_or_default();
+            if !bounds.is_empty() {
+                lines.push(format!(
+                    "  LOWER BOUNDS: {} would be longer, since some commands had no success",
+                    bounds.join(", ")
+                ));
+            }
             lines.extend(round.column.errors.iter().map(|(text, count)| format!("  {count} x {text}")));
             if let Some(verdict) = &round.column.verdict {
                 lines.extend(verdict.violations.iter().take(5).map(|text| format!("  AUDIT: {text}")));
+                lines.extend(verdict.unread.iter().map(|text| format!("  AUDIT INCOMPLETE: {text}")));
             }
             if let Some(reason) = round.column.client_limits() {
                 lines.push(format!("  NO VERDICT, the client may have been the limit: {reason}"));

@@ -12,9 +12,15 @@ use crate::schedule::Load;
 const FILL_MAX: usize = 256;
 
 impl Lanes<'_> {
-    /// Makes every request that is due.
-    pub(super) fn fill(&mut self, now: Instant) -> Result<(), EngineError> {
-        if self.schedule.is_some() { self.fill_open(now) } else { self.fill_closed() }
+    /// Makes every request that is due before `end`.
+    pub(super) fn fill(&mut self, now: Instant, end: Instant) -> Result<(), EngineError> {
+        if self.schedule.is_some() {
+            self.fill_open(now, end)
+        } else if now < end {
+            self.fill_closed()
+        } else {
+            Ok(())
+        }
     }
 
     fn fill_closed(&mut self) -> Result<(), EngineError> {
@@ -38,11 +44,12 @@ impl Lanes<'_> {
         Ok(())
     }
 
-    fn fill_open(&mut self, mut now: Instant) -> Result<(), EngineError> {
+    fn fill_open(&mut self, now: Instant, end: Instant) -> Result<(), EngineError> {
         let Some(mut schedule) = self.schedule.take() else { return Ok(()) };
         if let Load::Open { drop_after, .. } = self.plan.load {
-            schedule.drop_before(now - drop_after);
+            schedule.drop_before((now - drop_after).min(end), |at| self.recorder.dropped(at, now));
         }
+        let mut now = now.min(end);
         let mut made = 0;
         while self.issued < self.quota {
             let Some(&lane) = self.ready.front() else {
@@ -65,7 +72,7 @@ impl Lanes<'_> {
                 made = 0;
                 self.flush();
                 self.ring.submit()?;
-                now = now.max(clock::now().min(self.recorder.window.end));
+                now = now.max(clock::now().min(end));
             }
         }
         self.schedule = Some(schedule);

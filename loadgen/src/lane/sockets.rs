@@ -178,8 +178,9 @@ impl Lanes<'_> {
         self.lanes_down = true;
         let (recorder, check) = (&mut self.recorder, &mut self.check);
         recorder.disconnected(reason);
+        let now = clock::now();
         lane.connection.abandon(|pending| {
-            recorder.lost();
+            recorder.lost(&pending, now);
             if let Some(check) = check {
                 check.unknown(&pending.operation);
             }
@@ -256,7 +257,7 @@ fn on_answer(
     let kind = pending.operation.kind;
     match answer {
         Answer::Error { text, maybe_applied } => {
-            recorder.refused(text);
+            recorder.refused(pending, text, now);
             if let (true, Some(check)) = (maybe_applied, check) {
                 check.unknown(&pending.operation);
             }

@@ -3,7 +3,7 @@ use crate::truth::Snapshot;
 use std::time::Duration;
 
 fn quantiles(p50: u64) -> Quantiles {
-    Quantiles { p50, p90: p50 * 2, p99: p50 * 3, p999: p50 * 10, max: p50 * 20 }
+    Quantiles { p50, p90: p50 * 2, p99: p50 * 3, p999: p50 * 10, max: p50 * 20, bounds_from: None }
 }
 
 fn truth() -> Truth {
@@ -38,7 +38,7 @@ fn columns() -> Vec<Column> {
         title: "open loop\nset=100".to_owned(),
         offered: Some(90_000.0),
         throughput: 60_000.0,
-        response: Some(quantiles(90_000)),
+        response: Some(Quantiles { bounds_from: Some(300_000), ..quantiles(90_000) }),
         parts: None,
         lag: Some(quantiles(2_000)),
         counts: Counts {
@@ -53,7 +53,11 @@ fn columns() -> Vec<Column> {
         errors: vec![("CLUSTERDOWN no majority".to_owned(), 2)],
         truth: Truth::default(),
         client_cpu: (Duration::from_millis(900), 0.9),
-        verdict: Some(Verdict { checked: 30, violations: vec!["key 4: gone".to_owned()] }),
+        verdict: Some(Verdict {
+            checked: 30,
+            violations: vec!["key 4: gone".to_owned()],
+            unread: Vec::new(),
+        }),
         ..closed.clone()
     };
     vec![closed, open]
@@ -76,6 +80,11 @@ fn a_clean_run_has_no_error_no_broken_connection_and_no_violation() {
     let disconnected = Column { counts: Counts { disconnects: 1, ..clean.counts }, ..clean.clone() };
     let violated = Column { verdict: bad.verdict, ..clean.clone() };
     assert!(!disconnected.is_clean() && !violated.is_clean());
+    let dropped = Column { counts: Counts { dropped: 1, ..clean.counts }, ..clean.clone() };
+    let interrupted = Column { interrupted: true, ..clean.clone() };
+    let unread = Verdict { unread: vec!["node 3".to_owned()], ..Verdict::default() };
+    let unread = Column { verdict: Some(unread), ..clean };
+    assert!(!dropped.is_clean() && !interrupted.is_clean() && !unread.is_clean());
 }
 
 #[test]
@@ -103,7 +112,10 @@ fn programs_get_the_same_numbers() {
         r#""schema":"panch-loadgen/1""#,
         r#""environment":{"kernel":"6.18"}"#,
         r#""throughput_per_second":183246"#,
-        r#""service_ns":{"p50":83200,"p90":166400,"p99":249600,"p99.9":832000,"max":1664000}"#,
+        r#""service_ns":{"p50":83200,"p90":166400,"p99":249600,"p99.9":832000,"max":1664000,"lower_bounds":[]}"#,
+        r#""max":1800000,"lower_bounds":["p99.9","max"]}"#,
+        r#""no_verdict":null"#,
+        r#""no_verdict":"the load generator used 90"#,
         r#""batch_fill":50"#,
         r#""messages_per_command":0.02"#,
         r#""errors":{"CLUSTERDOWN no majority":2}"#,

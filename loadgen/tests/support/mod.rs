@@ -23,6 +23,8 @@ pub struct Faults {
     pub reversed: bool,
     /// Acknowledges every n-th write without doing it.
     pub lose_every: Option<u64>,
+    /// Takes so long for each request.
+    pub each: Option<Duration>,
     /// Stops for so long when the n-th request comes.
     pub stall: Option<(u64, Duration)>,
     /// Closes a connection instead of doing every n-th write.
@@ -158,6 +160,12 @@ fn native(
             && number == stall
         {
             std::thread::sleep(span);
+        }
+        if let Some(each) = faults.each {
+            let until = std::time::Instant::now() + each;
+            while std::time::Instant::now() < until {
+                std::hint::spin_loop();
+            }
         }
         let Operation::Command(command) = request.operation else { panic!("only commands are sent") };
         if !command.kind.is_read() {
