@@ -216,51 +216,74 @@ fn every_arrival_is_sent_or_counted_as_dropped() {
     }
 }
 
-/// A server that takes each request so long, one at a time: it does 1000 in a second, whatever is asked.
-fn one_in_a_millisecond() -> Server {
-    Server::start(Faults { each: Some(Duration::from_millis(1)), ..Faults::default() })
+/// Runs an open loop of one connection, one request at a time, against a server with these faults, and returns with the outcome how long each
+/// request took by the server's own clock, from the moment at which it was due.
+fn modelled(faults: Faults, rate: f64, duration: Duration) -> (Outcome, Vec<Duration>) {
+    let server = Server::start(faults);
+    let plan = Plan { connections: 1, pipeline: 1, ..open(&server, rate, duration) };
+    let outcome = run(&plan);
+    let times = server.times();
+    // The first one is sent when it is due.
+    let due = |number: usize| times[0].0 + Duration::from_secs_f64(number as f64 / rate);
+    let took =
+        times.iter().enumerate().map(|(number, (_, done))| done.saturating_duration_since(due(number)));
+    let mut took: Vec<Duration> = took.collect();
+    took.sort();
+    (outcome, took)
 }
 
-#[test]
-fn beyond_its_capacity_a_server_gets_the_latencies_of_its_queue() {
-    let server = one_in_a_millisecond();
-    let plan = Plan { connections: 1, pipeline: 1, ..open(&server, 1300.0, Duration::from_secs(2)) };
-    let outcome = run(&plan);
-    let counts = outcome.recorder.counts;
-    assert_eq!((counts.sent, counts.dropped, counts.errors()), (2600, 0, 0), "sent after the window, too");
-    let response = outcome.recorder.all().response;
-    assert_eq!((response.known.len(), response.at_least.len()), (2600, 0));
-    // The queue grows with what the server does not manage: request n is due at n/1300 s and done no earlier than n/1000 s.
-    let capacity = counts.completed as f64 / 2.0;
-    for part in [0.5, 0.9, 0.99] {
-        let number = 2600.0 * part;
-        let (expected, found) =
-            (number / capacity - number / 1300.0, response.known.value_at_quantile(part) as f64 / 1e9);
-        assert!((found / expected - 1.0).abs() < 0.1, "{part}: {found} s instead of {expected} s");
+/// Every request was sent and answered, and the percentiles are those of `took`.
+fn assert_equals_model((outcome, took): &(Outcome, Vec<Duration>)) {
+    let (counts, response) = (&outcome.recorder.counts, outcome.recorder.all().response);
+    let count = took.len();
+    assert_eq!(
+        (counts.sent, counts.dropped, counts.errors()),
+        (count as u64, 0, 0),
+        "sent after the window, too"
+    );
+    assert_eq!((response.known.len(), response.at_least.len()), (count as u64, 0));
+    for part in [0.5, 0.9, 0.99, 0.999] {
+        let expected = took[((count as f64 * part).ceil() as usize).clamp(1, count) - 1].as_secs_f64();
+        let found = response.known.value_at_quantile(part) as f64 / 1e9;
+        let error = (found - expected).abs();
+        assert!(error < 0.03 * expected + 0.002, "{part}: {found} s instead of {expected} s");
     }
 }
 
 #[test]
-fn a_stall_over_the_end_is_measured_or_a_bound() {
+fn beyond_its_capacity_a_server_gets_the_latencies_of_its_queue() {
+    // It does 1000 in a second, whatever is asked.
+    let faults = Faults { each: Some(Duration::from_millis(1)), ..Faults::default() };
+    let model = modelled(faults, 1300.0, Duration::from_secs(2));
+    assert_eq!(model.1.len(), 2600);
+    // The queue grows with what the server does not manage.
+    assert!(model.1[2600 * 9 / 10] > Duration::from_millis(500));
+    assert_equals_model(&model);
+}
+
+#[test]
+fn a_stall_is_measured_wherever_it_lies() {
     let stall = Duration::from_millis(700);
-    let server = Server::start(Faults { stall: Some((400, stall)), ..Faults::default() });
+    // Of 500 requests in a second: before the first, in the middle, and over the end.
+    for first in [1, 100, 400] {
+        let faults = Faults { stall: Some((first, stall)), ..Faults::default() };
+        let model = modelled(faults, 500.0, Duration::from_secs(1));
+        assert_eq!(model.1.len(), 500);
+        assert!(model.1[450] > Duration::from_millis(450), "{:?}", model.1[450]);
+        assert_equals_model(&model);
+    }
+}
+
+#[test]
+fn what_nobody_waits_for_is_a_bound() {
+    let server =
+        Server::start(Faults { stall: Some((400, Duration::from_millis(700))), ..Faults::default() });
     let plan = Plan { connections: 1, pipeline: 1, ..open(&server, 500.0, Duration::from_secs(1)) };
-    // It begins at 0.8 s and ends after the run, and all that was due is sent when it has ended.
-    let outcome = run(&plan);
-    let counts = outcome.recorder.counts;
-    assert_eq!((counts.sent, counts.dropped, counts.errors()), (500, 0, 0));
-    let response = outcome.recorder.all().response;
-    assert!(response.known.value_at_quantile(0.9) >= 500 * MS, "{}", response.known.value_at_quantile(0.9));
-    // Nobody waits for that: what is not answered is a bound.
-    let server = Server::start(Faults { stall: Some((400, stall)), ..Faults::default() });
-    let plan = Plan { targets: vec![server.address], drain: Duration::from_millis(50), ..plan };
-    let column = measure(&plan, &[], "test", &AtomicBool::new(false));
-    let response = column.unwrap().response.unwrap();
-    assert!(
-        !response.is_bound(response.p50)
-            && response.is_bound(response.p90)
-            && response.is_bound(response.p99)
-    );
+    let plan = Plan { drain: Duration::from_millis(50), ..plan };
+    let column = measure(&plan, &[], "test", &AtomicBool::new(false)).unwrap();
+    let response = column.response.unwrap();
+    assert!(!response.is_bound(response.p50));
+    assert!(response.is_bound(response.p90) && response.is_bound(response.p99));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use panch_loadgen::resp::{RespReply, parse_reply};
 use panch_wire::client::{
@@ -53,6 +53,8 @@ struct State {
     numbers: Mutex<HashMap<(u64, u64), i64>>,
     /// What INFO says of the protocol: empty, or `,protocol=NAME`.
     told_protocol: Mutex<String>,
+    /// When each native request was found, and when its reply was handed to the socket.
+    times: Mutex<Vec<(Instant, Instant)>>,
 }
 
 /// A running server; it ends with the process.
@@ -92,6 +94,11 @@ impl Server {
         *self.state.told_protocol.lock().unwrap() = format!(",protocol={name}");
     }
 
+    /// When each native request was found, and when its reply was sent, in their order: of one connection without a pipeline.
+    pub fn times(&self) -> Vec<(Instant, Instant)> {
+        self.state.times.lock().unwrap().clone()
+    }
+
     pub fn requests(&self) -> u64 {
         self.state.requests.load(Ordering::SeqCst)
     }
@@ -112,6 +119,7 @@ fn serve(mut stream: TcpStream, state: &State, faults: Faults) -> io::Result<()>
         if is_native.is_none() {
             is_native = Some(received[0] == b'P');
         }
+        let (found, before) = (Instant::now(), state.requests.load(Ordering::SeqCst));
         let mut out = Vec::new();
         let (used, hang_up) = if is_native == Some(true) {
             native(&received, state, faults, &mut session, &mut out)
@@ -122,6 +130,9 @@ fn serve(mut stream: TcpStream, state: &State, faults: Faults) -> io::Result<()>
             return Ok(());
         }
         received.drain(..used);
+        if is_native == Some(true) && state.requests.load(Ordering::SeqCst) > before {
+            state.times.lock().unwrap().push((found, Instant::now()));
+        }
         stream.write_all(&out)?;
     }
 }
@@ -162,8 +173,8 @@ fn native(
             std::thread::sleep(span);
         }
         if let Some(each) = faults.each {
-            let until = std::time::Instant::now() + each;
-            while std::time::Instant::now() < until {
+            let until = Instant::now() + each;
+            while Instant::now() < until {
                 std::hint::spin_loop();
             }
         }
