@@ -14,6 +14,7 @@
 //!   true of the real events as well, also across threads: there are no false alarms.
 
 use panch_wire::time::Instant;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 use crate::workload::{Operation, OperationKind, Workload, write_of};
@@ -207,9 +208,11 @@ impl Check {
 }
 
 /// The result of an audit.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Verdict {
     /// Keys that were read.
+    #[serde(rename = "reads")]
     pub checked: usize,
     /// What was wrong, a line each.
     pub violations: Vec<String>,

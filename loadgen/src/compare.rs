@@ -8,14 +8,16 @@
 //! * One protocol that fails does not keep the others from being measured; it is named, and the exit code is not 0.
 
 pub mod figures;
-pub mod json;
 mod phases;
 pub mod table;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use crate::check::{Check, Verdict};
 use crate::cli::{CompareArgs, Mode, ProtocolKind};
@@ -25,10 +27,11 @@ use crate::control::Control;
 use crate::drive::{DriveError, PATIENCE, audit_level, environment_facts, preload_with, run_name};
 use crate::engine::{self, EngineError, Plan};
 use crate::host::{self, Environment};
+use crate::json::pairs;
 use crate::keys::{KeyDistribution, KeyText};
 use crate::local::{START_PATIENCE, daemon_beside_this_program, durability_fact};
 use crate::quantity::{Period, Size, short};
-use crate::report::Column;
+use crate::report::Run;
 use crate::schedule::{Arrivals, Load};
 use crate::truth::{Snapshot, Source, Truth, scrape};
 use crate::workload::{Mix, TAG_SIZE, Workload};
@@ -49,84 +52,141 @@ const AGREEMENT_PATIENCE: Duration = Duration::from_secs(10);
 /// Connections for each node, unless told.
 const CONNECTIONS_PER_NODE: usize = 8;
 
-/// Whether all nodes ended up in the same state.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// The layout of a [`Comparison`] as JSON.
+pub const SCHEMA: &str = "panch-loadgen-compare/1";
+
+/// Whether all nodes ended up in the same state. As JSON: `"equal"`, what the difference was, or `null`.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(from = "Option<String>", into = "Option<String>")]
 pub enum Agreement {
-    /// All digests of all groups are equal.
-    Equal {
-        /// How many nodes.
-        nodes: usize,
-    },
+    /// All digests of all groups are equal on all nodes.
+    Equal,
     /// They were not, all the time that was waited.
     Different(String),
     /// Some node did not tell.
+    #[default]
     Untold,
 }
 
+/// The word for [`Agreement::Equal`].
+const EQUAL: &str = "equal";
+
+impl From<Option<String>> for Agreement {
+    fn from(text: Option<String>) -> Self {
+        match text {
+            None => Self::Untold,
+            Some(text) if text == EQUAL => Self::Equal,
+            Some(difference) => Self::Different(difference),
+        }
+    }
+}
+
+impl From<Agreement> for Option<String> {
+    fn from(agreement: Agreement) -> Self {
+        match agreement {
+            Agreement::Equal => Some(EQUAL.to_owned()),
+            Agreement::Different(difference) => Some(difference),
+            Agreement::Untold => None,
+        }
+    }
+}
+
 /// One protocol, measured once.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Measured {
-    /// All of the run that every report has.
-    pub column: Column,
-    /// The numbers of the table.
-    pub figures: Figures,
-    /// What the nodes counted within the window.
-    pub window: Truth,
+    /// The numbers of the table, of the measured window.
+    pub window: Figures,
+    /// How much everything that the nodes count grew within the window, over all nodes, for whoever wants another ratio; empty if the counters
+    /// of some node were not read at both ends of it.
+    pub counters: BTreeMap<String, f64>,
     /// The state of the nodes afterwards.
-    pub agreement: Agreement,
+    pub digests: Agreement,
+    /// All of the run that every report has.
+    pub run: Run,
 }
 
 impl Measured {
+    fn new(protocol: ProtocolKind, run: Run, window: &Truth, digests: Agreement) -> Self {
+        let counters = window
+            .growths()
+            .filter(|(name, growth)| {
+                growth.is_finite() && (name.starts_with("counter_") || name.ends_with("_total"))
+            })
+            .map(|(name, growth)| (name.to_owned(), growth))
+            .collect();
+        Self { window: Figures::new(protocol, &run, window), counters, digests, run }
+    }
+
     /// Whether nothing went wrong.
     pub fn is_clean(&self) -> bool {
-        self.column.is_clean() && self.is_counted() && matches!(self.agreement, Agreement::Equal { .. })
+        self.run.clean && self.is_counted() && self.digests == Agreement::Equal
     }
 
     /// Whether the counters of all nodes were read at both ends of the window.
     pub fn is_counted(&self) -> bool {
-        self.window != Truth::default()
+        !self.counters.is_empty()
     }
 }
 
 /// One protocol in all rounds: a row of the table.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Entry {
-    /// Which.
-    pub protocol: ProtocolKind,
+    /// Which, as a config has it.
+    pub protocol: String,
     /// What it is called: its name, and a number if it was asked for several times.
     pub label: String,
-    /// What was measured, round by round.
-    pub rounds: Vec<Measured>,
+    /// Messages per batch by the requirement document's formula, least and most: see [`figures::seed_model`].
+    #[serde(rename = "seed_model_messages_per_batch")]
+    pub model: (f64, f64),
     /// Why there is no more.
     pub failure: Option<String>,
+    /// What was measured, round by round.
+    pub rounds: Vec<Measured>,
 }
 
 /// Everything that a comparison found.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
 pub struct Comparison {
+    /// The layout: [`SCHEMA`].
+    pub schema: String,
     /// One line.
     pub title: String,
     /// Lines of name and value on the machine and the settings.
-    pub facts: Vec<(String, String)>,
+    #[serde(with = "pairs")]
+    pub environment: Vec<(String, String)>,
     /// Number of nodes.
     pub replicas: u8,
     /// Commands at which a batch is complete.
+    #[serde(rename = "batch_commands")]
     pub batch: u32,
-    /// The rows.
-    pub entries: Vec<Entry>,
     /// It was stopped before its end.
+    #[serde(default)]
     pub interrupted: bool,
+    /// Every protocol was measured, and nothing went wrong.
+    #[serde(default)]
+    pub clean: bool,
+    /// The rows.
+    pub protocols: Vec<Entry>,
+    /// What has to be said about the numbers, a line each.
+    #[serde(default)]
+    pub remarks: Vec<String>,
 }
 
 impl Comparison {
-    /// Whether every protocol was measured and nothing went wrong.
-    pub fn is_clean(&self) -> bool {
-        !self.interrupted
-            && self.entries.iter().all(|entry| {
+    /// With what follows from the numbers: the ratios to Multi-Paxos, whether all is clean, and what has to be said.
+    #[must_use]
+    pub fn judged(mut self) -> Self {
+        relate(&mut self.protocols);
+        self.clean = !self.interrupted
+            && self.protocols.iter().all(|entry| {
                 entry.failure.is_none()
                     && !entry.rounds.is_empty()
                     && entry.rounds.iter().all(Measured::is_clean)
-            })
+            });
+        self.remarks = table::remarks(&self);
+        self
     }
 }
 
@@ -138,22 +198,23 @@ pub fn run(arguments: &CompareArgs, stop: &AtomicBool) -> Result<Comparison, Dri
     let workload = workload(arguments).map_err(DriveError::Usage)?;
     let plan = plan(arguments, workload).map_err(DriveError::Usage)?;
     let mut comparison = Comparison {
+        schema: SCHEMA.to_owned(),
         title: title(arguments),
-        facts: facts(arguments, &plan),
+        environment: facts(arguments, &plan),
         replicas: arguments.replicas,
         batch: arguments.batch,
-        entries: entries(&arguments.protocols),
-        interrupted: false,
+        protocols: entries(&arguments.protocols, arguments.replicas),
+        ..Comparison::default()
     };
     'rounds: for round in 0..arguments.repeat {
-        for index in 0..comparison.entries.len() {
-            let entry = &mut comparison.entries[index];
+        for (index, protocol) in arguments.protocols.iter().enumerate() {
+            let entry = &mut comparison.protocols[index];
             if entry.failure.is_some() {
                 continue;
             }
             let place = place(arguments, round, index);
             let mut phases = Phases::new(&format!("{place} {}", entry.label));
-            match measure(arguments, entry.protocol, &plan, &mut phases, stop) {
+            match measure(arguments, *protocol, &plan, &mut phases, stop) {
                 Ok(measured) => entry.rounds.push(measured),
                 Err(error) if error.is_interruption() => {
                     comparison.interrupted = true;
@@ -167,12 +228,11 @@ pub fn run(arguments: &CompareArgs, stop: &AtomicBool) -> Result<Comparison, Dri
             }
         }
     }
-    relate(&mut comparison.entries);
-    Ok(comparison)
+    Ok(comparison.judged())
 }
 
 /// Rows for the protocols; those that are named several times are numbered.
-fn entries(protocols: &[ProtocolKind]) -> Vec<Entry> {
+fn entries(protocols: &[ProtocolKind], replicas: u8) -> Vec<Entry> {
     let label = |index: usize, protocol: ProtocolKind| {
         let count = |kinds: &[ProtocolKind]| kinds.iter().filter(|kind| **kind == protocol).count();
         match count(protocols) {
@@ -181,23 +241,23 @@ fn entries(protocols: &[ProtocolKind]) -> Vec<Entry> {
         }
     };
     let entry = |(index, protocol): (usize, &ProtocolKind)| Entry {
-        protocol: *protocol,
+        protocol: protocol.word().to_owned(),
         label: label(index, *protocol),
-        rounds: Vec::new(),
-        failure: None,
+        model: figures::seed_model(*protocol, replicas),
+        ..Entry::default()
     };
     protocols.iter().enumerate().map(entry).collect()
 }
 
 /// Each throughput in relation to that of Multi-Paxos in the same round: the machine's speed may drift between rounds.
 fn relate(entries: &mut [Entry]) {
-    let base: Vec<f64> = match entries.iter().find(|entry| entry.protocol == ProtocolKind::Multi) {
-        Some(multi) => multi.rounds.iter().map(|round| round.figures.throughput).collect(),
+    let base: Vec<f64> = match entries.iter().find(|entry| entry.protocol == ProtocolKind::Multi.word()) {
+        Some(multi) => multi.rounds.iter().map(|round| round.window.throughput).collect(),
         None => return,
     };
     for entry in entries {
         for (round, base) in entry.rounds.iter_mut().zip(&base).filter(|(_, base)| **base > 0.0) {
-            round.figures.to_multi = Some(round.figures.throughput / base);
+            round.window.to_multi = Some(round.window.throughput / base);
         }
     }
 }
@@ -261,10 +321,8 @@ fn measure(
     cluster.check_alive()?;
     drop(cluster);
     phases.end("");
-    let column = Column::new(&plan, &outcome, Truth::between(&before, &after), verdict);
-    let window = window(&scrapes.opened, &scrapes.closed);
-    let figures = Figures::new(protocol, &column, &window);
-    Ok(Measured { column, figures, window, agreement })
+    let run = Run::new(&plan, &outcome, &Truth::between(&before, &after), verdict);
+    Ok(Measured::new(protocol, run, &window(&scrapes.opened, &scrapes.closed), agreement))
 }
 
 /// What all nodes counted; empty if one of them did not tell: a sum without it would be another figure.
@@ -333,7 +391,7 @@ fn compare_digests(nodes: &[Option<Snapshot>]) -> Agreement {
             }
         }
     }
-    Agreement::Equal { nodes: nodes.len() }
+    Agreement::Equal
 }
 
 /// Reads the sampled keys back, each from another node in turn: that all nodes hold the same is compared by digest.

@@ -16,7 +16,7 @@ use crate::host::Environment;
 use crate::keys::{KeyDistribution, KeyText};
 use crate::progress::{Progress, Watch};
 use crate::quantity::Period;
-use crate::report::{Column, Heading};
+use crate::report::{Report, Run};
 use crate::schedule::Load;
 use crate::truth::{Source, Truth, scrape};
 use crate::workload::{Mix, OperationKind, Workload};
@@ -72,12 +72,7 @@ pub fn run_name() -> u64 {
 ///
 /// # Errors
 /// If the run could not be made, or the audit not be read.
-pub fn measure(
-    plan: &Plan,
-    sources: &[Source],
-    label: &str,
-    stop: &AtomicBool,
-) -> Result<Column, DriveError> {
+pub fn measure(plan: &Plan, sources: &[Source], label: &str, stop: &AtomicBool) -> Result<Run, DriveError> {
     let mut base = None;
     if plan.check && plan.workload.mix.incr > 0 {
         let mut check = Check::new(&plan.workload, plan.run);
@@ -110,7 +105,7 @@ pub fn measure(
         }
         verdict = Some(sum);
     }
-    Ok(Column::new(plan, &outcome, Truth::between(&before, &after), verdict))
+    Ok(Run::new(plan, &outcome, &Truth::between(&before, &after), verdict))
 }
 
 /// Gives every key a value, so that reads find one. Takes at most as long as `limit`; what is left then stays without.
@@ -273,11 +268,11 @@ pub fn plan(arguments: &RunArgs) -> Result<Plan, String> {
     })
 }
 
-/// `panch-loadgen run`: the heading and the one column of its report.
+/// `panch-loadgen run`: its report, of one run.
 ///
 /// # Errors
 /// If there is no measurement.
-pub fn run(arguments: &RunArgs, stop: &AtomicBool) -> Result<(Heading, Vec<Column>), DriveError> {
+pub fn run(arguments: &RunArgs, stop: &AtomicBool) -> Result<Report, DriveError> {
     let plan = plan(arguments).map_err(DriveError::Usage)?;
     let mut sources = Vec::new();
     let addresses = match (arguments.info.is_empty(), plan.protocol) {
@@ -289,15 +284,15 @@ pub fn run(arguments: &RunArgs, stop: &AtomicBool) -> Result<(Heading, Vec<Colum
     if arguments.preload {
         preload(&plan, PRELOAD_LIMIT, stop)?;
     }
-    let column = measure(&plan, &sources, "run", stop)?;
+    let run = measure(&plan, &sources, "run", stop)?;
 
-    let heading_title = format!("panch-loadgen run: {} over {}", arguments.target.join(", "), plan.protocol);
+    let title = format!("panch-loadgen run: {} over {}", arguments.target.join(", "), plan.protocol);
     let mut facts = environment_facts(&Environment::read());
     if plan.targets.iter().any(|target| target.ip().is_loopback()) {
         facts.push(("placement".to_owned(), "client and server share this machine, loopback".to_owned()));
     }
-    let durability = column.truth.durability.clone().unwrap_or_else(|| "not told by the server".to_owned());
+    let durability = run.durability.clone().unwrap_or_else(|| "not told by the server".to_owned());
     facts.push(("durability".to_owned(), durability));
     facts.push(workload_fact(&plan));
-    Ok((Heading { title: heading_title, facts }, vec![column]))
+    Ok(Report::new(title, facts, vec![run]))
 }

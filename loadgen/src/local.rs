@@ -10,7 +10,7 @@ use crate::connection::{PIPELINE_MAX, Protocol};
 use crate::drive::{DriveError, environment_facts, measure, preload, run_name, workload_fact};
 use crate::engine::Plan;
 use crate::host::{self, Environment};
-use crate::report::{Column, Heading};
+use crate::report::Report;
 use crate::schedule::Load;
 use crate::truth::scrape;
 use crate::workload::Mix;
@@ -22,11 +22,11 @@ const PRELOAD_LIMIT: Duration = Duration::from_secs(5);
 /// The part of the closed loop's throughput that the open loop asks for.
 const OPEN_PART: f64 = 0.5;
 
-/// `panch-loadgen local`: the heading and the columns of its report.
+/// `panch-loadgen local`: its report, of three runs.
 ///
 /// # Errors
 /// If the cluster could not be started or measured. It is gone in any case.
-pub fn run(arguments: &LocalArgs, stop: &AtomicBool) -> Result<(Heading, Vec<Column>), DriveError> {
+pub fn run(arguments: &LocalArgs, stop: &AtomicBool) -> Result<Report, DriveError> {
     let load = &arguments.load;
     let writes = load.workload(Mix::WRITES).map_err(DriveError::Usage)?;
     let mixed = load.workload(arguments.mix).map_err(DriveError::Usage)?;
@@ -70,10 +70,10 @@ pub fn run(arguments: &LocalArgs, stop: &AtomicBool) -> Result<(Heading, Vec<Col
     if arguments.mix.reads() {
         preload(&closed, PRELOAD_LIMIT, stop)?;
     }
-    let mut columns = vec![measure(&closed, &sources, "closed-write", stop)?];
+    let mut runs = vec![measure(&closed, &sources, "closed-write", stop)?];
     cluster.check_alive()?;
     let rate = match arguments.rate {
-        Rate::Auto => (columns[0].throughput * OPEN_PART).max(1.0),
+        Rate::Auto => (runs[0].throughput * OPEN_PART).max(1.0),
         Rate::Fixed(rate) => rate.0 as f64,
     };
     let open = Load::Open { rate, arrivals: load.arrivals.into(), drop_after: load.drop_after.0 };
@@ -83,12 +83,14 @@ pub fn run(arguments: &LocalArgs, stop: &AtomicBool) -> Result<(Heading, Vec<Col
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        columns.push(measure(plan, &sources, label, stop)?);
+        runs.push(measure(plan, &sources, label, stop)?);
         cluster.check_alive()?;
     }
-    let heading = heading(arguments, &cluster_plan, &closed, &cluster);
+    let facts = facts(arguments, &cluster_plan, &closed, &cluster);
     drop(cluster);
-    Ok((heading, columns))
+    let noun = if arguments.replicas == 1 { "replica" } else { "replicas" };
+    let title = format!("panch-loadgen local: {} {noun} over the native protocol", arguments.replicas);
+    Ok(Report::new(title, facts, runs))
 }
 
 /// An open loop needs more room than a closed one of the same throughput: else arrivals that come together would wait for
@@ -117,7 +119,13 @@ pub(crate) fn daemon_beside_this_program() -> PathBuf {
     own.with_file_name("panchd")
 }
 
-fn heading(arguments: &LocalArgs, plan: &ClusterPlan, closed: &Plan, cluster: &Cluster) -> Heading {
+/// Lines of name and value on the machine and the settings.
+fn facts(
+    arguments: &LocalArgs,
+    plan: &ClusterPlan,
+    closed: &Plan,
+    cluster: &Cluster,
+) -> Vec<(String, String)> {
     let environment = Environment::read();
     let file_system = host::file_system(&plan.folder);
     let mut facts = environment_facts(&environment);
@@ -141,8 +149,7 @@ fn heading(arguments: &LocalArgs, plan: &ClusterPlan, closed: &Plan, cluster: &C
     if plan.keep {
         facts.push(("kept".to_owned(), cluster.folder().display().to_string()));
     }
-    let noun = if processes == 1 { "replica" } else { "replicas" };
-    Heading { title: format!("panch-loadgen local: {processes} {noun} over the native protocol"), facts }
+    facts
 }
 
 fn via_words(via: Via) -> &'static str {

@@ -13,7 +13,6 @@ use panch_loadgen::cli::{
     Cli, Command, CompareArgs, EXIT_INTERRUPTED, EXIT_IO, EXIT_NO_VERDICT, EXIT_UNCLEAN, EXIT_USAGE,
 };
 use panch_loadgen::drive::DriveError;
-use panch_loadgen::report::Column;
 use panch_loadgen::{cluster, compare, drive, host, json, local, report};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -47,28 +46,28 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Compare(arguments) => &arguments.json,
     };
     check_writable(path.as_deref())?;
-    let (heading, columns) = match &cli.command {
+    let report = match &cli.command {
         Command::Local(arguments) => local::run(arguments, &stop)?,
         Command::Run(arguments) => drive::run(arguments, &stop)?,
         Command::Compare(arguments) => return compare(arguments, &stop),
     };
     // The measurement is shown even if it cannot be written.
-    let written = write_json(path.as_deref(), || json::render(&heading, &columns));
-    print(&report::render(&heading, &columns, color()))?;
+    let written = write_json(path.as_deref(), || json::render(&report));
+    print(&report::render(&report, color()))?;
     written?;
-    let is_clean = columns.iter().all(Column::is_clean);
-    let is_limited = columns.iter().any(|column| column.client_limits().is_some());
-    Ok(exit_code(columns.iter().any(|column| column.interrupted), is_clean, is_limited))
+    let is_clean = report.runs.iter().all(|run| run.clean);
+    let is_limited = report.runs.iter().any(|run| run.no_verdict.is_some());
+    Ok(exit_code(report.runs.iter().any(|run| run.interrupted), is_clean, is_limited))
 }
 
 fn compare(arguments: &CompareArgs, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
     let comparison = compare::run(arguments, stop)?;
-    let written = write_json(arguments.json.as_deref(), || compare::json::render(&comparison));
+    let written = write_json(arguments.json.as_deref(), || json::render(&comparison));
     let width = host::terminal_width().unwrap_or(compare::table::WIDE);
     print(&compare::table::render(&comparison, width, color()))?;
     written?;
     // Protocols are compared at equal load of the client, so its limit is said and does not fail the comparison.
-    Ok(exit_code(comparison.interrupted, comparison.is_clean(), false))
+    Ok(exit_code(comparison.interrupted, comparison.clean, false))
 }
 
 fn exit_code(interrupted: bool, clean: bool, limited: bool) -> ExitCode {

@@ -16,6 +16,7 @@
 
 use hdrhistogram::Histogram;
 use panch_wire::time::Instant;
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -82,7 +83,8 @@ impl Timings {
 }
 
 /// Numbers of requests.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counts {
     /// Sent in the measured window.
     pub sent: u64,

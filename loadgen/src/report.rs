@@ -1,28 +1,37 @@
-//! The one table at the end, with what must stand beside it to be believed.
+//! What a measurement found: one [`Report`], which the table and the JSON both show.
 //!
 //! Invariants:
 //! * No mean stands without percentiles.
-//! * What is not known is shown as `-`, never as zero.
-//! * Whatever makes the numbers doubtful is said under the table: errors, drops, a generator at its limit.
+//! * What is not known is absent, never zero.
+//! * Whatever makes the numbers doubtful is one of the remarks: errors, drops, a generator at its limit.
 
-use std::fmt::Write as _;
+mod table;
 
-use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, presets};
+use serde::{Deserialize, Serialize};
 
 use crate::check::Verdict;
 use crate::engine::{Outcome, Plan};
+use crate::json::{finite, pairs};
 use crate::quantity::{latency, short};
 use crate::record::{Counts, Latencies, Waits};
 use crate::schedule::Load;
-use crate::truth::{ProcessCpu, Truth};
+use crate::truth::Truth;
+
+pub use table::render;
+
+/// The layout of a [`Report`] as JSON.
+pub const SCHEMA: &str = "panch-loadgen/1";
 
 /// The generator used more than this part of its threads: it may be what was measured.
 const CLIENT_LOAD_MAX: f64 = 0.85;
 /// Requests were later than this, in nanoseconds, at the 99th percentile, through the generator's own fault.
 const CLIENT_LAG_MAX: u64 = 1_000_000;
+/// What the generator is called among the processes that used CPU time.
+const LOAD_GENERATOR: &str = "load generator";
 
 /// Quantiles of one histogram, in nanoseconds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(from = "QuantileFields", into = "QuantileFields")]
 pub struct Quantiles {
     /// Median.
     pub p50: u64,
@@ -36,6 +45,46 @@ pub struct Quantiles {
     pub max: u64,
     /// From here on they are lower bounds, because some requests had no success and would have taken longer: see [`Waits`].
     pub bounds_from: Option<u64>,
+}
+
+/// [`Quantiles`] as JSON has them.
+#[derive(Serialize, Deserialize)]
+struct QuantileFields {
+    p50: u64,
+    p90: u64,
+    p99: u64,
+    #[serde(rename = "p99.9")]
+    p999: u64,
+    max: u64,
+    /// The names of those that would be longer.
+    #[serde(default)]
+    lower_bounds: Vec<String>,
+    #[serde(default)]
+    bounds_from: Option<u64>,
+}
+
+impl From<QuantileFields> for Quantiles {
+    fn from(fields: QuantileFields) -> Self {
+        let QuantileFields { p50, p90, p99, p999, max, lower_bounds, bounds_from } = fields;
+        let mut quantiles = Self { p50, p90, p99, p999, max, bounds_from };
+        if bounds_from.is_none() {
+            // An older version names the bounds alone.
+            let bounds = quantiles.named().into_iter();
+            quantiles.bounds_from = bounds
+                .filter(|(name, _)| lower_bounds.iter().any(|bound| bound == name))
+                .map(|(_, value)| value)
+                .min();
+        }
+        quantiles
+    }
+}
+
+impl From<Quantiles> for QuantileFields {
+    fn from(quantiles: Quantiles) -> Self {
+        let Quantiles { p50, p90, p99, p999, max, bounds_from } = quantiles;
+        let lower_bounds = quantiles.bounds().into_iter().map(str::to_owned).collect();
+        Self { p50, p90, p99, p999, max, lower_bounds, bounds_from }
+    }
 }
 
 impl Quantiles {
@@ -63,60 +112,125 @@ impl Quantiles {
     }
 
     /// One of them for people: `>= 2.10 s` if it is a lower bound.
-    fn text(&self, value: u64) -> String {
+    pub fn text(&self, value: u64) -> String {
         let mark = if self.is_bound(value) { ">= " } else { "" };
         format!("{mark}{}", latency(value))
     }
 
+    /// All of them, with their names.
+    fn named(&self) -> [(&'static str, u64); 5] {
+        [("p50", self.p50), ("p90", self.p90), ("p99", self.p99), ("p99.9", self.p999), ("max", self.max)]
+    }
+
     /// The names of those that are lower bounds.
     pub fn bounds(&self) -> Vec<&'static str> {
-        let all = [
-            ("p50", self.p50),
-            ("p90", self.p90),
-            ("p99", self.p99),
-            ("p99.9", self.p999),
-            ("max", self.max),
-        ];
-        all.into_iter().filter(|(_, value)| self.is_bound(*value)).map(|(name, _)| name).collect()
+        self.named().into_iter().filter(|(_, value)| self.is_bound(*value)).map(|(name, _)| name).collect()
     }
 }
 
-/// One run, ready to be shown: a column of the table.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Column {
+/// What the servers counted, for each command that clients saw acknowledged.
+#[derive(Clone, Copy, PartialEq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PerCommand {
+    /// Messages between nodes.
+    #[serde(rename = "messages_per_command")]
+    pub messages: Option<f64>,
+    /// Packets between nodes.
+    #[serde(rename = "packets_per_command")]
+    pub packets: Option<f64>,
+    /// Bytes between nodes.
+    #[serde(rename = "peer_bytes_per_command")]
+    pub peer_bytes: Option<f64>,
+    /// Log writes.
+    #[serde(rename = "log_writes_per_command")]
+    pub log_writes: Option<f64>,
+    /// Bytes of log writes.
+    #[serde(rename = "log_bytes_per_command")]
+    pub log_bytes: Option<f64>,
+    /// System calls that entered the kernel's ring.
+    #[serde(rename = "ring_enters_per_command")]
+    pub ring_enters: Option<f64>,
+    /// Turns of the nodes' loops.
+    #[serde(rename = "turns_per_command")]
+    pub turns: Option<f64>,
+}
+
+impl PerCommand {
+    fn new(truth: &Truth, commands: u64) -> Self {
+        let per_command = |counter: &str| finite(truth.per_command(counter, commands));
+        Self {
+            messages: per_command("messages_total"),
+            packets: per_command("packets_total"),
+            peer_bytes: per_command("peer_bytes_total"),
+            log_writes: per_command("log_writes_total"),
+            log_bytes: per_command("log_bytes_total"),
+            ring_enters: per_command("ring_enters_total"),
+            turns: per_command("turns_total"),
+        }
+    }
+}
+
+/// One run: a column of the table.
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Run {
     /// What the run was: `closed loop, set=100`.
-    pub title: String,
+    pub name: String,
     /// Connections and pipeline: `16 x 8`.
     pub concurrency: String,
     /// Commands per second asked for; absent in a closed loop.
+    #[serde(rename = "offered_per_second")]
     pub offered: Option<f64>,
     /// Commands per second.
+    #[serde(rename = "throughput_per_second")]
     pub throughput: f64,
     /// From due to answered; absent in a closed loop.
+    #[serde(rename = "response_ns")]
     pub response: Option<Quantiles>,
     /// From sent to answered.
+    #[serde(rename = "service_ns")]
     pub service: Option<Quantiles>,
-    /// Of the reads alone and the writes alone, if there are both.
-    pub parts: Option<(Quantiles, Quantiles)>,
-    /// How late the generator was.
+    /// Of the reads alone, from due in an open loop and from sent in a closed one; absent unless there are writes as well.
+    #[serde(rename = "read_ns")]
+    pub reads: Option<Quantiles>,
+    /// The same of the writes alone; absent unless there are reads as well.
+    #[serde(rename = "write_ns")]
+    pub writes: Option<Quantiles>,
+    /// How late the generator was; absent in a closed loop.
+    #[serde(rename = "schedule_lag_ns")]
     pub lag: Option<Quantiles>,
     /// Fates of requests.
+    #[serde(flatten)]
     pub counts: Counts,
-    /// Error texts.
+    /// Error texts, and how often each came.
+    #[serde(with = "pairs")]
     pub errors: Vec<(String, u64)>,
-    /// The servers' own view.
-    pub truth: Truth,
-    /// CPU time of the generator's threads within the window, and the part of their time that this is.
-    pub client_cpu: (std::time::Duration, f64),
+    /// The mode that the servers name; joined by `/` if they differ.
+    pub durability: Option<String>,
+    /// Commands per batch, by the servers' count.
+    pub batch_fill: Option<f64>,
+    /// What else the servers counted.
+    #[serde(flatten)]
+    pub per_command: PerCommand,
+    /// CPU seconds per million commands of each process: the servers, by position, and at last the generator.
+    #[serde(rename = "cpu_seconds_per_million_commands", with = "pairs")]
+    pub cpu: Vec<(String, Option<f64>)>,
+    /// The part of their time that the generator's threads were on a CPU within the window, from 0 to 1.
+    pub client_load: f64,
     /// The audit, if there was one.
-    pub verdict: Option<Verdict>,
+    pub audit: Option<Verdict>,
+    /// Why the numbers may say more about the generator than about the server, if they may.
+    pub no_verdict: Option<String>,
     /// It was stopped before its end.
     pub interrupted: bool,
+    /// Nothing went wrong: it went on to its end, everything that was due was sent and answered without an error, and the audit, if there was
+    /// one, read everything and found nothing.
+    pub clean: bool,
 }
 
-impl Column {
-    /// The column of a run.
-    pub fn new(plan: &Plan, outcome: &Outcome, truth: Truth, verdict: Option<Verdict>) -> Self {
+impl Run {
+    /// What a run was, with what the servers counted meanwhile and what the audit found.
+    pub fn new(plan: &Plan, outcome: &Outcome, truth: &Truth, audit: Option<Verdict>) -> Self {
         let recorder = &outcome.recorder;
         let all = recorder.all();
         let is_open = matches!(plan.load, Load::Open { .. });
@@ -127,43 +241,53 @@ impl Column {
         let timings = |timings: &crate::record::Timings| {
             Quantiles::of_waits(if is_open { &timings.response } else { &timings.service })
         };
+        let (reads, writes) = timings(&recorder.reads).zip(timings(&recorder.writes)).unzip();
+        let commands = recorder.counts.acknowledged;
+        let per_million = |used: std::time::Duration, commands: u64| {
+            (commands > 0).then(|| used.as_secs_f64() * 1e6 / commands as f64)
+        };
+        let mut cpu: Vec<(String, Option<f64>)> = truth
+            .cpu
+            .iter()
+            .map(|process| (process.name.clone(), process.used.and_then(|used| per_million(used, commands))))
+            .collect();
+        cpu.push((LOAD_GENERATOR.to_owned(), per_million(outcome.client_cpu, recorder.counts.completed)));
         Self {
-            title: format!("{name}\n{}", plan.workload.mix),
+            name: format!("{name}, {}", plan.workload.mix),
             concurrency: format!("{} x {}", plan.connections, plan.pipeline),
             offered,
             throughput: outcome.throughput(),
             response: Quantiles::of_waits(&all.response).filter(|_| is_open),
             service: Quantiles::of_waits(&all.service),
-            parts: timings(&recorder.reads).zip(timings(&recorder.writes)),
+            reads,
+            writes,
             lag: Quantiles::of(&recorder.lag).filter(|_| is_open),
             counts: recorder.counts,
             errors: recorder.errors.clone(),
-            truth,
-            client_cpu: (outcome.client_cpu, outcome.client_load()),
-            verdict,
+            durability: truth.durability.clone(),
+            batch_fill: finite(truth.ratio("commands_total", "batches_total")),
+            per_command: PerCommand::new(truth, commands),
+            cpu,
+            client_load: outcome.client_load(),
+            audit,
             interrupted: outcome.interrupted,
+            ..Self::default()
         }
+        .judged()
     }
 
-    /// Whether nothing went wrong: it went on to its end, everything that was due was sent and answered without an error, and the audit, if
-    /// there was one, read everything and found nothing.
-    pub fn is_clean(&self) -> bool {
-        !self.interrupted
+    /// With what follows from the numbers: whether the run is clean, and whether it allows a verdict.
+    #[must_use]
+    pub fn judged(mut self) -> Self {
+        self.clean = !self.interrupted
             && self.counts.errors() == 0
             && self.counts.dropped == 0
             && self.counts.disconnects == 0
-            && self.verdict.as_ref().is_none_or(Verdict::is_clean)
-    }
-
-    /// Why the numbers may say more about the generator than about the server.
-    pub fn client_limits(&self) -> Option<String> {
-        let (_, load) = self.client_cpu;
+            && self.audit.as_ref().is_none_or(Verdict::is_clean);
         let lag = self.lag.map_or(0, |lag| lag.p99);
-        if load > CLIENT_LOAD_MAX {
-            Some(format!(
-                "the load generator used {:.0} % of its threads; give it more --threads",
-                load * 100.0
-            ))
+        self.no_verdict = if self.client_load > CLIENT_LOAD_MAX {
+            let percent = self.client_load * 100.0;
+            Some(format!("the load generator used {percent:.0} % of its threads; give it more --threads"))
         } else if lag > CLIENT_LAG_MAX {
             Some(format!(
                 "the load generator sent 1 % of the requests more than {} late; give it CPUs of its own, or lower the rate",
@@ -171,216 +295,78 @@ impl Column {
             ))
         } else {
             None
-        }
+        };
+        self
+    }
+
+    /// Response times of an open loop, service times of a closed one: what its clients waited.
+    pub fn waited(&self) -> Option<Quantiles> {
+        self.response.or(self.service)
     }
 }
 
-/// What stands above the table.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct Heading {
+/// Everything that `run` and `local` found.
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// The layout: [`SCHEMA`].
+    pub schema: String,
     /// One line.
     pub title: String,
-    /// Lines of name and value.
-    pub facts: Vec<(String, String)>,
+    /// Lines of name and value on the machine and the settings.
+    #[serde(with = "pairs")]
+    pub environment: Vec<(String, String)>,
+    /// What was measured: the columns of the table.
+    pub runs: Vec<Run>,
+    /// What has to be said about the numbers, a line each.
+    #[serde(default)]
+    pub remarks: Vec<String>,
 }
 
-type Row<'a> = (&'a str, Box<dyn Fn(&Column) -> Option<String> + 'a>);
-
-fn rows<'a>() -> Vec<Row<'a>> {
-    fn quantiles<'a>(names: [&'a str; 5], of: fn(&Column) -> Option<Quantiles>) -> Vec<Row<'a>> {
-        let parts: [fn(&Quantiles) -> u64; 5] = [|q| q.p50, |q| q.p90, |q| q.p99, |q| q.p999, |q| q.max];
-        names
-            .into_iter()
-            .zip(parts)
-            .map(|(name, part)| -> Row<'a> {
-                (name, Box::new(move |column| of(column).map(|q| q.text(part(&q)))))
-            })
-            .collect()
+impl Report {
+    /// The report of these runs.
+    pub fn new(title: String, environment: Vec<(String, String)>, runs: Vec<Run>) -> Self {
+        let remarks = remarks(&runs);
+        Self { schema: SCHEMA.to_owned(), title, environment, runs, remarks }
     }
-    fn pair(quantiles: Quantiles) -> String {
-        format!("{} / {}", quantiles.text(quantiles.p50), quantiles.text(quantiles.p99))
-    }
-    fn per_command<'a>(name: &'a str, counter: &'static str) -> Row<'a> {
-        (
-            name,
-            Box::new(move |column| column.truth.per_command(counter, column.counts.acknowledged).map(short)),
-        )
-    }
-    let mut rows: Vec<Row<'a>> = vec![
-        ("connections x pipeline", Box::new(|column| Some(column.concurrency.clone()))),
-        ("offered, commands/s", Box::new(|column| column.offered.map(short))),
-        ("throughput, commands/s", Box::new(|column| Some(short(column.throughput)))),
-    ];
-    rows.extend(quantiles(["response time p50", "  p90", "  p99", "  p99.9", "  max"], |column| {
-        column.response
-    }));
-    rows.extend(quantiles(["service time p50", "  p90", "  p99", "  p99.9", "  max"], |column| {
-        column.service
-    }));
-    rows.push(("reads p50 / p99", Box::new(|column| column.parts.map(|(reads, _)| pair(reads)))));
-    rows.push(("writes p50 / p99", Box::new(|column| column.parts.map(|(_, writes)| pair(writes)))));
-    rows.push(("schedule lag p50 / p99", Box::new(|column| column.lag.map(pair))));
-    rows.push((
-        "waited for a connection",
-        Box::new(|column| {
-            let counts = &column.counts;
-            column.offered.filter(|_| counts.sent > 0)?;
-            Some(format!("{:.1} %", 100.0 * counts.queued as f64 / counts.sent as f64))
-        }),
-    ));
-    rows.push(("dropped", Box::new(|column| column.offered.map(|_| column.counts.dropped.to_string()))));
-    rows.push(("errors", Box::new(|column| Some(column.counts.errors().to_string()))));
-    rows.push((
-        "repeated in sessions",
-        Box::new(|column| (column.counts.repeated > 0).then(|| column.counts.repeated.to_string())),
-    ));
-    rows.push(("audit", Box::new(|column| column.verdict.as_ref().map(ToString::to_string))));
-    rows.push(("durability", Box::new(|column| column.truth.durability.clone())));
-    rows.push((
-        "batch fill, commands",
-        Box::new(|column| column.truth.ratio("commands_total", "batches_total").map(short)),
-    ));
-    rows.push(per_command("messages/command", "messages_total"));
-    rows.push(per_command("peer bytes/command", "peer_bytes_total"));
-    rows.push(per_command("log writes/command", "log_writes_total"));
-    rows.push(per_command("log bytes/command", "log_bytes_total"));
-    rows.push(per_command("ring enters/command", "ring_enters_total"));
-    rows
-}
-
-/// Rows that matter even if no column has a value for them.
-const ALWAYS: &[&str] = &[
-    "service time p50",
-    "durability",
-    "batch fill, commands",
-    "messages/command",
-    "peer bytes/command",
-    "log writes/command",
-];
-
-/// The whole report. `color` is for terminals.
-pub fn render(heading: &Heading, columns: &[Column], color: bool) -> String {
-    let mut text = String::new();
-    let _ = writeln!(text, "{}", heading.title);
-    let width = heading.facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    for (name, value) in &heading.facts {
-        let _ = writeln!(text, "  {name:width$}  {value}");
-    }
-    let _ = writeln!(text, "\n{}", table(columns, color));
-    for line in remarks(columns) {
-        let _ = writeln!(text, "{line}");
-    }
-    text
-}
-
-fn table(columns: &[Column], color: bool) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_FULL_CONDENSED).force_no_tty();
-    if color {
-        table.enforce_styling();
-    }
-    let mut header = vec![Cell::new("")];
-    header.extend(columns.iter().map(|column| {
-        let note = if column.interrupted { "\n(interrupted)" } else { "" };
-        Cell::new(format!("{}{note}", column.title)).set_alignment(CellAlignment::Right)
-    }));
-    table.set_header(header);
-    let value_cell = |name: &str, column: &Column, value: Option<String>| {
-        let cell = Cell::new(value.unwrap_or_else(|| "-".to_owned())).set_alignment(CellAlignment::Right);
-        let counts = &column.counts;
-        let is_bad = match name {
-            "errors" => counts.errors() > 0,
-            "dropped" => counts.dropped > 0,
-            "audit" => column.verdict.as_ref().is_some_and(|verdict| !verdict.is_clean()),
-            _ => false,
-        };
-        match (color, is_bad, name) {
-            (true, true, _) => cell.fg(Color::Red).add_attribute(Attribute::Bold),
-            (true, false, "throughput, commands/s") => cell.add_attribute(Attribute::Bold),
-            _ => cell,
-        }
-    };
-    for (name, value) in rows() {
-        let values: Vec<_> = columns.iter().map(&value).collect();
-        if values.iter().all(Option::is_none) && !ALWAYS.contains(&name) {
-            continue;
-        }
-        let mut row = vec![Cell::new(name)];
-        row.extend(columns.iter().zip(values).map(|(column, value)| value_cell(name, column, value)));
-        table.add_row(row);
-    }
-    cpu_rows(&mut table, columns);
-    table.to_string()
-}
-
-/// CPU seconds per million commands: a row for each process, servers by position.
-fn cpu_rows(table: &mut Table, columns: &[Column]) {
-    let per_million = |used: std::time::Duration, commands: u64| {
-        let millions = commands as f64 / 1e6;
-        if commands == 0 { "-".to_owned() } else { format!("{} s", short(used.as_secs_f64() / millions)) }
-    };
-    let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
-    let servers = columns.iter().map(|column| column.truth.cpu.len()).max().unwrap_or(0);
-    for server in 0..servers {
-        let processes: Vec<Option<&ProcessCpu>> =
-            columns.iter().map(|column| column.truth.cpu.get(server)).collect();
-        let mut names: Vec<&str> = processes.iter().flatten().map(|process| process.name.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        // A node that led only for a part of the runs has two names; the longer one says so.
-        let name = names.iter().max_by_key(|name| name.len()).copied().unwrap_or("server");
-        let mut row = vec![Cell::new(format!("CPU/M commands, {name}"))];
-        row.extend(columns.iter().zip(&processes).map(|(column, process)| {
-            let used = process.and_then(|process| process.used);
-            right(used.map_or("-".to_owned(), |used| per_million(used, column.counts.acknowledged)))
-        }));
-        table.add_row(row);
-    }
-    let mut row = vec![Cell::new("CPU/M commands, load generator")];
-    row.extend(columns.iter().map(|column| right(per_million(column.client_cpu.0, column.counts.completed))));
-    table.add_row(row);
-    let mut row = vec![Cell::new("load generator's threads busy")];
-    row.extend(columns.iter().map(|column| right(format!("{:.0} %", column.client_cpu.1 * 100.0))));
-    table.add_row(row);
 }
 
 /// What has to be said about the numbers.
-fn remarks(columns: &[Column]) -> Vec<String> {
+fn remarks(runs: &[Run]) -> Vec<String> {
     let mut lines = Vec::new();
-    for column in columns {
-        let title = column.title.replace('\n', ", ");
-        let counts = &column.counts;
-        if let Some(reason) = column.client_limits() {
-            lines.push(format!("NO VERDICT for `{title}`, the client may have been the limit: {reason}."));
+    for run in runs {
+        let name = &run.name;
+        let counts = &run.counts;
+        if let Some(reason) = &run.no_verdict {
+            lines.push(format!("NO VERDICT for `{name}`, the client may have been the limit: {reason}."));
         }
-        if let Some(offered) = column.offered
-            && !column.interrupted
-            && column.throughput < 0.95 * offered
+        if let Some(offered) = run.offered
+            && !run.interrupted
+            && run.throughput < 0.95 * offered
         {
             lines.push(format!(
-                "`{title}`: {} of {} commands/s were answered: the rate is beyond what the server takes, and response \
+                "`{name}`: {} of {} commands/s were answered: the rate is beyond what the server takes, and response \
                  times grow with the duration.",
-                short(column.throughput),
+                short(run.throughput),
                 short(offered)
             ));
         }
         if counts.misses > 0 {
-            lines.push(format!("`{title}`: {} reads found no value.", counts.misses));
+            lines.push(format!("`{name}`: {} reads found no value.", counts.misses));
         }
         if counts.errors() > 0 || counts.disconnects > 0 || counts.dropped > 0 {
             lines.push(format!(
-                "`{title}`: {} refused, {} lost with {} broken connections, {} not answered before the end, {} never sent.",
+                "`{name}`: {} refused, {} lost with {} broken connections, {} not answered before the end, {} never sent.",
                 counts.refused, counts.lost, counts.disconnects, counts.unanswered, counts.dropped
             ));
         }
-        if let Some(from) = column.response.or(column.service).and_then(|quantiles| quantiles.bounds_from) {
+        if let Some(from) = run.waited().and_then(|quantiles| quantiles.bounds_from) {
             lines.push(format!(
                 "  Each of those counts with the time for which it had waited, {} and more: what stands behind >= would be longer.",
                 latency(from)
             ));
         }
-        lines.extend(column.errors.iter().map(|(text, count)| format!("  {count} x {text}")));
-        if let Some(verdict) = &column.verdict {
+        lines.extend(run.errors.iter().map(|(text, count)| format!("  {count} x {text}")));
+        if let Some(verdict) = &run.audit {
             const SHOWN: usize = 10;
             lines.extend(
                 verdict.violations.iter().take(SHOWN).map(|violation| format!("  AUDIT: {violation}")),

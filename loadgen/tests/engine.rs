@@ -94,13 +94,13 @@ fn an_honest_server_passes_the_audit() {
     // Twice, so that the second run finds counters and values of the first.
     for run in [1, 2] {
         let plan = Plan { run, ..counted(&server, "set=2,incr=1,get=1", 2000) };
-        let column = measure(&plan, &sources, "test", &AtomicBool::new(false)).unwrap();
-        let verdict = column.verdict.as_ref().unwrap();
+        let run = measure(&plan, &sources, "test", &AtomicBool::new(false)).unwrap();
+        let verdict = run.audit.as_ref().unwrap();
         assert_eq!((verdict.checked, verdict.violations.as_slice()), (100, [].as_slice()));
-        assert!(column.is_clean());
-        assert_eq!(column.truth.durability.as_deref(), Some("memory"));
-        assert!(column.truth.ratio("commands_total", "batches_total").is_some());
-        assert_eq!(column.truth.growth("log_writes_total"), None);
+        assert!(run.clean);
+        assert_eq!(run.durability.as_deref(), Some("memory"));
+        assert!(run.batch_fill.is_some());
+        assert_eq!(run.per_command.log_writes, None);
     }
 }
 
@@ -109,9 +109,9 @@ fn increments_in_sessions(faults: Faults) -> (usize, u64) {
     let server = Server::start(faults);
     let plan =
         Plan { repeat_after: Some(Duration::from_millis(300)), run: 1, ..counted(&server, "incr", 600) };
-    let column = measure(&plan, &[], "test", &AtomicBool::new(false)).unwrap();
-    assert_eq!((column.counts.acknowledged, column.counts.errors()), (600, 0), "{:?}", column.errors);
-    (column.verdict.unwrap().violations.len(), column.counts.repeated)
+    let run = measure(&plan, &[], "test", &AtomicBool::new(false)).unwrap();
+    assert_eq!((run.counts.acknowledged, run.counts.errors()), (600, 0), "{:?}", run.errors);
+    (run.audit.unwrap().violations.len(), run.counts.repeated)
 }
 
 #[test]
@@ -172,9 +172,9 @@ fn a_watcher_is_told_once_when_the_measured_window_opens_and_when_it_closes() {
 fn a_server_that_loses_acknowledged_writes_fails_the_audit() {
     for mix in ["set", "incr"] {
         let server = Server::start(Faults { lose_every: Some(7), ..Faults::default() });
-        let column = measure(&counted(&server, mix, 1000), &[], "test", &AtomicBool::new(false)).unwrap();
-        assert!(!column.verdict.as_ref().unwrap().violations.is_empty());
-        assert!(!column.is_clean());
+        let run = measure(&counted(&server, mix, 1000), &[], "test", &AtomicBool::new(false)).unwrap();
+        assert!(!run.audit.as_ref().unwrap().violations.is_empty());
+        assert!(!run.clean);
     }
 }
 
@@ -280,8 +280,8 @@ fn what_nobody_waits_for_is_a_bound() {
         Server::start(Faults { stall: Some((400, Duration::from_millis(700))), ..Faults::default() });
     let plan = Plan { connections: 1, pipeline: 1, ..open(&server, 500.0, Duration::from_secs(1)) };
     let plan = Plan { drain: Duration::from_millis(50), ..plan };
-    let column = measure(&plan, &[], "test", &AtomicBool::new(false)).unwrap();
-    let response = column.response.unwrap();
+    let run = measure(&plan, &[], "test", &AtomicBool::new(false)).unwrap();
+    let response = run.response.unwrap();
     assert!(!response.is_bound(response.p50));
     assert!(response.is_bound(response.p90) && response.is_bound(response.p99));
 }
@@ -290,25 +290,24 @@ fn what_nobody_waits_for_is_a_bound() {
 fn a_server_that_is_gone_at_the_end_does_not_take_the_measurement_along() {
     let one = Server::start(Faults::default());
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let column = measure(&counted(&one, "set", 500), &[], "test", &AtomicBool::new(false)).unwrap();
-    assert!(column.is_clean());
+    let run = measure(&counted(&one, "set", 500), &[], "test", &AtomicBool::new(false)).unwrap();
+    assert!(run.clean);
     let plan = Plan { targets: vec![one.address, gone], connections: 1, ..counted(&one, "set", 500) };
-    let column = measure(&plan, &[], "test", &AtomicBool::new(false)).unwrap();
-    let verdict = column.verdict.as_ref().unwrap();
+    let run = measure(&plan, &[], "test", &AtomicBool::new(false)).unwrap();
+    let verdict = run.audit.as_ref().unwrap();
     assert!(verdict.violations.is_empty() && verdict.unread.len() == 1, "{verdict:?}");
-    assert!(verdict.unread[0].contains(&gone.to_string()) && !column.is_clean());
+    assert!(verdict.unread[0].contains(&gone.to_string()) && !run.clean);
 }
 
 #[test]
 fn broken_connections_are_counted_opened_again_and_their_outcomes_unknown() {
     let server = Server::start(Faults { hang_up_every: Some(200), ..Faults::default() });
-    let column =
-        measure(&counted(&server, "set=1,incr=1", 1000), &[], "test", &AtomicBool::new(false)).unwrap();
-    let counts = &column.counts;
+    let run = measure(&counted(&server, "set=1,incr=1", 1000), &[], "test", &AtomicBool::new(false)).unwrap();
+    let counts = &run.counts;
     assert!(counts.disconnects >= 4 && counts.lost >= 4, "{counts:?}");
     assert_eq!(counts.acknowledged + counts.lost, 1000);
-    assert!(column.verdict.as_ref().unwrap().violations.is_empty(), "{:?}", column.verdict);
-    assert!(!column.is_clean());
+    assert!(run.audit.as_ref().unwrap().violations.is_empty(), "{:?}", run.audit);
+    assert!(!run.clean);
 }
 
 #[test]

@@ -2,49 +2,62 @@
 //!
 //! Invariant: what is not known is absent, never zero, and never derived from something else.
 
+use serde::{Deserialize, Serialize};
+
 use crate::cli::ProtocolKind;
-use crate::report::{Column, Quantiles};
+use crate::json::finite;
+use crate::report::{Quantiles, Run};
 use crate::truth::Truth;
 
 /// The part of its fast rounds that the requirement document lets fail.
 const MODEL_FAST_FAILURES: f64 = 0.1;
 
-/// Quantiles of commands by the time that their batch took on a node, at most 1/16 too high. In nanoseconds.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct NodeQuantiles {
-    /// The median.
-    pub p50: f64,
-    /// Exceeded by one in a hundred.
-    pub p99: f64,
-    /// Exceeded by one in a thousand.
-    pub p999: f64,
-}
-
-impl NodeQuantiles {
-    fn of(window: &Truth, name: &str) -> Option<Self> {
-        let nanos = |quantile| window.quantile(name, quantile).map(|micros| micros as f64 * 1e3);
-        Some(Self { p50: nanos(0.5)?, p99: nanos(0.99)?, p999: nanos(0.999)? })
-    }
-}
-
-/// One protocol's numbers, of one round.
-#[derive(Clone, PartialEq, Debug, Default)]
+/// One protocol's numbers, of one round. Latencies are in nanoseconds. What the nodes count themselves, commit and execution, is of commands
+/// by the time that their batch took on the node that sealed it, and at most 1/16 too high.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Figures {
     /// Commands per second.
+    #[serde(rename = "throughput_per_second")]
     pub throughput: f64,
     /// That, divided by the throughput of Multi-Paxos in the same round.
+    #[serde(rename = "throughput_to_multi")]
     pub to_multi: Option<f64>,
-    /// From sent (closed loop) or due (open loop) to answered, which is after execution. In nanoseconds.
-    pub latency: Option<Quantiles>,
-    /// From when a node sealed a batch until it knew it to be chosen, by the nodes' own count, in nanoseconds.
-    pub commit: Option<NodeQuantiles>,
-    /// From when a node sealed a batch until it had executed it, by the nodes' own count, in nanoseconds.
-    pub execution: Option<NodeQuantiles>,
+    /// From sent (closed loop) or due (open loop) to answered, which is after execution: the median.
+    #[serde(rename = "latency_p50_ns")]
+    pub latency_p50: Option<u64>,
+    /// The same, exceeded by one in a hundred.
+    #[serde(rename = "latency_p99_ns")]
+    pub latency_p99: Option<u64>,
+    /// The same, exceeded by one in a thousand.
+    #[serde(rename = "latency_p99.9_ns")]
+    pub latency_p999: Option<u64>,
+    /// From when a node sealed a batch until it knew it to be chosen: the median.
+    #[serde(rename = "commit_p50_ns")]
+    pub commit_p50: Option<u64>,
+    /// The same, exceeded by one in a hundred.
+    #[serde(rename = "commit_p99_ns")]
+    pub commit_p99: Option<u64>,
+    /// The same, exceeded by one in a thousand.
+    #[serde(rename = "commit_p99.9_ns")]
+    pub commit_p999: Option<u64>,
+    /// From when a node sealed a batch until it had executed it: the median.
+    #[serde(rename = "execution_p50_ns")]
+    pub execution_p50: Option<u64>,
+    /// The same, exceeded by one in a hundred.
+    #[serde(rename = "execution_p99_ns")]
+    pub execution_p99: Option<u64>,
+    /// The same, exceeded by one in a thousand.
+    #[serde(rename = "execution_p99.9_ns")]
+    pub execution_p999: Option<u64>,
     /// Decisions by the fast path, of all: Fast Paxos and EPaxos.
+    #[serde(rename = "fast_path_part")]
     pub fast_path: Option<f64>,
     /// Pre-acceptances that added dependencies, per batch: EPaxos.
+    #[serde(rename = "conflicts_per_batch")]
     pub conflicts: Option<f64>,
     /// Fast rounds that could not succeed any more (Fast Paxos) or ballots lost to another proposer (Basic Paxos), per batch.
+    #[serde(rename = "clashes_per_batch")]
     pub clashes: Option<f64>,
     /// Instances in the largest strongly connected component that was executed: EPaxos.
     pub component_max: Option<f64>,
@@ -55,24 +68,26 @@ pub struct Figures {
     /// Messages between nodes, per batch.
     pub messages_per_batch: Option<f64>,
     /// Bytes between nodes, per command.
+    #[serde(rename = "peer_bytes_per_command")]
     pub bytes_per_command: Option<f64>,
     /// Log writes of all nodes, per command. With durability sync each is on stable storage when it completes.
     pub log_writes_per_command: Option<f64>,
     /// Bytes of log writes of all nodes, per command.
     pub log_bytes_per_command: Option<f64>,
     /// CPU seconds of all nodes, per million commands.
+    #[serde(rename = "cpu_seconds_per_million_commands")]
     pub cpu_per_million: Option<f64>,
 }
 
 impl Figures {
     /// The numbers of a run whose nodes counted `window` meanwhile.
-    pub fn new(protocol: ProtocolKind, column: &Column, window: &Truth) -> Self {
+    pub fn new(protocol: ProtocolKind, run: &Run, window: &Truth) -> Self {
         // What the nodes took in the window, by their own count, so that both parts of each ratio are of the same moments.
         let commands = window
             .growth("commands_total")
             .map(|writes| writes + window.growth("reads_total").unwrap_or(0.0))
             .filter(|commands| *commands > 0.0);
-        let per_command = |name: &str| Some(window.growth(name)? / commands?);
+        let per_command = |name: &str| finite(Some(window.growth(name)? / commands?));
         let per_batch = |name: &str| window.ratio(name, "batches_total");
         let part = |one: &str, other: &str| {
             let (one, other) = (window.growth(one)?, window.growth(other)?);
@@ -83,12 +98,21 @@ impl Figures {
             matches!(protocol, ProtocolKind::Fast | ProtocolKind::FastDirect),
             protocol == ProtocolKind::Epaxos,
         );
+        let latency = |part: fn(Quantiles) -> u64| run.waited().map(part);
+        let nanos =
+            |name: &str, quantile| window.quantile(name, quantile).map(|micros| micros.saturating_mul(1_000));
         Self {
-            throughput: column.throughput,
+            throughput: run.throughput,
             to_multi: None,
-            latency: column.response.or(column.service),
-            commit: NodeQuantiles::of(window, "commit_us"),
-            execution: NodeQuantiles::of(window, "execution_us"),
+            latency_p50: latency(|quantiles| quantiles.p50),
+            latency_p99: latency(|quantiles| quantiles.p99),
+            latency_p999: latency(|quantiles| quantiles.p999),
+            commit_p50: nanos("commit_us", 0.5),
+            commit_p99: nanos("commit_us", 0.99),
+            commit_p999: nanos("commit_us", 0.999),
+            execution_p50: nanos("execution_us", 0.5),
+            execution_p99: nanos("execution_us", 0.99),
+            execution_p999: nanos("execution_us", 0.999),
             fast_path: match protocol {
                 ProtocolKind::Fast | ProtocolKind::FastDirect => {
                     part("counter_fast_chosen", "counter_classic_chosen")

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, presets};
 
-use super::figures::{Figures, Spread, seed_model};
+use super::figures::{Figures, Spread};
 use super::{Agreement, Comparison, Entry};
 use crate::quantity::short;
 
@@ -33,12 +33,12 @@ const fn measure(head: &'static str, of: fn(&Figures) -> Option<f64>, show: fn(f
 const SERVICE: &[Measure] = &[
     measure("k cmd\n/s", |f| Some(f.throughput / 1e3), thousands),
     measure("to\nmulti", |f| f.to_multi, |number| format!("{number:.2}")),
-    measure("p50\nms", |f| f.latency.map(|latency| millis(latency.p50 as f64)), figure),
-    measure("p99\nms", |f| f.latency.map(|latency| millis(latency.p99 as f64)), figure),
-    measure("p99.9\nms", |f| f.latency.map(|latency| millis(latency.p999 as f64)), figure),
-    measure("commit\np50", |f| f.commit.map(|commit| millis(commit.p50)), figure),
-    measure("commit\np99", |f| f.commit.map(|commit| millis(commit.p99)), figure),
-    measure("commit\np99.9", |f| f.commit.map(|commit| millis(commit.p999)), figure),
+    measure("p50\nms", |f| f.latency_p50.map(millis), figure),
+    measure("p99\nms", |f| f.latency_p99.map(millis), figure),
+    measure("p99.9\nms", |f| f.latency_p999.map(millis), figure),
+    measure("commit\np50", |f| f.commit_p50.map(millis), figure),
+    measure("commit\np99", |f| f.commit_p99.map(millis), figure),
+    measure("commit\np99.9", |f| f.commit_p999.map(millis), figure),
 ];
 
 /// How it was decided.
@@ -67,8 +67,8 @@ const MODEL: &str = "seed\nmodel";
 /// Columns whose ranges over rounds are shown: not more than can differ by chance.
 const RANGED: &[usize] = &[0, 1, 2, 3, 6];
 
-fn millis(nanos: f64) -> f64 {
-    nanos / 1e6
+fn millis(nanos: u64) -> f64 {
+    nanos as f64 / 1e6
 }
 
 fn thousands(number: f64) -> String {
@@ -102,24 +102,24 @@ pub fn render(comparison: &Comparison, width: usize, color: bool) -> String {
     let width = if width >= WIDE { WIDE } else { NARROW };
     let mut lines = legend(comparison);
     lines.push(String::new());
-    lines.extend(remarks(comparison));
+    lines.extend(comparison.remarks.iter().cloned());
     lines.push(String::new());
     for line in lines {
         wrap(&mut text, &line, width, 2);
     }
-    let names = comparison.facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    for (name, value) in &comparison.facts {
+    let names = comparison.environment.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, value) in &comparison.environment {
         wrap(&mut text, &format!("{name:names$}  {value}"), width, names + 2);
     }
     text
 }
 
 fn rounds(comparison: &Comparison) -> usize {
-    comparison.entries.iter().map(|entry| entry.rounds.len()).max().unwrap_or(0)
+    comparison.protocols.iter().map(|entry| entry.rounds.len()).max().unwrap_or(0)
 }
 
 fn spread(entry: &Entry, measure: &Measure) -> Option<Spread> {
-    Spread::of(entry.rounds.iter().filter_map(|round| (measure.of)(&round.figures)))
+    Spread::of(entry.rounds.iter().filter_map(|round| (measure.of)(&round.window)))
 }
 
 fn new_table(color: bool) -> Table {
@@ -140,14 +140,14 @@ fn table(comparison: &Comparison, measures: &[&Measure], color: bool) -> Table {
     let mut header = vec![Cell::new("protocol")];
     header.extend(measures.iter().map(|measure| right(measure.head)));
     table.set_header(header);
-    for entry in &comparison.entries {
+    for entry in &comparison.protocols {
         let name = Cell::new(&entry.label);
         let is_bad = entry.failure.is_some() || entry.rounds.iter().any(|round| !round.is_clean());
         let mut row =
             vec![if color && is_bad { name.fg(Color::Red).add_attribute(Attribute::Bold) } else { name }];
         row.extend(measures.iter().map(|measure| {
             if measure.head == MODEL {
-                return right(model(entry, comparison.replicas));
+                return right(model(entry));
             }
             right(spread(entry, measure).map_or("-".to_owned(), |spread| (measure.show)(spread.median)))
         }));
@@ -156,8 +156,8 @@ fn table(comparison: &Comparison, measures: &[&Measure], color: bool) -> Table {
     table
 }
 
-fn model(entry: &Entry, replicas: u8) -> String {
-    match seed_model(entry.protocol, replicas) {
+fn model(entry: &Entry) -> String {
+    match entry.model {
         (least, most) if least == most => figure(least),
         (least, most) => format!("{least:.0}-{most:.0}"),
     }
@@ -170,7 +170,7 @@ fn ranges(comparison: &Comparison) -> Table {
     let mut header = vec![Cell::new("protocol")];
     header.extend(measures.iter().map(|measure| right(measure.head.replace('\n', " "))));
     table.set_header(header);
-    for entry in &comparison.entries {
+    for entry in &comparison.protocols {
         let mut row = vec![Cell::new(&entry.label)];
         row.extend(measures.iter().map(|measure| {
             right(spread(entry, measure).map_or("-".to_owned(), |spread| {
@@ -215,25 +215,25 @@ fn legend(comparison: &Comparison) -> Vec<String> {
 }
 
 /// What went wrong, or that nothing did.
-fn remarks(comparison: &Comparison) -> Vec<String> {
+pub(super) fn remarks(comparison: &Comparison) -> Vec<String> {
     let mut lines = Vec::new();
     if comparison.interrupted {
         lines.push("INTERRUPTED: what is missing was not measured.".to_owned());
     }
-    for entry in &comparison.entries {
+    for entry in &comparison.protocols {
         for (number, round) in (1..).zip(&entry.rounds) {
             let label = match entry.rounds.len() {
                 1 => entry.label.clone(),
                 _ => format!("{}, round {number}", entry.label),
             };
             let _: usize = number;
-            let counts = &round.column.counts;
-            let audit = match &round.column.verdict {
+            let counts = &round.run.counts;
+            let audit = match &round.run.audit {
                 Some(verdict) => format!("acknowledged writes read back: {verdict}"),
                 None => "acknowledged writes NOT read back: values are too small for a tag".to_owned(),
             };
-            let state = match &round.agreement {
-                Agreement::Equal { nodes } => format!("{nodes} nodes with equal digests"),
+            let state = match &round.digests {
+                Agreement::Equal => format!("{} nodes with equal digests", comparison.replicas),
                 Agreement::Different(difference) => format!("DIFFERENT STATES: {difference}"),
                 Agreement::Untold => "DIGESTS NOT TOLD by some node".to_owned(),
             };
@@ -245,30 +245,30 @@ fn remarks(comparison: &Comparison) -> Vec<String> {
             if counts.dropped > 0 {
                 lines.push(format!("  {} commands were due and never sent", counts.dropped));
             }
-            let bounds = round.figures.latency.map(|latency| latency.bounds()).unwrap_or_default();
+            let bounds = round.run.waited().map(|waited| waited.bounds()).unwrap_or_default();
             if !bounds.is_empty() {
                 lines.push(format!(
                     "  LOWER BOUNDS: {} would be longer, since some commands had no success",
                     bounds.join(", ")
                 ));
             }
-            lines.extend(round.column.errors.iter().map(|(text, count)| format!("  {count} x {text}")));
-            if let Some(verdict) = &round.column.verdict {
+            lines.extend(round.run.errors.iter().map(|(text, count)| format!("  {count} x {text}")));
+            if let Some(verdict) = &round.run.audit {
                 lines.extend(verdict.violations.iter().take(5).map(|text| format!("  AUDIT: {text}")));
                 lines.extend(verdict.unread.iter().map(|text| format!("  AUDIT INCOMPLETE: {text}")));
             }
-            if let Some(reason) = round.column.client_limits() {
+            if let Some(reason) = &round.run.no_verdict {
                 lines.push(format!("  NO VERDICT, the client may have been the limit: {reason}"));
             }
-            if comparison.batch == 1 && round.figures.batch_fill.is_some_and(|fill| fill > 1.0) {
+            if comparison.batch == 1 && round.window.batch_fill.is_some_and(|fill| fill > 1.0) {
                 lines.push("  NOT UNBATCHED: the nodes put several commands into a batch".to_owned());
             }
-            if let Some(offered) = round.column.offered
-                && round.figures.throughput < OFFERED_MIN * offered
+            if let Some(offered) = round.run.offered
+                && round.window.throughput < OFFERED_MIN * offered
             {
                 lines.push(format!(
                     "  {} of {} commands/s were answered: the rate is beyond what this protocol takes here",
-                    short(round.figures.throughput),
+                    short(round.window.throughput),
                     short(offered)
                 ));
             }

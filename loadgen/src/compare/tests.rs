@@ -18,14 +18,12 @@ fn info(commands: u64, extra: &str) -> Option<Snapshot> {
     )))
 }
 
-fn column(throughput: f64) -> Column {
+fn run(throughput: f64) -> Run {
     let p50 = (2e12 / throughput) as u64;
-    Column {
-        title: "closed loop\nset=100".to_owned(),
+    Run {
+        name: "closed loop, set=100".to_owned(),
         concurrency: "24 x 128".to_owned(),
-        offered: None,
         throughput,
-        response: None,
         service: Some(Quantiles {
             p50,
             p90: p50 * 2,
@@ -34,27 +32,22 @@ fn column(throughput: f64) -> Column {
             max: p50 * 20,
             bounds_from: None,
         }),
-        parts: None,
-        lag: None,
         counts: Counts { completed: 1_000, acknowledged: 1_200, sent: 1_000, ..Counts::default() },
-        errors: Vec::new(),
-        truth: Truth::default(),
-        client_cpu: (Duration::from_millis(900), 0.42),
-        verdict: Some(Verdict { checked: 1024, violations: Vec::new(), unread: Vec::new() }),
-        interrupted: false,
+        client_load: 0.42,
+        audit: Some(Verdict { checked: 1024, violations: Vec::new(), unread: Vec::new() }),
+        ..Run::default()
     }
+    .judged()
 }
 
 fn measured(protocol: ProtocolKind, throughput: f64, extra: [&str; 2]) -> Measured {
     let window = window(&[info(0, extra[0]), info(0, "")], &[info(100_000, extra[1]), info(100_000, "")]);
-    let column = column(throughput);
-    let figures = Figures::new(protocol, &column, &window);
-    Measured { column, figures, window, agreement: Agreement::Equal { nodes: 3 } }
+    Measured::new(protocol, run(throughput), &window, Agreement::Equal)
 }
 
 fn comparison() -> Comparison {
     use ProtocolKind::{Basic, Epaxos, Fast, Multi};
-    let mut entries = entries(&[Basic, Multi, Fast, Epaxos]);
+    let mut entries = entries(&[Basic, Multi, Fast, Epaxos], 3);
     entries[0].rounds = vec![measured(Basic, 41_234.0, ["counter_duels:5", "counter_duels:405"])];
     entries[1].rounds = vec![measured(Multi, 183_246.0, ["", ""])];
     entries[2].failure =
@@ -64,35 +57,34 @@ fn comparison() -> Comparison {
         "counter_fast_commits:910\ncounter_slow_commits:100\ncounter_conflicts:37\ncounter_component_max:4",
     ];
     entries[3].rounds = vec![measured(Epaxos, 131_072.0, told)];
-    relate(&mut entries);
     Comparison {
+        schema: SCHEMA.to_owned(),
         title: "panch-loadgen compare: 3 replicas".to_owned(),
-        facts: vec![
+        environment: vec![
             ("work".to_owned(), "1000000 keys, 2 % of the commands on one of them".to_owned()),
             ("placement".to_owned(), format!("all share one machine{}", ", and more".repeat(15))),
         ],
         replicas: 3,
         batch: 100,
-        entries,
-        interrupted: false,
+        protocols: entries,
+        ..Comparison::default()
     }
+    .judged()
 }
 
 fn rounds() -> Comparison {
     let mut comparison = comparison();
-    for (entry, throughputs) in
-        comparison.entries.iter_mut().zip([[40_000.0, 38_500.0], [150_000.0, 190_000.0], [0.0; 2], [0.0; 2]])
-    {
-        for throughput in throughputs.into_iter().filter(|throughput| *throughput > 0.0) {
-            entry.rounds.push(measured(entry.protocol, throughput, ["", ""]));
-        }
+    let kinds = [ProtocolKind::Basic, ProtocolKind::Multi];
+    let throughputs = [[40_000.0, 38_500.0], [150_000.0, 190_000.0]];
+    for ((entry, protocol), throughputs) in comparison.protocols.iter_mut().zip(kinds).zip(throughputs) {
+        entry.rounds.extend(throughputs.map(|throughput| measured(protocol, throughput, ["", ""])));
     }
-    let bad = &mut comparison.entries[1].rounds[2];
-    bad.column.counts.lost = 7;
-    bad.column.errors = vec![("connection reset".to_owned(), 1)];
-    bad.agreement = Agreement::Different("group_0: digest 1 on node 1, 2 on node 3".to_owned());
-    relate(&mut comparison.entries);
-    comparison
+    let bad = &mut comparison.protocols[1].rounds[2];
+    bad.run.counts.lost = 7;
+    bad.run.errors = vec![("connection reset".to_owned(), 1)];
+    bad.run = bad.run.clone().judged();
+    bad.digests = Agreement::Different("group_0: digest 1 on node 1, 2 on node 3".to_owned());
+    comparison.judged()
 }
 
 fn widest(text: &str) -> usize {
@@ -119,16 +111,15 @@ fn large_figures_fit_too() {
     let figures = Figures {
         throughput: 9_999_949.0,
         to_multi: Some(99.99),
-        latency: Some(Quantiles {
-            p50: 99_999_000_000,
-            p90: 0,
-            p99: 99_999_000_000,
-            p999: 99_999_000_000,
-            max: 0,
-            bounds_from: None,
-        }),
-        commit: Some(figures::NodeQuantiles { p50: 99_999e6, p99: 99_999e6, p999: 99_999e6 }),
-        execution: None,
+        latency_p50: Some(99_999_000_000),
+        latency_p99: Some(99_999_000_000),
+        latency_p999: Some(99_999_000_000),
+        commit_p50: Some(99_999_000_000),
+        commit_p99: Some(99_999_000_000),
+        commit_p999: Some(99_999_000_000),
+        execution_p50: None,
+        execution_p99: None,
+        execution_p999: None,
         fast_path: Some(1.0),
         conflicts: Some(99.9),
         clashes: Some(999.9),
@@ -143,9 +134,9 @@ fn large_figures_fit_too() {
     };
     let mut comparison = comparison();
     comparison.replicas = 9;
-    for entry in &mut comparison.entries {
+    for entry in &mut comparison.protocols {
         for round in &mut entry.rounds {
-            round.figures = figures.clone();
+            round.window = figures.clone();
         }
     }
     let wide = table::render(&comparison, table::WIDE, false);
@@ -166,29 +157,34 @@ fn figures_are_of_the_window_and_absent_where_nothing_counts_them() {
         "counter_fast_commits:10\ncounter_slow_commits:0",
         "counter_fast_commits:910\ncounter_slow_commits:100",
     ];
-    let figures = measured(ProtocolKind::Epaxos, 1e5, told).figures;
+    let figures = measured(ProtocolKind::Epaxos, 1e5, told).window;
     assert_eq!((figures.fast_path, figures.conflicts, figures.component_max), (Some(0.9), None, None));
     assert_eq!((figures.batch_fill, figures.messages_per_batch), (Some(100.0), Some(4.0)));
     assert_eq!((figures.bytes_per_command, figures.log_writes_per_command), (Some(120.0), Some(0.005)));
-    let commit = figures::NodeQuantiles { p50: 1_023e3, p99: 51_199e3, p999: 51_199e3 };
-    assert_eq!((figures.commit, figures.execution, figures.cpu_per_million), (Some(commit), None, Some(2.0)));
+    assert_eq!(
+        [figures.commit_p50, figures.commit_p99, figures.commit_p999, figures.execution_p50],
+        [Some(1_023_000), Some(51_199_000), Some(51_199_000), None]
+    );
+    assert_eq!(figures.cpu_per_million, Some(2.0));
     // Counters of one protocol say nothing of another.
-    assert_eq!(measured(ProtocolKind::Multi, 1e5, told).figures.fast_path, None);
+    assert_eq!(measured(ProtocolKind::Multi, 1e5, told).window.fast_path, None);
     let fast = [
         "counter_fast_chosen:0\ncounter_classic_chosen:0\ncounter_collisions:0",
         "counter_fast_chosen:3\ncounter_classic_chosen:1\ncounter_collisions:20",
     ];
-    let figures = measured(ProtocolKind::Fast, 1e5, fast).figures;
+    let figures = measured(ProtocolKind::Fast, 1e5, fast).window;
     assert_eq!((figures.fast_path, figures.clashes), (Some(0.75), Some(0.01)));
-    let nothing = Figures::new(ProtocolKind::Epaxos, &column(1e5), &Truth::default());
-    assert_eq!(nothing, Figures { throughput: 1e5, latency: nothing.latency, ..Figures::default() });
+    let nothing = Figures::new(ProtocolKind::Epaxos, &run(1e5), &Truth::default());
+    let (latency_p50, latency_p99, latency_p999) = (Some(20_000_000), Some(60_000_000), Some(200_000_000));
+    let known = Figures { throughput: 1e5, latency_p50, latency_p99, latency_p999, ..Figures::default() };
+    assert_eq!(nothing, known);
 }
 
 #[test]
 fn a_node_that_did_not_tell_its_counters_leaves_no_sum_of_the_others() {
     let truth = window(&[info(0, ""), info(0, "")], &[info(100, ""), None]);
     assert_eq!(truth, Truth::default());
-    let silent = Measured { window: truth, ..measured(ProtocolKind::Multi, 1e5, ["", ""]) };
+    let silent = Measured::new(ProtocolKind::Multi, run(1e5), &truth, Agreement::Equal);
     assert!(!silent.is_counted() && !silent.is_clean());
     assert_eq!(
         window(&[info(0, "")], &[info(100, "")]).cpu,
@@ -212,23 +208,24 @@ fn the_model_is_the_documents_own() {
 fn ratios_are_of_the_same_round_and_medians_of_the_ratios() {
     let comparison = rounds();
     let ratios = |index: usize| -> Vec<Option<f64>> {
-        comparison.entries[index].rounds.iter().map(|round| round.figures.to_multi).collect()
+        comparison.protocols[index].rounds.iter().map(|round| round.window.to_multi).collect()
     };
     assert_eq!(ratios(1), [Some(1.0), Some(1.0), Some(1.0)]);
     assert_eq!(ratios(0)[1], Some(40.0 / 150.0));
     let spread = figures::Spread::of([3.0, 1.0, 2.0, 10.0]).unwrap();
     assert_eq!((spread.median, spread.least, spread.most), (2.5, 1.0, 10.0));
     assert_eq!(figures::Spread::of([]), None);
-    let mut alone = entries(&[ProtocolKind::Basic]);
+    let mut alone = entries(&[ProtocolKind::Basic], 3);
     alone[0].rounds = vec![measured(ProtocolKind::Basic, 1e4, ["", ""])];
     relate(&mut alone);
-    assert_eq!(alone[0].rounds[0].figures.to_multi, None);
+    assert_eq!(alone[0].rounds[0].window.to_multi, None);
 }
 
 #[test]
 fn a_protocol_that_is_named_twice_is_numbered() {
     use ProtocolKind::{Fast, Multi};
-    let labels: Vec<String> = entries(&[Multi, Fast, Multi]).into_iter().map(|entry| entry.label).collect();
+    let labels: Vec<String> =
+        entries(&[Multi, Fast, Multi], 3).into_iter().map(|entry| entry.label).collect();
     assert_eq!(labels, ["multi #1", "fast", "multi #2"]);
 }
 
@@ -236,7 +233,7 @@ fn a_protocol_that_is_named_twice_is_numbered() {
 fn equal_digests_of_every_group_on_every_node_are_agreement_and_nothing_less() {
     let node = |text: &str| Some(Snapshot::parse(text));
     let (one, two) = ("group_0:digest=aa\ngroup_1:digest=bb", "group_0:digest=aa\ngroup_1:digest=cc");
-    assert_eq!(compare_digests(&[node(one), node(one)]), Agreement::Equal { nodes: 2 });
+    assert_eq!(compare_digests(&[node(one), node(one)]), Agreement::Equal);
     assert!(matches!(
         compare_digests(&[node(one), node(two)]),
         Agreement::Different(text) if text == "group_1: digest bb on node 1, cc on node 2"
@@ -259,26 +256,29 @@ fn another_protocol_than_the_one_asked_for_is_refused() {
 
 #[test]
 fn a_comparison_is_clean_only_if_everything_was_measured_and_agreed() {
-    assert!(!comparison().is_clean());
+    assert!(!comparison().clean);
     let mut whole = comparison();
-    whole.entries.remove(2);
-    assert!(whole.is_clean());
-    assert!(!Comparison { interrupted: true, ..whole.clone() }.is_clean());
+    whole.protocols.remove(2);
+    let is_clean = |comparison: Comparison| comparison.judged().clean;
+    assert!(is_clean(whole.clone()));
+    assert!(!is_clean(Comparison { interrupted: true, ..whole.clone() }));
     let mut different = whole.clone();
-    different.entries[0].rounds[0].agreement = Agreement::Untold;
-    assert!(!different.is_clean());
-    whole.entries[0].rounds[0].column.counts.refused = 1;
-    assert!(!whole.is_clean());
+    different.protocols[0].rounds[0].digests = Agreement::Untold;
+    assert!(!is_clean(different));
+    let run = &mut whole.protocols[0].rounds[0].run;
+    run.counts.refused = 1;
+    *run = run.clone().judged();
+    assert!(!is_clean(whole));
 }
 
 #[test]
 fn programs_get_every_round_and_every_counter() {
-    let text = json::render(&rounds());
+    let text = crate::json::render(&rounds());
     for part in [
         r#""schema":"panch-loadgen-compare/1""#,
-        r#""label":"epaxos","seed_model_messages_per_batch":[6,9],"failure":null"#,
+        r#""label":"epaxos","seed_model_messages_per_batch":[6.0,9.0],"failure":null"#,
         r#""fast_path_part":0.9"#,
-        r#""counter_duels":400"#,
+        r#""counter_duels":400.0"#,
         r#""clashes_per_batch":0.2"#,
         r#""digests":"group_0: digest 1 on node 1, 2 on node 3""#,
         r#""failure":"node 1 ended by itself (exit status: 78); its last words:\n  error: no""#,
@@ -286,6 +286,12 @@ fn programs_get_every_round_and_every_counter() {
     ] {
         assert!(text.contains(part), "{part} is missing in {text}");
     }
-    assert_eq!(text.matches('{').count(), text.matches('}').count());
     assert_eq!(text.matches("\"digests\"").count(), 7);
+}
+
+#[test]
+fn what_is_written_is_read_back_equal() {
+    let mut comparison = rounds();
+    comparison.protocols[0].rounds[0].digests = Agreement::Untold;
+    assert_eq!(serde_json::from_str::<Comparison>(&crate::json::render(&comparison)).unwrap(), comparison);
 }

@@ -1,6 +1,5 @@
 use super::*;
 use crate::truth::Snapshot;
-use std::time::Duration;
 
 fn quantiles(p50: u64) -> Quantiles {
     Quantiles { p50, p90: p50 * 2, p99: p50 * 3, p999: p50 * 10, max: p50 * 20, bounds_from: None }
@@ -17,29 +16,36 @@ fn truth() -> Truth {
     Truth::between(&[at(0, 0, 0, 1.0)], &[at(200_000, 4_000, 6_400_000, 2.5)])
 }
 
-fn columns() -> Vec<Column> {
-    let closed = Column {
-        title: "closed loop\nset=50,get=50".to_owned(),
+fn runs() -> Vec<Run> {
+    let truth = truth();
+    let cpu = |of_server: f64, own: f64| {
+        vec![(truth.cpu[0].name.clone(), Some(of_server)), (LOAD_GENERATOR.to_owned(), Some(own))]
+    };
+    let closed = Run {
+        name: "closed loop, set=50,get=50".to_owned(),
         concurrency: "16 x 8".to_owned(),
         offered: None,
         throughput: 183_246.0,
         response: None,
         service: Some(quantiles(83_200)),
-        parts: Some((quantiles(50_000), quantiles(120_000))),
+        reads: Some(quantiles(50_000)),
+        writes: Some(quantiles(120_000)),
         lag: None,
         counts: Counts { completed: 180_000, acknowledged: 200_000, sent: 180_000, ..Counts::default() },
-        errors: Vec::new(),
-        truth: truth(),
-        client_cpu: (Duration::from_millis(900), 0.42),
-        verdict: None,
-        interrupted: false,
+        durability: truth.durability.clone(),
+        batch_fill: truth.ratio("commands_total", "batches_total"),
+        per_command: PerCommand::new(&truth, 200_000),
+        cpu: cpu(7.5, 5.0),
+        client_load: 0.42,
+        ..Run::default()
     };
-    let open = Column {
-        title: "open loop\nset=100".to_owned(),
+    let open = Run {
+        name: "open loop, set=100".to_owned(),
         offered: Some(90_000.0),
         throughput: 60_000.0,
         response: Some(Quantiles { bounds_from: Some(300_000), ..quantiles(90_000) }),
-        parts: None,
+        reads: None,
+        writes: None,
         lag: Some(quantiles(2_000)),
         counts: Counts {
             completed: 60_000,
@@ -51,72 +57,71 @@ fn columns() -> Vec<Column> {
             ..Counts::default()
         },
         errors: vec![("CLUSTERDOWN no majority".to_owned(), 2)],
-        truth: Truth::default(),
-        client_cpu: (Duration::from_millis(900), 0.9),
-        verdict: Some(Verdict {
-            checked: 30,
-            violations: vec!["key 4: gone".to_owned()],
-            unread: Vec::new(),
-        }),
+        durability: None,
+        batch_fill: None,
+        per_command: PerCommand::default(),
+        cpu: cpu(f64::NAN, 15.0).split_off(1),
+        client_load: 0.9,
+        audit: Some(Verdict { checked: 30, violations: vec!["key 4: gone".to_owned()], unread: Vec::new() }),
         ..closed.clone()
     };
-    vec![closed, open]
+    vec![closed.judged(), open.judged()]
+}
+
+fn report() -> Report {
+    let facts = vec![("kernel".to_owned(), "6.18".to_owned()), ("durability".to_owned(), "sync".to_owned())];
+    Report::new("panch-loadgen: three nodes".to_owned(), facts, runs())
 }
 
 #[test]
 fn the_report_is_one_table_with_its_remarks() {
-    let heading = Heading {
-        title: "panch-loadgen: three nodes".to_owned(),
-        facts: vec![("kernel".to_owned(), "6.18".to_owned()), ("durability".to_owned(), "sync".to_owned())],
-    };
-    let text = render(&heading, &columns(), false);
+    let text = render(&report(), false);
     assert_eq!(text, include_str!("../../testdata/report.txt"), "\n{text}");
 }
 
 #[test]
 fn a_clean_run_has_no_error_no_broken_connection_and_no_violation() {
-    let [clean, bad] = columns().try_into().unwrap();
-    assert!(clean.is_clean() && !bad.is_clean());
-    let disconnected = Column { counts: Counts { disconnects: 1, ..clean.counts }, ..clean.clone() };
-    let violated = Column { verdict: bad.verdict, ..clean.clone() };
-    assert!(!disconnected.is_clean() && !violated.is_clean());
-    let dropped = Column { counts: Counts { dropped: 1, ..clean.counts }, ..clean.clone() };
-    let interrupted = Column { interrupted: true, ..clean.clone() };
+    let [clean, bad] = runs().try_into().unwrap();
+    assert!(clean.clean && !bad.clean);
+    let is_clean = |run: Run| run.judged().clean;
+    let disconnected = Run { counts: Counts { disconnects: 1, ..clean.counts }, ..clean.clone() };
+    let violated = Run { audit: bad.audit, ..clean.clone() };
+    assert!(!is_clean(disconnected) && !is_clean(violated));
+    let dropped = Run { counts: Counts { dropped: 1, ..clean.counts }, ..clean.clone() };
+    let interrupted = Run { interrupted: true, ..clean.clone() };
     let unread = Verdict { unread: vec!["node 3".to_owned()], ..Verdict::default() };
-    let unread = Column { verdict: Some(unread), ..clean };
-    assert!(!dropped.is_clean() && !interrupted.is_clean() && !unread.is_clean());
+    let unread = Run { audit: Some(unread), ..clean };
+    assert!(!is_clean(dropped) && !is_clean(interrupted) && !is_clean(unread));
 }
 
 #[test]
 fn errors_are_red_on_a_terminal_only() {
-    let heading = Heading::default();
-    assert!(render(&heading, &columns(), true).contains('\u{1b}'));
-    assert!(!render(&heading, &columns(), false).contains('\u{1b}'));
+    assert!(render(&report(), true).contains('\u{1b}'));
+    assert!(!render(&report(), false).contains('\u{1b}'));
 }
 
 #[test]
 fn a_generator_at_its_limit_refuses_a_verdict() {
-    let [idle, _] = columns().try_into().unwrap();
-    assert_eq!(idle.client_limits(), None);
-    let busy = Column { client_cpu: (Duration::ZERO, 0.86), ..idle.clone() };
-    assert!(remarks(&[busy])[0].starts_with("NO VERDICT"));
-    let late = Column { lag: Some(quantiles(500_000)), ..idle };
-    assert!(remarks(&[late])[0].contains("1.50 ms late"));
+    let [idle, _] = runs().try_into().unwrap();
+    assert_eq!(idle.no_verdict, None);
+    let busy = Run { client_load: 0.86, ..idle.clone() };
+    assert!(remarks(&[busy.judged()])[0].starts_with("NO VERDICT"));
+    let late = Run { lag: Some(quantiles(500_000)), ..idle };
+    assert!(remarks(&[late.judged()])[0].contains("1.50 ms late"));
 }
 
 #[test]
 fn programs_get_the_same_numbers() {
-    let heading = Heading { title: "t".to_owned(), facts: vec![("kernel".to_owned(), "6.18".to_owned())] };
-    let text = crate::json::render(&heading, &columns());
+    let text = crate::json::render(&report());
     for part in [
         r#""schema":"panch-loadgen/1""#,
-        r#""environment":{"kernel":"6.18"}"#,
-        r#""throughput_per_second":183246"#,
-        r#""service_ns":{"p50":83200,"p90":166400,"p99":249600,"p99.9":832000,"max":1664000,"lower_bounds":[]}"#,
-        r#""max":1800000,"lower_bounds":["p99.9","max"]}"#,
+        r#""environment":{"kernel":"6.18","durability":"sync"}"#,
+        r#""throughput_per_second":183246.0"#,
+        r#""service_ns":{"p50":83200,"p90":166400,"p99":249600,"p99.9":832000,"max":1664000,"lower_bounds":[],"bounds_from":null}"#,
+        r#""max":1800000,"lower_bounds":["p99.9","max"],"bounds_from":300000}"#,
         r#""no_verdict":null"#,
         r#""no_verdict":"the load generator used 90"#,
-        r#""batch_fill":50"#,
+        r#""batch_fill":50.0"#,
         r#""messages_per_command":0.02"#,
         r#""errors":{"CLUSTERDOWN no majority":2}"#,
         r#""violations":["key 4: gone"]"#,
@@ -125,5 +130,23 @@ fn programs_get_the_same_numbers() {
     ] {
         assert!(text.contains(part), "{part} is missing in {text}");
     }
-    assert_eq!(text.matches('{').count(), text.matches('}').count());
+}
+
+#[test]
+fn what_is_written_is_read_back_equal() {
+    let report = report();
+    assert_eq!(serde_json::from_str::<Report>(&crate::json::render(&report)).unwrap(), report);
+    let odd = Run { batch_fill: Some(0.1 + 0.2), throughput: 1.0 / 3.0, ..Run::default() };
+    let odd = Report::new("\u{1}\n\"".to_owned(), Vec::new(), vec![odd]);
+    assert_eq!(serde_json::from_str::<Report>(&crate::json::render(&odd)).unwrap(), odd);
+}
+
+#[test]
+fn reports_of_older_and_of_newer_versions_are_read() {
+    let text = r#"{"schema":"panch-loadgen/1","title":"t","environment":{},"later":[1],"runs":[{"name":"n","sent":3,"new":{},
+        "service_ns":{"p50":1,"p90":2,"p99":30,"p99.9":40,"max":50,"lower_bounds":["p99.9","max"]},"response_ns":null}]}"#;
+    let report: Report = serde_json::from_str(text).unwrap();
+    let run = &report.runs[0];
+    assert_eq!((run.counts.sent, run.response, run.batch_fill), (3, None, None));
+    assert_eq!(run.service.unwrap().bounds_from, Some(40));
 }
