@@ -112,7 +112,7 @@ pub struct LoadArgs {
     /// With --sessions: a request without an answer for so long is repeated at the next node
     #[arg(long, value_name = "TIME", default_value = "2s")]
     pub repeat_after: Period,
-    /// Also write the report to this file, as JSON
+    /// Also write the report to this file, as JSON; with - to standard output, and the table to standard error
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
@@ -235,7 +235,7 @@ pub struct CompareArgs {
     /// Where the folders with the nodes' data are made [default: the system's folder for temporary files]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// Also write every number of every round to this file, as JSON
+    /// Also write every number of every round to this file, as JSON; with - to standard output, and the table to standard error
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }

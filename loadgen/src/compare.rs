@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Check, Verdict};
+use crate::circumstances::{Circumstances, Exit};
 use crate::cli::{CompareArgs, Mode, ProtocolKind};
 use crate::cluster::{Cluster, ClusterError, ClusterPlan};
 use crate::connection::{PIPELINE_MAX, Protocol};
@@ -31,7 +32,7 @@ use crate::json::pairs;
 use crate::keys::{KeyDistribution, KeyText};
 use crate::local::{START_PATIENCE, daemon_beside_this_program, durability_fact};
 use crate::quantity::{Period, Size, short};
-use crate::report::Run;
+use crate::report::{Run, distinct};
 use crate::schedule::{Arrivals, Load};
 use crate::truth::{Snapshot, Source, Truth, scrape};
 use crate::workload::{Mix, TAG_SIZE, Workload};
@@ -153,6 +154,9 @@ pub struct Comparison {
     pub schema: String,
     /// One line.
     pub title: String,
+    /// How it came to be.
+    #[serde(flatten)]
+    pub circumstances: Circumstances,
     /// Lines of name and value on the machine and the settings.
     #[serde(with = "pairs")]
     pub environment: Vec<(String, String)>,
@@ -172,6 +176,9 @@ pub struct Comparison {
     /// What has to be said about the numbers, a line each.
     #[serde(default)]
     pub remarks: Vec<String>,
+    /// How the program ended.
+    #[serde(flatten)]
+    pub exit: Exit,
 }
 
 impl Comparison {
@@ -186,7 +193,15 @@ impl Comparison {
                     && entry.rounds.iter().all(Measured::is_clean)
             });
         self.remarks = table::remarks(&self);
+        // Protocols are compared at equal load of the client, so its limit is said and does not fail the comparison.
+        self.exit = Exit::of(self.interrupted, self.clean, false);
         self
+    }
+
+    /// Which programs the servers of all rounds are, each once.
+    pub fn server_versions(&self) -> Vec<String> {
+        let rounds = self.protocols.iter().flat_map(|entry| &entry.rounds);
+        distinct(rounds.flat_map(|round| &round.run.server_versions))
     }
 }
 

@@ -133,6 +133,20 @@ pub fn disk(path: &Path) -> Option<String> {
     Some(if model.trim().is_empty() { name } else { format!("{name} ({})", model.trim()) })
 }
 
+/// A time in seconds since 1970 began, in UTC, after RFC 3339: `2026-01-31T23:59:59Z`. `None` if the year has more than four digits.
+pub fn utc(seconds: u64) -> Option<String> {
+    let seconds = libc::time_t::try_from(seconds).ok()?;
+    // SAFETY: tm is a C struct of integers and a pointer that may be null, for which zero is a value.
+    let mut time: libc::tm = unsafe { std::mem::zeroed() };
+    // SAFETY: a readable number and a writable struct; this form of the function keeps nothing.
+    if unsafe { libc::gmtime_r(&raw const seconds, &raw mut time) }.is_null() {
+        return None;
+    }
+    let (year, month) = (i64::from(time.tm_year) + 1900, time.tm_mon + 1);
+    let (day, hour, minute, second) = (time.tm_mday, time.tm_hour, time.tm_min, time.tm_sec);
+    (year < 10_000).then(|| format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"))
+}
+
 /// The width of the terminal that standard output is, in columns; `None` if it is none.
 pub fn terminal_width() -> Option<usize> {
     // SAFETY: winsize is a C struct of integers, for which zero is a value.
@@ -168,6 +182,18 @@ mod tests {
         assert_eq!(cpu_ticks("12 (a) S 1"), None);
         assert!(process_cpu_time(std::process::id()).is_some());
         assert_eq!(process_cpu_time(u32::MAX), None);
+    }
+
+    #[test]
+    fn times_are_spelled_in_utc() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_826_155, "2000-02-29T12:09:15Z"),
+            (253_402_300_799, "9999-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(utc(seconds).as_deref(), Some(text));
+        }
+        assert_eq!((utc(253_402_300_800), utc(u64::MAX)), (None, None));
     }
 
     #[test]

@@ -4,11 +4,12 @@
 //! * what is asked, and when: [`workload`], [`keys`], [`schedule`]
 //! * asking it: [`engine`] (one io_uring loop per thread), [`connection`], `session` (exactly once), [`resp`]
 //! * what came of it: [`record`], [`check`], [`truth`] (the servers' own counters), [`progress`], [`report`],
-//!   [`json`]
+//!   [`circumstances`], [`json`]
 //! * where: [`cluster`] (a local cluster of processes), [`control`] (single blocking requests), [`host`]
 //! * the command line: [`cli`], [`quantity`], and the three commands, [`local`], [`mod@compare`] and [`drive`]
 
 pub mod check;
+pub mod circumstances;
 pub mod cli;
 pub mod cluster;
 pub mod compare;

@@ -9,11 +9,11 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context;
 use clap::Parser;
 use mimalloc::MiMalloc;
-use panch_loadgen::cli::{
-    Cli, Command, CompareArgs, EXIT_INTERRUPTED, EXIT_IO, EXIT_NO_VERDICT, EXIT_UNCLEAN, EXIT_USAGE,
-};
+use panch_loadgen::circumstances::Circumstances;
+use panch_loadgen::cli::{Cli, Command, EXIT_INTERRUPTED, EXIT_IO, EXIT_USAGE};
 use panch_loadgen::drive::DriveError;
 use panch_loadgen::{cluster, compare, drive, host, json, local, report};
+use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 #[global_allocator]
@@ -40,63 +40,75 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot handle signals")?;
     }
+    let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
+    let circumstances = Circumstances::now(arguments);
     let path = match &cli.command {
         Command::Local(arguments) => &arguments.load.json,
         Command::Run(arguments) => &arguments.load.json,
         Command::Compare(arguments) => &arguments.json,
     };
-    check_writable(path.as_deref())?;
-    let report = match &cli.command {
+    let output = Output::new(path.as_deref())?;
+    let mut report = match &cli.command {
         Command::Local(arguments) => local::run(arguments, &stop)?,
         Command::Run(arguments) => drive::run(arguments, &stop)?,
-        Command::Compare(arguments) => return compare(arguments, &stop),
+        Command::Compare(arguments) => {
+            let mut comparison = compare::run(arguments, &stop)?;
+            comparison.circumstances = circumstances;
+            output.write(&comparison, |width, color| compare::table::render(&comparison, width, color))?;
+            return Ok(ExitCode::from(comparison.exit.code));
+        }
     };
-    // The measurement is shown even if it cannot be written.
-    let written = write_json(path.as_deref(), || json::render(&report));
-    print(&report::render(&report, color()))?;
-    written?;
-    let is_clean = report.runs.iter().all(|run| run.clean);
-    let is_limited = report.runs.iter().any(|run| run.no_verdict.is_some());
-    Ok(exit_code(report.runs.iter().any(|run| run.interrupted), is_clean, is_limited))
+    report.circumstances = circumstances;
+    output.write(&report, |_, color| report::render(&report, color))?;
+    Ok(ExitCode::from(report.exit.code))
 }
 
-fn compare(arguments: &CompareArgs, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
-    let comparison = compare::run(arguments, stop)?;
-    let written = write_json(arguments.json.as_deref(), || json::render(&comparison));
-    let width = host::terminal_width().unwrap_or(compare::table::WIDE);
-    print(&compare::table::render(&comparison, width, color()))?;
-    written?;
-    // Protocols are compared at equal load of the client, so its limit is said and does not fail the comparison.
-    Ok(exit_code(comparison.interrupted, comparison.clean, false))
+/// Where a report goes: the table to standard output, and JSON to a file if one is named; or JSON to standard output and the table to
+/// standard error.
+enum Output<'a> {
+    Table,
+    TableAndFile(&'a Path),
+    Json,
 }
 
-fn exit_code(interrupted: bool, clean: bool, limited: bool) -> ExitCode {
-    match (interrupted, clean, limited) {
-        (true, _, _) => ExitCode::from(EXIT_INTERRUPTED),
-        (false, false, _) => ExitCode::from(EXIT_UNCLEAN),
-        (false, true, true) => ExitCode::from(EXIT_NO_VERDICT),
-        (false, true, false) => ExitCode::SUCCESS,
+impl<'a> Output<'a> {
+    /// Before anything is measured: a path that cannot be written costs no measurement.
+    fn new(path: Option<&'a Path>) -> anyhow::Result<Self> {
+        let Some(path) = path else { return Ok(Self::Table) };
+        if path == Path::new("-") {
+            return Ok(Self::Json);
+        }
+        let opened = std::fs::File::options().create(true).append(true).open(path);
+        opened.map(drop).with_context(|| format!("cannot write {}, named by --json", path.display()))?;
+        Ok(Self::TableAndFile(path))
+    }
+
+    /// Writes `report`, of which `table` makes a text of at most so many columns, for a terminal or not.
+    fn write(
+        &self,
+        report: &impl Serialize,
+        table: impl FnOnce(usize, bool) -> String,
+    ) -> anyhow::Result<()> {
+        let (out, error) = (&mut std::io::stdout().lock(), &mut std::io::stderr().lock());
+        let written = match self {
+            Self::Table => Ok(()),
+            Self::TableAndFile(path) => std::fs::write(path, json::render(report))
+                .with_context(|| format!("cannot write {}", path.display())),
+            Self::Json => print(out, &json::render(report)),
+        };
+        // The measurement is shown even if it cannot be written.
+        let has_color = |is_terminal: bool| is_terminal && std::env::var_os("NO_COLOR").is_none();
+        if matches!(self, Self::Json) {
+            print(error, &table(compare::table::WIDE, has_color(error.is_terminal())))?;
+        } else {
+            let width = host::terminal_width().unwrap_or(compare::table::WIDE);
+            print(out, &table(width, has_color(out.is_terminal())))?;
+        }
+        written
     }
 }
 
-/// Before anything is measured: a path that cannot be written costs no measurement.
-fn check_writable(path: Option<&Path>) -> anyhow::Result<()> {
-    let Some(path) = path else { return Ok(()) };
-    let opened = std::fs::File::options().create(true).append(true).open(path);
-    opened.map(drop).with_context(|| format!("cannot write {}, named by --json", path.display()))
-}
-
-fn write_json(path: Option<&Path>, text: impl FnOnce() -> String) -> anyhow::Result<()> {
-    let Some(path) = path else { return Ok(()) };
-    std::fs::write(path, text()).with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn color() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
-}
-
-fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
+fn print(out: &mut impl Write, text: &str) -> anyhow::Result<()> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // Whoever reads may stop early, as `head` does.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

@@ -10,6 +10,7 @@ mod table;
 use serde::{Deserialize, Serialize};
 
 use crate::check::Verdict;
+use crate::circumstances::{Circumstances, Exit};
 use crate::engine::{Outcome, Plan};
 use crate::json::{finite, pairs};
 use crate::quantity::{latency, short};
@@ -170,6 +171,43 @@ impl PerCommand {
     }
 }
 
+/// When requests were sent.
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScheduleFacts {
+    /// `closed`: a request was sent when the answer to an earlier one had come. `open`: when it was due.
+    #[serde(rename = "loop")]
+    pub kind: String,
+    /// Commands per second that were due; absent in a closed loop.
+    pub rate_per_second: Option<f64>,
+    /// How the arrivals were spread, `poisson` or `constant`; absent in a closed loop.
+    pub arrivals: Option<String>,
+    /// After how many nanoseconds an arrival that could not be sent was dropped; absent in a closed loop.
+    pub drop_after_ns: Option<u64>,
+    /// Load before the measured window, in nanoseconds.
+    pub warm_up_ns: Option<u64>,
+    /// The measured window as it was planned, in nanoseconds.
+    pub duration_ns: Option<u64>,
+}
+
+impl ScheduleFacts {
+    fn new(plan: &Plan) -> Self {
+        let nanos = |span: std::time::Duration| u64::try_from(span.as_nanos()).ok();
+        let (warm_up_ns, duration_ns) = (nanos(plan.warm_up), nanos(plan.duration));
+        match plan.load {
+            Load::Closed => Self { kind: "closed".to_owned(), warm_up_ns, duration_ns, ..Self::default() },
+            Load::Open { rate, arrivals, drop_after } => Self {
+                kind: "open".to_owned(),
+                rate_per_second: finite(Some(rate)),
+                arrivals: Some(arrivals.to_string()),
+                drop_after_ns: nanos(drop_after),
+                warm_up_ns,
+                duration_ns,
+            },
+        }
+    }
+}
+
 /// One run: a column of the table.
 #[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -178,6 +216,10 @@ pub struct Run {
     pub name: String,
     /// Connections and pipeline: `16 x 8`.
     pub concurrency: String,
+    /// What the servers were spoken to in: `native` or `resp`.
+    pub wire_protocol: Option<String>,
+    /// When requests were sent.
+    pub schedule: Option<ScheduleFacts>,
     /// Commands per second asked for; absent in a closed loop.
     #[serde(rename = "offered_per_second")]
     pub offered: Option<f64>,
@@ -205,6 +247,8 @@ pub struct Run {
     /// Error texts, and how often each came.
     #[serde(with = "pairs")]
     pub errors: Vec<(String, u64)>,
+    /// Which programs the servers are, as far as they say it, each once: `panch 0.1.0`.
+    pub server_versions: Vec<String>,
     /// The mode that the servers name; joined by `/` if they differ.
     pub durability: Option<String>,
     /// Commands per batch, by the servers' count.
@@ -255,6 +299,8 @@ impl Run {
         Self {
             name: format!("{name}, {}", plan.workload.mix),
             concurrency: format!("{} x {}", plan.connections, plan.pipeline),
+            wire_protocol: Some(plan.protocol.to_string()),
+            schedule: Some(ScheduleFacts::new(plan)),
             offered,
             throughput: outcome.throughput(),
             response: Quantiles::of_waits(&all.response).filter(|_| is_open),
@@ -264,6 +310,7 @@ impl Run {
             lag: Quantiles::of(&recorder.lag).filter(|_| is_open),
             counts: recorder.counts,
             errors: recorder.errors.clone(),
+            server_versions: truth.versions.clone(),
             durability: truth.durability.clone(),
             batch_fill: finite(truth.ratio("commands_total", "batches_total")),
             per_command: PerCommand::new(truth, commands),
@@ -312,6 +359,9 @@ pub struct Report {
     pub schema: String,
     /// One line.
     pub title: String,
+    /// How it came to be.
+    #[serde(flatten)]
+    pub circumstances: Circumstances,
     /// Lines of name and value on the machine and the settings.
     #[serde(with = "pairs")]
     pub environment: Vec<(String, String)>,
@@ -320,14 +370,36 @@ pub struct Report {
     /// What has to be said about the numbers, a line each.
     #[serde(default)]
     pub remarks: Vec<String>,
+    /// How the program ended.
+    #[serde(flatten)]
+    pub exit: Exit,
 }
 
 impl Report {
     /// The report of these runs.
     pub fn new(title: String, environment: Vec<(String, String)>, runs: Vec<Run>) -> Self {
         let remarks = remarks(&runs);
-        Self { schema: SCHEMA.to_owned(), title, environment, runs, remarks }
+        let exit = Exit::of(
+            runs.iter().any(|run| run.interrupted),
+            runs.iter().all(|run| run.clean),
+            runs.iter().any(|run| run.no_verdict.is_some()),
+        );
+        let (schema, circumstances) = (SCHEMA.to_owned(), Circumstances::default());
+        Self { schema, title, circumstances, environment, runs, remarks, exit }
     }
+
+    /// Which programs the servers of all runs are, each once.
+    pub fn server_versions(&self) -> Vec<String> {
+        distinct(self.runs.iter().flat_map(|run| &run.server_versions))
+    }
+}
+
+/// Each text once, in order.
+pub(crate) fn distinct<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let mut distinct: Vec<String> = texts.cloned().collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    distinct
 }
 
 /// What has to be said about the numbers.

@@ -5,6 +5,8 @@
 //!   what users would have waited, stalls included (no coordinated omission).
 //! * Every arrival before the end is either taken or dropped.
 
+use std::fmt;
+
 use panch_wire::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand_distr::{Distribution, Exp1};
@@ -18,6 +20,15 @@ pub enum Arrivals {
     Poisson,
     /// Equally spaced.
     Constant,
+}
+
+impl fmt::Display for Arrivals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Poisson => "poisson",
+            Self::Constant => "constant",
+        })
+    }
 }
 
 /// What decides when the next request is sent.

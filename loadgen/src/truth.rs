@@ -44,6 +44,9 @@ fn parse_histogram(value: &str) -> Option<Histogram> {
     value.split(',').filter(|text| !text.is_empty()).map(bucket).collect()
 }
 
+/// Servers that say in a field `NAME_version` which version of what they are.
+const PROGRAMS: &[&str] = &["panch", "valkey", "keydb", "dragonfly", "redis"];
+
 /// Counters of one server at one moment.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Snapshot {
@@ -53,6 +56,8 @@ pub struct Snapshot {
     pub histograms: BTreeMap<String, Histogram>,
     /// The durability mode, if it says.
     pub durability: Option<String>,
+    /// Which program it is, and of which version, if it says: `panch 0.1.0`.
+    pub version: Option<String>,
     /// Its number in the cluster, if it says.
     pub node: Option<u64>,
     /// Whether it leads some group.
@@ -74,6 +79,12 @@ impl Snapshot {
                 snapshot.groups.insert(key.to_owned(), GroupLine::parse(value));
             } else if key == "durability" {
                 snapshot.durability = Some(value.to_owned());
+            } else if let Some(program) = key.strip_suffix("_version").filter(|name| PROGRAMS.contains(name))
+            {
+                // Others say besides which version of Redis they behave like.
+                if program != "redis" || snapshot.version.is_none() {
+                    snapshot.version = Some(format!("{program} {value}"));
+                }
             } else if let Some(name) = key.strip_suffix("_histogram") {
                 let histogram = parse_histogram(value);
                 snapshot.histograms.extend(histogram.map(|histogram| (name.to_owned(), histogram)));
@@ -129,6 +140,8 @@ pub fn scrape(sources: &[Source]) -> Vec<Option<Snapshot>> {
 pub struct Truth {
     /// The mode that the servers name; joined by `/` if they differ.
     pub durability: Option<String>,
+    /// Which programs the servers are, each once: `panch 0.1.0`.
+    pub versions: Vec<String>,
     /// Growth of each counter over all servers. Only of servers that answered both times.
     growth: BTreeMap<String, f64>,
     /// What each histogram gained over all servers.
@@ -177,6 +190,7 @@ impl Truth {
                 }
             }
             modes.extend(after.durability.as_deref());
+            truth.versions.extend(after.version.clone());
             truth.cpu.push(ProcessCpu {
                 name: match (after.node, after.leads) {
                     (Some(node), true) => format!("node {node} (leader)"),
@@ -191,6 +205,8 @@ impl Truth {
         }
         modes.sort_unstable();
         modes.dedup();
+        truth.versions.sort_unstable();
+        truth.versions.dedup();
         truth.durability = (!modes.is_empty()).then(|| modes.join("/"));
         truth
     }
@@ -264,6 +280,11 @@ mod tests {
             executed: Some(7),
         };
         assert_eq!(told.groups["group_3"], line);
+        let version = |text: &str| Snapshot::parse(text).version;
+        let panch = "redis_version:7.2.0\npanch_version:0.1.0\n";
+        assert_eq!(version(panch).as_deref(), Some("panch 0.1.0"));
+        assert_eq!(version("valkey_version:8.0.1\nredis_version:7.2.4").as_deref(), Some("valkey 8.0.1"));
+        assert_eq!(version("redis_version:7.2.4\ngcc_version:12").as_deref(), Some("redis 7.2.4"));
         let redis = Snapshot::parse("# CPU\r\nused_cpu_sys:0.5\r\nused_cpu_user:1.25\r\n");
         assert_eq!(redis.cpu, Some(Duration::from_millis(1750)));
     }

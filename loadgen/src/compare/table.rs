@@ -107,8 +107,10 @@ pub fn render(comparison: &Comparison, width: usize, color: bool) -> String {
     for line in lines {
         wrap(&mut text, &line, width, 2);
     }
-    let names = comparison.environment.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    for (name, value) in &comparison.environment {
+    let circumstances = comparison.circumstances.facts(&comparison.server_versions());
+    let facts = || comparison.environment.iter().chain(&circumstances);
+    let names = facts().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, value) in facts() {
         wrap(&mut text, &format!("{name:names$}  {value}"), width, names + 2);
     }
     text

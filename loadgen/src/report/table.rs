@@ -27,6 +27,7 @@ fn rows<'a>() -> Vec<Row<'a>> {
     let mut rows: Vec<Row<'a>> = vec![
         ("connections x pipeline", Box::new(|run| Some(run.concurrency.clone()))),
         ("offered, commands/s", Box::new(|run| run.offered.map(short))),
+        ("arrivals", Box::new(|run| run.schedule.as_ref().and_then(|schedule| schedule.arrivals.clone()))),
         ("throughput, commands/s", Box::new(|run| Some(short(run.throughput)))),
     ];
     rows.extend(quantiles(["response time p50", "  p90", "  p99", "  p99.9", "  max"], |run| run.response));
@@ -73,8 +74,10 @@ const ALWAYS: &[&str] = &[
 pub fn render(report: &Report, color: bool) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "{}", report.title);
-    let width = report.environment.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    for (name, value) in &report.environment {
+    let circumstances = report.circumstances.facts(&report.server_versions());
+    let facts = || report.environment.iter().chain(&circumstances);
+    let width = facts().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, value) in facts() {
         let _ = writeln!(text, "  {name:width$}  {value}");
     }
     let _ = writeln!(text, "\n{}", table(&report.runs, color));

@@ -279,6 +279,7 @@ fn resp(bytes: &[u8], state: &State, out: &mut Vec<u8>) -> usize {
                 );
                 let _ = write!(out, "${}\r\n{text}\r\n", text.len());
             }
+            b"INFO" if words[1] == b"server" => out.extend_from_slice(b"$21\r\npanch_version:0.0.7\r\n\r\n"),
             b"INFO" => out.extend_from_slice(b"$0\r\n\r\n"),
             b"SET" => {
                 state.requests.fetch_add(1, Ordering::SeqCst);
