@@ -22,6 +22,10 @@ pub const EXIT_UNCLEAN: u8 = 1;
 pub const EXIT_NO_VERDICT: u8 = 3;
 /// Exit code if the options make no sense, after `sysexits.h`.
 pub const EXIT_USAGE: u8 = 64;
+/// Exit code if a file that is to be read holds something else than it should.
+pub const EXIT_DATA: u8 = 65;
+/// Exit code if a file that is to be read cannot be read.
+pub const EXIT_NO_INPUT: u8 = 66;
 /// Exit code if there was no measurement for another reason: nobody there, no daemon, no ring.
 pub const EXIT_IO: u8 = 74;
 /// Exit code of a run that was stopped: as a shell reports SIGINT.
@@ -49,6 +53,8 @@ pub enum Command {
     Compare(CompareArgs),
     /// Measure a server that is running already
     Run(RunArgs),
+    /// Print two reports that --json wrote side by side, and what differs in how they came to be
+    Diff(DiffArgs),
 }
 
 /// What both commands can be told.
@@ -277,6 +283,17 @@ pub struct RunArgs {
     /// The load.
     #[command(flatten)]
     pub load: LoadArgs,
+}
+
+/// `panch-loadgen diff`.
+#[derive(Args, Clone, Debug)]
+pub struct DiffArgs {
+    /// The report that the other one is related to
+    #[arg(value_name = "A.json")]
+    pub before: PathBuf,
+    /// The other one
+    #[arg(value_name = "B.json")]
+    pub after: PathBuf,
 }
 
 /// How a cluster decides on the order of commands.
@@ -525,7 +542,7 @@ mod tests {
         match parse(text).unwrap().command {
             Command::Local(arguments) => arguments.load,
             Command::Run(arguments) => arguments.load,
-            Command::Compare(_) => panic!("not asked for"),
+            Command::Compare(_) | Command::Diff(_) => panic!("not asked for"),
         }
     }
 

@@ -6,7 +6,7 @@
 //! * what came of it: [`record`], [`check`], [`truth`] (the servers' own counters), [`progress`], [`report`],
 //!   [`circumstances`], [`json`]
 //! * where: [`cluster`] (a local cluster of processes), [`control`] (single blocking requests), [`host`]
-//! * the command line: [`cli`], [`quantity`], and the three commands, [`local`], [`mod@compare`] and [`drive`]
+//! * the command line: [`cli`], [`quantity`], and the commands, [`local`], [`mod@compare`], [`drive`] (`run`) and [`diff`]
 
 pub mod check;
 pub mod circumstances;
@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod compare;
 pub mod connection;
 pub mod control;
+pub mod diff;
 mod direct;
 pub mod drive;
 pub mod engine;

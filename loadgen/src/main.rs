@@ -10,9 +10,14 @@ use anyhow::Context;
 use clap::Parser;
 use mimalloc::MiMalloc;
 use panch_loadgen::circumstances::Circumstances;
-use panch_loadgen::cli::{Cli, Command, EXIT_INTERRUPTED, EXIT_IO, EXIT_USAGE};
+use panch_loadgen::cli::{
+    Cli, Command, CompareArgs, EXIT_DATA, EXIT_INTERRUPTED, EXIT_IO, EXIT_NO_INPUT, EXIT_USAGE,
+};
+use panch_loadgen::compare::Comparison;
+use panch_loadgen::diff::DiffError;
 use panch_loadgen::drive::DriveError;
-use panch_loadgen::{cluster, compare, drive, host, json, local, report};
+use panch_loadgen::report::Report;
+use panch_loadgen::{cluster, compare, diff, drive, host, json, local, report};
 use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -25,42 +30,61 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("panch-loadgen: {error:#}");
-            ExitCode::from(match error.downcast_ref::<DriveError>() {
-                Some(error) if error.is_interruption() => EXIT_INTERRUPTED,
-                Some(DriveError::Usage(_)) => EXIT_USAGE,
-                _ => EXIT_IO,
-            })
+            ExitCode::from(exit_code(&error))
         }
     }
 }
 
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match (error.downcast_ref::<DriveError>(), error.downcast_ref::<DiffError>()) {
+        (Some(error), _) if error.is_interruption() => EXIT_INTERRUPTED,
+        (Some(DriveError::Usage(_)), _) => EXIT_USAGE,
+        (_, Some(DiffError::Unreadable { .. })) => EXIT_NO_INPUT,
+        (_, Some(DiffError::NoReport { .. } | DiffError::OtherSchema { .. })) => EXIT_DATA,
+        _ => EXIT_IO,
+    }
+}
+
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    match &cli.command {
+        Command::Local(arguments) => {
+            report(arguments.load.json.as_deref(), |stop| local::run(arguments, stop))
+        }
+        Command::Run(arguments) => report(arguments.load.json.as_deref(), |stop| drive::run(arguments, stop)),
+        Command::Compare(arguments) => comparison(arguments),
+        Command::Diff(arguments) => {
+            print(&mut std::io::stdout().lock(), &diff::run(arguments)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn report(
+    path: Option<&Path>,
+    measure: impl FnOnce(&AtomicBool) -> Result<Report, DriveError>,
+) -> anyhow::Result<ExitCode> {
+    let (output, circumstances, stop) = begin(path)?;
+    let report = Report { circumstances, ..measure(&stop)? };
+    output.write(&report, |_, color| report::render(&report, color))?;
+    Ok(ExitCode::from(report.exit.code))
+}
+
+fn comparison(arguments: &CompareArgs) -> anyhow::Result<ExitCode> {
+    let (output, circumstances, stop) = begin(arguments.json.as_deref())?;
+    let comparison = Comparison { circumstances, ..compare::run(arguments, &stop)? };
+    output.write(&comparison, |width, color| compare::table::render(&comparison, width, color))?;
+    Ok(ExitCode::from(comparison.exit.code))
+}
+
+/// What every measurement begins with: where its report will go, how it came to be, and what a signal sets.
+fn begin(path: Option<&Path>) -> anyhow::Result<(Output<'_>, Circumstances, Arc<AtomicBool>)> {
     cluster::clean_up_on_panic();
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot handle signals")?;
     }
     let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
-    let circumstances = Circumstances::now(arguments);
-    let path = match &cli.command {
-        Command::Local(arguments) => &arguments.load.json,
-        Command::Run(arguments) => &arguments.load.json,
-        Command::Compare(arguments) => &arguments.json,
-    };
-    let output = Output::new(path.as_deref())?;
-    let mut report = match &cli.command {
-        Command::Local(arguments) => local::run(arguments, &stop)?,
-        Command::Run(arguments) => drive::run(arguments, &stop)?,
-        Command::Compare(arguments) => {
-            let mut comparison = compare::run(arguments, &stop)?;
-            comparison.circumstances = circumstances;
-            output.write(&comparison, |width, color| compare::table::render(&comparison, width, color))?;
-            return Ok(ExitCode::from(comparison.exit.code));
-        }
-    };
-    report.circumstances = circumstances;
-    output.write(&report, |_, color| report::render(&report, color))?;
-    Ok(ExitCode::from(report.exit.code))
+    Ok((Output::new(path)?, Circumstances::now(arguments), stop))
 }
 
 /// Where a report goes: the table to standard output, and JSON to a file if one is named; or JSON to standard output and the table to
