@@ -98,9 +98,11 @@ impl From<Agreement> for Option<String> {
 pub struct Measured {
     /// The numbers of the table, of the measured window.
     pub window: Figures,
-    /// How much everything that the nodes count grew within the window, over all nodes, for whoever wants another ratio; empty if the counters
-    /// of some node were not read at both ends of it.
+    /// How much everything that the nodes count grew within the window, over all nodes, for whoever wants another ratio; empty if that is not
+    /// known.
     pub counters: BTreeMap<String, f64>,
+    /// Why it is not: see [`Truth::missing`].
+    pub counters_missing: Vec<String>,
     /// The state of the nodes afterwards.
     pub digests: Agreement,
     /// All of the run that every report has.
@@ -116,7 +118,13 @@ impl Measured {
             })
             .map(|(name, growth)| (name.to_owned(), growth))
             .collect();
-        Self { window: Figures::new(protocol, &run, window), counters, digests, run }
+        Self {
+            window: Figures::new(protocol, &run, window),
+            counters,
+            counters_missing: window.missing.clone(),
+            digests,
+            run,
+        }
     }
 
     /// Whether nothing went wrong.
@@ -337,16 +345,7 @@ fn measure(
     drop(cluster);
     phases.end("");
     let run = Run::new(&plan, &outcome, &Truth::between(&before, &after), verdict);
-    Ok(Measured::new(protocol, run, &window(&scrapes.opened, &scrapes.closed), agreement))
-}
-
-/// What all nodes counted; empty if one of them did not tell: a sum without it would be another figure.
-fn window(opened: &[Option<Snapshot>], closed: &[Option<Snapshot>]) -> Truth {
-    if opened.iter().chain(closed).all(Option::is_some) {
-        Truth::between(opened, closed)
-    } else {
-        Truth::default()
-    }
+    Ok(Measured::new(protocol, run, &Truth::between(&scrapes.opened, &scrapes.closed), agreement))
 }
 
 fn seconds(span: Duration) -> String {

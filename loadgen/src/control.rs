@@ -123,9 +123,22 @@ impl Control {
 /// # Errors
 /// If it cannot be reached, or answers with something else.
 pub fn info(address: SocketAddr, section: &str, patience: Duration) -> io::Result<String> {
+    text(address, &[b"INFO", section.as_bytes()], patience)
+}
+
+/// Asks a server for the state of its cluster, CLUSTER INFO, over RESP.
+///
+/// # Errors
+/// If it cannot be reached, or answers with something else: it may be of no cluster.
+pub fn cluster_info(address: SocketAddr, patience: Duration) -> io::Result<String> {
+    text(address, &[b"CLUSTER", b"INFO"], patience)
+}
+
+/// Makes one request over RESP that is answered with a text.
+fn text(address: SocketAddr, words: &[&[u8]], patience: Duration) -> io::Result<String> {
     let mut stream = open(address, patience)?;
     let mut outgoing = Vec::new();
-    resp::write_command(&[b"INFO", section.as_bytes()], &mut outgoing);
+    resp::write_command(words, &mut outgoing);
     stream.write_all(&outgoing).map_err(in_words)?;
     let mut received = Vec::new();
     let mut buffer = [0; 16 << 10];
@@ -135,7 +148,7 @@ pub fn info(address: SocketAddr, section: &str, patience: Duration) -> io::Resul
             Some((RespReply::Error(text), _)) => {
                 return Err(io::Error::other(String::from_utf8_lossy(text).into_owned()));
             }
-            Some(_) => return Err(io::Error::other("INFO was not answered with a text")),
+            Some(_) => return Err(io::Error::other("the answer is not a text")),
             None => {}
         }
         let size = stream.read(&mut buffer).map_err(in_words)?;

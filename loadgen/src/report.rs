@@ -251,6 +251,8 @@ pub struct Run {
     pub server_versions: Vec<String>,
     /// The mode that the servers name; joined by `/` if they differ.
     pub durability: Option<String>,
+    /// Why the servers' counters are not known, though some server told its own: see [`Truth::missing`].
+    pub counters_missing: Vec<String>,
     /// Commands per batch, by the servers' count.
     pub batch_fill: Option<f64>,
     /// What else the servers counted.
@@ -312,6 +314,7 @@ impl Run {
             errors: recorder.errors.clone(),
             server_versions: truth.versions.clone(),
             durability: truth.durability.clone(),
+            counters_missing: truth.missing.clone(),
             batch_fill: finite(truth.ratio("commands_total", "batches_total")),
             per_command: PerCommand::new(truth, commands),
             cpu,
@@ -438,6 +441,12 @@ fn remarks(runs: &[Run]) -> Vec<String> {
             ));
         }
         lines.extend(run.errors.iter().map(|(text, count)| format!("  {count} x {text}")));
+        if !run.counters_missing.is_empty() {
+            lines.push(format!(
+                "`{name}`: the cluster's counters are not known: {}.",
+                run.counters_missing.join("; ")
+            ));
+        }
         if let Some(verdict) = &run.audit {
             const SHOWN: usize = 10;
             lines.extend(

@@ -1,6 +1,9 @@
 //! What the servers themselves count: scraped from INFO before and after a run, compared with what clients saw.
 //!
-//! Invariant: a counter that a server does not have is absent, never zero.
+//! Invariants:
+//! * A counter that a server does not have is absent, never zero.
+//! * What is said of the servers together is the sum over all of them. If one of them could not be read or was restarted meanwhile, or they are
+//!   not the whole cluster, there is no sum, and the reason names the node.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -66,9 +69,32 @@ pub struct Snapshot {
     pub groups: BTreeMap<String, GroupLine>,
     /// CPU time of its process, if it can be known.
     pub cpu: Option<Duration>,
+    /// How many nodes its cluster has, if it says.
+    pub cluster_size: Option<usize>,
 }
 
+/// The counter of commands, which every node of panch has.
+const COMMANDS: &str = "commands_total";
+/// The number of the server's process.
+const PROCESS: &str = "process_id";
+
 impl Snapshot {
+    /// Whether another process has told `earlier`, or this one counted anew: some number that only grows is smaller.
+    fn is_restarted_since(&self, earlier: &Self) -> bool {
+        let is_other = |name: &str| {
+            let pair = earlier.counters.get(name).zip(self.counters.get(name));
+            pair.is_some_and(|(before, after)| before != after)
+        };
+        let grows = |name: &str| {
+            name.ends_with("_total") || name.starts_with("counter_") || name == "uptime_in_seconds"
+        };
+        is_other(PROCESS)
+            || is_other("incarnation")
+            || self.counters.iter().any(|(name, value)| {
+                grows(name) && earlier.counters.get(name).is_some_and(|before| value < before)
+            })
+    }
+
     /// Reads the lines of INFO, whichever sections they come from.
     pub fn parse(text: &str) -> Self {
         let mut snapshot = Self::default();
@@ -94,6 +120,7 @@ impl Snapshot {
         }
         let number = |name: &str| snapshot.counters.get(name).copied();
         snapshot.node = number("node_id").map(|node| node as u64);
+        snapshot.cluster_size = number("cluster_known_nodes").map(|count| count as usize);
         // Redis says it itself; everybody else only if the process is on this machine.
         snapshot.cpu = number("used_cpu_user")
             .zip(number("used_cpu_sys"))
@@ -114,14 +141,17 @@ pub struct Source {
 impl Source {
     /// Its counters now; `None` if it does not answer.
     pub fn scrape(&self, patience: Duration) -> Option<Snapshot> {
-        let mut text = control::info(self.address, "panch", patience).unwrap_or_default();
+        // Whoever does not answer the first question is not asked the others: each would cost the whole patience.
+        let mut text = control::info(self.address, "panch", patience).ok()?;
         text.push('\n');
         text.push_str(&control::info(self.address, "cpu", patience).unwrap_or_default());
         text.push('\n');
         text.push_str(&control::info(self.address, "server", patience).unwrap_or_default());
+        text.push('\n');
+        text.push_str(&control::cluster_info(self.address, patience).unwrap_or_default());
         let mut snapshot = Snapshot::parse(&text);
         // A server on this machine says which process it is, unless the caller knows.
-        let told = snapshot.counters.get("process_id").filter(|_| self.address.ip().is_loopback());
+        let told = snapshot.counters.get(PROCESS).filter(|_| self.address.ip().is_loopback());
         if let Some(process) = self.process.or(told.map(|process| *process as u32)) {
             snapshot.cpu = host::process_cpu_time(process).or(snapshot.cpu);
         }
@@ -142,7 +172,9 @@ pub struct Truth {
     pub durability: Option<String>,
     /// Which programs the servers are, each once: `panch 0.1.0`.
     pub versions: Vec<String>,
-    /// Growth of each counter over all servers. Only of servers that answered both times.
+    /// Why there is no sum over all servers, a reason each; empty if there is one, or if the servers count nothing.
+    pub missing: Vec<String>,
+    /// Growth of each counter over all servers.
     growth: BTreeMap<String, f64>,
     /// What each histogram gained over all servers.
     histograms: BTreeMap<String, Histogram>,
@@ -157,7 +189,7 @@ pub struct Truth {
 pub struct ProcessCpu {
     /// What the process is: `node 1 (leader)`.
     pub name: String,
-    /// What it used; `None` if that is not known.
+    /// What it used; `None` if that is not known, for example because it was restarted.
     pub used: Option<Duration>,
 }
 
@@ -166,52 +198,74 @@ impl Truth {
     pub fn between(before: &[Option<Snapshot>], after: &[Option<Snapshot>]) -> Self {
         let mut truth = Self::default();
         let mut modes: Vec<&str> = Vec::new();
-        for (index, pair) in before.iter().zip(after).enumerate() {
-            let (Some(before), Some(after)) = pair else {
-                truth.cpu.push(ProcessCpu { name: format!("server {}", index + 1), used: None });
+        let told = || before.iter().chain(after).flatten();
+        let pairs: Vec<_> = before.iter().zip(after).collect();
+        for (index, (before, after)) in pairs.iter().enumerate() {
+            let name = name(index, before.as_ref(), after.as_ref());
+            let (Some(before), Some(after)) = (before, after) else {
+                let moment = if before.is_none() { "before" } else { "after" };
+                truth.missing.push(format!("{name} did not tell its counters {moment} the run"));
+                truth.cpu.push(ProcessCpu { name, used: None });
                 continue;
             };
-            let is_restarted = before.counters.get("process_id") != after.counters.get("process_id");
-            for (key, value) in &after.counters {
-                let peak = truth.peaks.entry(key.clone()).or_insert(*value);
-                *peak = peak.max(*value);
-                if let Some(earlier) = before.counters.get(key) {
-                    // A counter that went back belongs to a process that was restarted: it starts from zero.
-                    let growth = if is_restarted || value < earlier { *value } else { value - earlier };
-                    *truth.growth.entry(key.clone()).or_default() += growth;
-                }
-            }
-            for (name, buckets) in &after.histograms {
-                let earlier = before.histograms.get(name).filter(|_| !is_restarted);
-                let sum = truth.histograms.entry(name.clone()).or_default();
-                for (upper, count) in buckets {
-                    let counted = earlier.and_then(|earlier| earlier.get(upper)).unwrap_or(&0);
-                    *sum.entry(*upper).or_default() += count.saturating_sub(*counted);
-                }
-            }
             modes.extend(after.durability.as_deref());
             truth.versions.extend(after.version.clone());
-            truth.cpu.push(ProcessCpu {
-                name: match (after.node, after.leads) {
-                    (Some(node), true) => format!("node {node} (leader)"),
-                    (Some(node), false) => format!("node {node}"),
-                    (None, _) => format!("server {}", index + 1),
-                },
-                used: before
-                    .cpu
-                    .zip(after.cpu)
-                    .map(|(before, after)| if is_restarted { after } else { after.saturating_sub(before) }),
-            });
+            let is_restarted = after.is_restarted_since(before);
+            if is_restarted {
+                truth.missing.push(format!("{name} was restarted during the run"));
+            }
+            let used = before.cpu.zip(after.cpu).map(|(before, after)| after.saturating_sub(before));
+            let name = if after.leads { format!("{name} (leader)") } else { name };
+            truth.cpu.push(ProcessCpu { name, used: used.filter(|_| !is_restarted) });
         }
         modes.sort_unstable();
         modes.dedup();
         truth.versions.sort_unstable();
         truth.versions.dedup();
         truth.durability = (!modes.is_empty()).then(|| modes.join("/"));
+        truth.missing.extend(reasons_against_a_sum(after));
+        if !told().any(|snapshot| snapshot.counters.contains_key(COMMANDS))
+            && told().all(|it| it.cpu.is_none())
+        {
+            // Servers that count nothing lack nothing.
+            truth.missing.clear();
+        }
+        if truth.missing.is_empty() {
+            let pairs: Vec<_> =
+                pairs.into_iter().filter_map(|(one, other)| one.as_ref().zip(other.as_ref())).collect();
+            truth.add_up(&pairs);
+        }
         truth
     }
 
-    /// How much a counter grew over all servers; `None` if no server has it.
+    /// Adds up what each server counted between its two snapshots, as far as all servers count it.
+    fn add_up(&mut self, servers: &[(&Snapshot, &Snapshot)]) {
+        let Some(((_, first), rest)) = servers.split_first() else { return };
+        let all_have = |name: &str| {
+            rest.iter().all(|(_, after)| after.counters.contains_key(name))
+                && servers.iter().all(|(before, _)| before.counters.contains_key(name))
+        };
+        for name in first.counters.keys().filter(|name| all_have(name)) {
+            let growth =
+                |(before, after): &(&Snapshot, &Snapshot)| after.counters[name] - before.counters[name];
+            self.growth.insert(name.clone(), servers.iter().map(growth).sum());
+            let peak = servers.iter().map(|(_, after)| after.counters[name]).fold(f64::MIN, f64::max);
+            self.peaks.insert(name.clone(), peak);
+        }
+        let all_have = |name: &str| rest.iter().all(|(_, after)| after.histograms.contains_key(name));
+        for name in first.histograms.keys().filter(|name| all_have(name)) {
+            let sum = self.histograms.entry(name.clone()).or_default();
+            for (before, after) in servers {
+                let earlier = before.histograms.get(name);
+                for (upper, count) in &after.histograms[name] {
+                    let counted = earlier.and_then(|earlier| earlier.get(upper)).unwrap_or(&0);
+                    *sum.entry(*upper).or_default() += count.saturating_sub(*counted);
+                }
+            }
+        }
+    }
+
+    /// How much a counter grew over all servers; `None` if there is no sum, or not every server has it.
     pub fn growth(&self, name: &str) -> Option<f64> {
         self.growth.get(name).copied()
     }
@@ -228,7 +282,7 @@ impl Truth {
         })
     }
 
-    /// The largest value of a counter at the end over all servers; `None` if no server has it.
+    /// The largest value of a counter at the end over all servers; `None` if there is no sum, or not every server has it.
     pub fn peak(&self, name: &str) -> Option<f64> {
         self.peaks.get(name).copied()
     }
@@ -254,6 +308,36 @@ impl Truth {
     pub fn per_command(&self, name: &str, commands: u64) -> Option<f64> {
         (commands > 0).then(|| self.growth(name).map(|growth| growth / commands as f64)).flatten()
     }
+}
+
+/// What a server is called in a report: by its number in the cluster if it ever says that.
+fn name(index: usize, before: Option<&Snapshot>, after: Option<&Snapshot>) -> String {
+    match after.or(before).and_then(|snapshot| snapshot.node) {
+        Some(node) => format!("node {node}"),
+        None => format!("server {}", index + 1),
+    }
+}
+
+/// Why the sum over these servers would not be that over their cluster although each of them was read.
+fn reasons_against_a_sum(servers: &[Option<Snapshot>]) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let mut nodes = Vec::new();
+    for server in servers.iter().flatten().filter(|server| server.counters.contains_key(COMMANDS)) {
+        let Some(node) = server.node else { continue };
+        let process = server.counters.get(PROCESS).map(|process| process.to_bits());
+        if process.is_some() && nodes.contains(&(node, process)) {
+            reasons.push(format!("node {node} was asked twice"));
+        }
+        nodes.push((node, process));
+    }
+    let size = servers.iter().flatten().filter_map(|server| server.cluster_size).max();
+    if let Some(size) = size.filter(|size| !nodes.is_empty() && servers.len() < *size) {
+        reasons.push(format!(
+            "the cluster has {size} nodes, and {} were asked for their counters",
+            servers.len()
+        ));
+    }
+    reasons
 }
 
 #[cfg(test)]
@@ -290,14 +374,16 @@ mod tests {
     }
 
     #[test]
-    fn growth_is_summed_over_servers_and_a_restart_counts_from_zero() {
-        let at = |commands: f64, batches: f64| {
+    fn growth_is_summed_over_all_servers() {
+        let at = |node: u64, commands: f64, batches: f64| {
             let text = INFO
+                .replace("node_id:2", &format!("node_id:{node}"))
                 .replace("commands_total:100", &format!("commands_total:{commands}"))
                 .replace("batches_total:10", &format!("batches_total:{batches}"));
             Some(Snapshot::parse(&text))
         };
-        let truth = Truth::between(&[at(100.0, 10.0), at(50.0, 5.0)], &[at(300.0, 20.0), at(20.0, 10.0)]);
+        let truth =
+            Truth::between(&[at(2, 100.0, 10.0), at(3, 50.0, 5.0)], &[at(2, 300.0, 20.0), at(3, 70.0, 10.0)]);
         assert_eq!(truth.growth("commands_total"), Some(220.0));
         assert_eq!(truth.ratio("commands_total", "batches_total"), Some(220.0 / 15.0));
         assert_eq!(truth.per_command("commands_total", 110), Some(2.0));
@@ -310,12 +396,59 @@ mod tests {
                 format!("process_id:{process}\ncommands_total:{cpu}\nused_cpu_user:{cpu}\nused_cpu_sys:0\n");
             [Some(Snapshot::parse(&text))]
         };
-        let truth = Truth::between(&of(7, 3.0), &of(8, 4.0));
+        let truth = Truth::between(&of(7, 3.0), &of(7, 7.0));
         assert_eq!(
-            (truth.growth("commands_total"), truth.cpu[0].used),
+            (truth.growth("commands_total"), truth.cpu_total()),
             (Some(4.0), Some(Duration::from_secs(4)))
         );
-        assert_eq!(truth.cpu_total(), Some(Duration::from_secs(4)));
+    }
+
+    /// A node of a cluster of three.
+    fn node(number: u64, process: u32, commands: u64) -> Option<Snapshot> {
+        let text = "batches_total:5\ndurability:sync\ncluster_known_nodes:3\nused_cpu_user:1\nused_cpu_sys:1";
+        Some(Snapshot::parse(&format!(
+            "node_id:{number}\nprocess_id:{process}\ncommands_total:{commands}\n{text}"
+        )))
+    }
+
+    #[test]
+    fn a_node_that_was_restarted_or_not_read_leaves_no_sum_and_is_named() {
+        let before = [node(1, 11, 100), node(2, 12, 100), node(3, 13, 100)];
+        let counted = Truth::between(&before, &[node(1, 11, 150), node(2, 12, 150), node(3, 13, 150)]);
+        assert_eq!((counted.growth("commands_total"), counted.missing.len()), (Some(150.0), 0));
+        let restarted = "node 2 was restarted during the run";
+        for (second, reason) in [
+            (node(2, 99, 400), restarted),
+            (node(2, 12, 99), restarted),
+            (None, "node 2 did not tell its counters after the run"),
+        ] {
+            let truth = Truth::between(&before, &[node(1, 11, 150), second, node(3, 13, 150)]);
+            assert_eq!(truth.missing, [reason]);
+            assert_eq!((truth.growth("commands_total"), truth.peak("commands_total")), (None, None));
+            assert_eq!((truth.ratio("commands_total", "batches_total"), truth.cpu_total()), (None, None));
+            let used: Vec<bool> = truth.cpu.iter().map(|process| process.used.is_some()).collect();
+            assert_eq!(used, [true, false, true]);
+            assert_eq!((truth.durability.as_deref(), truth.cpu[1].name.as_str()), (Some("sync"), "node 2"));
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_cluster_is_not_the_cluster() {
+        let one = Truth::between(&[node(1, 11, 100)], &[node(1, 11, 150)]);
+        assert_eq!(one.growth("commands_total"), None);
+        assert_eq!(one.missing, ["the cluster has 3 nodes, and 1 were asked for their counters"]);
+        let twice = [node(1, 11, 100), node(1, 11, 100), node(2, 12, 100)];
+        assert_eq!(Truth::between(&twice, &twice).missing, ["node 1 was asked twice"]);
+    }
+
+    #[test]
+    fn a_counter_that_some_server_lacks_has_no_sum() {
+        let at = |text: &str| Some(Snapshot::parse(text));
+        let (both, one) = ("commands_total:1\nother_total:1", "commands_total:1");
+        for nodes in [[at(both), at(one)], [at(one), at(both)]] {
+            let truth = Truth::between(&nodes, &nodes);
+            assert_eq!((truth.growth("commands_total"), truth.growth("other_total")), (Some(0.0), None));
+        }
     }
 
     #[test]
@@ -324,7 +457,7 @@ mod tests {
             Some(Snapshot::parse(&format!("process_id:{process}\ncommit_us_histogram:{buckets}\n")))
         };
         let before = [at(1, "10=50,200=7"), at(2, "10=1000")];
-        let after = [at(1, "10=50,20=40,200=57"), at(3, "10=8,3000=2")];
+        let after = [at(1, "10=50,20=40,200=57"), at(2, "10=1008,3000=2")];
         let truth = Truth::between(&before, &after);
         let quantile = |part| truth.quantile("commit_us", part);
         let told = [0.0, 0.08, 0.48, 0.5, 0.98, 0.99, 1.0].map(quantile);

@@ -275,7 +275,9 @@ pub(super) fn remarks(comparison: &Comparison) -> Vec<String> {
                 ));
             }
             if !round.is_counted() {
-                lines.push("  COUNTERS NOT READ: some node did not answer INFO during the run".to_owned());
+                let reasons = round.counters_missing.join("; ");
+                let reasons = if reasons.is_empty() { "no node told any" } else { &reasons };
+                lines.push(format!("  COUNTERS NOT KNOWN: {reasons}"));
             }
         }
         match (&entry.failure, entry.rounds.is_empty()) {

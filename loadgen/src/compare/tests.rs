@@ -41,7 +41,9 @@ fn run(throughput: f64) -> Run {
 }
 
 fn measured(protocol: ProtocolKind, throughput: f64, extra: [&str; 2]) -> Measured {
-    let window = window(&[info(0, extra[0]), info(0, "")], &[info(100_000, extra[1]), info(100_000, "")]);
+    // Every node has every counter; those of the second did not grow.
+    let before = [info(0, extra[0]), info(0, extra[0])];
+    let window = Truth::between(&before, &[info(100_000, extra[1]), info(100_000, extra[0])]);
     Measured::new(protocol, run(throughput), &window, Agreement::Equal)
 }
 
@@ -182,12 +184,16 @@ fn figures_are_of_the_window_and_absent_where_nothing_counts_them() {
 
 #[test]
 fn a_node_that_did_not_tell_its_counters_leaves_no_sum_of_the_others() {
-    let truth = window(&[info(0, ""), info(0, "")], &[info(100, ""), None]);
-    assert_eq!(truth, Truth::default());
+    let truth = Truth::between(&[info(0, ""), info(0, "")], &[info(100, ""), None]);
     let silent = Measured::new(ProtocolKind::Multi, run(1e5), &truth, Agreement::Equal);
     assert!(!silent.is_counted() && !silent.is_clean());
+    assert_eq!((silent.window.batch_fill, silent.window.cpu_per_million), (None, None));
+    let mut comparison = comparison();
+    comparison.protocols[1].rounds = vec![silent];
+    let text = table::render(&comparison.judged(), table::WIDE, false);
+    assert!(text.contains("COUNTERS NOT KNOWN: server 2 did not tell its counters after the run"), "{text}");
     assert_eq!(
-        window(&[info(0, "")], &[info(100, "")]).cpu,
+        Truth::between(&[info(0, "")], &[info(100, "")]).cpu,
         [ProcessCpu { name: "server 1".to_owned(), used: Some(Duration::from_micros(200)) }]
     );
 }

@@ -111,6 +111,27 @@ fn a_generator_at_its_limit_refuses_a_verdict() {
 }
 
 #[test]
+fn counters_that_are_not_the_clusters_are_not_shown_and_the_node_is_named() {
+    let at = |process: u32, commands: u32| {
+        Some(Snapshot::parse(&format!(
+            "node_id:2\nprocess_id:{process}\ncommands_total:{commands}\nbatches_total:9"
+        )))
+    };
+    let truth = Truth::between(&[at(7, 100)], &[at(8, 500)]);
+    let run = Run {
+        name: "closed loop, set=100".to_owned(),
+        counters_missing: truth.missing.clone(),
+        batch_fill: truth.ratio("commands_total", "batches_total"),
+        ..Run::default()
+    };
+    let text = render(&Report::new("t".to_owned(), Vec::new(), vec![run]), false);
+    assert!(text.lines().any(|line| line.contains("batch fill") && line.ends_with(" - │")), "{text}");
+    let remark =
+        "`closed loop, set=100`: the cluster's counters are not known: node 2 was restarted during the run.";
+    assert!(text.contains(remark), "{text}");
+}
+
+#[test]
 fn programs_get_the_same_numbers() {
     let text = crate::json::render(&report());
     for part in [
