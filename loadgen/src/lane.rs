@@ -237,9 +237,10 @@ impl<'a> Lanes<'a> {
         // With a count, the window ends with the last answer.
         let end = if self.issued >= self.quota { clock::now() } else { end.min(early) };
         self.recorder.publish(progress);
+        let nothing = Recorder::new(Instant(0)..Instant(0));
         Ok(ThreadOutcome {
-            recorder: self.recorder,
-            check: self.check,
+            recorder: std::mem::replace(&mut self.recorder, nothing),
+            check: self.check.take(),
             elapsed: end.since(measured_from),
             cpu: cpu_to.saturating_sub(cpu_from.unwrap_or(cpu_to)),
         })
@@ -249,6 +250,8 @@ impl<'a> Lanes<'a> {
     fn drain(&mut self, end: Instant, stop: &AtomicBool) -> Result<(), EngineError> {
         let stopped = stop.load(Ordering::Relaxed);
         let deadline = clock::now() + self.plan.drain;
+        // Lanes before this one have no outstanding request, as long as none is sent: so they are not all looked at each time.
+        let mut idle = 0;
         loop {
             while let Some(event) = self.ring.next_event() {
                 self.on_event(event);
@@ -265,11 +268,15 @@ impl<'a> Lanes<'a> {
                 self.open_sockets(now);
                 self.flush();
             }
-            let outstanding: usize = self.lanes.iter().map(|lane| lane.connection.outstanding()).sum();
+            if sends_on {
+                idle = 0;
+            }
+            let is_idle = |lane: &Lane| lane.connection.outstanding() == 0;
+            idle += self.lanes[idle..].iter().take_while(|lane| is_idle(lane)).count();
             let is_due =
                 sends_on && self.schedule.as_ref().and_then(Schedule::next_at).is_some_and(|at| at < end);
             // A stop during the drain means: now.
-            let is_over = outstanding == 0 && !is_due;
+            let is_over = idle == self.lanes.len() && !is_due;
             if is_over || now >= deadline || (!stopped && stop.load(Ordering::Relaxed)) {
                 break;
             }

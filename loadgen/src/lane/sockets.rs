@@ -1,6 +1,7 @@
 //! The sockets of a thread's connections: opened, read, written, given up.
 
 use std::io;
+use std::os::fd::AsRawFd;
 
 use panch_ring::clock;
 use panch_ring::event::{Event, Token};
@@ -19,6 +20,8 @@ use crate::workload::OperationKind;
 const HELPER: usize = 1 << 31;
 /// How long a lane waits before it connects again.
 const RECONNECT_DELAY: Duration = Duration::from_millis(50);
+/// How long the ends of receives are waited for at the end; the ring cancels what is left.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Lanes<'_> {
     /// Gives the ring what is to be sent; it leaves with the next submit.
@@ -223,6 +226,37 @@ impl Lanes<'_> {
                     self.ring.connect(socket, address, token(index | HELPER, helper.epoch));
                 }
                 _ => self.lanes_down = true,
+            }
+        }
+    }
+}
+
+impl Drop for Lanes<'_> {
+    /// Ends all connections before the ring goes. A ring that is dropped with receives under way has the kernel look for those of each socket
+    /// among those of all, which takes seconds for some thousand connections. A socket that is shut down ends them by itself.
+    fn drop(&mut self) {
+        let lanes = self.lanes.iter().map(|lane| lane.state);
+        let sockets =
+            lanes.chain(self.helpers.iter().map(|helper| helper.state)).filter_map(|state| match state {
+                State::Down { .. } => None,
+                State::Connecting(socket) | State::Up(socket) => Some(socket),
+            });
+        let mut open = 0;
+        for socket in sockets {
+            let Some(fd) = self.ring.socket_fd(socket) else { continue };
+            // SAFETY: the descriptor is borrowed from the ring, and open; touches no memory. Failing leaves it to the ring.
+            let result = unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_RDWR) };
+            open += usize::from(result == 0);
+        }
+        let deadline = clock::now() + CLOSE_PATIENCE;
+        while open > 0 && clock::now() < deadline {
+            while let Some(event) = self.ring.next_event() {
+                if let Event::ReceiveEnded { .. } | Event::Connected { .. } = event {
+                    open = open.saturating_sub(1);
+                }
+            }
+            if open > 0 && self.ring.wait(Some(Duration::from_millis(10))).is_err() {
+                return;
             }
         }
     }
