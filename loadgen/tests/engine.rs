@@ -5,7 +5,7 @@
 mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use panch_loadgen::connection::Protocol;
 use panch_loadgen::drive::measure;
@@ -223,8 +223,9 @@ fn modelled(faults: Faults, rate: f64, duration: Duration) -> (Outcome, Vec<Dura
     let plan = Plan { connections: 1, pipeline: 1, ..open(&server, rate, duration) };
     let outcome = run(&plan);
     let times = server.times();
-    // The first one is sent when it is due.
-    let due = |number: usize| times[0].0 + Duration::from_secs_f64(number as f64 / rate);
+    // The window began with the schedule; by the clock that the server reads.
+    let start = Instant::now() - clock::now().since(outcome.recorder.window.start);
+    let due = |number: usize| start + Duration::from_secs_f64(number as f64 / rate);
     let took =
         times.iter().enumerate().map(|(number, (_, done))| done.saturating_duration_since(due(number)));
     let mut took: Vec<Duration> = took.collect();
