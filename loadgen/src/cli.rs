@@ -70,8 +70,8 @@ pub struct LoadArgs {
     #[arg(short, long, value_name = "N", default_value_t = 16)]
     pub connections: usize,
     /// The most outstanding requests per connection
-    #[arg(short = 'P', long, value_name = "N", default_value_t = 16)]
-    pub pipeline: usize,
+    #[arg(short = 'P', long, alias = "pipeline", value_name = "N", default_value_t = 16)]
+    pub outstanding: usize,
     /// Threads of the load generator
     #[arg(short, long, value_name = "N", default_value_t = 1)]
     pub threads: usize,
@@ -184,15 +184,15 @@ pub struct CompareArgs {
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub batch: u32,
     /// Batches in flight per node and group (cluster.pipeline_depth)
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub pipeline: u32,
+    #[arg(long, alias = "pipeline", value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub pipeline_depth: u32,
     /// Percent of the commands that share one key
     #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
     pub conflict: f64,
     /// How many keys the other commands use, each as often as any other. With few keys, batches that are under way at the
     /// same time share some by chance, which is a conflict to EPaxos: see the column confl/batch
-    #[arg(long, value_name = "COUNT", default_value = "10M")]
-    pub keys: Count,
+    #[arg(short = 'r', long, alias = "keys", value_name = "COUNT", default_value = "10M")]
+    pub key_count: Count,
     /// Bytes of a value
     #[arg(short = 'd', long, value_name = "SIZE", default_value = "16")]
     pub value_size: Size,
@@ -206,13 +206,13 @@ pub struct CompareArgs {
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub duration: Period,
     /// Load before the measured time
-    #[arg(long, visible_alias = "warm-up", value_name = "TIME", default_value = "2s")]
-    pub warmup: Period,
+    #[arg(long, alias = "warmup", value_name = "TIME", default_value = "2s")]
+    pub warm_up: Period,
     /// Connections, spread over all nodes [default: 8 per node]
     #[arg(short, long, value_name = "N")]
     pub connections: Option<usize>,
     /// The most outstanding requests per connection
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(short = 'P', long, value_name = "N", default_value_t = 128)]
     pub outstanding: usize,
     /// Threads of the load generator
     #[arg(short, long, value_name = "N", default_value_t = 1)]
@@ -507,9 +507,10 @@ impl LoadArgs {
         if self.connections < self.threads {
             return Err(format!("--connections must be at least --threads, {}", self.threads));
         }
-        if !(1..=PIPELINE_MAX).contains(&self.pipeline) {
-            return Err(format!("--pipeline is from 1 to {PIPELINE_MAX}"));
+        if !(1..=PIPELINE_MAX).contains(&self.outstanding) {
+            return Err(format!("--outstanding is from 1 to {PIPELINE_MAX}"));
         }
+        measurable(self.duration)?;
         if self.sessions && self.repeat_after.0.is_zero() {
             return Err("--repeat-after must be above zero".to_owned());
         }
@@ -518,6 +519,17 @@ impl LoadArgs {
         }
         Ok(workload)
     }
+}
+
+/// Whether something can be measured in this time.
+///
+/// # Errors
+/// If it cannot.
+pub(crate) fn measurable(duration: Period) -> Result<(), String> {
+    if duration.0.is_zero() {
+        return Err("--duration must be above zero: in no time, nothing is measured".to_owned());
+    }
+    Ok(())
 }
 
 /// The addresses that a text names.
@@ -577,7 +589,8 @@ mod tests {
     fn options_that_do_not_fit_are_named() {
         for (text, part) in [
             ("local --threads 2 --connections 1", "--connections"),
-            ("local --pipeline 0", "--pipeline"),
+            ("local --outstanding 0", "--outstanding"),
+            ("local --duration 0", "--duration"),
             ("local --threads 0", "--threads"),
             ("local --check --value-size 8", "--value-size"),
             ("local --key-size 3", "key size"),
@@ -586,6 +599,27 @@ mod tests {
             let fault = load(text).workload(Mix::WRITES).unwrap_err();
             assert!(fault.contains(part), "{text}: {fault}");
         }
+    }
+
+    #[test]
+    fn run_and_compare_name_the_same_things_alike_and_older_names_go_on() {
+        let compare = |text: &str| match parse(text).unwrap().command {
+            Command::Compare(arguments) => arguments,
+            _ => panic!("not asked for"),
+        };
+        let options = "--outstanding 7 --key-count 9 --warm-up 3s --duration 4s -d 5 -c 6 -t 2 --seed 8";
+        let (one, other) = (load(&format!("local {options}")), compare(&format!("compare {options}")));
+        assert_eq!((one.outstanding, one.key_count, one.warm_up), (7, Count(9), other.warm_up));
+        assert_eq!((one.outstanding, one.key_count), (other.outstanding, other.key_count));
+        assert_eq!((one.duration, one.value_size), (other.duration, other.value_size));
+        assert_eq!(
+            (Some(one.connections), one.threads, one.seed),
+            (other.connections, other.threads, other.seed)
+        );
+        assert_eq!(load("local -P 7 -r 9").outstanding, compare("compare -P 7 -r 9").outstanding);
+        let older = compare("compare --warmup 3s --keys 9 --pipeline 11");
+        assert_eq!((older.warm_up, older.key_count, older.pipeline_depth), (other.warm_up, Count(9), 11));
+        assert_eq!(load("local --pipeline 7").outstanding, 7);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::{Check, Verdict};
 use crate::circumstances::{Circumstances, Exit};
-use crate::cli::{CompareArgs, Mode, ProtocolKind};
+use crate::cli::{CompareArgs, Mode, ProtocolKind, measurable};
 use crate::cluster::{Cluster, ClusterError, ClusterPlan};
 use crate::connection::{PIPELINE_MAX, Protocol};
 use crate::control::Control;
@@ -437,7 +437,7 @@ fn workload(arguments: &CompareArgs) -> Result<Workload, String> {
     let workload = Workload {
         mix: arguments.mix,
         keys,
-        key_count: arguments.keys.0,
+        key_count: arguments.key_count.0,
         key_size: 16,
         value_size: usize::try_from(arguments.value_size.0).unwrap_or(usize::MAX),
         read_level: arguments.read_level.into(),
@@ -459,6 +459,7 @@ fn plan(arguments: &CompareArgs, workload: Workload) -> Result<Plan, String> {
     if !(1..=PIPELINE_MAX).contains(&arguments.outstanding) {
         return Err(format!("--outstanding is from 1 to {PIPELINE_MAX}"));
     }
+    measurable(arguments.duration)?;
     let load = match (arguments.mode, arguments.rate) {
         (Mode::Closed, None) => Load::Closed,
         (Mode::Closed, Some(_)) => return Err("a closed loop has no --rate; add --mode open".to_owned()),
@@ -480,7 +481,7 @@ fn plan(arguments: &CompareArgs, workload: Workload) -> Result<Plan, String> {
         check: arguments.mix.set == 0 || workload.value_size >= TAG_SIZE,
         workload,
         run: 0,
-        warm_up: arguments.warmup.0,
+        warm_up: arguments.warm_up.0,
         duration: arguments.duration.0,
         count: None,
         drain: DRAIN,
@@ -496,7 +497,7 @@ fn cluster_plan(arguments: &CompareArgs, protocol: ProtocolKind) -> ClusterPlan 
     let mut overrides = vec![
         format!("cluster.protocol=\"{}\"", protocol.word()),
         format!("cluster.batch_commands={}", arguments.batch),
-        format!("cluster.pipeline_depth={}", arguments.pipeline),
+        format!("cluster.pipeline_depth={}", arguments.pipeline_depth),
     ];
     overrides.extend_from_slice(&arguments.overrides);
     ClusterPlan {
@@ -567,7 +568,7 @@ fn facts(arguments: &CompareArgs, plan: &Plan) -> Vec<(String, String)> {
             "nodes".to_owned(),
             format!(
                 "batches of {}, {} in flight per node and group, {} groups",
-                arguments.batch, arguments.pipeline, arguments.groups
+                arguments.batch, arguments.pipeline_depth, arguments.groups
             ),
         ),
         ("durability".to_owned(), durability_fact(arguments.durability, &file_system)),

@@ -242,6 +242,9 @@ pub fn plan(arguments: &RunArgs) -> Result<Plan, String> {
     if load_arguments.sessions && arguments.protocol == Protocol::Resp {
         return Err("--sessions needs --protocol native: Redis' protocol has no sessions".to_owned());
     }
+    if arguments.count.is_some_and(|count| count.0 == 0) {
+        return Err("--count must be above zero: of no commands, nothing is measured".to_owned());
+    }
     if arguments.direct && !load_arguments.sessions {
         return Err("--direct needs --sessions: what nobody answers is asked again".to_owned());
     }
@@ -249,7 +252,7 @@ pub fn plan(arguments: &RunArgs) -> Result<Plan, String> {
     Ok(Plan {
         protocol: arguments.protocol,
         connections: load_arguments.connections,
-        pipeline: load_arguments.pipeline,
+        pipeline: load_arguments.outstanding,
         threads: load_arguments.threads,
         cpus: load_arguments.pin.cpus(is_local)?,
         load,

@@ -51,7 +51,7 @@ pub fn run(arguments: &LocalArgs, stop: &AtomicBool) -> Result<Report, DriveErro
         targets,
         protocol: Protocol::Native,
         connections: load.connections,
-        pipeline: load.pipeline,
+        pipeline: load.outstanding,
         threads: load.threads,
         cpus,
         load: Load::Closed,
@@ -78,7 +78,8 @@ pub fn run(arguments: &LocalArgs, stop: &AtomicBool) -> Result<Report, DriveErro
     };
     let open = Load::Open { rate, arrivals: load.arrivals.into(), drop_after: load.drop_after.0 };
     let mixed = Plan { workload: mixed, run: run_name(), ..closed.clone() };
-    let open = Plan { load: open, pipeline: open_pipeline(load.pipeline), run: run_name(), ..closed.clone() };
+    let open =
+        Plan { load: open, pipeline: open_pipeline(load.outstanding), run: run_name(), ..closed.clone() };
     for (plan, label) in [(&mixed, "closed-mixed"), (&open, "open-write")] {
         if stop.load(Ordering::Relaxed) {
             break;

@@ -25,7 +25,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(told) => {
+            // Help and version are asked for, and no errors. If nobody reads them, nobody reads that either.
+            let _ = told.print();
+            return if told.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
     match run(&cli) {
         Ok(code) => code,
         Err(error) => {

@@ -41,3 +41,37 @@ fn two_reports_are_read_and_shown_side_by_side() {
         assert!(error.contains(part), "{part} is missing in {error}");
     }
 }
+
+#[test]
+fn whatever_is_wrong_with_the_options_ends_with_the_same_code_and_says_what() {
+    for (arguments, part) in [
+        (&[][..], "Usage"),
+        (&["measure"], "measure"),
+        (&["run"], "--target"),
+        (&["run", "--target", "127.0.0.1:1", "--rate", "fast"], "write a number"),
+        (&["run", "--target", "127.0.0.1"], "host:port"),
+        (&["run", "--target", "127.0.0.1:1"], "--rate above zero"),
+        (
+            &["run", "--target", "127.0.0.1:1", "--mode", "closed", "--duration", "0"],
+            "--duration must be above zero",
+        ),
+        (
+            &["run", "--target", "127.0.0.1:1", "--mode", "closed", "--count", "0"],
+            "--count must be above zero",
+        ),
+        (&["local", "--duration", "0"], "--duration must be above zero"),
+        (&["local", "--replicas", "10"], "1..=9"),
+        (&["compare", "--duration", "0s"], "--duration must be above zero"),
+        (&["compare", "--protocols", "raft"], "raft"),
+        (&["diff", "a.json"], "B.json"),
+    ] {
+        let (code, out, error) = loadgen(arguments);
+        assert_eq!((code, out.as_str()), (Some(64), ""), "{arguments:?}: {error}");
+        assert!(error.contains(part), "{part} is missing in {error}");
+    }
+    for arguments in [&["--help"][..], &["--version"], &["run", "--help"]] {
+        let (code, out, error) = loadgen(arguments);
+        assert_eq!((code, error.as_str()), (Some(0), ""));
+        assert!(out.contains("panch-loadgen"));
+    }
+}

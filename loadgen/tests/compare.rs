@@ -60,8 +60,17 @@ impl Fixture {
 
     fn command(&self, protocols: &str, duration: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_panch-loadgen"));
-        command.args(["compare", "--protocols", protocols, "--replicas", "1", "--warmup", "50ms"]);
-        command.args(["--duration", duration, "--keys", "100", "--connections", "2", "--outstanding", "2"]);
+        command.args(["compare", "--protocols", protocols, "--replicas", "1", "--warm-up", "50ms"]);
+        command.args([
+            "--duration",
+            duration,
+            "--key-count",
+            "100",
+            "--connections",
+            "2",
+            "--outstanding",
+            "2",
+        ]);
         command.args(["--durability", "memory", "--panchd"]).arg(self.folder.path().join("panchd"));
         command.arg("--dir").arg(self.data());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -183,6 +192,8 @@ fn options_that_do_not_fit_and_a_missing_daemon_end_before_anything_is_started()
         (&["--mode", "open"], 64, "--rate"),
         (&["--rate", "10"], 64, "--mode open"),
         (&["--outstanding", "0"], 64, "--outstanding"),
+        (&["--duration", "0"], 64, "--duration must be above zero"),
+        (&["--protocols", "raft"], 64, "raft"),
         (&["--panchd", "/no/panchd"], 74, "cargo build --release"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_panch-loadgen"));

@@ -72,7 +72,7 @@ impl Fixture {
             "200",
             "--connections",
             "2",
-            "--pipeline",
+            "--outstanding",
             "2",
             "--check",
             "--durability",
