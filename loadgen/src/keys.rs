@@ -216,6 +216,32 @@ mod tests {
         assert!(neighbours < 3);
     }
 
+    /// Of 10 million keys by the customary exponent, in 3 million draws: theory is the sum over the ranks, as in the test below.
+    #[test]
+    fn zipf_has_the_head_and_the_tail_of_theory() {
+        const DIFFERENT: f64 = 839_918.0;
+        let (count, draws) = (10_000_000u64, 3_000_000u32);
+        let KeyDistribution::Zipf { theta } = "zipf".parse().unwrap() else { panic!("another distribution") };
+        let weight = |rank: u64| (rank as f64).powf(-theta);
+        let total: f64 = (1..=count).map(weight).sum();
+        let mut chooser = KeyChooser::new(KeyDistribution::Zipf { theta }, count, 42, 0, 1);
+        let mut seen = vec![0u32; count as usize];
+        for _ in 0..draws {
+            seen[chooser.draw() as usize] += 1;
+        }
+        let head = |ranks: u64| -> (f64, f64) {
+            let found: u32 = (0..ranks).map(|rank| seen[scramble(rank, count) as usize]).sum();
+            let expected: f64 = (1..=ranks).map(weight).sum();
+            (f64::from(found) / f64::from(draws), expected / total)
+        };
+        let different = seen.iter().filter(|times| **times > 0).count() as f64;
+        for (what, (found, expected)) in
+            [("the first", head(1)), ("the first 10", head(10)), ("different keys", (different, DIFFERENT))]
+        {
+            assert!((found / expected - 1.0).abs() < 0.02, "{what}: {found} instead of {expected}");
+        }
+    }
+
     /// As many different keys as theory says: each of `n` draws misses the key of rank `r` with the probability 1 - 1/(r^theta H).
     #[test]
     fn many_draws_of_zipf_find_as_many_keys_as_they_should() {
