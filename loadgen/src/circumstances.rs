@@ -66,8 +66,8 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// Of a measurement: whether it was stopped, whether nothing went wrong, and whether the generator may have been the limit. The first of
-    /// these decides.
+    /// Of a measurement: whether it was stopped, whether nothing went wrong, and whether the generator may have been the limit. The first
+    /// of these decides.
     pub fn of(is_interrupted: bool, is_clean: bool, is_limited: bool) -> Self {
         use crate::cli::{EXIT_INTERRUPTED, EXIT_NO_VERDICT, EXIT_UNCLEAN};
         let (code, meaning) = match (is_interrupted, is_clean, is_limited) {

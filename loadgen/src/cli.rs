@@ -35,7 +35,8 @@ pub const EXIT_INTERRUPTED: u8 = 130;
 ///
 /// Latency counts from when a request was due, so a server that stalls cannot hide it. A request without success counts with the time for
 /// which it had waited, and quantiles that rest on such are shown with >=. The exit code is 0 only if every request that was due was sent
-/// and succeeded and the audit, if there was one, found nothing; 3 if the load generator may have been the limit.
+/// and succeeded and the audit, if there was one, found nothing; 3 if the load generator may have been the limit; 64 if the
+/// options make no sense.
 #[derive(Parser, Debug)]
 #[command(name = "panch-loadgen", version, about, propagate_version = true, max_term_width = 110)]
 pub struct Cli {

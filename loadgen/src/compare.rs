@@ -98,8 +98,8 @@ impl From<Agreement> for Option<String> {
 pub struct Measured {
     /// The numbers of the table, of the measured window.
     pub window: Figures,
-    /// How much everything that the nodes count grew within the window, over all nodes, for whoever wants another ratio; empty if that is not
-    /// known.
+    /// How much everything that the nodes count grew within the window, over all nodes, for whoever wants another ratio; empty if that is
+    /// not known.
     pub counters: BTreeMap<String, f64>,
     /// Why it is not: see [`Truth::missing`].
     pub counters_missing: Vec<String>,

@@ -120,19 +120,30 @@ impl Side {
     fn facts(&self) -> BTreeMap<String, String> {
         let mut facts: BTreeMap<String, String> = self.environment.iter().cloned().collect();
         facts.insert("title".to_owned(), self.title.clone());
-        facts.insert("arguments".to_owned(), self.circumstances.arguments.join(" "));
+        facts.insert("arguments".to_owned(), arguments(&self.circumstances.arguments));
         facts.insert("servers".to_owned(), self.server_versions.join(", "));
         let known =
             [("panch-loadgen", &self.circumstances.loadgen_version), ("commit", &self.circumstances.commit)];
         for (name, value) in known {
             facts.extend(value.iter().map(|value| (name.to_owned(), value.clone())));
         }
-        for (name, run) in &self.runs {
-            facts.insert(format!("schedule of `{name}`"), schedule(run));
-        }
         facts.retain(|_, value| !value.is_empty());
         facts
     }
+}
+
+/// Arguments in one line, without where the report was to be written: that says nothing of the measurement.
+fn arguments(arguments: &[String]) -> String {
+    let mut kept = Vec::new();
+    let mut rest = arguments.iter().map(String::as_str);
+    while let Some(argument) = rest.next() {
+        match argument {
+            "--json" => drop(rest.next()),
+            _ if argument.starts_with("--json=") => {}
+            _ => kept.push(argument),
+        }
+    }
+    kept.join(" ")
 }
 
 /// Runs of the same name get numbers from the second on.
@@ -283,7 +294,15 @@ fn remarks(a: &Side, b: &Side) -> Vec<String> {
             }
         }
     }
-    let (one, other) = (a.facts(), b.facts());
+    let (mut one, mut other) = (a.facts(), b.facts());
+    for (name, first) in &a.runs {
+        // A run without its counterpart is named above.
+        let Some(second) = b.run(name) else { continue };
+        for (facts, run) in [(&mut one, first), (&mut other, second)] {
+            let schedule = Some(schedule(run)).filter(|text| !text.is_empty());
+            facts.extend(schedule.map(|text| (format!("schedule of `{name}`"), text)));
+        }
+    }
     let names: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
     let different: Vec<&String> =
         names.into_iter().filter(|name| one.get(*name) != other.get(*name)).collect();
@@ -348,7 +367,7 @@ mod tests {
     fn runs_of_the_same_name_stand_side_by_side_with_their_ratio() {
         let one = report(
             "6.1",
-            "run -c 4",
+            "run -c 4 --json a.json",
             vec![
                 run("closed loop, set=100", 1000.0, quantiles(100_000, None)),
                 run("closed loop, set=100", 500.0, quantiles(100_000, Some(300_000))),
@@ -357,7 +376,7 @@ mod tests {
         );
         let other = report(
             "6.2",
-            "run -c 4",
+            "run --json=b.json -c 4",
             vec![
                 run("closed loop, set=100", 1500.0, quantiles(50_000, Some(500_000))),
                 run("closed loop, set=100", 500.0, quantiles(100_000, Some(1_000_000))),

@@ -269,8 +269,8 @@ pub struct Run {
     pub no_verdict: Option<String>,
     /// It was stopped before its end.
     pub interrupted: bool,
-    /// Nothing went wrong: it went on to its end, everything that was due was sent and answered without an error, and the audit, if there was
-    /// one, read everything and found nothing.
+    /// Nothing went wrong: it went on to its end, everything that was due was sent and answered without an error, and the audit, if there
+    /// was one, read everything and found nothing.
     pub clean: bool,
 }
 

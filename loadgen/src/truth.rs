@@ -2,10 +2,11 @@
 //!
 //! Invariants:
 //! * A counter that a server does not have is absent, never zero.
-//! * What is said of the servers together is the sum over all of them. If one of them could not be read or was restarted meanwhile, or they are
-//!   not the whole cluster, there is no sum, and the reason names the node.
+//! * What is said of the servers together is the sum over all of them. If one of them could not be read or was restarted meanwhile, or they
+//!   are not the whole cluster, there is no sum, and the reason names the node.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -141,8 +142,12 @@ pub struct Source {
 impl Source {
     /// Its counters now; `None` if it does not answer.
     pub fn scrape(&self, patience: Duration) -> Option<Snapshot> {
-        // Whoever does not answer the first question is not asked the others: each would cost the whole patience.
-        let mut text = control::info(self.address, "panch", patience).ok()?;
+        let mut text = match control::info(self.address, "panch", patience) {
+            Ok(text) => text,
+            // What a server refuses is one thing. Whoever does not answer is not asked again: that would cost the whole patience each time.
+            Err(error) if error.kind() == io::ErrorKind::Other => String::new(),
+            Err(_) => return None,
+        };
         text.push('\n');
         text.push_str(&control::info(self.address, "cpu", patience).unwrap_or_default());
         text.push('\n');

@@ -216,8 +216,8 @@ fn every_arrival_is_sent_or_counted_as_dropped() {
     }
 }
 
-/// Runs an open loop of one connection, one request at a time, against a server with these faults, and returns with the outcome how long each
-/// request took by the server's own clock, from the moment at which it was due.
+/// Runs an open loop of one connection, one request at a time, against a server with these faults, and returns with the outcome how long
+/// each request took by the server's own clock, from the moment at which it was due.
 fn modelled(faults: Faults, rate: f64, duration: Duration) -> (Outcome, Vec<Duration>) {
     let server = Server::start(faults);
     let plan = Plan { connections: 1, pipeline: 1, ..open(&server, rate, duration) };

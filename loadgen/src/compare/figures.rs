@@ -12,8 +12,8 @@ use crate::truth::Truth;
 /// The part of its fast rounds that the requirement document lets fail.
 const MODEL_FAST_FAILURES: f64 = 0.1;
 
-/// One protocol's numbers, of one round. Latencies are in nanoseconds. What the nodes count themselves, commit and execution, is of commands
-/// by the time that their batch took on the node that sealed it, and at most 1/16 too high.
+/// One protocol's numbers, of one round. Latencies are in nanoseconds. What the nodes count themselves, commit and execution, is of
+/// commands by the time that their batch took on the node that sealed it, and at most 1/16 too high.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Figures {

@@ -232,8 +232,8 @@ impl Lanes<'_> {
 }
 
 impl Drop for Lanes<'_> {
-    /// Ends all connections before the ring goes. A ring that is dropped with receives under way has the kernel look for those of each socket
-    /// among those of all, which takes seconds for some thousand connections. A socket that is shut down ends them by itself.
+    /// Ends all connections before the ring goes. A ring that is dropped with receives under way has the kernel look for those of each
+    /// socket among those of all, which takes seconds for some thousand connections. A socket that is shut down ends them by itself.
     fn drop(&mut self) {
         let lanes = self.lanes.iter().map(|lane| lane.state);
         let sockets =

@@ -156,7 +156,9 @@ fn programs_get_the_same_numbers() {
 #[test]
 fn what_is_written_is_read_back_equal() {
     let report = report();
-    assert_eq!(serde_json::from_str::<Report>(&crate::json::render(&report)).unwrap(), report);
+    let read: Report = serde_json::from_str(&crate::json::render(&report)).unwrap();
+    assert_eq!(read, report);
+    assert_eq!(render(&read, false), render(&report, false));
     let odd = Run { batch_fill: Some(0.1 + 0.2), throughput: 1.0 / 3.0, ..Run::default() };
     let odd = Report::new("\u{1}\n\"".to_owned(), Vec::new(), vec![odd]);
     assert_eq!(serde_json::from_str::<Report>(&crate::json::render(&odd)).unwrap(), odd);
