@@ -156,19 +156,10 @@ pub fn terminal_width() -> Option<usize> {
     (result == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
-/// The commit that this program was built from, as far as that can be known: told at build time in `PANCH_COMMIT`, else
-/// asked of the working tree that the program lies in.
+/// The commit that this program was built from, with `-dirty` if the sources had been changed after it. `None` if that could not be known
+/// when it was built.
 pub fn commit() -> Option<String> {
-    if let Some(commit) = option_env!("PANCH_COMMIT") {
-        return Some(commit.to_owned());
-    }
-    let folder = std::env::current_exe().ok()?.parent()?.to_owned();
-    let mut command = std::process::Command::new("git");
-    command.args(["describe", "--always", "--dirty", "--abbrev=12"]).current_dir(folder);
-    let output =
-        command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::null()).output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
-    (output.status.success() && !text.is_empty()).then_some(text)
+    option_env!("PANCH_COMMIT").map(str::to_owned)
 }
 
 #[cfg(test)]
