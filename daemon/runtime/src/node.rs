@@ -167,6 +167,7 @@ pub struct Node {
     control: Arc<MeshPort<Parcel>>,
     reports: Arc<Reports>,
     notes: Notes,
+    is_asked_to_stop: Arc<AtomicBool>,
 }
 
 /// Stops a node; usable from any thread, and from several.
@@ -277,7 +278,8 @@ impl Node {
             threads.push(thread.map_err(io("cannot start a core's thread"))?);
         }
         drop(ready_sender);
-        let node = Self { threads, data, control, reports, notes };
+        let node =
+            Self { threads, data, control, reports, notes, is_asked_to_stop: Arc::clone(&options.stop) };
         if (0..cores).all(|_| ready.recv() == Ok(true)) {
             node.data.enter()?;
             for _ in 0..cores {
@@ -324,7 +326,7 @@ impl Node {
             // Other cores have ended beside that one, and had not heard yet what becomes of their logs on that disk.
             self.data.mistrust();
         }
-        write_doubt(&self.data, result.is_err());
+        write_doubt(&self.data, &self.is_asked_to_stop);
         if result.is_ok() {
             self.data.close()?;
         }
@@ -356,13 +358,16 @@ impl Alarm {
 const DOUBT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// If votes that counted may be gone, a start that does not know that would vote again, so this process stays to write it down: a disk that
-/// was reset comes back. One that was asked to stop stays for a while, one that `failed` until it has succeeded or is killed.
-fn write_doubt(data: &DataDir, failed: bool) {
-    let begun = std::time::Instant::now();
-    let mut next_word = begun;
+/// was reset comes back. From when it is asked to stop it stays for a while only.
+fn write_doubt(data: &DataDir, is_asked_to_stop: &AtomicBool) {
+    let mut next_word = std::time::Instant::now();
+    let mut asked = None;
     while let Err(error) = data.write_doubt() {
         let now = std::time::Instant::now();
-        let is_over = !failed && begun + DOUBT_PATIENCE <= now;
+        if is_asked_to_stop.load(Ordering::Relaxed) {
+            asked.get_or_insert(now);
+        }
+        let is_over = asked.is_some_and(|asked| asked + DOUBT_PATIENCE <= now);
         if is_over || next_word <= now {
             next_word = now + DOUBT_PATIENCE;
             let next = if is_over { "before the next start" } else { "if this does not end" };
