@@ -14,12 +14,16 @@ fn git(arguments: &[&str]) -> Option<String> {
 fn main() {
     println!("cargo::rerun-if-env-changed=PANCH_COMMIT");
     // What the program is made of; and what changes with each commit, checkout and reset.
-    for path in ["src", "build.rs", "Cargo.toml"] {
+    let own = ["src", "build.rs", "Cargo.toml", "../Cargo.lock", "../daemon/ring/src", "../daemon/wire/src"];
+    for path in own {
         println!("cargo::rerun-if-changed={path}");
     }
-    let log = git(&["rev-parse", "--git-path", "logs/HEAD"]);
-    if let Some(log) = log.filter(|log| Path::new(log).exists()) {
-        println!("cargo::rerun-if-changed={log}");
+    let branch = git(&["symbolic-ref", "-q", "HEAD"]);
+    for path in ["HEAD", "logs/HEAD"].into_iter().chain(branch.as_deref()) {
+        let path = git(&["rev-parse", "--git-path", path]);
+        if let Some(path) = path.filter(|path| Path::new(path).exists()) {
+            println!("cargo::rerun-if-changed={path}");
+        }
     }
     if std::env::var_os("PANCH_COMMIT").is_none()
         && let Some(commit) = git(&["describe", "--always", "--dirty", "--abbrev=12"])

@@ -85,9 +85,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Answers per second of the window.
+    /// Answers per second of the window; 0 if that never began.
     pub fn throughput(&self) -> f64 {
-        self.recorder.counts.completed as f64 / self.elapsed.as_secs_f64().max(1e-9)
+        if self.elapsed.is_zero() {
+            return 0.0;
+        }
+        self.recorder.counts.completed as f64 / self.elapsed.as_secs_f64()
     }
 
     /// The part of their time that the generator's threads were on a CPU.

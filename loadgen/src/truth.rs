@@ -229,7 +229,8 @@ impl Truth {
         truth.versions.dedup();
         truth.durability = (!modes.is_empty()).then(|| modes.join("/"));
         truth.missing.extend(reasons_against_a_sum(after));
-        if !told().any(|snapshot| snapshot.counters.contains_key(COMMANDS))
+        if told().next().is_some()
+            && !told().any(|snapshot| snapshot.counters.contains_key(COMMANDS))
             && told().all(|it| it.cpu.is_none())
         {
             // Servers that count nothing lack nothing.
