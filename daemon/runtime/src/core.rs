@@ -347,14 +347,12 @@ impl CoreLoop {
                 }
             }
             Event::Written { token, result, parts } => {
-                self.note_disk_answer(now);
                 if let Subject::LogWrite(place) = token::subject(token) {
                     let write = self.log.written(place, parts);
                     self.core.log_written(now, write, result, &mut self.out)?;
                 }
             }
             Event::Synced { token, result } => {
-                self.note_disk_answer(now);
                 if let Subject::LogSync(place) = token::subject(token) {
                     let sync = self.log.synced(place);
                     self.core.log_synced(now, sync, result, &mut self.out)?;

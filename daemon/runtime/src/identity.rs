@@ -25,7 +25,7 @@ use panch_replica::core::next_incarnation;
 use panch_replica::familiarity::{Start, Starts};
 use panch_replica::founding::Founders;
 use panch_replica::rejoin::Life;
-use panch_wal::Lsn;
+use panch_wal::{Lsn, WriteFailed};
 use panch_wire::ids::Incarnation;
 use panch_wire::peer::LifeKey;
 
@@ -80,6 +80,8 @@ pub(crate) struct DataDir {
     is_open: AtomicBool,
     /// A write or sync of a log has failed, and votes may be gone with it: so says whatever is written from then on.
     is_doubted: AtomicBool,
+    /// See [`DataDir::has_disk_failed`].
+    has_disk_failed: AtomicBool,
     /// Held for the life of the process: the kernel releases it however the process ends.
     _lock: File,
 }
@@ -217,6 +219,7 @@ impl DataDir {
             way_back: WayBack { cores, is_wanted: AtomicBool::new(false) },
             is_open: AtomicBool::new(false),
             is_doubted: AtomicBool::new(false),
+            has_disk_failed: AtomicBool::new(false),
             _lock: lock,
         })
     }
@@ -366,6 +369,27 @@ impl DataDir {
         if self.identity.life.is_unsynced && self.is_entered.load(Ordering::Acquire) {
             self.is_doubted.store(true, Ordering::Release);
         }
+    }
+
+    /// Whether what had counted may be gone without anybody knowing yet.
+    pub(crate) fn may_be_doubted(&self) -> bool {
+        let is_doubted = self.is_doubted.load(Ordering::Acquire);
+        self.identity.life.is_unsynced && self.is_entered.load(Ordering::Acquire) && !is_doubted
+    }
+
+    /// A core's log could not be written or synced.
+    pub(crate) fn note_failure(&self, failed: &WriteFailed) {
+        if failed.is_of_disk() {
+            self.has_disk_failed.store(true, Ordering::Release);
+        }
+        if failed.loses_more {
+            self.mistrust();
+        }
+    }
+
+    /// Whether a core's disk failed, rather than that it had no room.
+    pub(crate) fn has_disk_failed(&self) -> bool {
+        self.has_disk_failed.load(Ordering::Acquire)
     }
 
     /// If what had counted may be gone, this is written down.

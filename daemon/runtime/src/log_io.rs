@@ -109,6 +109,11 @@ impl LogIo {
         self.syncs.take(place).expect("a completed sync was in flight")
     }
 
+    /// Writes and syncs whose end nobody has heard yet.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.writes.iter().count() + self.syncs.iter().count()
+    }
+
     /// Notes a read; the token to start it with.
     pub(crate) fn begin_load(
         &mut self,

@@ -311,18 +311,15 @@ impl Node {
     /// The first fault of a core, if it did not end by request.
     pub fn wait(self) -> Result<(), NodeFault> {
         let mut result = Ok(());
-        let mut has_log_failed = false;
         for thread in self.threads {
             let ended = thread.join().expect("a panic aborts the process");
-            has_log_failed |=
-                matches!(&ended, Err(NodeFault::Core(CoreFault::Log(failed))) if failed.is_of_disk());
             if result.is_ok() {
                 result = ended;
             }
         }
         // What it writes last is of a life that is not closed.
         drop(self.notes);
-        if has_log_failed && self.data.is_left_open() {
+        if self.data.has_disk_failed() && self.data.is_left_open() {
             // Other cores have ended beside that one, and had not heard yet what becomes of their logs on that disk.
             self.data.mistrust();
         }
@@ -347,15 +344,15 @@ impl Alarm {
     fn raise(&self, fault: &NodeFault) {
         self.failed.store(true, Ordering::Relaxed);
         self.stop.stop();
-        if matches!(fault, NodeFault::Core(CoreFault::Log(failed)) if failed.loses_more) {
-            self.data.mistrust();
+        if let NodeFault::Core(CoreFault::Log(failed)) = fault {
+            self.data.note_failure(failed);
             let _ = self.data.write_doubt();
         }
     }
 }
 
 /// How long a node that was asked to stop tries to write down that its log may lack votes.
-const DOUBT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+const DOUBT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// If votes that counted may be gone, a start that does not know that would vote again, so this process stays to write it down: a disk that
 /// was reset comes back. From when it is asked to stop it stays for a while only.
@@ -473,8 +470,14 @@ fn run_core(view: NodeView, port: MeshPort<Parcel>, alarm: &Alarm, gates: &Gates
         core.listen()?;
         let _ = gates.ready.send(true);
         if gates.go.recv().is_ok() {
-            // The core waits for its disk when it is dropped, so the alarm comes before.
-            park::run(&mut core).map_err(NodeFault::from).inspect_err(|fault| alarm.raise(fault))?;
+            // The core waits for its disk now, and again when it is dropped, so the alarm comes before.
+            let ended = park::run(&mut core).map_err(NodeFault::from);
+            let _ = ended.as_ref().inspect_err(|fault| alarm.raise(fault));
+            let heard = core.hear_out(ended.is_ok()).map_err(|failed| NodeFault::from(CoreFault::from(failed)));
+            let _ = heard.as_ref().inspect_err(|fault| alarm.raise(fault));
+            // What does not succeed here is tried again when all have ended.
+            let _ = alarm.data.write_doubt();
+            ended.and(heard)?;
         }
         Ok(())
     })

@@ -507,7 +507,7 @@ impl Wal {
     }
 
     /// Whether something has counted, in this life or the one before, that is not on stable storage.
-    fn counts_unsynced(&self) -> bool {
+    pub fn counts_unsynced(&self) -> bool {
         let is_periodic = matches!(self.config.durability, Durability::Periodic { .. });
         self.resync || is_periodic && self.written > self.synced
     }
@@ -545,6 +545,12 @@ impl Wal {
             Durability::Periodic { .. } => is_written && !self.resync && self.synced >= self.written,
             Durability::Memory => true,
         }
+    }
+
+    /// As [`Wal::is_settled`], but what was never written does not matter: it has not counted.
+    pub fn is_stable(&self) -> bool {
+        let is_synced = self.in_flight.is_empty() && !self.failed && !self.resync && self.synced >= self.written;
+        self.config.durability == Durability::Memory || is_synced
     }
 
     // Attesting.

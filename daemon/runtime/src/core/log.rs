@@ -14,10 +14,8 @@ impl CoreLoop {
         while let Some(write) = self.core.next_write(now, &mut self.out) {
             self.log.write(&mut self.ring, write);
         }
+        self.start_syncs(now);
         let Some(wal) = self.core.wal() else { return };
-        while let Some(sync) = wal.next_sync(now) {
-            self.log.sync(&mut self.ring, sync);
-        }
         while let Some(preparation) = wal.wants_segment(now) {
             if let Some(recycled) = preparation.recycle {
                 self.log.close(recycled, &mut self.ring);
@@ -27,6 +25,14 @@ impl CoreLoop {
         while let Some(sequence) = wal.take_surplus() {
             self.log.close(sequence, &mut self.ring);
             self.out.storage.submit(Job::Delete(sequence));
+        }
+    }
+
+    /// Starts the syncs that are due.
+    pub(super) fn start_syncs(&mut self, now: Instant) {
+        let Some(wal) = self.core.wal() else { return };
+        while let Some(sync) = wal.next_sync(now) {
+            self.log.sync(&mut self.ring, sync);
         }
     }
 

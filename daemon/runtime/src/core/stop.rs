@@ -1,33 +1,28 @@
-//! The orderly end of a core: nothing new is begun, clients get the replies they are owed, the log is written, and then
-//! everything closes. None of it is waited for longer than [`STOP_PATIENCE`], but for a disk that has stopped to answer: nobody else is left to
-//! hear what became of its last writes.
+//! The end of a core. In order: nothing new is begun, clients get the replies they are owed, the log is written, and then everything closes; none of
+//! it is waited for longer than [`STOP_PATIENCE`]. Then, however it ended, it hears out its disk: what becomes of its last writes and syncs is
+//! told once, and to nobody else.
 
 use std::sync::atomic::Ordering;
 
-use panch_ring::event::Token;
-use panch_wal::Wal;
+use panch_ring::clock;
+use panch_ring::event::{Event, Token};
+use panch_wal::{Wal, WriteFailed};
 use panch_wire::time::{Duration, Instant};
 
 use super::CoreLoop;
 use crate::clients::connection::Connection;
 use crate::remote::Parcel;
-use crate::token;
+use crate::token::{self, Subject};
 
 /// An orderly stop takes at most this long to reply and to write what is pending.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A disk that owes an answer and has given none for so long is waited for.
-const DISK_SLOW_AFTER: Duration = Duration::from_millis(500);
-/// For so long, since its last answer.
+/// A disk that has not answered for so long is waited for no longer.
 const DISK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A stop under way.
 pub(super) struct Stopping {
     since: Instant,
-    /// When the disk last answered a write or a sync of the log; the begin of the stop if it has not since.
-    disk_answered: Instant,
-    /// Nothing else is waited for.
-    waits_for_disk: bool,
     /// No client of this core is owed a reply, and the other cores know.
     drained: bool,
 }
@@ -35,7 +30,7 @@ pub(super) struct Stopping {
 impl Stopping {
     /// When patience ends.
     pub(super) fn deadline(&self) -> Instant {
-        if self.waits_for_disk { self.disk_answered + DISK_PATIENCE } else { self.since + STOP_PATIENCE }
+        self.since + STOP_PATIENCE
     }
 }
 
@@ -44,8 +39,7 @@ impl CoreLoop {
         if self.stopping.is_some() {
             return;
         }
-        self.stopping =
-            Some(Stopping { since: now, disk_answered: now, waits_for_disk: false, drained: false });
+        self.stopping = Some(Stopping { since: now, drained: false });
         for listener in self.listeners.drain(..) {
             self.ring.close_socket(listener, Token(token::IGNORED));
         }
@@ -56,20 +50,11 @@ impl CoreLoop {
         }
     }
 
-    /// A write or a sync of the log has ended.
-    pub(super) fn note_disk_answer(&mut self, now: Instant) {
-        if let Some(stopping) = &mut self.stopping {
-            stopping.disk_answered = now;
-        }
-    }
-
     /// Ends the core once nothing is owed and nothing is pending, or patience is over, or another core failed.
     pub(super) fn stop_if_done(&mut self, now: Instant) {
         let failed = self.failed.load(Ordering::Relaxed);
         let Some(stopping) = &mut self.stopping else {
-            if failed {
-                self.end(false);
-            }
+            self.stopped |= failed;
             return;
         };
         if !stopping.drained && !self.out.clients.iter().any(Connection::is_owed) {
@@ -79,31 +64,76 @@ impl CoreLoop {
             self.unsent.extend(others.map(|core| (core, Parcel::Drained)));
         }
         let drained = stopping.drained && self.cores_drained + 1 >= self.view.cores();
-        let owes = self.core.wal().is_some_and(|wal| wal.outstanding() > 0);
-        let silent = now.since(stopping.disk_answered);
-        // A busy disk always owes something: only one that gives no answer is waited for.
-        let is_hung = owes && silent >= DISK_PATIENCE;
-        let late = now >= stopping.since + STOP_PATIENCE;
-        stopping.waits_for_disk = late && owes && silent >= DISK_SLOW_AFTER && !is_hung;
-        let is_over = late && !stopping.waits_for_disk;
+        let late = now >= stopping.deadline();
         self.send_parcels();
         let is_pending = |wal: &mut Wal| wal.outstanding() > 0 || wal.has_pending() || !wal.is_settled();
         let pending = self.core.wal().is_some_and(is_pending);
-        if (drained && !pending && !self.has_unsent_parcels()) || is_over || failed {
-            self.out.clients.close_all(&mut self.ring);
-            self.end(is_over && is_hung);
-        }
+        self.stopped |= (drained && !pending && !self.has_unsent_parcels()) || late || failed;
     }
 
-    /// The core turns no more. What it has not synced is with the kernel; unless the disk `is_hung`, since nobody is left to hear that a write or
-    /// a sync failed.
-    fn end(&mut self, is_hung: bool) {
-        self.stopped = true;
-        if !self.core.wal().is_some_and(|wal| wal.is_settled()) {
-            self.data.leave_open();
-            if is_hung {
+    /// The core turns no more; `in_order` if it was asked to stop. Waits for the disk if votes that counted before they were synced could be
+    /// lost, and syncs them. If they may be, the data directory is told.
+    ///
+    /// # Errors
+    /// The first write or sync that failed meanwhile.
+    pub(crate) fn hear_out(&mut self, in_order: bool) -> Result<(), WriteFailed> {
+        self.out.clients.close_all(&mut self.ring);
+        // Other nodes are not to wait for one that says nothing.
+        for place in 0..self.inbound.len() {
+            self.close_inbound(place);
+        }
+        self.ring.set_deadline(None);
+        let until = clock::now() + DISK_PATIENCE;
+        let (mut heard, mut is_last) = (Ok(()), false);
+        loop {
+            while let Some(event) = self.ring.next_event() {
+                heard = heard.and(self.hear(event));
+            }
+            // Beside another core that failed nothing more is synced: the kernel may have told that one what it would have to tell this one.
+            if in_order && heard.is_ok() && !is_last && !self.failed.load(Ordering::Relaxed) {
+                self.sync_rest();
+            }
+            // Not what the log counts as outstanding: one that has failed counts that for ever.
+            if self.log.in_flight() == 0 || is_last || !self.data.may_be_doubted() {
+                break;
+            }
+            let rest = until.since(clock::now());
+            // With no time left it looks once more: this thread may not have run for longer than the disk took.
+            is_last = self.ring.wait(Some(rest)).is_err() || rest.is_zero();
+        }
+        let is_silent = self.log.in_flight() > 0;
+        if let Some(wal) = self.core.wal() {
+            if !wal.is_stable() {
+                self.data.leave_open();
+            }
+            if is_silent && wal.counts_unsynced() {
                 self.data.mistrust();
             }
         }
+        heard
+    }
+
+    fn sync_rest(&mut self) {
+        if let Some(wal) = self.core.wal() {
+            wal.request_sync();
+        }
+        self.start_syncs(clock::now());
+    }
+
+    /// What the disk says to a core that has ended: nothing is released by it.
+    fn hear(&mut self, event: Event) -> Result<(), WriteFailed> {
+        let Some(wal) = self.core.wal() else { return Ok(()) };
+        let result = match event {
+            Event::Written { token, result, parts } => match token::subject(token) {
+                Subject::LogWrite(place) => wal.on_written(self.log.written(place, parts), result),
+                _ => Ok(()),
+            },
+            Event::Synced { token, result } => match token::subject(token) {
+                Subject::LogSync(place) => wal.on_synced(self.log.synced(place), result),
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        };
+        result.inspect_err(|failed| self.data.note_failure(failed))
     }
 }

@@ -149,6 +149,48 @@ fn a_failed_write_loses_what_counted_and_was_not_synced() {
     assert!(node.wal.on_synced(sync, Err(io::Error::from_raw_os_error(EIO))).unwrap_err().loses_more);
 }
 
+/// A node that ends hears what becomes of everything that it has on its way, though its log has failed.
+#[test]
+fn what_ends_after_a_failure_changes_nothing_but_may_say_that_more_is_lost() {
+    const EIO: i32 = 5;
+    const ENOSPC: i32 = 28;
+    let error = |code| Err(io::Error::from_raw_os_error(code));
+    let periodic = Durability::Periodic { interval: Duration::from_millis(10) };
+    for (written, synced) in [(Some(ENOSPC), Some(EIO)), (Some(ENOSPC), None), (None, Some(EIO))] {
+        let mut node = Node::create(Config { durability: periodic, ..config() });
+        node.append(0, b"counted");
+        node.submit();
+        node.complete(0);
+        assert!(!node.wal.is_stable() && node.wal.counts_unsynced());
+        let sync = node.wal.next_sync(node.now).unwrap();
+        node.append(0, b"on its way");
+        node.submit();
+        let write = node.in_flight.pop().unwrap();
+        let before = node.wal.durable();
+        let result = |code: Option<i32>| code.map_or(Ok(()), error);
+        let loses_more = if written.is_some() {
+            assert!(!node.wal.on_written(write, result(written)).unwrap_err().loses_more);
+            node.wal.on_synced(sync, result(synced)).is_err_and(|failed| failed.loses_more)
+        } else {
+            let failed = node.wal.on_synced(sync, result(synced)).unwrap_err();
+            assert!(node.wal.on_written(write, Ok(())).is_ok());
+            failed.loses_more
+        };
+        assert_eq!(loses_more, synced.is_some(), "{written:?} {synced:?}");
+        assert_eq!(node.wal.durable(), before);
+        assert!(node.wal.has_failed() && !node.wal.is_stable());
+    }
+    // What waits to be written has not counted.
+    let mut node = Node::create(Config { durability: periodic, ..config() });
+    node.append(0, b"counted");
+    node.submit();
+    node.complete(0);
+    let sync = node.wal.next_sync(node.now).unwrap();
+    node.wal.on_synced(sync, Ok(())).unwrap();
+    node.append(0, b"waits");
+    assert!(node.wal.is_stable() && !node.wal.is_settled() && !node.wal.counts_unsynced());
+}
+
 #[test]
 fn memory_mode_writes_nothing_and_is_durable_at_once() {
     let mut wal = Wal::create(Config { durability: Durability::Memory, ..config() }, IDENTITY);
