@@ -308,7 +308,6 @@ impl World {
         if present.name != life {
             return;
         }
-        let is_waiting = !present.recognition.is_over;
         let has_waited = now >= present.recognition.begun + OPERATOR_PATIENCE;
         if is_cut_off {
             return self.shared.queue.push_in(20 * MILLISECOND, Event::Judged { node, life, by, judgement });
@@ -331,7 +330,8 @@ impl World {
                 }
                 self.shared.coverage.contested += u64::from(judgement == Judgement::Contested);
                 // Whoever knew it first-hand may have lost that with its power. The operator who restored the copy does what the node prints.
-                if judgement == Judgement::Contested && is_restored && is_waiting && has_waited {
+                let is_refused = !present.recognition.taken_in.contains(id);
+                if judgement == Judgement::Contested && is_restored && is_refused && has_waited {
                     return self.on_disowned(node, by);
                 }
             }
