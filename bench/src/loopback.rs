@@ -200,7 +200,8 @@ impl Loopback {
     /// # Errors
     /// If the node has no room for it now.
     pub fn submit(&mut self, node: usize, command: &Command<'_>, level: Level) -> Result<(), Refusal> {
-        self.nodes[node].core.submit(self.now, GroupId(0), command, level, ReplyTo::default())
+        let now = self.now;
+        self.nodes[node].core.submit(now, now, GroupId(0), command, level, ReplyTo::default())
     }
 
     /// One turn of every node.

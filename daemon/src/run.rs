@@ -25,8 +25,6 @@ use crate::config::{self, Config};
 use crate::host;
 use crate::secret;
 
-/// A command that has waited this long is answered with an error.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A session that was not used for this long is closed.
 /// Positions of a row between two comparisons of digests. Nodes with another number are not compared with: it changes with a version only.
 const CHECKPOINT_EVERY: u64 = 512;
@@ -311,7 +309,7 @@ pub(crate) fn node_options(
                 queue_max: BATCH_QUEUE_MAX,
             },
             hash_seed: 0,
-            request_timeout: REQUEST_TIMEOUT,
+            request_timeout: node.request_timeout,
             snapshot_log_size: node.snapshot_log_size,
             session_idle_max: SESSION_IDLE_MAX,
             checkpoint_every: CHECKPOINT_EVERY,

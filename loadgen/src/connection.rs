@@ -381,7 +381,11 @@ impl Connection {
                         && reply.number & PROPOSALS != 0
                         && let NativeAnswer::Error(error) = reply.answer
                     {
-                        return Err(ConnectionFault::Refused(error.text().to_owned()));
+                        return Err(if error.is_passing() {
+                            ConnectionFault::AskAgain(error.text())
+                        } else {
+                            ConnectionFault::Refused(error.text().to_owned())
+                        });
                     }
                     if session.is_open() {
                         session.answer(&reply, |pending, answer| on_answer(pending, from_native(answer)))?;

@@ -178,7 +178,9 @@ impl Session {
     ) -> Result<(), ConnectionFault> {
         let place = self.place(reply.number & COUNTING_BITS).ok_or(ConnectionFault::Unasked)?;
         let Place::Asked(pending, _) = *place else { return Err(ConnectionFault::Unasked) };
-        if let Answer::Error(error @ (CommandError::Unknown | CommandError::Unavailable)) = reply.answer {
+        if let Answer::Error(error) = reply.answer
+            && (error == CommandError::Unknown || error.is_passing())
+        {
             return Err(ConnectionFault::AskAgain(error.text()));
         }
         *place = Place::Done;

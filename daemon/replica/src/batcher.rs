@@ -5,6 +5,9 @@
 //! usual number of commands, up to its bytes, so that load makes batches larger instead of longer queues of small ones. A
 //! partial batch waits for at most the configured linger, and only while others are in flight.
 //!
+//! A command has a certain time from its arrival at the node. One that had to wait before it came here has less left than one that
+//! just arrived, and does not share a batch with it, since a batch is given up as a whole.
+//!
 //! Invariants:
 //! * At most `pipeline_depth` sealed batches are outstanding.
 //! * A batch gets its [`BatchId`] when it is proposed for the first time, so a batch that is given up while it waits
@@ -79,7 +82,10 @@ pub enum Refusal {
 struct Filling {
     writer: BatchWriter,
     tokens: Vec<ReplyTo>,
+    /// When its first command came here.
     since: Instant,
+    /// When that command arrived at the node.
+    arrived: Instant,
 }
 
 /// A batch in flight.
@@ -89,6 +95,8 @@ pub(crate) struct Outstanding {
     pub(crate) tokens: Vec<ReplyTo>,
     /// When it was sealed.
     pub(crate) since: Instant,
+    /// When its first command arrived at the node.
+    arrived: Instant,
     /// It is known to be chosen.
     committed: bool,
 }
@@ -96,6 +104,8 @@ pub(crate) struct Outstanding {
 /// The batches of one replica that are not executed yet.
 pub(crate) struct Batcher {
     limits: BatchLimits,
+    /// How far apart the commands of one batch may have arrived.
+    spread_max: Duration,
     me: ReplicaId,
     incarnation: Incarnation,
     counter: u64,
@@ -109,9 +119,15 @@ pub(crate) struct Batcher {
 }
 
 impl Batcher {
-    pub(crate) fn new(limits: BatchLimits, me: ReplicaId, incarnation: Incarnation) -> Self {
+    pub(crate) fn new(
+        limits: BatchLimits,
+        spread_max: Duration,
+        me: ReplicaId,
+        incarnation: Incarnation,
+    ) -> Self {
         Self {
             limits,
+            spread_max,
             me,
             incarnation,
             counter: 0,
@@ -124,10 +140,11 @@ impl Batcher {
         }
     }
 
-    /// Takes a command into the batch that is being filled.
+    /// Takes a command into the batch that is being filled. It `arrived` at the node now or earlier.
     pub(crate) fn push(
         &mut self,
         now: Instant,
+        arrived: Instant,
         pool: &FramePool,
         command: &Command<'_>,
         token: ReplyTo,
@@ -136,7 +153,7 @@ impl Batcher {
         if size > FRAME_SIZE_MAX || !self.limits.admits(command) {
             return Err(Refusal::TooLarge);
         }
-        if self.open.is_some() && self.push_open(pool, command, token) {
+        if self.push_open(arrived, pool, command, token) {
             return Ok(());
         }
         if self.queue.len() >= self.limits.queue_max {
@@ -153,7 +170,7 @@ impl Batcher {
         assert!(fits, "the frame was taken large enough for this command");
         let mut tokens = self.spare_tokens.pop().unwrap_or_default();
         tokens.push(token);
-        let filling = Filling { writer, tokens, since: now };
+        let filling = Filling { writer, tokens, since: now, arrived };
         if self.limits.commands_max <= 1 {
             self.queue.push_back(filling);
         } else {
@@ -162,9 +179,19 @@ impl Batcher {
         Ok(())
     }
 
-    /// Adds to the open batch, which grows up to its bound; false if it is complete without the command.
-    fn push_open(&mut self, pool: &FramePool, command: &Command<'_>, token: ReplyTo) -> bool {
+    /// Adds to the open batch, which grows up to its bound; false if there is none, or it is complete without the command.
+    fn push_open(
+        &mut self,
+        arrived: Instant,
+        pool: &FramePool,
+        command: &Command<'_>,
+        token: ReplyTo,
+    ) -> bool {
         let Some(open) = &mut self.open else { return false };
+        let spread = arrived.since(open.arrived).max(open.arrived.since(arrived));
+        if spread > self.spread_max {
+            return false;
+        }
         if !open.writer.push(command) {
             let needed = open.writer.size() + size_of_command(command);
             let capacity = needed.max(2 * open.writer.capacity()).min(self.limits.size_max);
@@ -214,6 +241,7 @@ impl Batcher {
             frame,
             tokens: filling.tokens,
             since: now,
+            arrived: filling.arrived,
             committed: false,
         });
         self.outstanding.back().map(|batch| &batch.frame)
@@ -262,34 +290,31 @@ impl Batcher {
         }
     }
 
-    /// The next batch in flight since before `limit` whose clients still wait: they are taken out, the batch stays.
+    /// The next batch in flight whose commands arrived before `limit` and whose clients still wait: they are taken out, the batch stays.
     pub(crate) fn overdue_outstanding(&mut self, limit: Instant) -> Option<Vec<ReplyTo>> {
-        let batch = self.outstanding.iter_mut().find(|batch| !batch.tokens.is_empty())?;
-        (batch.since < limit).then(|| std::mem::take(&mut batch.tokens))
+        let is_overdue = |batch: &&mut Outstanding| batch.arrived < limit && !batch.tokens.is_empty();
+        self.outstanding.iter_mut().find(is_overdue).map(|batch| std::mem::take(&mut batch.tokens))
     }
 
-    /// Gives up the next batch that waits to be proposed since before `limit`: it never was and never will be, so its commands are
-    /// known not to be applied.
+    /// Gives up the next batch that waits to be proposed and whose commands arrived before `limit`: it never was proposed and never will
+    /// be, so its commands are known not to be applied.
     pub(crate) fn overdue_waiting(&mut self, limit: Instant) -> Option<Vec<ReplyTo>> {
-        if self.queue.is_empty() && self.open.as_ref().is_some_and(|open| open.since < limit) {
+        if self.open.as_ref().is_some_and(|open| open.arrived < limit) {
             self.queue.extend(self.open.take());
         }
-        if self.queue.front()?.since >= limit {
-            return None;
-        }
+        let is_overdue = |filling: &Filling| filling.arrived < limit && !filling.tokens.is_empty();
+        let index = self.queue.iter().position(is_overdue)?;
         if !holds(Rule::RefusedIsDropped) {
-            let refused = self.queue.iter_mut().find(|it| it.since < limit && !it.tokens.is_empty())?;
-            return Some(std::mem::take(&mut refused.tokens));
+            return self.queue.get_mut(index).map(|refused| std::mem::take(&mut refused.tokens));
         }
-        self.queue.pop_front().map(|filling| filling.tokens)
+        self.queue.remove(index).map(|filling| filling.tokens)
     }
 
-    /// Since when the oldest command waits.
+    /// When the oldest command that waits arrived.
     pub(crate) fn oldest(&self) -> Option<Instant> {
-        let flying = self.outstanding.iter().find(|batch| !batch.tokens.is_empty()).map(|batch| batch.since);
-        let mut waiting = self.queue.iter().chain(&self.open);
-        let waiting = waiting.find(|filling| !filling.tokens.is_empty()).map(|filling| filling.since);
-        [flying, waiting].into_iter().flatten().min()
+        let flying = self.outstanding.iter().filter(|batch| !batch.tokens.is_empty());
+        let waiting = self.queue.iter().chain(&self.open).filter(|filling| !filling.tokens.is_empty());
+        flying.map(|batch| batch.arrived).chain(waiting.map(|filling| filling.arrived)).min()
     }
 }
 
@@ -299,17 +324,18 @@ mod tests {
     use panch_wire::command::CommandKind;
 
     const NOW: Instant = Instant(1_000_000_000);
+    const SPREAD_MAX: Duration = Duration::from_millis(20);
 
     fn batcher(linger: Duration) -> (Batcher, FramePool) {
         let limits = BatchLimits { commands_max: 3, pipeline_depth: 2, linger, ..BatchLimits::default() };
-        (Batcher::new(limits, ReplicaId(0), Incarnation(1)), FramePool::new(1 << 20))
+        (Batcher::new(limits, SPREAD_MAX, ReplicaId(0), Incarnation(1)), FramePool::new(1 << 20))
     }
 
     fn push(batcher: &mut Batcher, pool: &FramePool, count: usize) {
         let command =
             Command { kind: CommandKind::Set, flags: 0, session: None, key: b"key", value: b"value" };
         for _ in 0..count {
-            batcher.push(NOW, pool, &command, ReplyTo::NOBODY).unwrap();
+            batcher.push(NOW, NOW, pool, &command, ReplyTo::NOBODY).unwrap();
         }
     }
 
@@ -317,7 +343,7 @@ mod tests {
     fn what_is_too_long_is_refused_where_it_comes_in() {
         use panch_wire::command::list;
         let limits = BatchLimits { value_size_max: 4, command_size_max: 200, ..BatchLimits::default() };
-        let mut batcher = Batcher::new(limits, ReplicaId(0), Incarnation(1));
+        let mut batcher = Batcher::new(limits, SPREAD_MAX, ReplicaId(0), Incarnation(1));
         let pool = FramePool::new(1 << 20);
         let mut pairs = Vec::new();
         [b"a long key".as_slice(), b"four", b"k", b"too long"]
@@ -334,7 +360,8 @@ mod tests {
             (MSet, &[0; 300], Err(Refusal::TooLarge)),
         ] {
             let command = Command { kind, flags: 0, session: None, key: b"key", value };
-            assert_eq!(batcher.push(NOW, &pool, &command, ReplyTo::NOBODY), expected, "{kind:?} {value:?}");
+            let pushed = batcher.push(NOW, NOW, &pool, &command, ReplyTo::NOBODY);
+            assert_eq!(pushed, expected, "{kind:?} {value:?}");
         }
     }
 
@@ -400,5 +427,40 @@ mod tests {
         finish_oldest(&mut batcher);
         push(&mut batcher, &pool, 1);
         assert_eq!(batcher.seal_next(NOW).unwrap().id().counter, 3);
+    }
+
+    #[test]
+    fn each_command_has_its_time_from_its_arrival_whatever_came_before_it() {
+        let (mut batcher, pool) = batcher(Duration::ZERO);
+        let ago = |spreads| NOW - SPREAD_MAX * spreads;
+        let mut push = |batcher: &mut Batcher, arrived, request| {
+            let command = Command { kind: CommandKind::Set, flags: 0, session: None, key: b"k", value: b"v" };
+            batcher.push(NOW, arrived, &pool, &command, ReplyTo { connection: 1, request }).unwrap();
+        };
+        // In flight: what came late is overdue first.
+        push(&mut batcher, NOW, 1);
+        assert_eq!(sealed(&mut batcher, NOW), [1]);
+        push(&mut batcher, ago(6), 2);
+        assert_eq!(sealed(&mut batcher, NOW), [1]);
+        // Waiting: what has less time left does not take others with it, what has about as much goes with it.
+        push(&mut batcher, NOW, 3);
+        push(&mut batcher, ago(8), 4);
+        push(&mut batcher, ago(7), 5);
+        push(&mut batcher, NOW, 6);
+        assert_eq!(batcher.oldest(), Some(ago(8)));
+        let requests = |tokens: Option<Vec<ReplyTo>>| -> Vec<u64> {
+            tokens.into_iter().flatten().map(|token| token.request).collect()
+        };
+        let limit = ago(4);
+        assert_eq!(requests(batcher.overdue_waiting(limit)), [4, 5]);
+        assert_eq!(requests(batcher.overdue_waiting(limit)), [0; 0]);
+        assert_eq!(requests(batcher.overdue_outstanding(limit)), [2]);
+        assert_eq!(requests(batcher.overdue_outstanding(limit)), [0; 0]);
+        assert_eq!(batcher.oldest(), Some(NOW));
+        finish_oldest(&mut batcher);
+        finish_oldest(&mut batcher);
+        assert_eq!(sealed(&mut batcher, NOW), [1, 1], "3, then 6");
+        assert_eq!(requests(batcher.overdue_outstanding(NOW + SPREAD_MAX)), [3]);
+        assert_eq!(requests(batcher.overdue_outstanding(NOW + SPREAD_MAX)), [6]);
     }
 }

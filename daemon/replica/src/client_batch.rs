@@ -79,6 +79,17 @@ pub fn receive(
     Ok((frame, sound))
 }
 
+/// The home of a sound batch, and the numbers of its commands in their session. It takes memory of its own, for a moment: it is for when
+/// a core's frame memory is full.
+pub fn home_and_numbers(bytes: &[u8]) -> Option<(ReplicaId, Vec<u64>)> {
+    let mut memory = FramePool::new(usize::MAX).take(bytes.len())?;
+    memory[..bytes.len()].copy_from_slice(bytes);
+    let frame = memory.receive(bytes.len()).ok()?;
+    let view = BatchView::validate(&frame).ok()?;
+    let numbers = view.commands().filter_map(|command| Some(command.session?.number)).collect();
+    Some((frame.id().proposer, numbers))
+}
+
 /// The largest frame: that of a full batch, or of one large command.
 fn size_max(limits: &BatchLimits) -> usize {
     OVERHEAD + limits.size_max.max(limits.command_size_max)
@@ -130,8 +141,10 @@ pub(crate) struct Flight {
     pub(crate) frame: Frame,
     /// The connection that waits for the answers: [`ReplyTo::connection`](crate::outbox::ReplyTo).
     pub(crate) connection: u64,
-    /// When it came.
+    /// When it was taken in.
     pub(crate) since: Instant,
+    /// When it arrived at the node.
+    arrived: Instant,
     /// It is known to be chosen.
     committed: bool,
 }
@@ -159,26 +172,39 @@ impl Flights {
         }
     }
 
-    /// Takes a batch in.
-    pub(crate) fn add(&mut self, now: Instant, frame: Frame, connection: u64) -> Result<(), Refusal> {
+    /// Takes a batch in, which `arrived` at the node now or earlier.
+    pub(crate) fn add(
+        &mut self,
+        now: Instant,
+        arrived: Instant,
+        frame: Frame,
+        connection: u64,
+    ) -> Result<(), Refusal> {
         if self.arrived.len() >= self.count_max {
             return Err(Refusal::Busy);
         }
         if frame.id().proposer == self.me {
-            self.expect(now, &frame, connection)?;
+            self.expect(now, arrived, &frame, connection)?;
         }
         self.arrived.push(frame);
         Ok(())
     }
 
     /// Notes who waits for a batch. Whoever waited for the same one does so no longer.
-    fn expect(&mut self, now: Instant, frame: &Frame, connection: u64) -> Result<(), Refusal> {
+    fn expect(
+        &mut self,
+        now: Instant,
+        arrived: Instant,
+        frame: &Frame,
+        connection: u64,
+    ) -> Result<(), Refusal> {
         let earlier = self.finish(frame);
         if earlier.is_none() && !self.has_room(self.me, connection) {
             return Err(Refusal::Busy);
         }
         self.superseded.extend(earlier);
-        self.list.push_back(Flight { frame: frame.clone(), connection, since: now, committed: false });
+        let frame = frame.clone();
+        self.list.push_back(Flight { frame, connection, since: now, arrived, committed: false });
         Ok(())
     }
 
@@ -192,7 +218,7 @@ impl Flights {
     /// Nothing is done about a batch here, and who waits for it hears so when the turn ends.
     pub(crate) fn decline(&mut self, now: Instant, frame: Frame, connection: u64) {
         if frame.id().proposer == self.me {
-            self.superseded.push(Flight { frame, connection, since: now, committed: false });
+            self.superseded.push(Flight { frame, connection, since: now, arrived: now, committed: false });
         }
     }
 
@@ -221,18 +247,24 @@ impl Flights {
         self.list.remove(index)
     }
 
-    /// Ends the oldest flight if it began before `limit`.
+    /// Ends the next flight that arrived before `limit`.
     pub(crate) fn overdue(&mut self, limit: Instant) -> Option<Flight> {
-        (self.list.front()?.since < limit).then(|| self.list.pop_front()).flatten()
+        let index = self.list.iter().position(|flight| flight.arrived < limit)?;
+        self.list.remove(index)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Flight> {
         self.list.iter()
     }
 
-    /// Since when the oldest waits.
+    /// Since when the oldest is in flight.
     pub(crate) fn oldest(&self) -> Option<Instant> {
         self.list.front().map(|flight| flight.since)
+    }
+
+    /// When the one that has the least time left arrived.
+    pub(crate) fn first_arrived(&self) -> Option<Instant> {
+        self.list.iter().map(|flight| flight.arrived).min()
     }
 }
 
@@ -374,7 +406,7 @@ mod tests {
         let mut flights = Flights::new(&limits, ReplicaId(1));
         let frame = |number| seal(number, &[set(b"key")]);
         let mut add = |number, connection| {
-            let added = flights.add(Instant(number), frame(number), connection).is_ok();
+            let added = flights.add(Instant(number), Instant(number), frame(number), connection).is_ok();
             assert_eq!(flights.next_arrived(), added.then(|| frame(number)));
             added
         };
@@ -383,7 +415,7 @@ mod tests {
         let others = (10..30).filter(|number| add(*number, *number)).count();
         assert_eq!(others, 5);
         // The same batch again: whoever asked before waits no more.
-        flights.add(Instant(50), frame(10), 99).unwrap();
+        flights.add(Instant(50), Instant(50), frame(10), 99).unwrap();
         assert_eq!(flights.next_superseded().map(|flight| flight.connection), Some(10));
         // Who cannot wait for room is told so, if an answer is owed here.
         assert!(!flights.has_room(ReplicaId(1), 77) && flights.has_room(ReplicaId(0), 77));
@@ -394,7 +426,8 @@ mod tests {
         assert!(flights.next_superseded().is_none());
         // What has its home elsewhere takes no room but that of the turn.
         let foreign = |number| seal_for(0, number, &[set(b"key")]);
-        let taken = (0..20).filter(|number| flights.add(Instant(50), foreign(*number), 1).is_ok()).count();
+        let mut add = |number| flights.add(Instant(50), Instant(50), foreign(number), 1);
+        let taken = (0..20).filter(|number| add(*number).is_ok()).count();
         assert_eq!(taken, 7);
         assert_eq!(flights.commit(frame(10).id()), Some((Instant(50), 1)));
         assert_eq!(flights.commit(frame(10).id()), None);

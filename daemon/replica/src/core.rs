@@ -181,13 +181,14 @@ impl Core {
         self.incarnation
     }
 
-    /// Takes a command of a client.
+    /// Takes a command of a client, which `arrived` at the node now or earlier: its time runs since then.
     ///
     /// # Errors
     /// [`Refusal::Busy`] if there is no room now: read no more from this client and try again after a turn.
     pub fn submit(
         &mut self,
         now: Instant,
+        arrived: Instant,
         group: GroupId,
         command: &Command<'_>,
         level: Level,
@@ -197,7 +198,8 @@ impl Core {
         if !self.is_live() {
             return Err(Refusal::Busy);
         }
-        each!(&mut self.replicas[index], replica => replica.submit(now, &self.pool, command, level, token))
+        let pool = &self.pool;
+        each!(&mut self.replicas[index], replica => replica.submit(now, arrived, pool, command, level, token))
     }
 
     /// Makes a frame of the bytes that a client proposes and checks it.
@@ -230,6 +232,7 @@ impl Core {
     pub fn submit_batch(
         &mut self,
         now: Instant,
+        arrived: Instant,
         group: GroupId,
         frame: Frame,
         connection: u64,
@@ -241,7 +244,7 @@ impl Core {
         };
         let (takes_proposals, is_full) = (takes_proposals(wal), wal.is_full());
         each!(&mut self.replicas[index], replica => {
-            if takes_proposals && replica.submit_batch(now, frame.clone(), connection).is_ok() {
+            if takes_proposals && replica.submit_batch(now, arrived, frame.clone(), connection).is_ok() {
                 return Ok(());
             }
             if can_wait && !is_full {
@@ -250,6 +253,13 @@ impl Core {
             replica.decline_batch(now, frame, connection);
             Ok(())
         })
+    }
+
+    /// The node stops: whatever waits to be decided or confirmed is answered with what is known of it. Nothing may be submitted afterwards.
+    pub fn give_up(&mut self, out: &mut impl Outbox) {
+        for any in &mut self.replicas {
+            each!(any, replica => replica.give_up(out));
+        }
     }
 
     /// Answers a read with whatever this node has executed; `None` if the group is not here or the command is no read.

@@ -28,7 +28,8 @@ struct Read {
 pub(crate) struct Round {
     context: ReadContext,
     state: State,
-    since: Instant,
+    /// When the first of its reads to arrive at the node arrived.
+    arrived: Instant,
     bytes: Vec<u8>,
     reads: Vec<Read>,
 }
@@ -74,10 +75,10 @@ impl Reads {
         (context.0 % 2) as usize
     }
 
-    /// Takes a read into this turn's round.
+    /// Takes a read into this turn's round. It `arrived` at the node now or earlier.
     pub(crate) fn push(
         &mut self,
-        now: Instant,
+        arrived: Instant,
         command: &Command<'_>,
         token: ReplyTo,
     ) -> Result<(), Refusal> {
@@ -91,13 +92,15 @@ impl Reads {
             let mut round = self.spare.pop().unwrap_or_else(|| Round {
                 context: ReadContext(0),
                 state: State::Asked,
-                since: now,
+                arrived,
                 bytes: Vec::new(),
                 reads: Vec::new(),
             });
-            (round.context, round.state, round.since) = (ReadContext(self.last_context), State::Asked, now);
+            (round.context, round.state) = (ReadContext(self.last_context), State::Asked);
+            round.arrived = arrived;
             round
         });
+        round.arrived = round.arrived.min(arrived);
         round.bytes.extend_from_slice(command.key);
         let key_end = round.bytes.len();
         round.bytes.extend_from_slice(command.value);
@@ -137,12 +140,10 @@ impl Reads {
         self.waiting.pop_front_if(|round| matches!(round.state, State::ServeAt(at) if at <= executed))
     }
 
-    /// Takes the next round that has waited since before `limit`.
+    /// Takes the next round with reads that arrived before `limit`.
     pub(crate) fn next_overdue(&mut self, limit: Instant) -> Option<Round> {
-        if self.waiting.front()?.since >= limit {
-            return None;
-        }
-        self.waiting.pop_front()
+        let index = self.waiting.iter().position(|round| round.arrived < limit)?;
+        self.waiting.remove(index)
     }
 
     /// Gives a round's storage back.
@@ -155,9 +156,9 @@ impl Reads {
         }
     }
 
-    /// Since when the oldest read waits.
+    /// When the oldest read that waits arrived.
     pub(crate) fn oldest(&self) -> Option<Instant> {
-        self.waiting.front().map(|round| round.since)
+        self.waiting.iter().map(|round| round.arrived).min()
     }
 
     /// When [`Reads::next_retry`] will have something.

@@ -41,6 +41,8 @@ mod overdue;
 pub const PROTOCOL_RECORD: RecordKind = RecordKind(1);
 /// A [`StandingRecord`](crate::divergence::StandingRecord).
 pub(crate) const STANDING_RECORD: RecordKind = RecordKind(3);
+/// Commands that arrived further apart than this share of the request timeout do not share a batch.
+const SPREAD_SHARE: u32 = 8;
 /// The time after which a session expires is measured in this many steps.
 const SESSION_MARKS: usize = 8;
 
@@ -51,7 +53,7 @@ pub struct ReplicaConfig {
     pub batch: BatchLimits,
     /// Decides where things lie in the hash tables of the state, see [`StateMachine::new`].
     pub hash_seed: u64,
-    /// A command that has waited this long is answered: as unavailable if it was never proposed, as unknown if it was.
+    /// A command that arrived this long ago is answered: as not applied if it was never proposed, as unknown if it was.
     pub request_timeout: Duration,
     /// Bytes of log after which a snapshot is made.
     pub snapshot_log_size: u64,
@@ -150,7 +152,12 @@ impl<P: Protocol> Replica<P> {
             effects: Effects::default(),
             gate: Gate::new(),
             rejoin,
-            batcher: Batcher::new(config.batch, group.me, incarnation),
+            batcher: Batcher::new(
+                config.batch,
+                config.request_timeout / SPREAD_SHARE,
+                group.me,
+                incarnation,
+            ),
             flights: Flights::new(&config.batch, group.me),
             reads: [Reads::new(false), Reads::new(true)],
             machine,
@@ -232,19 +239,21 @@ impl<P: Protocol> Replica<P> {
         self.settle(around);
     }
 
+    /// Takes a command in, which `arrived` at the node now or earlier.
     pub(crate) fn submit(
         &mut self,
         now: Instant,
+        arrived: Instant,
         pool: &FramePool,
         command: &Command<'_>,
         level: Level,
         token: ReplyTo,
     ) -> Result<(), Refusal> {
         if command.kind.is_read() && level != Level::Log && !P::ORDER.needs_log(command) {
-            self.reads[usize::from(level == Level::Lease)].push(now, command, token)?;
+            self.reads[usize::from(level == Level::Lease)].push(arrived, command, token)?;
             self.probe.reads += 1;
         } else {
-            self.batcher.push(now, pool, command, token)?;
+            self.batcher.push(now, arrived, pool, command, token)?;
             self.probe.commands += 1;
         }
         Ok(())
@@ -326,7 +335,7 @@ impl<P: Protocol> Replica<P> {
         let now = around.now;
         self.advance_rejoin(around);
         if !self.rejoin.is_member() {
-            self.refuse_commands(CommandError::Unavailable, around.out);
+            self.refuse_commands(CommandError::NotMember, around.out);
         }
         if self.rejoin.is_waiting() {
             return;
@@ -390,8 +399,8 @@ impl<P: Protocol> Replica<P> {
             return self.rejoin.deadline();
         }
         let [quorum, lease] = &self.reads;
-        let overdue = [self.batcher.oldest(), self.flights.oldest(), quorum.oldest(), lease.oldest()];
-        let overdue = overdue.into_iter().flatten().map(|since| since + self.config.request_timeout);
+        let waiting = [self.batcher.oldest(), self.flights.first_arrived(), quorum.oldest(), lease.oldest()];
+        let overdue = waiting.into_iter().flatten().map(|arrived| arrived + self.config.request_timeout);
         [
             self.protocol.deadline(),
             self.batcher.deadline().filter(|_| takes_proposals && self.may_propose),
@@ -627,6 +636,6 @@ impl<P: Protocol> Replica<P> {
         let command =
             Command { kind: CommandKind::ExpireSessions, flags: 0, session: None, key: b"", value: &value };
         // Refused for want of room: the next mark is soon enough.
-        let _ = self.batcher.push(now, around.pool, &command, ReplyTo::NOBODY);
+        let _ = self.batcher.push(now, now, around.pool, &command, ReplyTo::NOBODY);
     }
 }

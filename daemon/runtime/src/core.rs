@@ -254,9 +254,12 @@ impl CoreLoop {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let listen = self.listen_again.iter().map(|(at, _, _)| *at).min();
         let stop = self.stopping.as_ref().map(Stopping::deadline);
+        let timeout = self.view.options.replica.request_timeout;
+        let backlog = self.backlog.first_arrived().map(|arrived| arrived + timeout);
+        let waiting = [self.out.clients.deadline(), backlog];
         let (core, peers, inbound) =
             (self.core.deadline(), self.out.peers.deadline(), self.inbound.deadline());
-        [core, peers, inbound, listen, stop].into_iter().flatten().min()
+        [core, peers, inbound, listen, stop].into_iter().chain(waiting).flatten().min()
     }
 
     /// Publishes what INFO on other cores may ask for.

@@ -14,6 +14,7 @@ use panch_wire::client::{self, Answer, Commit, Operation, ReadLevel, ReplyView, 
 use panch_wire::command::{Command, Reply};
 use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
 use panch_wire::peer::Hello;
+use panch_wire::time::Instant;
 
 use crate::clients::submitted_level;
 
@@ -22,8 +23,8 @@ const OUTSTANDING_SIZE_MAX: usize = 4 << 20;
 
 /// What one core hands to another.
 pub(crate) enum Parcel {
-    /// Commands of this core's clients for the other's groups: see [`push_request`].
-    Requests(Vec<u8>),
+    /// Commands of this core's clients for the other's groups.
+    Requests(Requests),
     /// Replies to the other's requests: see [`push_reply`].
     Replies(Vec<u8>),
     /// So many bytes of the other's requests have been taken in.
@@ -49,18 +50,38 @@ pub(crate) struct PeerMessage {
     pub(crate) body: Option<Vec<u8>>,
 }
 
+/// Commands on their way between cores.
+#[derive(Default, Debug, PartialEq, Eq)]
+pub(crate) struct Requests {
+    /// See [`push_request`].
+    bytes: Vec<u8>,
+    /// When the one that has the least time left arrived at the node.
+    first_arrived: Option<Instant>,
+}
+
+impl Requests {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    fn note_arrival(&mut self, arrived: Instant) {
+        self.first_arrived = Some(self.first_arrived.map_or(arrived, |first| first.min(arrived)));
+    }
+}
+
 /// Commands for one other core: those that gather for the next parcel, and how much is on its way.
 #[derive(Default)]
 pub(crate) struct Forwarding {
-    pub(crate) parcel: Vec<u8>,
-    /// Bytes not yet reported as taken, those in `parcel` included.
+    pub(crate) requests: Requests,
+    /// Bytes not yet reported as taken, those in `requests` included.
     outstanding: usize,
 }
 
 impl Forwarding {
-    /// Adds a command.
+    /// Adds a command that arrived then.
     pub(crate) fn push(
         &mut self,
+        arrived: Instant,
         group: GroupId,
         command: &Command<'_>,
         level: Level,
@@ -69,15 +90,17 @@ impl Forwarding {
         if self.outstanding > OUTSTANDING_SIZE_MAX {
             return Err(Refusal::Busy);
         }
-        let before = self.parcel.len();
-        push_request(&mut self.parcel, group, command, level, token);
-        self.outstanding += self.parcel.len() - before;
+        let before = self.requests.bytes.len();
+        push_request(&mut self.requests.bytes, arrived, group, command, level, token);
+        self.requests.note_arrival(arrived);
+        self.outstanding += self.requests.bytes.len() - before;
         Ok(())
     }
 
-    /// Adds a client's batch, which was found sound.
+    /// Adds a client's batch that arrived then and was found sound.
     pub(crate) fn push_batch(
         &mut self,
+        arrived: Instant,
         group: GroupId,
         frame: &[u8],
         session: u64,
@@ -86,11 +109,13 @@ impl Forwarding {
         if self.outstanding > OUTSTANDING_SIZE_MAX {
             return Err(Refusal::Busy);
         }
-        let before = self.parcel.len();
-        push_prefix(&mut self.parcel, connection, session, group);
+        let bytes = &mut self.requests.bytes;
+        let before = bytes.len();
+        push_prefix(bytes, arrived, connection, session, group);
         let operation = Operation::Propose { group, frame };
-        client::write_request(&request_of(0, 0, ReadLevel::Log, operation), &mut self.parcel);
-        self.outstanding += self.parcel.len() - before;
+        client::write_request(&request_of(0, 0, ReadLevel::Log, operation), bytes);
+        self.outstanding += bytes.len() - before;
+        self.requests.note_arrival(arrived);
         Ok(())
     }
 
@@ -110,7 +135,7 @@ pub(crate) struct Backlog {
 
 struct Waiting {
     from: usize,
-    bytes: Vec<u8>,
+    requests: Requests,
     /// Where to go on.
     at: usize,
 }
@@ -121,33 +146,48 @@ impl Backlog {
         Self { parcels: Vec::new(), taken: vec![0; cores] }
     }
 
-    pub(crate) fn push(&mut self, from: usize, bytes: Vec<u8>) {
-        self.parcels.push(Waiting { from, bytes, at: 0 });
+    pub(crate) fn push(&mut self, from: usize, requests: Requests) {
+        self.parcels.push(Waiting { from, requests, at: 0 });
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.parcels.is_empty()
     }
 
-    /// Hands commands to `submit` in their order until it is busy; true if any was taken in.
-    pub(crate) fn drain(&mut self, mut submit: impl FnMut(RemoteRequest<'_>) -> Result<(), Refusal>) -> bool {
+    /// Hands commands to `work` in their order until it is busy; true if it is done with any. It is told of those that arrived before `limit`
+    /// that they are late and to be refused. Behind a busy one nothing is submitted, but what is late is refused there too, with whatever
+    /// stands before it in the same parcel: a parcel is of one turn.
+    pub(crate) fn drain(
+        &mut self,
+        limit: Instant,
+        mut work: impl FnMut(RemoteRequest<'_>, bool) -> Result<(), Refusal>,
+    ) -> bool {
         let (mut progressed, mut busy) = (false, false);
         let taken = &mut self.taken;
-        self.parcels.retain_mut(|Waiting { from, bytes, at }| {
-            while !busy && let Some((request, next)) = request_at(bytes, *at) {
-                busy = submit(request) == Err(Refusal::Busy);
-                if !busy {
+        self.parcels.retain_mut(|Waiting { from, requests, at }| {
+            let holds_late = requests.first_arrived.is_some_and(|arrived| arrived <= limit);
+            while let Some((request, next)) = request_at(&requests.bytes, *at) {
+                let is_late = request.arrived <= limit || (busy && holds_late);
+                if busy && !is_late {
+                    return true;
+                }
+                if work(request, is_late).is_err() {
+                    assert!(!busy, "what is late is refused whatever the room");
+                    busy = true;
+                } else {
                     progressed = true;
                     *at = next;
                 }
             }
-            let done = !busy;
-            if done {
-                taken[*from] += bytes.len();
-            }
-            !done
+            taken[*from] += requests.bytes.len();
+            false
         });
         progressed
+    }
+
+    /// When the one that has the least time left arrived.
+    pub(crate) fn first_arrived(&self) -> Option<Instant> {
+        self.parcels.iter().filter_map(|waiting| waiting.requests.first_arrived).min()
     }
 
     /// Bytes taken in from `core` that it does not know of.
@@ -161,19 +201,20 @@ impl Backlog {
     }
 }
 
-const REQUEST_PREFIX: usize = 18;
+const REQUEST_PREFIX: usize = 26;
 const REPLY_PREFIX: usize = 8;
 
-/// Appends a command.
+/// Appends a command that arrived then.
 pub(crate) fn push_request(
     out: &mut Vec<u8>,
+    arrived: Instant,
     group: GroupId,
     command: &Command<'_>,
     level: Level,
     token: ReplyTo,
 ) {
     let session = command.session;
-    push_prefix(out, token.connection, session.map_or(0, |header| header.session), group);
+    push_prefix(out, arrived, token.connection, session.map_or(0, |header| header.session), group);
     let level = match level {
         Level::Log => ReadLevel::Log,
         Level::Quorum => ReadLevel::Quorum,
@@ -184,9 +225,10 @@ pub(crate) fn push_request(
     client::write_request(&request_of(token.request, acked_below, level, Operation::Command(*command)), out);
 }
 
-fn push_prefix(out: &mut Vec<u8>, connection: u64, session: u64, group: GroupId) {
+fn push_prefix(out: &mut Vec<u8>, arrived: Instant, connection: u64, session: u64, group: GroupId) {
     out.extend_from_slice(&connection.to_le_bytes());
     out.extend_from_slice(&session.to_le_bytes());
+    out.extend_from_slice(&arrived.0.to_le_bytes());
     out.extend_from_slice(&group.0.to_le_bytes());
 }
 
@@ -197,6 +239,7 @@ fn request_of(number: u64, acked_below: u64, level: ReadLevel, operation: Operat
 
 /// A request from another core.
 pub(crate) struct RemoteRequest<'a> {
+    pub(crate) arrived: Instant,
     pub(crate) group: GroupId,
     pub(crate) token: ReplyTo,
     pub(crate) work: RemoteWork<'a>,
@@ -223,8 +266,9 @@ pub(crate) fn request_at(bytes: &[u8], at: usize) -> Option<(RemoteRequest<'_>, 
         Operation::Ping | Operation::Invalid(_) => return None,
     };
     let token = ReplyTo { connection: word(0), request: request.number };
-    let group = GroupId(u16::from_le_bytes([prefix[16], prefix[17]]));
-    Some((RemoteRequest { group, token, work }, at + REQUEST_PREFIX + size))
+    let group = GroupId(u16::from_le_bytes([prefix[24], prefix[25]]));
+    let arrived = Instant(word(16));
+    Some((RemoteRequest { arrived, group, token, work }, at + REQUEST_PREFIX + size))
 }
 
 /// Appends a reply.
@@ -276,35 +320,30 @@ mod tests {
         let mut forwarding = Forwarding::default();
         let value = vec![0; 1 << 20];
         let push = |forwarding: &mut Forwarding| {
-            forwarding.push(GroupId(1), &get(&value), Level::Log, ReplyTo { connection: 1, request: 1 })
+            let token = ReplyTo { connection: 1, request: 1 };
+            forwarding.push(Instant(1), GroupId(1), &get(&value), Level::Log, token)
         };
         let accepted = (0..10).take_while(|_| push(&mut forwarding).is_ok()).count();
         assert_eq!(accepted, 4);
         // That the parcel has left changes nothing; that it was taken in does.
-        let parcel = std::mem::take(&mut forwarding.parcel);
+        let parcel = std::mem::take(&mut forwarding.requests);
         assert_eq!(push(&mut forwarding), Err(Refusal::Busy));
-        forwarding.taken(parcel.len());
+        forwarding.taken(parcel.bytes.len());
         assert_eq!(push(&mut forwarding), Ok(()));
     }
 
     #[test]
     fn a_backlog_keeps_order_and_reports_each_parcel_once_it_is_used_up() {
-        let parcel = |numbers: &[u64]| {
-            let mut bytes = Vec::new();
-            for number in numbers {
-                let token = ReplyTo { connection: 1, request: *number };
-                push_request(&mut bytes, GroupId(0), &get(b"v"), Level::Log, token);
-            }
-            bytes
-        };
-        let (first, second) = (parcel(&[1, 2, 3]), parcel(&[4]));
+        let (first, second) = (parcel(&[(1, 9), (2, 9), (3, 9)]), parcel(&[(4, 9)]));
+        let sizes = (first.bytes.len(), second.bytes.len());
         let mut backlog = Backlog::new(3);
-        backlog.push(1, first.clone());
-        backlog.push(2, second.clone());
+        backlog.push(1, first);
+        backlog.push(2, second);
         let (mut seen, mut room) = (Vec::new(), 2);
         let mut drain = |backlog: &mut Backlog, more: usize| {
             room = more;
-            backlog.drain(|request| {
+            backlog.drain(Instant(0), |request, is_late| {
+                assert!(!is_late);
                 if room == 0 {
                     return Err(Refusal::Busy);
                 }
@@ -317,16 +356,60 @@ mod tests {
         assert!(!backlog.has_taken(), "a parcel in use is not taken");
         assert!(!drain(&mut backlog, 0));
         assert!(drain(&mut backlog, 1));
-        assert_eq!((*backlog.taken_of(1), *backlog.taken_of(2)), (first.len(), 0));
+        assert_eq!((*backlog.taken_of(1), *backlog.taken_of(2)), (sizes.0, 0));
         assert!(drain(&mut backlog, 5));
-        assert_eq!((*backlog.taken_of(1), *backlog.taken_of(2)), (first.len(), second.len()));
+        assert_eq!((*backlog.taken_of(1), *backlog.taken_of(2)), sizes);
         assert!(backlog.is_empty());
         assert_eq!(seen, [1, 2, 3, 4]);
     }
 
+    /// A parcel of requests, each with its number and when it arrived.
+    fn parcel(requests: &[(u64, u64)]) -> Requests {
+        let mut forwarding = Forwarding::default();
+        for (request, arrived) in requests {
+            let token = ReplyTo { connection: 1, request: *request };
+            forwarding.push(Instant(*arrived), GroupId(0), &get(b"v"), Level::Log, token).unwrap();
+        }
+        forwarding.requests
+    }
+
+    #[test]
+    fn what_is_late_is_refused_wherever_it_stands_and_nothing_overtakes_a_busy_one() {
+        let mut backlog = Backlog::new(2);
+        for requests in [&[(1, 50), (2, 50)][..], &[(3, 50), (4, 10), (5, 50)], &[(6, 50)]] {
+            backlog.push(1, parcel(requests));
+        }
+        assert_eq!(backlog.first_arrived(), Some(Instant(10)));
+        let mut drain = |limit, room: usize| {
+            let (mut submitted, mut refused, mut left) = (Vec::new(), Vec::new(), room);
+            backlog.drain(Instant(limit), |request, is_late| {
+                let number = request.token.request;
+                if is_late {
+                    refused.push(number);
+                } else if left == 0 {
+                    return Err(Refusal::Busy);
+                } else {
+                    left -= 1;
+                    submitted.push(number);
+                }
+                Ok(())
+            });
+            (submitted, refused, backlog.first_arrived())
+        };
+        assert_eq!(drain(9, 1), (vec![1], vec![], Some(Instant(10))));
+        assert_eq!(drain(10, 0), (vec![], vec![3, 4, 5], Some(Instant(50))));
+        assert_eq!(drain(49, 9), (vec![2, 6], vec![], None));
+        backlog.push(1, parcel(&[(7, 60), (8, 50)]));
+        let mut seen = Vec::new();
+        backlog.drain(Instant(50), |request, is_late| {
+            seen.push((request.token.request, is_late));
+            Ok(())
+        });
+        assert_eq!(seen, [(7, false), (8, true)], "with room only what is late itself is refused");
+    }
+
     #[test]
     fn requests_and_replies_cross_as_they_were() {
-        let mut bytes = Vec::new();
         let session = SessionHeader { session: 9, number: 4, acked_below: 2 };
         let tokens = [ReplyTo { connection: 77, request: 3 }, ReplyTo { connection: 1 << 60, request: 4 }];
         let commands = [
@@ -339,12 +422,12 @@ mod tests {
                 value: b"value",
             },
         ];
+        let mut forwarding = Forwarding::default();
         for ((command, token), level) in commands.iter().zip(tokens).zip([Level::Lease, Level::Log]) {
-            push_request(&mut bytes, GroupId(5), command, level, token);
+            forwarding.push(Instant(7 << 40), GroupId(5), command, level, token).unwrap();
         }
-        let mut forwarding = Forwarding { parcel: bytes, outstanding: 0 };
-        forwarding.push_batch(GroupId(6), b"a frame", 9, 1 << 61).unwrap();
-        let bytes = forwarding.parcel;
+        forwarding.push_batch(Instant(8), GroupId(6), b"a frame", 9, 1 << 61).unwrap();
+        let bytes = forwarding.requests.bytes;
         let (first, at) = request_at(&bytes, 0).unwrap();
         assert_eq!((first.work, first.token), (RemoteWork::Command(commands[0], Level::Lease), tokens[0]));
         let (second, at) = request_at(&bytes, at).unwrap();
@@ -352,6 +435,7 @@ mod tests {
         let (third, at) = request_at(&bytes, at).unwrap();
         assert_eq!((third.work, third.token.connection), (RemoteWork::Batch(b"a frame", 9), 1 << 61));
         assert_eq!((second.group, third.group, at), (GroupId(5), GroupId(6), bytes.len()));
+        assert_eq!((second.arrived, third.arrived), (Instant(7 << 40), Instant(8)));
 
         let mut bytes = Vec::new();
         let commit = Commit { position: Position { row: 2, number: 5 }, stamp: 8 };

@@ -340,7 +340,7 @@ impl Clients {
                 vec![self.pause(index)]
             }
             // A later attempt is under way.
-            Outcome::Refused(CommandError::Unavailable) if attempt != client.attempt => Vec::new(),
+            Outcome::Refused(error) if error.is_passing() && attempt != client.attempt => Vec::new(),
             Outcome::Refused(CommandError::UnknownSession) if client.persistent => {
                 if self.settings.sessions_last {
                     let text = format!("client {index}: its session was forgotten");
@@ -365,10 +365,10 @@ impl Clients {
                 Vec::new()
             }
             Outcome::Refused(error) => {
-                let again = matches!(error, CommandError::Unavailable | CommandError::LogFull);
-                if again && client.persistent {
-                    coverage.busy += u64::from(error == CommandError::LogFull);
-                    coverage.not_applied += u64::from(error == CommandError::Unavailable);
+                if error.is_passing() && client.persistent {
+                    let is_full = error == CommandError::LogFull;
+                    coverage.busy += u64::from(is_full);
+                    coverage.not_applied += u64::from(!is_full);
                     return self.retry_later(index);
                 }
                 client.task = None;

@@ -107,6 +107,7 @@ fn node(node: &NodeConfig) -> String {
     put("frame_pool_size", size(node.frame_pool_size as u64));
     put("client_connections_max", node.client_connections_max.to_string());
     put("client_output_max", size(node.client_output_max as u64));
+    put("request_timeout", period(node.request_timeout));
     put("default_read_level", quoted(node.default_read_level.word()));
     text
 }

@@ -214,6 +214,8 @@ pub struct NodeConfig {
     pub client_connections_max: usize,
     /// Replies waiting for one slow client, in bytes; at this much the node stops reading its requests.
     pub client_output_max: usize,
+    /// A request that arrived this long ago is answered, whatever is known of it.
+    pub request_timeout: Duration,
     /// How fresh the answer to a read must be if its client does not say: every Redis client, and native requests that
     /// leave it to the node.
     pub default_read_level: ReadLevel,

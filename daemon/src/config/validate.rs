@@ -246,6 +246,7 @@ fn node(
     let snapshot_log_size = reader.size("snapshot_log_size", 2 * MIB..=1 << 40, 256 * MIB);
     let frame_pool_size = reader.size("frame_pool_size", MIB..=64 * GIB, 64 * MIB);
     let client_connections_max = reader.number("client_connections_max", 1..=1_000_000, 10_000);
+    let request_timeout = reader.period("request_timeout", ms(100)..=ms(60_000), ms(3000));
     let default_read_level = reader.choice("default_read_level", ReadLevel::ALL, ReadLevel::Quorum);
     let client_output_max = reader.size("client_output_max", 16 * KIB..=4 * GIB, 8 * MIB);
 
@@ -304,6 +305,7 @@ fn node(
         frame_pool_size: frame_pool_size.value as usize,
         client_connections_max: client_connections_max.value as usize,
         client_output_max: client_output_max.value as usize,
+        request_timeout: request_timeout.value,
         default_read_level: default_read_level.value,
     };
     (config, NodeSizes { log_segment_size, frame_pool_size, client_output_max })

@@ -175,8 +175,8 @@ errors! {
     SessionTableFull = 7, "ERR too many sessions";
     /// Keys of one command live in different groups.
     CrossSlot = 8, "CROSSSLOT Keys in request don't hash to the same slot";
-    /// The node could not propose the command, or confirm the read, in time; it was not applied and never will be.
-    Unavailable = 9, "CLUSTERDOWN no majority of replicas is reachable, or the node is overloaded: the command was not applied, try again";
+    /// No majority could decide the command, or confirm the read, in time; it was not applied and never will be.
+    Unavailable = 9, "CLUSTERDOWN no majority of replicas answers this node, or none of them leads yet: the command was not applied, try again";
     /// The log's disk is full: writes are refused until there is room.
     LogFull = 10, "OOM the log has no room left on its disk; writes are refused until space is freed";
     /// The command's bytes mean nothing.
@@ -188,6 +188,24 @@ errors! {
     /// The command was proposed, or was by others, but this node did not learn of the outcome in time: it was applied, or will be, or
     /// never is.
     Unknown = 12, "UNKNOWN the outcome of this command is not known: it was proposed, but its result did not come in time; it may have been applied, and may still be";
+    /// The node did not take the command in before its time was over; it was not applied and never will be.
+    NoRoom = 15, "TRYAGAIN the node could not take the command in within request_timeout, for want of memory or because earlier requests of the connection took as long: it was not applied";
+    /// The node took the command in, and could not propose it, or confirm the read, before its time was over; it was not applied and never
+    /// will be.
+    Overdue = 16, "TRYAGAIN the node could not propose the command, or confirm the read, within request_timeout, since its log or the other nodes are slow: it was not applied";
+    /// The node has no part in the group yet; the command was not applied by it.
+    NotMember = 17, "CLUSTERDOWN the node is starting, or on its way back after the loss of its disk, and serves nothing yet: the command was not applied, try another node";
+    /// The node takes nothing in any more; the command was not applied by it.
+    Stopping = 18, "CLUSTERDOWN the node is stopping: the command was not applied, try another node";
+}
+
+impl CommandError {
+    /// Whether this copy of the command was not applied and never will be, for a reason that passes: the same command may be sent again, to
+    /// this node or to another.
+    pub fn is_passing(self) -> bool {
+        use CommandError::*;
+        matches!(self, Unavailable | LogFull | NoRoom | Overdue | NotMember | Stopping)
+    }
 }
 
 /// Several byte strings in one: each as a little-endian `u32` length and its bytes.

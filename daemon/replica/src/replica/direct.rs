@@ -20,12 +20,13 @@ impl<P: Protocol> Replica<P> {
     pub(crate) fn submit_batch(
         &mut self,
         now: Instant,
+        arrived: Instant,
         frame: Frame,
         connection: u64,
     ) -> Result<(), Refusal> {
         let command_count = u64::from(frame.command_count());
         let is_home = frame.id().proposer == self.group.me;
-        self.flights.add(now, frame, connection)?;
+        self.flights.add(now, arrived, frame, connection)?;
         if is_home {
             self.probe.commands += command_count;
             self.probe.batches += 1;
@@ -94,7 +95,7 @@ impl<P: Protocol> Replica<P> {
         }
     }
 
-    /// Ends what waits since before `limit`. Its clients ask again, here or elsewhere; what becomes of the batch is theirs.
+    /// Ends what arrived before `limit` and waits still. Its clients ask again, here or elsewhere; what becomes of the batch is theirs.
     pub(super) fn answer_overdue_flights(&mut self, limit: Instant, out: &mut impl Outbox) {
         while let Some(flight) = self.flights.overdue(limit) {
             self.answer_unknown(&flight, out);

@@ -60,8 +60,9 @@ impl<P: Protocol> Replica<P> {
             return;
         }
         let limit = now - self.config.request_timeout;
+        let cause = if self.may_propose { CommandError::Overdue } else { CommandError::Unavailable };
         while let Some(tokens) = self.batcher.overdue_waiting(limit) {
-            self.answer(tokens, CommandError::Unavailable, around.out);
+            self.answer(tokens, cause, around.out);
         }
         while let Some(tokens) = self.batcher.overdue_outstanding(limit) {
             self.answer(tokens, CommandError::Unknown, around.out);
@@ -69,8 +70,16 @@ impl<P: Protocol> Replica<P> {
         self.answer_overdue_flights(limit, around.out);
         for level in 0..self.reads.len() {
             while let Some(round) = self.reads[level].next_overdue(limit) {
-                self.fail_round(level, round, CommandError::Unavailable, around.out);
+                self.fail_round(level, round, cause, around.out);
             }
+        }
+    }
+
+    /// The node stops: whoever waits for something hears what is known of it.
+    pub(crate) fn give_up(&mut self, out: &mut impl Outbox) {
+        self.refuse_commands(CommandError::Stopping, out);
+        while let Some(tokens) = self.batcher.overdue_outstanding(Instant(u64::MAX)) {
+            self.answer(tokens, CommandError::Unknown, out);
         }
     }
 

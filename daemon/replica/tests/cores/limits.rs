@@ -86,7 +86,7 @@ fn nodes_with_different_limits_stay_equal() {
         world.run_for(Duration::from_secs(1));
         let (now, token) = (world.now(), ReplyTo { connection: 0, request: 0 });
         let long = command(CommandKind::Set, &[7; 900]);
-        let refused = world.cores[0].submit(now, GroupId(0), &long, Level::Log, token);
+        let refused = world.cores[0].submit(now, now, GroupId(0), &long, Level::Log, token);
         assert_eq!(refused, Err(Refusal::TooLarge), "{kind:?}");
         assert_eq!(world.replies, 3, "{kind:?}");
         let states = world.cores.iter().map(|core| core.status().next().unwrap());

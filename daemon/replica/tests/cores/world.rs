@@ -227,6 +227,6 @@ impl World {
 
     pub(crate) fn submit_command(&mut self, node: usize, command: &Command<'_>) {
         let (now, token) = (self.now, ReplyTo { connection: 0, request: 0 });
-        self.cores[node].submit(now, GroupId(0), command, Level::Log, token).unwrap();
+        self.cores[node].submit(now, now, GroupId(0), command, Level::Log, token).unwrap();
     }
 }

@@ -9,6 +9,7 @@ use panch_wire::command::Reply;
 use panch_wire::resp::{self, Parser};
 use panch_wire::time::Instant;
 
+use super::arrivals::Arrivals;
 use super::order::ReplyOrder;
 use super::{OUTSTANDING_MAX, Room};
 
@@ -82,6 +83,10 @@ pub(crate) struct Connection {
     pub(crate) speech: Speech,
     /// Received and not yet consumed.
     pub(crate) input: Vec<u8>,
+    /// When that arrived.
+    pub(crate) arrivals: Arrivals,
+    /// When the request at the front of the input, which waits for room, is to be refused.
+    pub(crate) waits_until: Option<Instant>,
     /// Replies not yet given to the ring.
     pub(crate) output: Vec<u8>,
     /// The largest reply so far, or value written: what the next read may return. 0 if there was none.
@@ -119,6 +124,8 @@ impl Connection {
             since,
             speech,
             input: Vec::new(),
+            arrivals: Arrivals::default(),
+            waits_until: None,
             output: Vec::new(),
             largest: 0,
             dirty: false,

@@ -1,5 +1,6 @@
 //! Client connections: RESP and native, their requests into the core, and replies back in order.
 
+pub(crate) mod arrivals;
 pub(crate) mod connection;
 pub(crate) mod describe;
 pub(crate) mod groups;
@@ -16,7 +17,7 @@ use panch_replica::core::Core;
 use panch_replica::outbox::ReplyTo;
 use panch_replica::replica::Level;
 use panch_wire::client::{Commit, ReadLevel};
-use panch_wire::command::{Command, Reply};
+use panch_wire::command::{Command, CommandError, Reply};
 use panch_wire::frame::Frame;
 use panch_wire::ids::GroupId;
 use panch_wire::time::Instant;
@@ -85,9 +86,38 @@ pub(crate) fn submitted_level(level: ReadLevel) -> Level {
     }
 }
 
+/// Why a command was not taken in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Denial {
+    /// There is no room now.
+    Busy,
+    /// It never will be.
+    For(CommandError),
+}
+
+impl From<Refusal> for Denial {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Busy => Self::Busy,
+            Refusal::TooLarge => Self::For(CommandError::TooLarge),
+        }
+    }
+}
+
+impl From<BatchRefusal> for Denial {
+    fn from(refusal: BatchRefusal) -> Self {
+        match refusal {
+            BatchRefusal::Busy => Self::Busy,
+            BatchRefusal::For(error) => Self::For(error),
+        }
+    }
+}
+
 /// Where commands of clients go: a group of this core, or a parcel for another one.
 pub(crate) struct Counter<'a> {
     pub(crate) now: Instant,
+    /// The node stops and takes nothing in any more.
+    pub(crate) is_closed: bool,
     pub(crate) core: &'a mut Core,
     pub(crate) view: &'a NodeView,
     /// Requests for the other cores, gathering during this turn.
@@ -97,40 +127,58 @@ pub(crate) struct Counter<'a> {
 }
 
 impl Counter<'_> {
+    /// When a request that arrived then is to be answered at the latest.
+    pub(crate) fn deadline(&self, arrived: Instant) -> Instant {
+        arrived + self.view.options.replica.request_timeout
+    }
+
+    /// Why a request that arrived then is not looked at any more, if it is not.
+    pub(crate) fn refusal(&self, arrived: Instant) -> Option<CommandError> {
+        if self.is_closed {
+            return Some(CommandError::Stopping);
+        }
+        let is_late = self.deadline(arrived) <= self.now;
+        is_late.then(|| if self.core.is_live() { CommandError::NoRoom } else { CommandError::NotMember })
+    }
+
+    /// Takes in a command that arrived then.
     pub(crate) fn submit(
         &mut self,
+        arrived: Instant,
         group: GroupId,
         command: &Command<'_>,
         level: Level,
         token: ReplyTo,
-    ) -> Result<(), Refusal> {
-        *self.requests += 1;
+    ) -> Result<(), Denial> {
         let core = self.view.core_of(group);
         if core == self.view.core {
-            return self.core.submit(self.now, group, command, level, token);
+            self.core.submit(self.now, arrived, group, command, level, token)?;
+        } else {
+            self.forwarding[core].push(arrived, group, command, level, token)?;
         }
-        self.forwarding[core].push(group, command, level, token)
+        *self.requests += 1;
+        Ok(())
     }
 
     /// Takes in a batch that a client proposes itself.
     pub(crate) fn submit_batch(
         &mut self,
+        arrived: Instant,
         group: GroupId,
         bytes: &[u8],
         session: u64,
         connection: u64,
-    ) -> Result<Sound, BatchRefusal> {
+    ) -> Result<Sound, Denial> {
         if !self.core.has_room_for_batch(group, bytes, connection) {
-            return Err(BatchRefusal::Busy);
+            return Err(Denial::Busy);
         }
         let (frame, sound) = receive_batch(self.core, self.view, group, bytes, session)?;
         let core = self.view.core_of(group);
-        let taken = if core == self.view.core {
-            self.core.submit_batch(self.now, group, frame, connection, true)
+        if core == self.view.core {
+            self.core.submit_batch(self.now, arrived, group, frame, connection, true)?;
         } else {
-            self.forwarding[core].push_batch(group, bytes, session, connection)
-        };
-        taken.map_err(|_| BatchRefusal::Busy)?;
+            self.forwarding[core].push_batch(arrived, group, bytes, session, connection)?;
+        }
         *self.requests += 1;
         Ok(sound)
     }
@@ -271,6 +319,7 @@ mod tests {
         let (mut forwarding, mut requests) = (vec![Forwarding::default()], 0);
         let mut counter = Counter {
             now: Instant(0),
+            is_closed: false,
             core: &mut core,
             view: &view,
             forwarding: &mut forwarding,

@@ -1,14 +1,12 @@
 //! A native connection's input: the hello, then requests in any order.
 
-use panch_replica::batcher::Refusal;
-use panch_replica::client_batch::BatchRefusal;
 use panch_wire::client::{
     self, Answer, Commit, HELLO_SIZE, Hello, HelloReply, Operation, ReadLevel, RefusalCode, ReplyView, Terms,
 };
 use panch_wire::command::{CommandError, Reply};
 
 use super::connection::{Connection, Speech};
-use super::{Counter, Room, Stop, submitted_level};
+use super::{Counter, Denial, Room, Stop, submitted_level};
 
 /// What a request may have beyond its value: key and header.
 const REQUEST_OVERHEAD: usize = 128 << 10;
@@ -20,6 +18,7 @@ pub(crate) fn consume(
     room: &Room,
     counter: &mut Counter<'_>,
 ) -> (usize, Stop) {
+    connection.waits_until = None;
     let Speech::Native(speech) = &mut connection.speech else { unreachable!("the caller looked") };
     let mut at = 0;
     let terms = match speech.terms {
@@ -44,6 +43,7 @@ pub(crate) fn consume(
             Err(_) => return (input.len(), Stop::Close(true)),
         };
         let number = request.number;
+        let arrived = connection.arrivals.of(at + size).unwrap_or(counter.now);
         let tell = |answer: Answer<'_>, commit: Option<Commit>, output: &mut Vec<u8>| {
             client::write_reply(&ReplyView { number, stages: None, commit, answer }, output);
         };
@@ -53,15 +53,22 @@ pub(crate) fn consume(
             Operation::Invalid(error) => answer(Answer::Error(error), &mut connection.output),
             Operation::Propose { group, frame } => {
                 let address = connection.key.address(number, request.ask_commit);
-                match counter.submit_batch(group, frame, terms.session, address.connection) {
+                let taken = match counter.refusal(arrived) {
+                    Some(error) => Err(Denial::For(error)),
+                    None => counter.submit_batch(arrived, group, frame, terms.session, address.connection),
+                };
+                match taken {
                     // Only its home answers, each command under its own number.
                     Ok(sound) if sound.home == counter.view.node() => {
                         connection.largest = connection.largest.max(sound.value_size);
                         speech.outstanding += sound.command_count;
                     }
                     Ok(_) => {}
-                    Err(BatchRefusal::Busy) => return (at, Stop::Stalled),
-                    Err(BatchRefusal::For(error)) => answer(Answer::Error(error), &mut connection.output),
+                    Err(Denial::Busy) => {
+                        connection.waits_until = Some(counter.deadline(arrived));
+                        return (at, Stop::Stalled);
+                    }
+                    Err(Denial::For(error)) => answer(Answer::Error(error), &mut connection.output),
                 }
             }
             Operation::Command(command) => {
@@ -86,12 +93,17 @@ pub(crate) fn consume(
                 if !stale {
                     let level = submitted_level(level);
                     let token = connection.key.address(number, request.ask_commit);
-                    match counter.submit(group, &command, level, token) {
+                    let taken = match counter.refusal(arrived) {
+                        Some(error) => Err(Denial::For(error)),
+                        None => counter.submit(arrived, group, &command, level, token),
+                    };
+                    match taken {
                         Ok(()) => speech.outstanding += 1,
-                        Err(Refusal::Busy) => return (at, Stop::Stalled),
-                        Err(Refusal::TooLarge) => {
-                            answer(Answer::Error(CommandError::TooLarge), &mut connection.output);
+                        Err(Denial::Busy) => {
+                            connection.waits_until = Some(counter.deadline(arrived));
+                            return (at, Stop::Stalled);
                         }
+                        Err(Denial::For(error)) => answer(Answer::Error(error), &mut connection.output),
                     }
                 }
             }
@@ -120,6 +132,9 @@ fn greet(input: &[u8], counter: &Counter<'_>, out: &mut Vec<u8>) -> Result<Optio
     if hello.version != client::VERSION {
         reply.refusal = Some(RefusalCode::Version);
         reply.text = "this node speaks another version of the protocol: use a client of its version";
+    } else if counter.is_closed {
+        reply.refusal = Some(RefusalCode::NotReady);
+        reply.text = "the node is stopping: try another one";
     } else if !counter.core.is_live() {
         reply.refusal = Some(RefusalCode::NotReady);
         reply.text = "the node is starting: try again";

@@ -1,17 +1,17 @@
 //! A RESP connection's input: commands for the groups, and what the node answers itself.
 
 use panch_consensus::protocol::Order;
-use panch_replica::batcher::Refusal;
 use panch_replica::outbox::ReplyTo;
 use panch_replica::replica::Level;
 use panch_wire::client::{Commit, ReadLevel};
 use panch_wire::command::{Command, CommandError, Reply};
+use panch_wire::time::Instant;
 use panch_wire::resp::{self, ClientRequest, HelloRequest, Limits, Parsed, Parser, Request};
 
 use super::connection::{Connection, RespSpeech, Speech};
 use super::describe::{self, Neighbours};
 use super::order::{Class, ReplyOrder};
-use super::{Counter, Room, Stop, submitted_level};
+use super::{Counter, Denial, Room, Stop, submitted_level};
 
 /// The state of a new connection.
 pub(crate) fn speech(value_size_max: usize) -> Speech {
@@ -39,6 +39,7 @@ pub(crate) fn consume(
     scratch: &mut Vec<u8>,
 ) -> (usize, Stop) {
     let mut at = 0;
+    connection.waits_until = None;
     loop {
         if connection.is_full(room) {
             return (at, Stop::Stalled);
@@ -71,9 +72,11 @@ pub(crate) fn consume(
         match request {
             Request::Data(command) => {
                 connection.largest = connection.largest.max(command.value.len());
-                match submit(connection.key.0, order, *readonly, *resp3, output, &command, counter) {
-                    Ok(()) => {}
-                    Err(stop) => return (at, stop),
+                let arrived = connection.arrivals.of(at + size).unwrap_or(counter.now);
+                let asker = Asker { connection: connection.key.0, arrived, readonly: *readonly, resp3: *resp3 };
+                if submit(asker, order, output, &command, counter).is_err() {
+                    connection.waits_until = Some(counter.deadline(arrived));
+                    return (at, Stop::Stalled);
                 }
             }
             Request::Ping(None) => answer(order, output, |out| resp::simple("PONG", out)),
@@ -199,16 +202,27 @@ fn way_of(command: &Command<'_>, wanted: ReadLevel, group: Order, logged: usize)
     if needs_log || logged > 0 { (Class::Logged, Level::Log) } else { (Class::Read, submitted_level(wanted)) }
 }
 
-/// Hands a command to its group.
-fn submit(
+/// Who asks, when, and for what kind of answer.
+#[derive(Clone, Copy)]
+struct Asker {
     connection: u64,
-    order: &mut ReplyOrder,
+    arrived: Instant,
     readonly: bool,
     resp3: bool,
+}
+
+/// There is no room for a command now, or it has to wait for others of its connection.
+struct Stalled;
+
+/// Hands a command to its group.
+fn submit(
+    asker: Asker,
+    order: &mut ReplyOrder,
     output: &mut Vec<u8>,
     command: &Command<'_>,
     counter: &mut Counter<'_>,
-) -> Result<(), Stop> {
+) -> Result<(), Stalled> {
+    let Asker { connection, arrived, readonly, resp3 } = asker;
     let Some(group) = counter.view.options.routing.group_of_command(command) else {
         answer(order, output, |out| resp::error(CommandError::CrossSlot.text(), out));
         return Ok(());
@@ -225,20 +239,24 @@ fn submit(
         }
         order.cancel_last();
     }
+    if let Some(error) = counter.refusal(arrived) {
+        answer(order, output, |out| resp::error(error.text(), out));
+        return Ok(());
+    }
     let of_group = counter.view.options.protocols.get(group.index()).map_or(Order::Log, |kind| kind.order());
     let (class, level) = way_of(command, wanted, of_group, order.logged());
     if class == Class::Logged && order.reads() > 0 {
-        return Err(Stop::Stalled);
+        return Err(Stalled);
     }
     let request = order.begin(class);
-    match counter.submit(group, command, level, ReplyTo { connection, request }) {
+    match counter.submit(arrived, group, command, level, ReplyTo { connection, request }) {
         Ok(()) => Ok(()),
-        Err(Refusal::Busy) => {
+        Err(Denial::Busy) => {
             order.cancel_last();
-            Err(Stop::Stalled)
+            Err(Stalled)
         }
-        Err(Refusal::TooLarge) => {
-            order.complete(request, output, |out| resp::error(CommandError::TooLarge.text(), out));
+        Err(Denial::For(error)) => {
+            order.complete(request, output, |out| resp::error(error.text(), out));
             Ok(())
         }
     }

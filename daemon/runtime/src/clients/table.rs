@@ -173,6 +173,12 @@ impl Clients {
         !self.stalled.is_empty()
     }
 
+    /// When the next of those that wait for room is to be refused.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let connection = |key: &ConnectionKey| self.places.get(key.index())?.connection.as_deref();
+        self.stalled.iter().filter_map(|key| connection(key)?.waits_until).min()
+    }
+
     /// Gives this turn's replies to the ring: one send per connection.
     pub(crate) fn flush(&mut self, ring: &mut Ring) {
         let mut dirty = std::mem::take(&mut self.dirty);

@@ -41,9 +41,12 @@ impl CoreLoop {
 
     pub(super) fn on_client_bytes(&mut self, now: Instant, key: ConnectionKey, bytes: &[u8]) {
         let Some(mut connection) = self.out.clients.take(key) else { return };
-        if connection.closing || self.stopping.is_some() {
-            // Whatever follows a protocol error or QUIT is not looked at, and an ending node begins nothing new.
-        } else if connection.input.is_empty() && !connection.stalled {
+        if connection.closing {
+            // Whatever follows a protocol error or QUIT is not looked at.
+            return self.out.clients.put_back(connection);
+        }
+        connection.arrivals.received(now, bytes.len());
+        if connection.input.is_empty() && !connection.stalled {
             let (used, stop) = self.consume(now, &mut connection, bytes);
             connection.input.extend_from_slice(&bytes[used..]);
             self.stop_consuming(&mut connection, stop);
@@ -83,17 +86,20 @@ impl CoreLoop {
         let counters = self.counters;
         let mut counter = Counter {
             now,
+            is_closed: self.stopping.is_some(),
             core: &mut self.core,
             view: &self.view,
             forwarding: &mut self.forwarding,
             requests: &mut self.counters.requests,
         };
-        if is_resp {
+        let (used, stop) = if is_resp {
             let neighbours = Neighbours { clients: &self.out.clients, counters: &counters };
             resp::consume(connection, input, &room, &mut counter, &neighbours, &mut self.scratch)
         } else {
             native::consume(connection, input, &room, &mut counter)
-        }
+        };
+        connection.arrivals.consumed(used);
+        (used, stop)
     }
 
     fn stop_consuming(&mut self, connection: &mut Connection, stop: Stop) {
@@ -146,9 +152,6 @@ impl CoreLoop {
     /// Tries requests that waited for room again; true if any got further.
     pub(super) fn retry_stalled(&mut self, now: Instant) -> bool {
         let mut progressed = self.drain_backlog(now);
-        if self.stopping.is_some() {
-            return progressed;
-        }
         let stalled = self.out.clients.take_stalled();
         let mut served = 0;
         for key in &stalled {

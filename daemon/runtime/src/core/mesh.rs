@@ -1,15 +1,29 @@
 //! The other cores: commands and replies, streams and messages that belong to another core's groups.
 
 use panch_replica::batcher::Refusal;
-use panch_replica::client_batch::BatchRefusal;
-use panch_replica::outbox::Outbox;
+use panch_replica::client_batch::{self, BatchRefusal};
+use panch_replica::outbox::{Outbox, ReplyTo};
 use panch_ring::clock;
 use panch_wire::command::{CommandError, Reply};
 use panch_wire::time::Instant;
 
 use super::CoreLoop;
+use super::stop::Stopping;
 use crate::clients::receive_batch;
+use crate::outputs::Outputs;
 use crate::remote::{self, Parcel, PeerMessage, RemoteRequest, RemoteWork};
+use crate::view::NodeView;
+
+/// Nothing is done about a client's batch here. If this node is its home, who waits for it hears that the outcome is unknown: it is up to
+/// the others, too.
+fn decline_batch(view: &NodeView, bytes: &[u8], connection: u64, out: &mut Outputs) {
+    let Some((home, numbers)) = client_batch::home_and_numbers(bytes) else { return };
+    if home == view.node() {
+        for request in numbers {
+            out.reply(ReplyTo { connection, request }, Reply::Error(CommandError::Unknown), None);
+        }
+    }
+}
 
 impl CoreLoop {
     /// Takes in what other cores have sent; true if they have sent anything.
@@ -21,7 +35,7 @@ impl CoreLoop {
         let busy = !parcels.is_empty();
         for (from, parcel) in parcels.drain(..) {
             match parcel {
-                Parcel::Requests(bytes) => self.backlog.push(from, bytes),
+                Parcel::Requests(requests) => self.backlog.push(from, requests),
                 Parcel::Taken(size) => self.forwarding[from].taken(size),
                 Parcel::Replies(bytes) => {
                     let mut at = 0;
@@ -43,21 +57,39 @@ impl CoreLoop {
         busy
     }
 
-    /// Submits commands of other cores until there is no room; true if any was submitted.
+    /// Submits commands of other cores until there is no room, and refuses those whose time is over; true if there was any of them.
     pub(super) fn drain_backlog(&mut self, now: Instant) -> bool {
+        let has_given_up = self.stopping.as_ref().is_some_and(Stopping::has_given_up);
+        let (limit, error) = if has_given_up {
+            (Instant(u64::MAX), CommandError::Stopping)
+        } else {
+            (now - self.view.options.replica.request_timeout, CommandError::NoRoom)
+        };
         let (core, out, view) = (&mut self.core, &mut self.out, &self.view);
-        self.backlog.drain(|RemoteRequest { group, token, work }| match work {
-            RemoteWork::Command(command, level) => match core.submit(now, group, &command, level, token) {
-                Err(Refusal::TooLarge) => {
-                    out.reply(token, Reply::Error(CommandError::TooLarge), None);
-                    Ok(())
+        self.backlog.drain(limit, |RemoteRequest { arrived, group, token, work }, is_late| match work {
+            RemoteWork::Command(_, _) if is_late => {
+                out.reply(token, Reply::Error(error), None);
+                Ok(())
+            }
+            RemoteWork::Command(command, level) => {
+                match core.submit(now, arrived, group, &command, level, token) {
+                    Err(Refusal::TooLarge) => {
+                        out.reply(token, Reply::Error(CommandError::TooLarge), None);
+                        Ok(())
+                    }
+                    result => result,
                 }
-                result => result,
-            },
+            }
+            RemoteWork::Batch(bytes, _) if is_late => {
+                decline_batch(view, bytes, token.connection, out);
+                Ok(())
+            }
             RemoteWork::Batch(bytes, session) => {
                 // The core that it came to found it sound. It does not wait for room of its own: requests of others are behind it.
                 match receive_batch(core, view, group, bytes, session) {
-                    Ok((frame, _)) => core.submit_batch(now, group, frame, token.connection, false),
+                    Ok((frame, _)) => {
+                        core.submit_batch(now, arrived, group, frame, token.connection, false)
+                    }
                     Err(BatchRefusal::Busy) => Err(Refusal::Busy),
                     Err(BatchRefusal::For(_)) => Ok(()),
                 }
@@ -100,12 +132,12 @@ impl CoreLoop {
             if *taken > 0 && self.port.send(core, Parcel::Taken(*taken)).is_ok() {
                 *taken = 0;
             }
-            let parcel = &mut self.forwarding[core].parcel;
-            if !parcel.is_empty()
+            let requests = &mut self.forwarding[core].requests;
+            if !requests.is_empty()
                 && let Err(Parcel::Requests(unsent)) =
-                    self.port.send(core, Parcel::Requests(std::mem::take(parcel)))
+                    self.port.send(core, Parcel::Requests(std::mem::take(requests)))
             {
-                *parcel = unsent;
+                *requests = unsent;
             }
             let replies = &mut self.out.replies[core];
             if !replies.is_empty()
@@ -125,8 +157,8 @@ impl CoreLoop {
 
     /// Whether parcels wait for room in the mesh.
     pub(crate) fn has_unsent_parcels(&self) -> bool {
-        let requests = self.forwarding.iter().map(|forwarding| &forwarding.parcel);
-        requests.chain(&self.out.replies).any(|parcel| !parcel.is_empty())
+        self.forwarding.iter().any(|forwarding| !forwarding.requests.is_empty())
+            || self.out.replies.iter().any(|parcel| !parcel.is_empty())
             || self.backlog.has_taken()
             || !self.unsent.is_empty()
     }

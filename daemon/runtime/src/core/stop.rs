@@ -1,6 +1,6 @@
-//! The end of a core. In order: nothing new is begun, clients get the replies they are owed, the log is written, and then everything closes; none of
-//! it is waited for longer than [`STOP_PATIENCE`]. Then, however it ended, it hears out its disk: what becomes of its last writes and syncs is
-//! told once, and to nobody else.
+//! The end of a core. In order: what clients ask from now on is refused, they get the replies they are owed, the log is written, and then everything
+//! closes. After [`STOP_PATIENCE`] whoever still waits is told what is known, and nothing more is waited for. Then, however it ended, it hears
+//! out its disk: what becomes of its last writes and syncs is told once, and to nobody else.
 
 use std::sync::atomic::Ordering;
 
@@ -14,8 +14,10 @@ use crate::clients::connection::Connection;
 use crate::remote::Parcel;
 use crate::token::{self, Subject};
 
-/// An orderly stop takes at most this long to reply and to write what is pending.
+/// An orderly stop takes at most this long to do what was asked of the node and to write what is pending.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// And so much longer to tell clients that nothing came of it.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A disk that has not answered for so long is waited for no longer.
 const DISK_PATIENCE: Duration = Duration::from_secs(10);
@@ -23,6 +25,8 @@ const DISK_PATIENCE: Duration = Duration::from_secs(10);
 /// A stop under way.
 pub(super) struct Stopping {
     since: Instant,
+    /// Who still waited was told what is known.
+    has_given_up: bool,
     /// No client of this core is owed a reply, and the other cores know.
     drained: bool,
 }
@@ -30,7 +34,13 @@ pub(super) struct Stopping {
 impl Stopping {
     /// When patience ends.
     pub(super) fn deadline(&self) -> Instant {
-        self.since + STOP_PATIENCE
+        let last_words = if self.has_given_up { LAST_WORDS } else { Duration::ZERO };
+        self.since + STOP_PATIENCE + last_words
+    }
+
+    /// Whether nothing more comes of what was asked of the node.
+    pub(super) fn has_given_up(&self) -> bool {
+        self.has_given_up
     }
 }
 
@@ -39,7 +49,7 @@ impl CoreLoop {
         if self.stopping.is_some() {
             return;
         }
-        self.stopping = Some(Stopping { since: now, drained: false });
+        self.stopping = Some(Stopping { since: now, has_given_up: false, drained: false });
         for listener in self.listeners.drain(..) {
             self.ring.close_socket(listener, Token(token::IGNORED));
         }
@@ -57,6 +67,13 @@ impl CoreLoop {
             self.stopped |= failed;
             return;
         };
+        let late = now >= stopping.since + STOP_PATIENCE;
+        if late && !std::mem::replace(&mut stopping.has_given_up, true) {
+            self.core.give_up(&mut self.out);
+            self.drain_backlog(now);
+            self.out.clients.flush(&mut self.ring);
+        }
+        let Some(stopping) = &mut self.stopping else { unreachable!("as above") };
         if !stopping.drained && !self.out.clients.iter().any(Connection::is_owed) {
             stopping.drained = true;
             // They may still be waiting for replies of this core's groups, so each goes on until all are ready.
@@ -64,11 +81,12 @@ impl CoreLoop {
             self.unsent.extend(others.map(|core| (core, Parcel::Drained)));
         }
         let drained = stopping.drained && self.cores_drained + 1 >= self.view.cores();
-        let late = now >= stopping.deadline();
+        let is_over = late && now >= stopping.deadline();
         self.send_parcels();
+        let is_heard = drained && !self.has_unsent_parcels();
         let is_pending = |wal: &mut Wal| wal.outstanding() > 0 || wal.has_pending() || !wal.is_settled();
         let pending = self.core.wal().is_some_and(is_pending);
-        self.stopped |= (drained && !pending && !self.has_unsent_parcels()) || late || failed;
+        self.stopped |= is_heard && (!pending || late) || is_over || failed;
     }
 
     /// The core turns no more; `in_order` if it was asked to stop. Waits for the disk if votes that counted before they were synced could be

@@ -91,7 +91,7 @@ impl Life {
             Err(BatchRefusal::For(error)) => return Some((whole, Outcome::Refused(error))),
             Err(BatchRefusal::Busy) => return busy(shared),
         };
-        match self.core.submit_batch(now, proposal.group, frame, whole.connection, true) {
+        match self.core.submit_batch(now, now, proposal.group, frame, whole.connection, true) {
             Ok(()) => None,
             Err(_) => busy(shared),
         }

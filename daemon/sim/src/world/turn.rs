@@ -108,8 +108,11 @@ impl Node {
                 Input::Request(request) => {
                     let number = request.command.session.map_or(0, |header| header.number);
                     let token = address(request.client, request.attempt, number);
+                    let (command, level) = (request.command.borrow(), request.level);
+                    // Some have waited before they came this far.
+                    let waited = shared.settings.replica.request_timeout / 8 * (request.attempt % 8) as u32;
                     let submitted =
-                        life.core.submit(now, request.group, &request.command.borrow(), request.level, token);
+                        life.core.submit(now, now - waited, request.group, &command, level, token);
                     let outcome = match submitted {
                         Ok(()) => continue,
                         Err(Refusal::TooLarge) => Outcome::Refused(CommandError::TooLarge),

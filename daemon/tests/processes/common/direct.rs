@@ -172,6 +172,9 @@ impl DirectClient {
                 self.links[home] = None;
                 return None;
             };
+            if matches!(answer, Answered::Refused(error) if error.is_passing()) {
+                return None;
+            }
             let Some(index) = number.checked_sub(first).filter(|index| *index < asked.len() as u64) else {
                 assert!(number < first, "an answer to no command: {number} {answer:?}");
                 continue; // to an earlier attempt

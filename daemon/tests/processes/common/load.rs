@@ -2,7 +2,7 @@
 //! back. Afterwards the memory is checked against what a correct store could have answered.
 //!
 //! What is known of an operation without a good answer:
-//! * `CLUSTERDOWN` and `OOM` say that it was not applied; it must never be seen.
+//! * `CLUSTERDOWN`, `TRYAGAIN` and `OOM` say that it was not applied; it must never be seen.
 //! * Anything else (`UNKNOWN`, a timeout, a closed connection) leaves the outcome open.
 
 mod family;
@@ -243,7 +243,7 @@ impl Client {
         match command.query::<T>(connection) {
             Ok(answer) => End::Answer(answer),
             Err(error) => match error.code() {
-                Some("CLUSTERDOWN" | "OOM") => {
+                Some("CLUSTERDOWN" | "TRYAGAIN" | "OOM") => {
                     self.memory.refused += 1;
                     End::Refused
                 }

@@ -85,7 +85,8 @@ impl SessionClient {
         let start = Instant::now();
         loop {
             match self.attempt(number, kind, key, value) {
-                Some(Answered::Refused(CommandError::Unavailable | CommandError::Unknown)) | None => {}
+                None | Some(Answered::Refused(CommandError::Unknown)) => {}
+                Some(Answered::Refused(error)) if error.is_passing() => {}
                 Some(answer) => return answer,
             }
             assert!(start.elapsed() < Duration::from_secs(60), "no answer to {kind:?} {number} for a minute");
