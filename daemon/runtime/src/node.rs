@@ -24,6 +24,7 @@ use panch_wire::peer::{Hello, Purpose};
 use panch_wire::time::Instant;
 
 use crate::clients::overrun_size;
+use crate::clients::seats::Seats;
 use crate::clients::table::Clients;
 use crate::complaints::say;
 use crate::core::{CoreFault, CoreLoop, check_ports};
@@ -244,6 +245,7 @@ impl Node {
         let mut ports = mesh::connect::<Parcel>(cores + 1, MESH_CAPACITY).map_err(io("eventfd"))?;
         let control = Arc::new(ports.pop().expect("one port per core and one more"));
         let reports = Arc::new(Reports::new(cores));
+        let seats = Arc::new(Seats::new(options.connections_max));
         let options = Arc::new(options);
         let failed = Arc::new(AtomicBool::new(false));
         // A core says that it is ready, and again that it has failed.
@@ -261,6 +263,7 @@ impl Node {
                 rejoining,
                 started: clock::now(),
                 reports: Arc::clone(&reports),
+                seats: Arc::clone(&seats),
             };
             let (ready, go) = (ready_sender.clone(), go.clone());
             let (data, failed) = (Arc::clone(&data), Arc::clone(&failed));
@@ -511,7 +514,6 @@ fn open_core(
     };
     let storage = Storage::start(directory.clone(), options.log.segment_size, port.doorbell().clone())
         .map_err(directory_fault)?;
-    let connections_max = options.connections_max.div_ceil(view.cores());
     let queue_size_max = (options.frame_pool_size / PEER_QUEUE_SHARE).max(PEER_QUEUE_SIZE_MIN);
     let mut out = Outputs {
         core: view.core,
@@ -522,7 +524,7 @@ fn open_core(
             Arc::clone(data),
             options.secret.clone(),
         ),
-        clients: Clients::new(view.core, view.cores(), connections_max, overrun_size(&options)),
+        clients: Clients::new(view.core, view.cores(), Arc::clone(&view.seats), overrun_size(&options)),
         storage,
         replies: vec![Vec::new(); view.cores()],
         loads: Default::default(),

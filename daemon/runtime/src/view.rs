@@ -6,6 +6,7 @@ use panch_consensus::protocol::ProtocolKind;
 use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
 use panch_wire::time::Instant;
 
+use crate::clients::seats::Seats;
 use crate::counters::Reports;
 use crate::options::NodeOptions;
 
@@ -20,6 +21,7 @@ pub(crate) struct NodeView {
     pub(crate) rejoining: bool,
     pub(crate) started: Instant,
     pub(crate) reports: Arc<Reports>,
+    pub(crate) seats: Arc<Seats>,
 }
 
 impl NodeView {

@@ -390,9 +390,11 @@ fn connections_that_come_and_go_leave_no_descriptors_behind() {
 }
 
 #[test]
-fn connections_above_the_limit_are_closed_at_once_and_below_it_accepted_again() {
+fn connections_above_the_limit_are_told_so_and_below_it_accepted_again() {
     const LIMIT: usize = 20;
     let cluster = Cluster::start(Settings {
+        // Whichever core the kernel gives a connection to, the limit is the node's.
+        cores: 2,
         node: format!(
             "log_segment_size = \"4MiB\"\nsnapshot_log_size = \"8MiB\"\nclient_connections_max = {LIMIT}\n"
         ),
@@ -410,7 +412,8 @@ fn connections_above_the_limit_are_closed_at_once_and_below_it_accepted_again() 
             let mut raw = Raw::connect(ports.resp);
             raw.try_send(b"PING\r\n");
             let mut answer = [0; 7];
-            if std::io::Read::read_exact(&mut raw.stream, &mut answer).is_err() {
+            let is_told = std::io::Read::read_exact(&mut raw.stream, &mut answer).is_ok();
+            if !is_told || answer != *b"+PONG\r\n" {
                 return None;
             }
             held.push(raw);
@@ -418,14 +421,23 @@ fn connections_above_the_limit_are_closed_at_once_and_below_it_accepted_again() 
         Some(())
     });
     for port in [ports.resp, ports.native, ports.resp] {
-        let answer = Raw::connect(port).read_to_end(CLOSE_PATIENCE);
-        assert_eq!(answer.as_deref(), Some(&b""[..]), "one too many is closed");
+        let answer = Raw::connect(port).read_to_end(CLOSE_PATIENCE).expect("one too many is closed");
+        let text = "ERR max number of clients reached";
+        if port == ports.resp {
+            assert_eq!(answer.escape_ascii().to_string(), format!("-{text}\\r\\n"));
+        } else {
+            let (reply, _) = client::HelloReply::parse(&answer).expect("an answer").expect("it is whole");
+            assert_eq!(reply.refusal, Some(client::RefusalCode::TooManyConnections));
+            assert_eq!(reply.text, text);
+        }
     }
     // Who was let in is not disturbed, and sees the count.
     held[0].command(&[b"INFO", b"stats"]);
     let text = String::from_utf8(held[0].reply_bytes()).expect("text");
     let info = crate::common::Info::parse(&text);
     assert!(info.number("rejected_connections") >= 3, "{text}");
+    held[0].command(&[b"CONFIG", b"GET", b"maxclients"]);
+    assert_eq!(held[0].reply_bytes(), format!("*2\r\n$10\r\nmaxclients\r\n$2\r\n{LIMIT}\r\n").into_bytes());
     held[0].command(&[b"SET", b"still", b"served"]);
     assert_eq!(held[0].reply_bytes(), b"+OK\r\n");
     // Peers are not counted as clients.

@@ -265,7 +265,7 @@ pub(crate) fn config(view: &NodeView, patterns: Arguments<'_>, resp3: bool, out:
         ("cluster-enabled", "yes".to_string()),
         ("databases", "1".to_string()),
         ("dir", options.data_dir.display().to_string()),
-        ("maxclients", (options.connections_max * view.cores()).to_string()),
+        ("maxclients", options.connections_max.to_string()),
         ("maxmemory", "0".to_string()),
         ("maxmemory-policy", "noeviction".to_string()),
         ("port", options.resp_listen.port().to_string()),

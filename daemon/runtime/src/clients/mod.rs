@@ -8,6 +8,7 @@ pub(crate) mod latency;
 pub(crate) mod native;
 pub(crate) mod order;
 pub(crate) mod resp;
+pub(crate) mod seats;
 pub(crate) mod table;
 
 use panch_replica::batcher::Refusal;
@@ -296,6 +297,7 @@ mod tests {
             rejoining: false,
             started: Instant(0),
             reports: Reports::new(1).into(),
+            seats: seats::Seats::new(1).into(),
         }
     }
 
@@ -314,7 +316,7 @@ mod tests {
         };
         let pool = FramePool::new(view.options.frame_pool_size);
         let mut core = Core::open(&config, view.incarnation, pool, |_| random(1), |_| None);
-        let clients = table::Clients::new(0, 1, 1, 1 << 20);
+        let clients = table::Clients::new(0, 1, seats::Seats::new(1).into(), 1 << 20);
         let neighbours = describe::Neighbours { clients: &clients, counters: &CoreCounters::default() };
         let (mut forwarding, mut requests) = (vec![Forwarding::default()], 0);
         let mut counter = Counter {

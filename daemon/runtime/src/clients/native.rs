@@ -7,6 +7,7 @@ use panch_wire::command::{CommandError, Reply};
 
 use super::connection::{Connection, Speech};
 use super::{Counter, Denial, Room, Stop, submitted_level};
+use crate::view::NodeView;
 
 /// What a request may have beyond its value: key and header.
 const REQUEST_OVERHEAD: usize = 128 << 10;
@@ -112,6 +113,22 @@ pub(crate) fn consume(
     }
 }
 
+/// What a client is answered that is not let in, whatever it says.
+pub(crate) fn refuse(code: RefusalCode, text: &str, view: &NodeView, out: &mut Vec<u8>) {
+    HelloReply { refusal: Some(code), text, ..welcome(view) }.write(out);
+}
+
+fn welcome(view: &NodeView) -> HelloReply<'static> {
+    HelloReply {
+        version: client::VERSION,
+        refusal: None,
+        node: view.node(),
+        group_count: view.options.group_count(),
+        request_size_max: (view.options.replica.batch.value_size_max + REQUEST_OVERHEAD) as u32,
+        text: "",
+    }
+}
+
 /// Answers the hello. `None` if it is not all there.
 fn greet(input: &[u8], counter: &Counter<'_>, out: &mut Vec<u8>) -> Result<Option<Terms>, Stop> {
     let hello = match Hello::parse(input) {
@@ -119,16 +136,7 @@ fn greet(input: &[u8], counter: &Counter<'_>, out: &mut Vec<u8>) -> Result<Optio
         Ok(None) => return Ok(None),
         Err(_) => return Err(Stop::Close(true)),
     };
-    let options = &counter.view.options;
-    let request_size_max = (options.replica.batch.value_size_max + REQUEST_OVERHEAD) as u32;
-    let mut reply = HelloReply {
-        version: client::VERSION,
-        refusal: None,
-        node: options.node,
-        group_count: options.group_count(),
-        request_size_max,
-        text: "",
-    };
+    let mut reply = welcome(counter.view);
     if hello.version != client::VERSION {
         reply.refusal = Some(RefusalCode::Version);
         reply.text = "this node speaks another version of the protocol: use a client of its version";
@@ -141,7 +149,7 @@ fn greet(input: &[u8], counter: &Counter<'_>, out: &mut Vec<u8>) -> Result<Optio
     }
     reply.write(out);
     match reply.refusal {
-        None => Ok(Some(Terms { session: hello.session, request_size_max })),
+        None => Ok(Some(Terms { session: hello.session, request_size_max: reply.request_size_max })),
         Some(_) => Err(Stop::Close(false)),
     }
 }

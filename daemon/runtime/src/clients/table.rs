@@ -1,6 +1,7 @@
 //! The client connections of one core.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use panch_replica::outbox::ReplyTo;
 use panch_ring::event::Token;
@@ -11,6 +12,7 @@ use panch_wire::command::Reply;
 use panch_wire::time::Instant;
 
 use super::connection::{CONNECTIONS_MAX, Connection, ConnectionKey, Speech};
+use super::seats::Seats;
 use crate::token;
 
 #[derive(Default)]
@@ -27,7 +29,8 @@ pub(crate) struct Clients {
     free: Vec<usize>,
     count: usize,
     accepted: u64,
-    count_max: usize,
+    /// Of the whole node.
+    seats: Arc<Seats>,
     /// Bytes of replies held for a connection at which it is closed.
     overrun_size: usize,
     dirty: Vec<ConnectionKey>,
@@ -37,7 +40,7 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    pub(crate) fn new(core: usize, cores: usize, count_max: usize, overrun_size: usize) -> Self {
+    pub(crate) fn new(core: usize, cores: usize, seats: Arc<Seats>, overrun_size: usize) -> Self {
         Self {
             core,
             cores,
@@ -45,7 +48,7 @@ impl Clients {
             free: Vec::new(),
             count: 0,
             accepted: 0,
-            count_max: count_max.min(CONNECTIONS_MAX),
+            seats,
             overrun_size,
             dirty: Vec::new(),
             stalled: Vec::new(),
@@ -59,9 +62,9 @@ impl Clients {
         self.count
     }
 
-    /// Whether another connection would be one too many.
-    pub(crate) fn is_full(&self) -> bool {
-        self.count >= self.count_max
+    /// Finds room for another connection, for which [`Clients::add`] follows; false if it would be one too many.
+    pub(crate) fn make_room(&self) -> bool {
+        self.count < CONNECTIONS_MAX && self.seats.take()
     }
 
     /// Takes a new connection in.
@@ -112,6 +115,7 @@ impl Clients {
         let connection = self.take(key)?;
         self.free.push(key.index());
         self.count -= 1;
+        self.seats.give_back();
         Some(connection)
     }
 
@@ -235,7 +239,7 @@ mod tests {
     #[test]
     fn a_connection_that_is_owed_too_much_is_given_up_and_holds_nothing_more() {
         let mut ring = Ring::new(&RingConfig::default(), Doorbell::new().unwrap()).unwrap();
-        let mut clients = Clients::new(0, 1, 10, 1000);
+        let mut clients = Clients::new(0, 1, Seats::new(10).into(), 1000);
         let keys = [(); 2].map(|()| {
             let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
             let speech = Speech::Native(NativeSpeech { terms: None, outstanding: 100 });

@@ -1,10 +1,12 @@
 //! Clients on this core: their bytes come in, wait if there is no room, and their connections end.
 
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 
 use panch_ring::event::Token;
+use panch_wire::client::RefusalCode;
+use panch_wire::command::CommandError;
 use panch_wire::time::Instant;
 
 use super::CoreLoop;
@@ -16,6 +18,12 @@ use crate::token::{self, Subject};
 /// Bytes of unconsumed requests at which no more is received from a client.
 const INPUT_SIZE_MAX: usize = 256 << 10;
 
+/// Says why, and closes. What does not fit into the buffer of a new socket is not said.
+fn send_off(stream: OwnedFd, words: &[u8]) {
+    let mut stream = TcpStream::from(stream);
+    let _ = stream.set_nonblocking(true).and_then(|()| stream.write_all(words));
+}
+
 impl CoreLoop {
     pub(super) fn on_client_accepted(
         &mut self,
@@ -24,9 +32,22 @@ impl CoreLoop {
         stream: OwnedFd,
         address: Option<SocketAddr>,
     ) {
-        if self.out.clients.is_full() || self.stopping.is_some() {
+        let refusal = if self.stopping.is_some() {
+            Some((CommandError::Stopping.text(), RefusalCode::NotReady))
+        } else if !self.out.clients.make_room() {
+            Some(("ERR max number of clients reached", RefusalCode::TooManyConnections))
+        } else {
+            None
+        };
+        if let Some((text, code)) = refusal {
             self.counters.connections_refused += 1;
-            return; // dropping the stream closes it
+            let mut words = Vec::new();
+            if listener == Subject::ListenResp {
+                panch_wire::resp::error(text, &mut words);
+            } else {
+                native::refuse(code, text, &self.view, &mut words);
+            }
+            return send_off(stream, &words);
         }
         self.counters.connections_accepted += 1;
         let socket = self.ring.add_socket(stream);
