@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use panchd::cli::{self, Command};
-use panchd::{host, run, salvage, status};
+use panchd::{host, log, run, salvage, status};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
+    let _log = log::start();
     ExitCode::from(match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Dev(arguments) => run::dev(&arguments),

@@ -1,8 +1,7 @@
-//! What operators are told on standard error: each kind of complaint about each address at most once per interval, and
-//! then how many were left out.
+//! What operators are told in the node's log: each kind of complaint about each address at most once per interval, and then how many were
+//! left out. Whoever runs the node decides where the lines go; nobody here waits for that.
 
 use std::fmt;
-use std::io::{self, Write};
 use std::net::SocketAddr;
 
 use panch_wire::time::{Duration, Instant};
@@ -12,10 +11,29 @@ const EVERY: Duration = Duration::from_secs(10);
 /// Complaints remembered: strangers choose their addresses, so the list is bounded.
 const COUNT_MAX: usize = 256;
 
-/// Prints one line. Standard error may be closed or on a full disk, which is no reason to end: `eprintln` would panic.
+/// How much a line matters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Level {
+    /// Nothing is to be done.
+    Info,
+    /// Something is not as it should be.
+    Warning,
+    /// The node does not do what it is for.
+    Error,
+}
+
+/// Writes one line of the log.
+pub(crate) fn tell(level: Level, text: fmt::Arguments<'_>) {
+    match level {
+        Level::Info => tracing::info!(target: "panch", "{text}"),
+        Level::Warning => tracing::warn!(target: "panch", "{text}"),
+        Level::Error => tracing::error!(target: "panch", "{text}"),
+    }
+}
+
+/// Writes a warning.
 pub(crate) fn say(text: fmt::Arguments<'_>) {
-    let line = format!("panchd: {text}\n");
-    let _ = io::stderr().write_all(line.as_bytes());
+    tell(Level::Warning, text);
 }
 
 /// Complaints printed lately.

@@ -31,8 +31,9 @@ use panch_wire::time::{Duration, Instant};
 
 use crate::clients::connection::ConnectionKey;
 use crate::clients::groups::divergence;
-use crate::complaints::{Complaints, say};
+use crate::complaints::{Complaints, say, tell};
 use crate::counters::CoreCounters;
+use crate::events::{Events, Sight};
 use crate::identity::DataDir;
 use crate::inbound::InboundStreams;
 use crate::log_io::LogIo;
@@ -123,6 +124,7 @@ pub(crate) struct CoreLoop {
     listeners: Vec<SocketId>,
     counters: CoreCounters,
     complaints: Complaints,
+    events: Events,
     reported: Instant,
     scratch: Vec<u8>,
     stopping: Option<Stopping>,
@@ -147,6 +149,7 @@ impl CoreLoop {
     ) -> Self {
         let cores = view.cores();
         let unrecognised = core.is_unrecognised().then(Unrecognised::default);
+        let events = Events::new(view.node(), view.options.members.len(), view.core == 0);
         let returning = view.rejoining.then(|| Returning::new(clock::now()));
         Self {
             view,
@@ -173,6 +176,7 @@ impl CoreLoop {
             listeners: Vec::new(),
             counters: CoreCounters::default(),
             complaints: Complaints::default(),
+            events,
             reported: Instant(0),
             scratch: Vec::new(),
             stopping: None,
@@ -279,6 +283,16 @@ impl CoreLoop {
             say(format_args!("node {}: {text}", u64::from(self.view.node().0) + 1));
         }
         self.complain_of_divergence(now);
+        self.tell_events(now);
+    }
+
+    /// Tells what has happened since the last time.
+    fn tell_events(&mut self, now: Instant) {
+        let is_disk_full = self.core.wal().is_some_and(|wal| wal.is_full());
+        let node = u64::from(self.view.node().0) + 1;
+        let (core, peers) = (&self.core, &self.out.peers);
+        let sight = Sight { groups: &mut core.status(), reaches: &|id| peers.is_up(id), is_disk_full };
+        self.events.look(now, sight, &mut |level, text| tell(level, format_args!("node {node}: {text}")));
     }
 
     /// Says, at a bounded rate, whose data differ from whose.

@@ -16,6 +16,7 @@ mod complaints;
 mod core;
 pub mod counters;
 mod draw;
+mod events;
 mod identity;
 mod inbound;
 mod inquiry;

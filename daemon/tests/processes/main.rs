@@ -12,6 +12,7 @@ mod common;
 mod deadlines;
 mod direct;
 mod divergence;
+mod events;
 mod exactly_once;
 mod first_start;
 mod gray;

@@ -11,6 +11,7 @@ use panch_wire::time::{Duration, Instant};
 
 use super::CoreLoop;
 use crate::clients::connection::Connection;
+use crate::complaints::{Level, tell};
 use crate::remote::Parcel;
 use crate::token::{self, Subject};
 
@@ -48,6 +49,10 @@ impl CoreLoop {
     pub(super) fn begin_stop(&mut self, now: Instant) {
         if self.stopping.is_some() {
             return;
+        }
+        if self.view.core == 0 {
+            let node = u64::from(self.view.node().0) + 1;
+            tell(Level::Info, format_args!("node {node} is asked to stop, and takes nothing in any more"));
         }
         self.stopping = Some(Stopping { since: now, has_given_up: false, drained: false });
         for listener in self.listeners.drain(..) {
