@@ -433,7 +433,7 @@ mod tests {
     fn each_command_has_its_time_from_its_arrival_whatever_came_before_it() {
         let (mut batcher, pool) = batcher(Duration::ZERO);
         let ago = |spreads| NOW - SPREAD_MAX * spreads;
-        let mut push = |batcher: &mut Batcher, arrived, request| {
+        let push = |batcher: &mut Batcher, arrived, request| {
             let command = Command { kind: CommandKind::Set, flags: 0, session: None, key: b"k", value: b"v" };
             batcher.push(NOW, arrived, &pool, &command, ReplyTo { connection: 1, request }).unwrap();
         };

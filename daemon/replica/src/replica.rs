@@ -152,12 +152,7 @@ impl<P: Protocol> Replica<P> {
             effects: Effects::default(),
             gate: Gate::new(),
             rejoin,
-            batcher: Batcher::new(
-                config.batch,
-                config.request_timeout / SPREAD_SHARE,
-                group.me,
-                incarnation,
-            ),
+            batcher: Batcher::new(config.batch, config.request_timeout / SPREAD_SHARE, group.me, incarnation),
             flights: Flights::new(&config.batch, group.me),
             reads: [Reads::new(false), Reads::new(true)],
             machine,

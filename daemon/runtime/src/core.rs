@@ -273,6 +273,7 @@ impl CoreLoop {
         self.inbound.tell(&self.data.peers);
         let mut report = self.view.reports.core(self.view.core);
         report.counters = self.counters;
+        report.reached = self.out.peers.reached();
         report.groups.clear();
         report.groups.extend(self.core.status());
         report.latencies.clone_from(self.core.latencies());

@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use panch_replica::latency::Latencies;
 use panch_replica::status::GroupStatus;
+use panch_wire::ids::ReplicaSet;
 
 /// Counters of one core since its node started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -98,6 +99,8 @@ pub struct CoreReport {
     pub counters: CoreCounters,
     /// Its groups.
     pub groups: Vec<GroupStatus>,
+    /// Other nodes that it reaches.
+    pub reached: ReplicaSet,
     /// Latencies of all its groups together.
     pub latencies: Latencies,
 }

@@ -102,7 +102,12 @@ impl Events {
     }
 
     /// Tells what has changed.
-    pub(crate) fn look(&mut self, now: Instant, sight: Sight<'_>, tell: &mut dyn FnMut(Level, fmt::Arguments<'_>)) {
+    pub(crate) fn look(
+        &mut self,
+        now: Instant,
+        sight: Sight<'_>,
+        tell: &mut dyn FnMut(Level, fmt::Arguments<'_>),
+    ) {
         let Self { lines, .. } = self;
         lines.begin(now, tell);
         for status in &mut *sight.groups {
@@ -119,7 +124,10 @@ impl Events {
             ),
             Some(Turn::Lasts(time)) => self.lines.tell(
                 Level::Warning,
-                format_args!("the log's disk still has no room, for {} s now: writes are refused", time.as_secs()),
+                format_args!(
+                    "the log's disk still has no room, for {} s now: writes are refused",
+                    time.as_secs()
+                ),
                 tell,
             ),
             Some(Turn::Over(time)) => self.lines.tell(
@@ -178,7 +186,10 @@ impl Events {
         if status.probe.snapshots > seen.snapshots {
             self.lines.tell(
                 Level::Info,
-                format_args!("group {group}: a snapshot is complete ({} since the start)", status.probe.snapshots),
+                format_args!(
+                    "group {group}: a snapshot is complete ({} since the start)",
+                    status.probe.snapshots
+                ),
                 tell,
             );
         }
@@ -266,7 +277,12 @@ impl Lines {
         *self = Self { since: now, count: 0, left_out: 0 };
     }
 
-    fn tell(&mut self, level: Level, text: fmt::Arguments<'_>, tell: &mut dyn FnMut(Level, fmt::Arguments<'_>)) {
+    fn tell(
+        &mut self,
+        level: Level,
+        text: fmt::Arguments<'_>,
+        tell: &mut dyn FnMut(Level, fmt::Arguments<'_>),
+    ) {
         if self.count >= LINES_MAX {
             self.left_out += 1;
             return;

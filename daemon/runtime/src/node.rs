@@ -476,7 +476,8 @@ fn run_core(view: NodeView, port: MeshPort<Parcel>, alarm: &Alarm, gates: &Gates
             // The core waits for its disk now, and again when it is dropped, so the alarm comes before.
             let ended = park::run(&mut core).map_err(NodeFault::from);
             let _ = ended.as_ref().inspect_err(|fault| alarm.raise(fault));
-            let heard = core.hear_out(ended.is_ok()).map_err(|failed| NodeFault::from(CoreFault::from(failed)));
+            let heard =
+                core.hear_out(ended.is_ok()).map_err(|failed| NodeFault::from(CoreFault::from(failed)));
             let _ = heard.as_ref().inspect_err(|fault| alarm.raise(fault));
             // What does not succeed here is tried again when all have ended.
             let _ = alarm.data.write_doubt();

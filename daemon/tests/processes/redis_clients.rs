@@ -357,6 +357,43 @@ fn groups_on_several_cores_are_served_by_every_node() {
 }
 
 #[test]
+fn nodes_that_are_down_are_shown_as_failed_and_are_asked_for_nothing() {
+    let mut cluster = Cluster::start(Settings::default());
+    let leader = cluster.leader();
+    let nodes = |cluster: &Cluster, id: usize| -> Vec<(String, String)> {
+        let text: String = ask(&mut cluster.connect(id), &["CLUSTER", "NODES"]);
+        let fields = |line: &str| {
+            let words: Vec<&str> = line.split(' ').collect();
+            (words[2].replace("myself,", ""), words[7..].join(" "))
+        };
+        text.lines().map(fields).collect()
+    };
+    let of = |flags: &str, rest: &str| (flags.to_owned(), rest.to_owned());
+    let expected = |failed: Option<usize>, master: usize| -> Vec<(String, String)> {
+        let node = |id| match id {
+            id if failed == Some(id) => of("slave,fail", "disconnected"),
+            id if id == master => of("master", "connected 0-16383"),
+            _ => of("slave", "connected"),
+        };
+        (1..=3).map(node).collect()
+    };
+    for id in cluster.ids() {
+        eventually("one master, two replicas", Duration::from_secs(10), || {
+            (nodes(&cluster, id) == expected(None, leader)).then_some(())
+        });
+    }
+    cluster.kill(leader);
+    let other = cluster.leader();
+    for id in cluster.ids().filter(|id| *id != leader) {
+        eventually("the one that was killed has failed", Duration::from_secs(10), || {
+            (nodes(&cluster, id) == expected(Some(leader), other)).then_some(())
+        });
+        let ranges: Vec<Vec<Value>> = ask(&mut cluster.connect(id), &["CLUSTER", "SLOTS"]);
+        assert_eq!(ranges.iter().map(Vec::len).collect::<Vec<_>>(), [2 + 2], "without the one that failed");
+    }
+}
+
+#[test]
 fn keys_with_a_prefix_live_in_its_groups_and_every_node_serves_them() {
     let cluster = Cluster::start(Settings {
         groups: 3,

@@ -549,7 +549,8 @@ impl Wal {
 
     /// As [`Wal::is_settled`], but what was never written does not matter: it has not counted.
     pub fn is_stable(&self) -> bool {
-        let is_synced = self.in_flight.is_empty() && !self.failed && !self.resync && self.synced >= self.written;
+        let is_synced =
+            self.in_flight.is_empty() && !self.failed && !self.resync && self.synced >= self.written;
         self.config.durability == Durability::Memory || is_synced
     }
 

@@ -1,4 +1,4 @@
-//! What a node says of itself to Redis clients: HELLO, INFO, CONFIG GET, CLIENT LIST and CLUSTER.
+//! What a node says of itself to Redis clients: HELLO, INFO, CONFIG GET and CLIENT LIST.
 
 use std::fmt::Write;
 
@@ -7,9 +7,7 @@ use panch_replica::latency::Latencies;
 use panch_replica::rejoin::Membership;
 use panch_replica::status::GroupStatus;
 use panch_wal::Durability;
-use panch_wire::ids::ReplicaId;
-use panch_wire::resp::{self, Arguments, ClusterRequest, matches_glob};
-use panch_wire::slots::SLOT_COUNT;
+use panch_wire::resp::{self, Arguments, matches_glob};
 use panch_wire::time::Instant;
 
 use super::Counter;
@@ -81,7 +79,7 @@ pub(crate) fn durability(mode: Durability) -> &'static str {
 }
 
 /// Every group of the node, this core's as they are now.
-fn groups(counter: &Counter<'_>) -> Vec<GroupStatus> {
+pub(super) fn groups(counter: &Counter<'_>) -> Vec<GroupStatus> {
     let view = counter.view;
     let mut groups = view.reports.groups();
     groups.retain(|status| view.core_of(status.group) != view.core);
@@ -281,123 +279,5 @@ pub(crate) fn config(view: &NodeView, patterns: Arguments<'_>, resp3: bool, out:
     for (name, value) in chosen {
         resp::bulk(name.as_bytes(), out);
         resp::bulk(value.as_bytes(), out);
-    }
-}
-
-/// A node's name for cluster clients: 40 hexadecimal digits, the same on every node that is asked.
-fn node_name(view: &NodeView, node: ReplicaId) -> String {
-    format!("{:016x}{:024x}", view.options.cluster, u64::from(node.0) + 1)
-}
-
-/// Runs of slots with the same owner: first, last, owner. They tell where keys without a prefix live; a client that takes
-/// them for a key with one asks a node that serves it all the same, since every node serves every key and none sends
-/// anybody elsewhere.
-fn ranges(counter: &Counter<'_>) -> Vec<(u16, u16, ReplicaId)> {
-    let (view, statuses) = (counter.view, groups(counter));
-    let mut ranges: Vec<(u16, u16, ReplicaId)> = Vec::new();
-    for (group, first, last) in view.options.routing.slot_ranges() {
-        let node = groups::owner(view, &statuses, group);
-        match ranges.last_mut() {
-            Some(run) if run.2 == node => run.1 = last,
-            _ => ranges.push((first, last, node)),
-        }
-    }
-    ranges
-}
-
-/// The answers to CLUSTER.
-pub(crate) fn cluster(counter: &Counter<'_>, request: ClusterRequest, resp3: bool, out: &mut Vec<u8>) {
-    let view = counter.view;
-    let members = &view.options.members;
-    let all = (0..members.len() as u8).map(ReplicaId);
-    match request {
-        ClusterRequest::KeySlot(slot) => resp::integer(i64::from(slot), out),
-        ClusterRequest::MyId => resp::bulk(node_name(view, view.node()).as_bytes(), out),
-        ClusterRequest::Info => {
-            let ready = groups(counter).iter().all(groups::is_ready);
-            let text = format!(
-                "cluster_enabled:1\r\ncluster_state:{}\r\ncluster_slots_assigned:{SLOT_COUNT}\r\n\
-                 cluster_slots_ok:{SLOT_COUNT}\r\ncluster_slots_pfail:0\r\ncluster_slots_fail:0\r\n\
-                 cluster_known_nodes:{}\r\ncluster_size:{}\r\ncluster_current_epoch:1\r\ncluster_my_epoch:1\r\n",
-                if ready { "ok" } else { "fail" },
-                members.len(),
-                members.len(),
-            );
-            resp::verbatim(&text, resp3, out);
-        }
-        ClusterRequest::Nodes => {
-            let ranges = ranges(counter);
-            let mut text = String::new();
-            for node in all {
-                let address = members[node.index()].resp;
-                let myself = if node == view.node() { "myself,master" } else { "master" };
-                let _ = write!(
-                    text,
-                    "{} {}:{}@{} {myself} - 0 0 1 connected",
-                    node_name(view, node),
-                    address.ip(),
-                    address.port(),
-                    members[node.index()].peer.port(),
-                );
-                for (first, last, owner) in &ranges {
-                    if *owner == node {
-                        let _ = write!(text, " {first}-{last}");
-                    }
-                }
-                text.push('\n');
-            }
-            resp::verbatim(&text, resp3, out);
-        }
-        ClusterRequest::Slots => {
-            let ranges = ranges(counter);
-            resp::array(ranges.len(), out);
-            for (first, last, owner) in ranges {
-                // The owner first; every other node serves the same keys too.
-                let others = (0..members.len() as u8).map(ReplicaId).filter(|node| *node != owner);
-                resp::array(2 + members.len(), out);
-                resp::integer(i64::from(first), out);
-                resp::integer(i64::from(last), out);
-                for node in std::iter::once(owner).chain(others) {
-                    let address = members[node.index()].resp;
-                    resp::array(4, out);
-                    resp::bulk(address.ip().to_string().as_bytes(), out);
-                    resp::integer(i64::from(address.port()), out);
-                    resp::bulk(node_name(view, node).as_bytes(), out);
-                    resp::array(0, out);
-                }
-            }
-        }
-        ClusterRequest::Shards => {
-            let ranges = ranges(counter);
-            resp::array(members.len(), out);
-            for node in all {
-                let own: Vec<_> = ranges.iter().filter(|(_, _, owner)| *owner == node).collect();
-                resp::map(2, resp3, out);
-                resp::bulk(b"slots", out);
-                resp::array(2 * own.len(), out);
-                for (first, last, _) in own {
-                    resp::integer(i64::from(*first), out);
-                    resp::integer(i64::from(*last), out);
-                }
-                resp::bulk(b"nodes", out);
-                resp::array(1, out);
-                resp::map(7, resp3, out);
-                let address = members[node.index()].resp;
-                let ip = address.ip().to_string();
-                let mut text = |key: &str, value: &str| {
-                    resp::bulk(key.as_bytes(), out);
-                    resp::bulk(value.as_bytes(), out);
-                };
-                text("id", &node_name(view, node));
-                text("ip", &ip);
-                text("endpoint", &ip);
-                text("role", "master");
-                text("health", "online");
-                resp::bulk(b"port", out);
-                resp::integer(i64::from(address.port()), out);
-                resp::bulk(b"replication-offset", out);
-                resp::integer(0, out);
-            }
-        }
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod order;
 pub(crate) mod resp;
 pub(crate) mod seats;
 pub(crate) mod table;
+pub(crate) mod topology;
 
 use panch_replica::batcher::Refusal;
 use panch_replica::ceilings::REPLY_SIZE_MAX;

@@ -5,13 +5,13 @@ use panch_replica::outbox::ReplyTo;
 use panch_replica::replica::Level;
 use panch_wire::client::{Commit, ReadLevel};
 use panch_wire::command::{Command, CommandError, Reply};
-use panch_wire::time::Instant;
 use panch_wire::resp::{self, ClientRequest, HelloRequest, Limits, Parsed, Parser, Request};
+use panch_wire::time::Instant;
 
 use super::connection::{Connection, RespSpeech, Speech};
 use super::describe::{self, Neighbours};
 use super::order::{Class, ReplyOrder};
-use super::{Counter, Denial, Room, Stop, submitted_level};
+use super::{Counter, Denial, Room, Stop, submitted_level, topology};
 
 /// The state of a new connection.
 pub(crate) fn speech(value_size_max: usize) -> Speech {
@@ -73,7 +73,8 @@ pub(crate) fn consume(
             Request::Data(command) => {
                 connection.largest = connection.largest.max(command.value.len());
                 let arrived = connection.arrivals.of(at + size).unwrap_or(counter.now);
-                let asker = Asker { connection: connection.key.0, arrived, readonly: *readonly, resp3: *resp3 };
+                let asker =
+                    Asker { connection: connection.key.0, arrived, readonly: *readonly, resp3: *resp3 };
                 if submit(asker, order, output, &command, counter).is_err() {
                     connection.waits_until = Some(counter.deadline(arrived));
                     return (at, Stop::Stalled);
@@ -133,7 +134,7 @@ pub(crate) fn consume(
                 answer(order, output, |out| resp::integer(keys as i64, out));
             }
             Request::Cluster(request) => {
-                answer(order, output, |out| describe::cluster(counter, request, *resp3, out));
+                answer(order, output, |out| topology::cluster(counter, request, *resp3, out));
             }
             Request::Client(request) => match request {
                 ClientRequest::SetName(given) => {

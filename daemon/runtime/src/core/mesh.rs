@@ -87,9 +87,7 @@ impl CoreLoop {
             RemoteWork::Batch(bytes, session) => {
                 // The core that it came to found it sound. It does not wait for room of its own: requests of others are behind it.
                 match receive_batch(core, view, group, bytes, session) {
-                    Ok((frame, _)) => {
-                        core.submit_batch(now, arrived, group, frame, token.connection, false)
-                    }
+                    Ok((frame, _)) => core.submit_batch(now, arrived, group, frame, token.connection, false),
                     Err(BatchRefusal::Busy) => Err(Refusal::Busy),
                     Err(BatchRefusal::For(_)) => Ok(()),
                 }
