@@ -1,5 +1,5 @@
 //! What operators are told in the node's log: each kind of complaint about each address at most once per interval, and then how many were
-//! left out. Whoever runs the node decides where the lines go; nobody here waits for that.
+//! left out. What lasts until somebody does something is said less often than what happens. Whoever runs the node decides where the lines go; nobody here waits for that.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -8,6 +8,8 @@ use panch_wire::time::{Duration, Instant};
 
 /// The same complaint is printed at most this often.
 const EVERY: Duration = Duration::from_secs(10);
+/// And one about something that lasts.
+const RARELY: Duration = Duration::from_secs(60);
 /// Complaints remembered: strangers choose their addresses, so the list is bounded.
 const COUNT_MAX: usize = 256;
 
@@ -57,7 +59,24 @@ impl Complaints {
         about: Option<SocketAddr>,
         text: fmt::Arguments<'_>,
     ) {
-        match self.admit(now, kind, about) {
+        let admitted = self.admit(now, EVERY, kind, about);
+        Self::say(admitted, text);
+    }
+
+    /// The same for something that lasts: once a minute is enough.
+    pub(crate) fn print_rarely(
+        &mut self,
+        now: Instant,
+        kind: &'static str,
+        about: Option<SocketAddr>,
+        text: fmt::Arguments<'_>,
+    ) {
+        let admitted = self.admit(now, RARELY, kind, about);
+        Self::say(admitted, text);
+    }
+
+    fn say(admitted: Option<u64>, text: fmt::Arguments<'_>) {
+        match admitted {
             Some(0) => say(text),
             Some(left_out) => say(format_args!("{text} ({left_out} more like this since the last time)")),
             None => {}
@@ -65,10 +84,16 @@ impl Complaints {
     }
 
     /// How many like this were left out before, if this one is to be printed.
-    fn admit(&mut self, now: Instant, kind: &'static str, about: Option<SocketAddr>) -> Option<u64> {
+    fn admit(
+        &mut self,
+        now: Instant,
+        every: Duration,
+        kind: &'static str,
+        about: Option<SocketAddr>,
+    ) -> Option<u64> {
         let known = self.0.iter_mut().find(|other| (other.kind, other.about) == (kind, about));
         if let Some(known) = known {
-            if now.since(known.printed) < EVERY {
+            if now.since(known.printed) < every {
                 known.left_out += 1;
                 return None;
             }
@@ -101,13 +126,16 @@ mod tests {
     fn the_same_complaint_is_printed_once_per_interval_with_the_count_of_the_others() {
         let mut complaints = Complaints::default();
         let (one, two) = ("10.0.0.1:0".parse().ok(), "10.0.0.2:0".parse().ok());
-        assert_eq!(complaints.admit(at(0), "refused", one), Some(0));
-        assert_eq!(complaints.admit(at(1), "refused", one), None);
-        assert_eq!(complaints.admit(at(9), "refused", one), None);
-        assert_eq!(complaints.admit(at(9), "refused", two), Some(0), "another address");
-        assert_eq!(complaints.admit(at(9), "closed", one), Some(0), "another kind");
-        assert_eq!(complaints.admit(at(10), "refused", one), Some(2));
-        assert_eq!(complaints.admit(at(20), "refused", one), Some(0));
+        assert_eq!(complaints.admit(at(0), EVERY, "refused", one), Some(0));
+        assert_eq!(complaints.admit(at(1), EVERY, "refused", one), None);
+        assert_eq!(complaints.admit(at(9), EVERY, "refused", one), None);
+        assert_eq!(complaints.admit(at(9), EVERY, "refused", two), Some(0), "another address");
+        assert_eq!(complaints.admit(at(9), EVERY, "closed", one), Some(0), "another kind");
+        assert_eq!(complaints.admit(at(10), EVERY, "refused", one), Some(2));
+        assert_eq!(complaints.admit(at(20), EVERY, "refused", one), Some(0));
+        assert_eq!(complaints.admit(at(20), RARELY, "unreachable", one), Some(0));
+        assert_eq!(complaints.admit(at(79), RARELY, "unreachable", one), None);
+        assert_eq!(complaints.admit(at(80), RARELY, "unreachable", one), Some(1));
     }
 
     #[test]
@@ -115,7 +143,10 @@ mod tests {
         let mut complaints = Complaints::default();
         for number in 0..2 * COUNT_MAX as u32 {
             let address = SocketAddr::new(std::net::Ipv4Addr::from(number).into(), 0);
-            assert_eq!(complaints.admit(Instant(u64::from(number)), "refused", Some(address)), Some(0));
+            assert_eq!(
+                complaints.admit(Instant(u64::from(number)), EVERY, "refused", Some(address)),
+                Some(0)
+            );
         }
         assert_eq!(complaints.0.len(), COUNT_MAX);
     }

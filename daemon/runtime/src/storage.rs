@@ -56,7 +56,7 @@ pub(crate) enum Done {
     SnapshotWritten {
         group: GroupId,
         slot: Slot,
-        result: io::Result<bool>,
+        result: Result<bool, SnapshotUnwritten>,
     },
     SnapshotRead {
         group: GroupId,
@@ -65,6 +65,21 @@ pub(crate) enum Done {
         offset: u64,
         bytes: io::Result<Vec<u8>>,
     },
+}
+
+/// Why a piece of a snapshot was not written.
+#[derive(Debug)]
+pub(crate) enum SnapshotUnwritten {
+    /// The disk did not take it.
+    Disk(io::Error),
+    /// It did not take a piece before, and the snapshot was given up.
+    GivenUp,
+}
+
+impl From<io::Error> for SnapshotUnwritten {
+    fn from(error: io::Error) -> Self {
+        Self::Disk(error)
+    }
 }
 
 /// The core's end of its helper threads, which end when this is dropped.
@@ -248,13 +263,13 @@ impl Worker {
         offset: u64,
         bytes: &[u8],
         last: bool,
-    ) -> io::Result<bool> {
+    ) -> Result<bool, SnapshotUnwritten> {
         let path = self.directory.partial(group, slot);
         if offset == 0 {
             self.partial.insert((group, slot), Partial { file: File::create(&path)?, unsynced: 0 });
         }
         let Some(partial) = self.partial.get_mut(&(group, slot)) else {
-            return Err(io::Error::other("the snapshot was given up"));
+            return Err(SnapshotUnwritten::GivenUp);
         };
         partial.file.write_all_at(bytes, offset)?;
         partial.unsynced += bytes.len();
@@ -635,10 +650,10 @@ mod tests {
         fs::write(&complete, b"the former").unwrap();
         // It cannot be created, as with no room and no descriptors; what follows of it has nowhere to go.
         fs::create_dir(&partial).unwrap();
-        assert!(write(0, false).is_err());
+        assert!(matches!(write(0, false), Err(SnapshotUnwritten::Disk(_))));
         stays();
         fs::remove_dir(&partial).unwrap();
-        assert!(write(7, true).is_err());
+        assert!(matches!(write(7, true), Err(SnapshotUnwritten::GivenUp)));
         stays();
         // It is given up in the middle.
         assert!(!write(0, false).unwrap());

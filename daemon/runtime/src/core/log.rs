@@ -7,7 +7,7 @@ use panch_wire::batch::BatchView;
 use panch_wire::time::Instant;
 
 use super::CoreLoop;
-use crate::storage::{Done, Job};
+use crate::storage::{Done, Job, SnapshotUnwritten};
 
 impl CoreLoop {
     pub(super) fn write_log(&mut self, now: Instant) {
@@ -51,17 +51,18 @@ impl CoreLoop {
                         let text = format_args!(
                             "cannot prepare log segment {sequence}: {error}; writes are refused once the current one is full"
                         );
-                        self.complaints.print(now, "segment", None, text);
+                        self.complaints.print_rarely(now, "segment", None, text);
                     }
                 }
             }
             Done::SnapshotWritten { group, slot, result } => {
-                if let Err(error) = &result {
+                // Of what follows a piece that was not written there is nothing more to say.
+                if let Err(SnapshotUnwritten::Disk(error)) = &result {
                     let text = format_args!(
                         "cannot write the snapshot of group {} at slot {}: {error}; the one before stays, and another try follows",
                         group.0, slot.0
                     );
-                    self.complaints.print(now, "snapshot", None, text);
+                    self.complaints.print_rarely(now, "snapshot", None, text);
                 }
                 let written = result.map_err(drop);
                 self.core.snapshot_written(now, group, slot, written, &mut self.out);
