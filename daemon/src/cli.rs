@@ -1,32 +1,16 @@
-//! The command line: what can be asked, and the exit code of every answer.
+//! The command line: what can be asked.
 //!
 //! Invariant: except for what `dev` makes up, tuning keys are never flags. There is one way to change a key without editing the file: `--set key=value`.
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::dev::{DevPlan, default_folder};
 use crate::config::{self, Address, Durability, Loaded, ProtocolKind};
-
-/// Exit codes, after `sysexits.h`.
-pub mod exit {
-    /// What was asked for is done.
-    pub const OK: u8 = 0;
-    /// The command line makes no sense.
-    pub const USAGE: u8 = 64;
-    /// A broken invariant: a bug in panch.
-    pub const BUG: u8 = 70;
-    /// Nodes have different data (`panchd status`).
-    pub const DATA: u8 = 65;
-    /// The environment failed: a disk, a socket, a limit.
-    pub const IO: u8 = 74;
-    /// The configuration is wrong, or a file that it or the command line names is not there; starting again will not help.
-    pub const CONFIG: u8 = 78;
-}
+use crate::exit::Exit;
 
 /// A replicated key-value service.
 #[derive(Parser, Debug)]
@@ -67,17 +51,17 @@ impl ConfigArgs {
     /// Loads the configuration; prints warnings, or every error.
     ///
     /// # Errors
-    /// The exit code, after the errors were printed.
-    pub fn load(&self) -> Result<Loaded, u8> {
+    /// How to end, after the errors were printed.
+    pub fn load(&self) -> Result<Loaded, Exit> {
         let is_terminal = std::io::stderr().is_terminal();
         match config::load(&self.config, &self.overrides) {
             Ok(loaded) => {
-                eprint!("{}", loaded.warnings.render(is_terminal));
+                complain(&loaded.warnings.render(is_terminal));
                 Ok(loaded)
             }
             Err(error) => {
-                eprint!("{}", error.render(is_terminal));
-                Err(exit::CONFIG)
+                complain(&error.render(is_terminal));
+                Err(Exit::from(&error))
             }
         }
     }
@@ -194,12 +178,12 @@ pub struct StatusArgs {
 /// Reads the command line. Prints help or the error itself.
 ///
 /// # Errors
-/// The code to exit with: 0 after help or the version, [`exit::USAGE`] after an error.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
+/// How to end: [`Exit::Done`] after help or the version, [`Exit::Usage`] after an error.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Exit> {
     Cli::try_parse_from(arguments).map_err(|error| {
         // Nothing is left to do if standard error is closed.
         let _ = error.print();
-        if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS }
+        if error.use_stderr() { Exit::Usage } else { Exit::Done }
     })
 }
 
@@ -207,6 +191,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitC
 pub fn print(text: &str) {
     let mut output = std::io::stdout().lock();
     let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+}
+
+/// Writes to standard error, which may be closed, or be a terminal that is gone: no reason to end, as `eprintln` would.
+pub fn complain(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 #[cfg(test)]

@@ -1,26 +1,29 @@
-//! Can this machine run this node? Asked by `panchd check`, before a start finds out the hard way.
+//! Can this machine run this node? Asked by `panchd check`, and of what a start cannot do without by `panchd run` and `panchd dev`.
 //!
 //! Invariants:
 //! * Every finding that is not fine says which setting of the system or which key of the config to change.
 //! * Nothing is left behind: test files have no name by the time they are written to, test sockets are closed.
 
 mod disk;
+mod preflight;
 mod sys;
 
+pub use preflight::{connections_possible, preflight};
+
 use std::fmt::Write;
-use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
 use panch_runtime::placement::allowed_cpus;
 
-use crate::cli::{self, CheckArgs, exit};
+use crate::cli::{self, CheckArgs, complain};
 use crate::config::schema::list;
 use crate::config::units::Size;
 use crate::config::{Address, Config};
+use crate::exit::Exit;
 use crate::secret;
 
-use sys::{Limit, Resource, UNLIMITED};
+use sys::{Limit, UNLIMITED};
 
 /// Single-issuer rings with deferred task work, as the core threads use them.
 const KERNEL_MIN: (u32, u32) = (6, 1);
@@ -30,6 +33,10 @@ const LOCKED_MEMORY_MIN: u64 = 512 << 10;
 const OPEN_FILES_RESERVE: u64 = 128;
 /// Descriptors that each core thread adds to the reserve.
 const OPEN_FILES_PER_CORE: u64 = 32;
+/// Read to find the CPUs that core threads are kept on.
+const CPUS_ONLINE: &str = "/sys/devices/system/cpu/online";
+/// A node that could serve fewer clients at once than this is not started.
+const CONNECTIONS_MIN: u64 = 16;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -53,64 +60,65 @@ pub struct Finding {
     pub text: String,
     /// What to change; empty if fine.
     pub remedy: String,
+    /// A failure that may be over at another try, whoever changes nothing.
+    pub may_pass: bool,
 }
 
 impl Finding {
     fn fine(what: &'static str, text: impl Into<String>) -> Self {
-        Self { level: Level::Fine, what, text: text.into(), remedy: String::new() }
+        Self { level: Level::Fine, what, text: text.into(), remedy: String::new(), may_pass: false }
     }
 
     fn warning(what: &'static str, text: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { level: Level::Warning, what, text: text.into(), remedy: remedy.into() }
+        Self { level: Level::Warning, what, text: text.into(), remedy: remedy.into(), may_pass: false }
     }
 
     fn failure(what: &'static str, text: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { level: Level::Failure, what, text: text.into(), remedy: remedy.into() }
+        Self { level: Level::Failure, what, text: text.into(), remedy: remedy.into(), may_pass: false }
+    }
+
+    /// The same, if it may be over at another try.
+    fn passing_if(self, may_pass: bool) -> Self {
+        Self { may_pass, ..self }
+    }
+
+    /// How a process ends because of it.
+    fn exit(&self) -> Exit {
+        match (self.level, self.may_pass) {
+            (Level::Fine | Level::Warning, _) => Exit::Done,
+            (Level::Failure, true) => Exit::Temporary,
+            (Level::Failure, false) => Exit::Config,
+        }
     }
 }
 
-/// `panchd check`: prints what was found and returns the exit code.
-pub fn check(arguments: &CheckArgs) -> u8 {
+/// `panchd check`: prints what was found.
+pub fn check(arguments: &CheckArgs) -> Exit {
     let loaded = match arguments.config.load() {
         Ok(loaded) => loaded,
-        Err(code) => return code,
+        Err(exit) => return exit,
     };
     let findings = examine(&loaded.config);
     let text = render(&findings);
     if arguments.print {
         // Only the values go to standard output, so that they can be kept as a file.
-        eprint!("{text}");
+        complain(&text);
         cli::print(&loaded.print());
     } else {
         cli::print(&format!("The configuration is valid.\n{text}"));
     }
-    if findings.iter().any(|finding| finding.level == Level::Failure) { exit::IO } else { 0 }
+    findings.iter().fold(Exit::Done, |exit, finding| exit.or_worse(finding.exit()))
 }
 
 /// Looks at everything that the node of `config` needs from this machine.
 pub fn examine(config: &Config) -> Vec<Finding> {
-    let allowed = allowed_cpus();
-    let cores = match &allowed {
-        Ok(allowed) => config.node.cores.place(allowed).map_or(1, |cpus| cpus.len()) as u64,
-        Err(_) => 1,
-    };
-    let mut findings = vec![kernel(&fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default())];
-    let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
-    findings.push(ring(sys::try_ring(), disabled.trim()));
-    findings.push(match sys::limit(Resource::LockedMemory) {
-        Ok(limit) => locked_memory(limit, cores),
-        Err(error) => Finding::warning("locked memory", format!("the limit cannot be read: {error}"), ""),
-    });
-    findings.push(match sys::limit(Resource::OpenFiles) {
-        Ok(limit) => open_files(limit, config.node.client_connections_max as u64, cores),
-        Err(error) => Finding::warning("open files", format!("the limit cannot be read: {error}"), ""),
-    });
-    findings.push(cpus(config, allowed));
+    let mut findings = preflight::needs(std::slice::from_ref(config));
+    findings.push(cpus(config, allowed_cpus()));
     findings.extend(config.node.secret_file.as_deref().map(|path| match secret::read(path) {
         Ok(_) => Finding::fine("cluster secret", path.display().to_string()),
         Err(text) => Finding::failure("cluster secret", text, "every node needs the same"),
     }));
-    findings.extend(disk::examine(&config.node, config.cluster.groups, cores));
+    findings.extend(disk::examine(&config.node, config.cluster.groups, cores(config)));
     let listeners = [
         ("node.resp_listen", config.node.resp_listen),
         ("node.native_listen", config.node.native_listen),
@@ -123,28 +131,29 @@ pub fn examine(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// SIGTERM and SIGINT no longer reach this thread, nor those it starts from now on.
-pub fn block_stop_signals() {
-    sys::set_stop_signals_blocked(true);
+/// How many core threads the node has, as far as the process may use CPUs.
+fn cores(config: &Config) -> u64 {
+    let placed = allowed_cpus().ok().and_then(|allowed| config.node.cores.place(&allowed).ok());
+    placed.map_or(1, |cpus| cpus.len() as u64)
+}
+
+/// The signals that ask a node to stop.
+pub const SIGNALS: [i32; 2] = [libc::SIGTERM, libc::SIGINT];
+
+/// [`SIGNALS`] no longer reach this thread, nor those it starts from now on.
+pub fn block_signals() {
+    sys::set_blocked(&SIGNALS, true);
 }
 
 /// They reach this thread again.
-pub fn unblock_stop_signals() {
-    sys::set_stop_signals_blocked(false);
+pub fn unblock_signals() {
+    sys::set_blocked(&SIGNALS, false);
 }
 
 /// Names the time since this machine was started; 0 if it does not say.
 pub fn boot() -> u64 {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     if id.trim().is_empty() { 0 } else { panch_wire::checksum::checksum(id.trim().as_bytes()) }
-}
-
-/// Raises the limit on open files as far as this process may. Returns the new limit.
-///
-/// # Errors
-/// If the system refuses.
-pub fn raise_open_files() -> io::Result<u64> {
-    sys::raise(Resource::OpenFiles).map(|limit| limit.soft)
 }
 
 /// The findings as lines, remedies below what they remedy.
@@ -193,33 +202,46 @@ fn kernel(release: &str) -> Finding {
 }
 
 /// `disabled` is the value of the sysctl, empty if the kernel has none.
-fn ring(made: io::Result<()>, disabled: &str) -> Finding {
+fn ring(made: Result<(), sys::RingRefused>, disabled: &str) -> Finding {
     let what = "io_uring";
-    let Err(error) = made else { return Finding::fine(what, "a ring could be made") };
-    let remedy = match (error.raw_os_error(), disabled) {
-        (Some(libc::EPERM), "2") => "run `sysctl -w kernel.io_uring_disabled=0`".to_owned(),
-        (Some(libc::EPERM), "1") => {
-            "run `sysctl -w kernel.io_uring_disabled=0`, or put this user into the group of kernel.io_uring_group".to_owned()
-        }
-        (Some(libc::EPERM | libc::ENOSYS), _) => "a seccomp filter forbids it: allow io_uring_setup, io_uring_enter and \
-             io_uring_register (Docker: --security-opt seccomp=FILE; systemd: SystemCallFilter=@system-service @aio)"
-            .to_owned(),
-        (Some(libc::EINVAL), _) => "use Linux 6.1 or later".to_owned(),
-        (Some(libc::ENOMEM), _) => "raise the limit on locked memory (systemd: LimitMEMLOCK=infinity)".to_owned(),
-        _ => "see `man io_uring_setup` for this error".to_owned(),
+    let Err(sys::RingRefused { call, error }) = made else {
+        return Finding::fine(what, "a ring could be made");
     };
-    Finding::failure(what, format!("a ring could not be made: {error}"), remedy)
+    let code = error.raw_os_error();
+    let remedy = match (code, disabled) {
+        (Some(libc::EPERM), "2") => {
+            "run `sysctl -w kernel.io_uring_disabled=0` (on the host, if this is a container)"
+        }
+        (Some(libc::EPERM), "1") => {
+            "run `sysctl -w kernel.io_uring_disabled=0` (on the host, if this is a container), or put this user into the group of kernel.io_uring_group"
+        }
+        (Some(libc::EPERM | libc::EACCES | libc::ENOSYS), _) => {
+            "a seccomp filter forbids it: `docker run --security-opt seccomp=unconfined`, or a profile (seccomp=FILE) that allows \
+             io_uring_setup, io_uring_enter and io_uring_register; in a systemd drop-in `SystemCallFilter=@aio`"
+        }
+        (Some(libc::EINVAL), _) => "use Linux 6.1 or later",
+        (Some(libc::ENOMEM), _) => LOCKED_MEMORY_REMEDY,
+        (Some(libc::EMFILE | libc::ENFILE), _) => {
+            "raise the limit on open files: in a systemd drop-in `LimitNOFILE=65536`, or `docker run --ulimit nofile=65536`"
+        }
+        _ => "see `man io_uring_setup` for this error",
+    };
+    // Memory is what others give back.
+    Finding::failure(what, format!("{call} is refused: {error}"), remedy)
+        .passing_if(matches!(code, Some(libc::ENOMEM | libc::ENFILE)))
 }
 
+const LOCKED_MEMORY_REMEDY: &str = "in a systemd drop-in `LimitMEMLOCK=infinity`, or `docker run --ulimit memlock=-1`, or `ulimit -l unlimited` in the shell";
+
+/// The soft limit does not count: the node raises it.
 fn locked_memory(limit: Limit, cores: u64) -> Finding {
     let what = "locked memory";
-    let remedy = "set LimitMEMLOCK=infinity in the systemd unit, or `ulimit -l unlimited` in the shell \
-                  (Docker: --ulimit memlock=-1)";
+    let remedy = LOCKED_MEMORY_REMEDY;
     let text =
-        if limit.soft == UNLIMITED { "no limit".to_owned() } else { format!("limit {}", Size(limit.soft)) };
-    if limit.soft < LOCKED_MEMORY_MIN {
+        if limit.hard == UNLIMITED { "no limit".to_owned() } else { format!("limit {}", Size(limit.hard)) };
+    if limit.hard < LOCKED_MEMORY_MIN {
         Finding::failure(what, format!("{text}; at least {} are needed", Size(LOCKED_MEMORY_MIN)), remedy)
-    } else if limit.soft < LOCKED_MEMORY_MIN.saturating_mul(cores) {
+    } else if limit.hard < LOCKED_MEMORY_MIN.saturating_mul(cores) {
         let need = Size(LOCKED_MEMORY_MIN * cores);
         Finding::warning(what, format!("{text}; {cores} cores are safe with {need}"), remedy)
     } else {
@@ -227,21 +249,54 @@ fn locked_memory(limit: Limit, cores: u64) -> Finding {
     }
 }
 
-fn open_files(limit: Limit, connections: u64, cores: u64) -> Finding {
+/// Descriptors that a process needs beside those of its clients: `nodes` of them, with `cores` in all.
+fn reserve(nodes: u64, cores: u64) -> u64 {
+    nodes * OPEN_FILES_RESERVE + cores * OPEN_FILES_PER_CORE
+}
+
+/// The soft limit does not count: the node raises it. `connections`: of all nodes of the process together.
+fn open_files(limit: Limit, connections: u64, nodes: u64, cores: u64) -> Finding {
     let what = "open files";
-    let reserve = OPEN_FILES_RESERVE + OPEN_FILES_PER_CORE * cores;
+    let reserve = reserve(nodes, cores);
     let need = connections + reserve;
     let text = if limit.hard == UNLIMITED { "no limit".to_owned() } else { format!("limit {}", limit.hard) };
     if limit.hard >= need {
         return Finding::fine(what, format!("{text}; {need} may be needed"));
     }
-    let remedy = format!(
-        "set LimitNOFILE={need} in the systemd unit (Docker: --ulimit nofile={need}), or lower \
-         node.client_connections_max to {}",
-        limit.hard.saturating_sub(reserve)
-    );
-    let text = format!("{text}, but {connections} client connections and {reserve} other files are {need}");
-    Finding::failure(what, text, remedy)
+    let raise = format!("in a systemd drop-in `LimitNOFILE={need}`, or `docker run --ulimit nofile={need}`");
+    let possible = limit.hard.saturating_sub(reserve);
+    if possible < (nodes * CONNECTIONS_MIN).min(connections) {
+        return Finding::failure(
+            what,
+            format!("{text}, but {reserve} are needed beside those of clients"),
+            raise,
+        );
+    }
+    let text =
+        format!("{text}: that is enough for {possible} client connections at a time, not for {connections}");
+    let per_node = possible / nodes;
+    Finding::warning(what, text, format!("{raise}, or lower node.client_connections_max to {per_node}"))
+}
+
+/// Whether threads can be kept on their CPUs. `topology`: what the system says of its CPUs.
+fn affinity(allowed: io::Result<()>, topology: io::Result<String>) -> Finding {
+    let what = "CPU affinity";
+    let instead = "or set node.idle = \"park\" and node.cores to a number: core threads stay where the scheduler puts them then";
+    if let Err(error) = allowed {
+        let remedy = format!(
+            "a seccomp filter forbids it: in a systemd drop-in `SystemCallFilter=@resources`, or `docker run --security-opt \
+             seccomp=FILE` with a profile that allows sched_setaffinity; {instead}"
+        );
+        return Finding::failure(what, format!("sched_setaffinity is refused: {error}"), remedy);
+    }
+    match topology {
+        Ok(_) => Finding::fine(what, "core threads can be kept on their CPUs"),
+        Err(error) => Finding::failure(
+            what,
+            format!("cannot read {CPUS_ONLINE}: {error}"),
+            format!("mount sysfs on /sys (`docker run` does so by itself); {instead}"),
+        ),
+    }
 }
 
 fn cpus(config: &Config, allowed: io::Result<Vec<usize>>) -> Finding {
@@ -282,7 +337,9 @@ fn port(key: &'static str, address: SocketAddr) -> Finding {
         }
         _ => format!("change {key}"),
     };
+    let may_pass = Exit::from(&error) == Exit::Temporary;
     Finding::failure("port", format!("cannot listen on {address} ({key}): {error}"), remedy)
+        .passing_if(may_pass)
 }
 
 /// Nothing to say about an address that is not a name.
@@ -303,14 +360,11 @@ fn name(address: &Address) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::path::Path;
 
     use super::*;
     use crate::config::parse;
-
-    fn refused(errno: i32) -> io::Result<()> {
-        Err(io::Error::from_raw_os_error(errno))
-    }
 
     #[test]
     fn old_kernels_are_told_from_new_ones_by_number() {
@@ -323,32 +377,57 @@ mod tests {
 
     #[test]
     fn a_ring_that_is_refused_names_the_setting_that_refuses_it() {
+        let ring_refused = |errno, disabled| {
+            let error = io::Error::from_raw_os_error(errno);
+            ring(Err(sys::RingRefused { call: "io_uring_setup", error }), disabled)
+        };
         assert_eq!(ring(Ok(()), "2").level, Level::Fine);
-        assert!(ring(refused(libc::EPERM), "2").remedy.contains("io_uring_disabled=0"));
-        assert!(ring(refused(libc::EPERM), "1").remedy.contains("io_uring_group"));
-        assert!(ring(refused(libc::EPERM), "0").remedy.contains("seccomp"));
-        assert!(ring(refused(libc::ENOMEM), "0").remedy.contains("LimitMEMLOCK"));
-        assert!(ring(refused(libc::EINVAL), "0").remedy.contains("6.1"));
+        assert!(ring_refused(libc::EPERM, "2").remedy.contains("io_uring_disabled=0"));
+        assert!(ring_refused(libc::EPERM, "1").remedy.contains("io_uring_group"));
+        assert!(ring_refused(libc::EPERM, "0").remedy.contains("seccomp"));
+        assert!(ring_refused(libc::ENOMEM, "0").remedy.contains("LimitMEMLOCK"));
+        assert!(ring_refused(libc::EINVAL, "0").remedy.contains("6.1"));
+        assert_eq!(ring_refused(libc::EPERM, "0").exit(), Exit::Config);
+        assert_eq!(ring_refused(libc::ENOMEM, "0").exit(), Exit::Temporary);
     }
 
     #[test]
     fn limits_are_compared_with_what_the_config_needs() {
         let limit = |soft, hard| Limit { soft, hard };
         assert_eq!(locked_memory(limit(UNLIMITED, UNLIMITED), 64).level, Level::Fine);
-        assert_eq!(locked_memory(limit(64 << 10, UNLIMITED), 1).level, Level::Failure);
+        assert_eq!(locked_memory(limit(64 << 10, 64 << 10), 1).exit(), Exit::Config);
         assert_eq!(locked_memory(limit(512 << 10, 512 << 10), 2).level, Level::Warning);
-        // The soft limit on files does not count: the node raises it.
-        assert_eq!(open_files(limit(1024, 20_000), 10_000, 2).level, Level::Fine);
-        let finding = open_files(limit(1024, 4096), 10_000, 2);
-        assert_eq!(finding.level, Level::Failure);
+        // The soft limits do not count: the node raises them.
+        assert_eq!(locked_memory(limit(64 << 10, UNLIMITED), 1).level, Level::Fine);
+        assert_eq!(open_files(limit(1024, 20_000), 10_000, 1, 2).level, Level::Fine);
+        let finding = open_files(limit(1024, 4096), 10_000, 1, 2);
+        assert_eq!(finding.level, Level::Warning, "fewer clients are better than none");
         assert!(finding.remedy.contains("client_connections_max to 3904"), "{}", finding.remedy);
+        let finding = open_files(limit(1024, 4096), 30_000, 3, 3);
+        assert!(finding.remedy.contains("client_connections_max to 1205"), "{}", finding.remedy);
+        let finding = open_files(limit(64, 64), 10_000, 1, 1);
+        assert_eq!(finding.exit(), Exit::Config);
+        assert!(finding.remedy.contains("LimitNOFILE=10160"), "{}", finding.remedy);
+        assert_eq!(open_files(limit(161, 161), 1, 1, 1).level, Level::Fine, "as few as are wanted");
+    }
+
+    #[test]
+    fn threads_that_cannot_be_kept_on_their_cpus_have_two_ways_out() {
+        let refused = || io::Error::from_raw_os_error(libc::EPERM);
+        assert_eq!(affinity(Ok(()), Ok("0-3\n".to_owned())).level, Level::Fine);
+        for finding in [affinity(Err(refused()), Ok(String::new())), affinity(Ok(()), Err(refused()))] {
+            assert!(
+                finding.exit() == Exit::Config && finding.remedy.contains("node.idle = \"park\""),
+                "{finding:?}"
+            );
+        }
     }
 
     #[test]
     fn taken_and_foreign_addresses_fail_with_different_remedies() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = port("node.resp_listen", listener.local_addr().unwrap());
-        assert!(taken.level == Level::Failure && taken.remedy.contains("change node.resp_listen"));
+        assert!(taken.exit() == Exit::Temporary && taken.remedy.contains("change node.resp_listen"));
         // 192.0.2.0/24 is reserved for examples: no machine has it.
         let foreign = port("node.peer_listen", "192.0.2.1:7001".parse().expect("an address"));
         assert!(foreign.level == Level::Failure && foreign.remedy.contains("192.0.2.1"), "{foreign:?}");
@@ -366,6 +445,7 @@ mod tests {
             assert!(findings.iter().any(|finding| finding.what == what), "{what} is missing");
         }
         assert!(findings.iter().all(|finding| finding.level == Level::Fine || !finding.remedy.is_empty()));
+        assert_eq!(findings.iter().filter(|finding| finding.what == "io_uring").count(), 1, "once is enough");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         assert!(!Path::new(&config.node.data_dir).exists());
         let text = render(&findings);

@@ -3,6 +3,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod exit;
 pub mod host;
 pub mod log;
 pub mod run;

@@ -11,14 +11,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let arguments = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
-        Err(code) => return code,
+        Err(exit) => return exit.into(),
     };
     let _log = log::start();
-    ExitCode::from(match arguments.command {
+    let exit = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Dev(arguments) => run::dev(&arguments),
         Command::Check(arguments) => host::check(&arguments),
         Command::Salvage(arguments) => salvage::salvage(&arguments),
         Command::Status(arguments) => status::status(&arguments),
-    })
+    };
+    exit.into()
 }

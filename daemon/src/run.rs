@@ -1,6 +1,6 @@
 //! From a configuration to running nodes, and to their orderly end.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -8,26 +8,25 @@ use std::sync::{Arc, mpsc};
 use panch_consensus::protocol::Tuning;
 use panch_replica::batcher::BatchLimits;
 use panch_replica::replica::ReplicaConfig;
-use panch_replica::snapshot::SnapshotFault;
 use panch_runtime::options::{Idle, Loss, Member, NodeOptions};
 use panch_runtime::placement::allowed_cpus;
-use panch_runtime::{CoreFault, IdentityFault, Node, NodeFault, SalvageFault, StopHandle};
-use panch_wal::{Durability, RecoverError};
+use panch_runtime::{Node, NodeFault, StopHandle};
+use panch_wal::Durability;
 use panch_wire::client::ReadLevel;
 use panch_wire::command::KEY_SIZE_MAX;
 use panch_wire::time::Duration;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::cli::{DevArgs, RunArgs, exit, print};
-use crate::config::dev::{DevError, connect_text};
+use crate::cli::{DevArgs, RunArgs, complain, print};
+use crate::config::dev::connect_text;
 use crate::config::{self, Config};
+use crate::exit::Exit;
 use crate::host;
 use crate::secret;
 
-/// A session that was not used for this long is closed.
 /// Positions of a row between two comparisons of digests. Nodes with another number are not compared with: it changes with a version only.
 const CHECKPOINT_EVERY: u64 = 512;
+/// A session that was not used for this long is closed.
 const SESSION_IDLE_MAX: Duration = Duration::from_secs(3600);
 /// Batches that may wait for the pipeline, per group.
 const BATCH_QUEUE_MAX: usize = 64;
@@ -48,10 +47,10 @@ const KEPT_COUNT_MIN: u64 = 1 << 14;
 const STOP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// `panchd run`.
-pub fn run(arguments: &RunArgs) -> u8 {
+pub fn run(arguments: &RunArgs) -> Exit {
     let loaded = match arguments.config.load() {
         Ok(loaded) => loaded,
-        Err(code) => return code,
+        Err(exit) => return exit,
     };
     let loss = match loaded.config.node.durability {
         _ if arguments.rejoin => Loss::OfDisk,
@@ -79,16 +78,13 @@ pub fn run(arguments: &RunArgs) -> u8 {
 }
 
 /// `panchd dev`.
-pub fn dev(arguments: &DevArgs) -> u8 {
+pub fn dev(arguments: &DevArgs) -> Exit {
     let plan = arguments.plan();
     let loaded = match plan.prepare() {
         Ok(loaded) => loaded,
         Err(error) => {
-            eprintln!("panchd dev: {error}");
-            return match &error {
-                DevError::Io { error, .. } if !is_of_the_name(error) => exit::IO,
-                _ => exit::CONFIG,
-            };
+            complain(&format!("panchd dev: {error}\n"));
+            return Exit::from(&error);
         }
     };
     let configs: Vec<Config> = loaded.into_iter().map(|loaded| loaded.config).collect();
@@ -114,71 +110,79 @@ impl Order {
 }
 
 /// Starts a node for each configuration in this process and waits for their end.
-fn serve(configs: &[Config], order: &Order, announce: impl FnOnce(&[Config])) -> u8 {
-    if let Err(error) = host::raise_open_files() {
-        eprintln!("panchd: cannot raise the open files limit: {error}");
-    }
+fn serve(configs: &[Config], order: &Order, announce: impl FnOnce(&[Config])) -> Exit {
     // Core threads must never be interrupted: they inherit this mask, the signal thread takes its own back.
-    host::block_stop_signals();
+    host::block_signals();
     let (started, starting) = mpsc::channel::<Vec<StopHandle>>();
     let stop = Arc::new(AtomicBool::new(false));
     let asked_to_stop = Arc::clone(&stop);
-    let signals = std::thread::Builder::new().name("panch-signals".into()).spawn(move || {
-        let signals = Signals::new([SIGTERM, SIGINT]);
-        // Not before they are handled: one may be waiting already, and would end the process as it is.
-        host::unblock_stop_signals();
-        let mut signals = match signals {
-            Ok(signals) => signals,
-            Err(error) => {
-                eprintln!("panchd: cannot listen for signals: {error}");
-                return;
-            }
-        };
-        for (count, _) in signals.forever().enumerate() {
-            if count > 0 {
-                // Asked twice: do not wait for anything.
-                std::process::exit(i32::from(exit::IO));
-            }
-            asked_to_stop.store(true, Ordering::Relaxed);
-            let Ok(handles) = starting.recv_timeout(STOP_PATIENCE) else {
-                // A node that waits for others before it starts has nothing to lose yet.
-                std::process::exit(0);
-            };
-            for handle in &handles {
-                handle.stop();
-            }
-        }
-    });
+    let signals = std::thread::Builder::new()
+        .name("panch-signals".into())
+        .spawn(move || heed_signals(&asked_to_stop, &starting));
     if let Err(error) = signals {
-        eprintln!("panchd: cannot start the signal thread: {error}");
-        return exit::IO;
+        complain(&format!("panchd: cannot start the signal thread: {error}\n"));
+        return Exit::from(&error);
+    }
+    if let Err(exit) = host::preflight(configs) {
+        return exit;
     }
     let nodes = match start_all(configs, order, &stop) {
         Ok(nodes) => nodes,
-        Err(code) => return code,
+        Err(exit) => return exit,
     };
     let stop: Vec<_> = nodes.iter().map(Node::stop_handle).collect();
     // The thread may have ended for want of signals.
     let _ = started.send(stop);
     announce(configs);
-    let mut code = 0;
+    let mut exit = Exit::Done;
     for (node, config) in nodes.into_iter().zip(configs) {
         if let Err(fault) = node.wait() {
-            eprintln!("panchd: node {} stopped: {fault}", config.node.id);
-            code = exit_code(&fault);
+            complain(&format!("panchd: node {} stopped: {fault}\n", config.node.id));
+            exit = exit.or_worse(Exit::from(&fault));
         }
     }
-    code
+    exit
 }
 
-/// Starts the nodes at the same time: at their first start they wait for each other. The exit code of the first that cannot start.
-fn start_all(configs: &[Config], order: &Order, stop: &Arc<AtomicBool>) -> Result<Vec<Node>, u8> {
+/// Stops the nodes when asked to, at once when asked twice.
+fn heed_signals(asked_to_stop: &AtomicBool, starting: &mpsc::Receiver<Vec<StopHandle>>) {
+    let signals = Signals::new(host::SIGNALS);
+    // Not before they are handled: one may be waiting already, and would end the process as it is.
+    host::unblock_signals();
+    let mut signals = match signals {
+        Ok(signals) => signals,
+        Err(error) => {
+            complain(&format!("panchd: cannot listen for signals: {error}\n"));
+            return;
+        }
+    };
+    let mut is_asked = false;
+    for _ in signals.forever() {
+        if std::mem::replace(&mut is_asked, true) {
+            // Asked twice: do not wait for anything.
+            std::process::exit(i32::from(Exit::Temporary.code()));
+        }
+        asked_to_stop.store(true, Ordering::Relaxed);
+        let Ok(handles) = starting.recv_timeout(STOP_PATIENCE) else {
+            // A node that waits for others before it starts has nothing to lose yet.
+            std::process::exit(i32::from(Exit::Done.code()));
+        };
+        for handle in &handles {
+            handle.stop();
+        }
+    }
+}
+
+/// Starts the nodes at the same time: at their first start they wait for each other. How to end if one cannot start, for the first.
+fn start_all(configs: &[Config], order: &Order, stop: &Arc<AtomicBool>) -> Result<Vec<Node>, Exit> {
+    let connections_possible = host::connections_possible(configs);
     let (results, arriving) = mpsc::channel();
     for (index, config) in configs.iter().enumerate() {
-        let options = node_options(config, order, Arc::clone(stop)).map_err(|message| {
-            eprintln!("panchd: {message}");
-            exit::CONFIG
+        let mut options = node_options(config, order, Arc::clone(stop)).map_err(|fault| {
+            complain(&format!("panchd: node {} cannot start: {fault}\n", config.node.id));
+            Exit::from(&fault)
         })?;
+        options.connections_max = options.connections_max.min(connections_possible);
         let results = results.clone();
         let start = move || {
             // Nobody listens any more once another node could not start: the process ends then.
@@ -186,8 +190,8 @@ fn start_all(configs: &[Config], order: &Order, stop: &Arc<AtomicBool>) -> Resul
         };
         let thread = std::thread::Builder::new().name(format!("panch-start-{}", config.node.id)).spawn(start);
         thread.map_err(|error| {
-            eprintln!("panchd: cannot start a thread: {error}");
-            exit::IO
+            complain(&format!("panchd: cannot start a thread: {error}\n"));
+            Exit::from(&error)
         })?;
     }
     drop(results);
@@ -195,10 +199,11 @@ fn start_all(configs: &[Config], order: &Order, stop: &Arc<AtomicBool>) -> Resul
     for (index, result) in arriving {
         match result {
             Ok(node) => nodes.push((index, node)),
-            Err(NodeFault::Stopped) => return Err(exit::OK),
             Err(fault) => {
-                eprintln!("panchd: node {} cannot start: {fault}", configs[index].node.id);
-                return Err(exit_code(&fault));
+                if !matches!(fault, NodeFault::Stopped) {
+                    complain(&format!("panchd: node {} cannot start: {fault}\n", configs[index].node.id));
+                }
+                return Err(Exit::from(&fault));
             }
         }
     }
@@ -206,43 +211,23 @@ fn start_all(configs: &[Config], order: &Order, stop: &Arc<AtomicBool>) -> Resul
     Ok(nodes.into_iter().map(|(_, node)| node).collect())
 }
 
-pub(crate) fn exit_code(fault: &NodeFault) -> u8 {
-    let starting_again_may_help = match fault {
-        NodeFault::Identity(IdentityFault::Io { error, .. }) => is_full(error),
-        NodeFault::Log { fault, .. } => {
-            matches!(fault, RecoverError::Read { .. } | RecoverError::List(_) | RecoverError::Memory { .. })
-        }
-        NodeFault::Snapshot { fault, .. } => {
-            matches!(fault, SnapshotFault::Descriptors(_) | SnapshotFault::Read(_))
-        }
-        NodeFault::Salvage(
-            SalvageFault::Unreadable { error, .. } | SalvageFault::Unwritable { error, .. },
-        ) => !is_of_the_name(error),
-        NodeFault::Salvage(_) => false,
-        NodeFault::Identity(_)
-        | NodeFault::StateMissing { .. }
-        | NodeFault::LogMissing { .. }
-        | NodeFault::LogOnDisk { .. }
-        | NodeFault::Core(CoreFault::Disowned { .. })
-        | NodeFault::Forgotten
-        | NodeFault::Past { .. }
-        | NodeFault::Replay { .. } => false,
-        _ => true,
-    };
-    if starting_again_may_help { exit::IO } else { exit::CONFIG }
-}
-
-/// Whether what was named is not there or cannot be what it is named as: it will not be at another try, either.
-pub(crate) fn is_of_the_name(error: &io::Error) -> bool {
-    use ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
-    let kind = error.kind();
-    matches!(kind, NotFound | PermissionDenied | IsADirectory | NotADirectory | ReadOnlyFilesystem)
-        || matches!(kind, ErrorKind::InvalidInput | ErrorKind::InvalidFilename)
-}
-
-/// Whether there was no room: there may be some later.
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+/// Why the runtime cannot be told about a configured node.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OptionsFault {
+    /// The DNS may have it, or be there, at another try.
+    #[error(
+        "{0} has no address: {1}. Add it to the DNS or to /etc/hosts, or use an IP address in cluster.members"
+    )]
+    Name(config::Address, io::Error),
+    /// The CPUs are not known.
+    #[error("cannot read the CPU affinity: {0}")]
+    Affinity(io::Error),
+    /// There are not the CPUs that the configuration wants.
+    #[error("{0}")]
+    Cores(String),
+    /// The secret of the cluster is not there, or is none.
+    #[error("{0}")]
+    Secret(String),
 }
 
 /// What the runtime is told about a configured node.
@@ -250,10 +235,10 @@ pub(crate) fn node_options(
     config: &Config,
     order: &Order,
     stop: Arc<AtomicBool>,
-) -> Result<NodeOptions, String> {
+) -> Result<NodeOptions, OptionsFault> {
     let (cluster, node) = (&config.cluster, &config.node);
     let resolve = |address: &config::Address| {
-        address.resolve().map_err(|error: io::Error| format!("cannot resolve {address}: {error}"))
+        address.resolve().map_err(|error| OptionsFault::Name(address.clone(), error))
     };
     let members = cluster.members.iter().map(|member| {
         Ok(Member {
@@ -262,18 +247,17 @@ pub(crate) fn node_options(
             native: resolve(&member.native)?,
         })
     });
-    let members = members.collect::<Result<Vec<_>, String>>()?;
-    let allowed = allowed_cpus().map_err(|error| format!("cannot read the CPU affinity: {error}"))?;
-    let cpus = node.cores.place(&allowed)?;
-    // More cores than CPUs (several nodes on one machine, or a test): let the scheduler place them.
-    let pinned = matches!(node.cores, config::Cores::List(_)) || node.idle != config::Idle::Park;
+    let members = members.collect::<Result<Vec<_>, OptionsFault>>()?;
+    let allowed = allowed_cpus().map_err(OptionsFault::Affinity)?;
+    let cpus = node.cores.place(&allowed).map_err(OptionsFault::Cores)?;
+    let pinned = node.is_pinned();
     let groups_per_core = usize::from(cluster.groups).div_ceil(cpus.len());
     let tail_size_max = (node.frame_pool_size / TAIL_SHARE / groups_per_core).min(TAIL_SIZE_MAX);
     Ok(NodeOptions {
         node: node.id.replica(),
         cluster: cluster.cluster_id(),
         fingerprint: cluster.fingerprint(),
-        secret: node.secret_file.as_deref().map(secret::read).transpose()?,
+        secret: node.secret_file.as_deref().map(secret::read).transpose().map_err(OptionsFault::Secret)?,
         members,
         protocols: cluster.protocols().into_iter().map(config::ProtocolKind::of_replica).collect(),
         routing: cluster.routing(),

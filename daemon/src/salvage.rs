@@ -7,32 +7,33 @@ use std::sync::atomic::AtomicBool;
 use panch_consensus::protocol::{Order as Ordering, ProtocolKind};
 use panch_replica::salvage::{Salvage, Salvaged};
 
-use crate::cli::{SalvageArgs, exit, print};
+use crate::cli::{SalvageArgs, complain, print};
 use crate::config::Config;
-use crate::run::{Order, exit_code, node_options};
+use crate::exit::Exit;
+use crate::run::{Order, node_options};
 
-/// Writes the file and prints what is in it, what may be lost, and how to go on; the exit code.
-pub fn salvage(arguments: &SalvageArgs) -> u8 {
+/// Writes the file and prints what is in it, what may be lost, and how to go on.
+pub fn salvage(arguments: &SalvageArgs) -> Exit {
     let loaded = match arguments.config.load() {
         Ok(loaded) => loaded,
-        Err(code) => return code,
+        Err(exit) => return exit,
     };
     let order = Order::about(&arguments.config.config);
     let options = match node_options(&loaded.config, &order, Arc::new(AtomicBool::new(false))) {
         Ok(options) => options,
-        Err(text) => {
-            eprintln!("panchd salvage: {text}");
-            return exit::CONFIG;
+        Err(fault) => {
+            complain(&format!("panchd salvage: {fault}\n"));
+            return Exit::from(&fault);
         }
     };
     match panch_runtime::salvage::salvage(&options, &arguments.out) {
         Ok(found) => {
             print(&describe(&found, &loaded.config, arguments));
-            exit::OK
+            Exit::Done
         }
         Err(fault) => {
-            eprintln!("panchd salvage: {fault}");
-            exit_code(&fault)
+            complain(&format!("panchd salvage: {fault}\n"));
+            Exit::from(&fault)
         }
     }
 }

@@ -11,8 +11,9 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::cli::{self, ConfigArgs, StatusArgs, exit};
+use crate::cli::{self, ConfigArgs, StatusArgs};
 use crate::config::Address;
+use crate::exit::Exit;
 
 const DEFAULT_ADDRESS: &str = "127.0.0.1:7001";
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -45,9 +46,9 @@ impl GroupStatus {
     }
 }
 
-/// `panchd status`: prints one table and returns the exit code: [`exit::DATA`] if nodes have different data or do not serve because of
-/// that, else [`exit::IO`] if no node answers.
-pub fn status(arguments: &StatusArgs) -> u8 {
+/// `panchd status`: prints one table. How to end: [`Exit::Differ`] if nodes have different data or do not serve because of that, else
+/// [`Exit::Unavailable`] if no node answers.
+pub fn status(arguments: &StatusArgs) -> Exit {
     let mut addresses = Vec::new();
     match (&arguments.config, &arguments.address) {
         (Some(config), _) => {
@@ -59,7 +60,7 @@ pub fn status(arguments: &StatusArgs) -> u8 {
                         members.iter().map(|member| (format!("{}", member.node), member.client.clone())),
                     );
                 }
-                Err(code) => return code,
+                Err(exit) => return exit,
             }
         }
         (None, Some(address)) => addresses.push((address.to_string(), address.clone())),
@@ -89,9 +90,9 @@ pub fn status(arguments: &StatusArgs) -> u8 {
         eprintln!("{difference}");
     }
     match (differences.is_empty(), has_answer) {
-        (false, _) => exit::DATA,
-        (true, true) => 0,
-        (true, false) => exit::IO,
+        (false, _) => Exit::Differ,
+        (true, true) => Exit::Done,
+        (true, false) => Exit::Unavailable,
     }
 }
 

@@ -43,3 +43,4 @@ pub use crate::core::CoreFault;
 pub use crate::identity::IdentityFault;
 pub use crate::node::{Node, NodeFault, StopHandle};
 pub use crate::salvage::SalvageFault;
+pub use panch_ring::ring::RingError;

@@ -221,6 +221,13 @@ pub struct NodeConfig {
     pub default_read_level: ReadLevel,
 }
 
+impl NodeConfig {
+    /// Whether core threads are kept on their CPUs. More cores than CPUs (several nodes on one machine, or a test): the scheduler places them.
+    pub fn is_pinned(&self) -> bool {
+        matches!(self.cores, Cores::List(_)) || self.idle != Idle::Park
+    }
+}
+
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$doc])*

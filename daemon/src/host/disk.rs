@@ -11,6 +11,7 @@ use panch_wire::frame::{PAGE_SIZE, Page};
 use super::{Finding, sys};
 use crate::config::units::Size;
 use crate::config::{Durability, NodeConfig};
+use crate::exit::Exit;
 
 const WHAT: &str = "data folder";
 const WRITE_COUNT: usize = 50;
@@ -47,7 +48,8 @@ pub(super) fn examine(node: &NodeConfig, groups: u16, cores: u64) -> Vec<Finding
                 }
                 _ => "change node.data_dir",
             };
-            return vec![Finding::failure(WHAT, text, remedy)];
+            let may_pass = Exit::from(&error) == Exit::Temporary;
+            return vec![Finding::failure(WHAT, text, remedy).passing_if(may_pass)];
         }
     };
     let verb = if folder == node.data_dir { "can be written" } else { "can be created" };
@@ -63,6 +65,41 @@ pub(super) fn examine(node: &NodeConfig, groups: u16, cores: u64) -> Vec<Finding
         }
     });
     findings
+}
+
+/// TMPFS_MAGIC, RAMFS_MAGIC and OVERLAYFS_SUPER_MAGIC of `linux/magic.h`.
+const TMPFS: u32 = 0x0102_1994;
+const RAMFS: u32 = 0x8584_58f6;
+const OVERLAYFS: u32 = 0x794c_7630;
+
+/// A file system that keeps for less long than is expected of the durability; `None` if there is nothing to say.
+pub(super) fn file_system(node: &NodeConfig) -> Option<Finding> {
+    let magic = sys::file_system(&existing(&node.data_dir)?).ok()?;
+    if node.durability == Durability::Memory { None } else { brief(&node.data_dir, magic) }
+}
+
+fn brief(folder: &Path, magic: u32) -> Option<Finding> {
+    let what = "file system";
+    let shown = folder.display();
+    match magic {
+        TMPFS | RAMFS => {
+            let text = format!(
+                "{shown} is in memory (tmpfs): whatever node.durability says, it is lost when the machine, or the container, stops"
+            );
+            Some(Finding::warning(what, text, "put node.data_dir on a local ext4 or XFS file system"))
+        }
+        OVERLAYFS => {
+            let text = format!(
+                "{shown} is on an overlayfs, as the inside of a container is: it is lost with the container"
+            );
+            Some(Finding::warning(
+                what,
+                text,
+                format!("mount a volume there: `docker run -v panch-data:{shown}`"),
+            ))
+        }
+        _ => None,
+    }
 }
 
 /// The folder, or the nearest parent that exists, whatever it is.
@@ -146,7 +183,8 @@ fn space(free: u64, node: &NodeConfig, groups: u16, cores: u64) -> Finding {
     let text = format!("{} free", Size(free >> digits << digits));
     let remedy = "free some space, or lower node.log_segment_size or node.snapshot_log_size";
     if free < segments {
-        Finding::failure(what, format!("{text}; the first segments alone take {}", Size(segments)), remedy)
+        let text = format!("{text}; the first segments alone take {}", Size(segments));
+        Finding::failure(what, text, remedy).passing_if(true)
     } else if free < segments.saturating_add(retained) {
         let need = Size(segments.saturating_add(retained));
         Finding::warning(what, format!("{text}; the log alone can grow to {need} between snapshots"), remedy)
@@ -188,6 +226,22 @@ mod tests {
         let findings = examine(&node(&inner), 1, 1);
         assert!(findings[0].text.ends_with("a/b can be created"), "{findings:?}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn file_systems_that_forget_are_told_from_disks() {
+        let warned = |magic| brief(Path::new("/data"), magic).map(|finding| finding.text).unwrap_or_default();
+        assert!(warned(TMPFS).contains("in memory") && warned(RAMFS).contains("in memory"));
+        assert!(warned(OVERLAYFS).contains("container"));
+        // EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC.
+        assert_eq!((warned(0xef53), warned(0x5846_5342)), (String::new(), String::new()));
+        let shared = Path::new("/dev/shm");
+        if shared.is_dir() {
+            let mut node = node(shared);
+            assert!(file_system(&node).is_some_and(|finding| finding.level == Level::Warning));
+            node.durability = Durability::Memory;
+            assert_eq!(file_system(&node), None);
+        }
     }
 
     #[test]

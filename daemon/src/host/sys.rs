@@ -1,9 +1,12 @@
 //! The calls to the system that the standard library does not offer. All `unsafe` of this crate is here.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// A resource limit of this process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,12 +67,25 @@ pub(super) fn free_bytes(file: &File) -> io::Result<u64> {
 
 /// IORING_SETUP_SINGLE_ISSUER and IORING_SETUP_DEFER_TASKRUN of `linux/io_uring.h`.
 const RING_FLAGS: u32 = (1 << 12) | (1 << 13);
+/// IORING_REGISTER_PROBE.
+const REGISTER_PROBE: u32 = 8;
+/// Operations that are asked about: as many as a probe has room for.
+const PROBED_COUNT: usize = 256;
 
-/// Makes and closes a small ring, set up as the core threads set up theirs.
+/// A system call of io_uring that is refused.
+#[derive(Debug)]
+pub(super) struct RingRefused {
+    /// Which.
+    pub(super) call: &'static str,
+    /// Why: ENOSYS: not in this kernel; EPERM: forbidden; EINVAL: too old for the flags; ENOMEM: memory limits.
+    pub(super) error: io::Error,
+}
+
+/// Makes, asks, enters and closes a small ring, set up as the core threads set up theirs. A filter may allow some of the calls.
 ///
 /// # Errors
-/// ENOSYS: not in this kernel; EPERM: forbidden; EINVAL: too old for the flags; ENOMEM: memory limits.
-pub(super) fn try_ring() -> io::Result<()> {
+/// The first call that is refused.
+pub(super) fn try_ring() -> Result<(), RingRefused> {
     /// `struct io_uring_params`: only the flags are given, the rest is for the kernel to fill.
     #[repr(C)]
     struct Parameters {
@@ -78,31 +94,75 @@ pub(super) fn try_ring() -> io::Result<()> {
         rest: [u32; 27],
     }
     const { assert!(size_of::<Parameters>() == 120) };
+    let refused = |call| RingRefused { call, error: io::Error::last_os_error() };
     let mut parameters = Parameters { entries: [0; 2], flags: RING_FLAGS, rest: [0; 27] };
     // SAFETY: the kernel reads and writes one `io_uring_params`, which has exactly this size and outlives the call.
     let descriptor = unsafe { libc::syscall(libc::SYS_io_uring_setup, 2_u32, &raw mut parameters) };
     if descriptor < 0 {
-        return Err(io::Error::last_os_error());
+        return Err(refused("io_uring_setup"));
     }
     // SAFETY: the call returned a new descriptor that nothing else owns.
-    drop(unsafe { OwnedFd::from_raw_fd(descriptor as i32) });
+    let ring = unsafe { OwnedFd::from_raw_fd(descriptor as i32) };
+    // `struct io_uring_probe`: 16 bytes, and 8 for each operation.
+    let mut probe = [0_u64; 2 + PROBED_COUNT];
+    let (argument, count) = (probe.as_mut_ptr(), PROBED_COUNT as u32);
+    // SAFETY: the kernel writes a probe of so many operations, for which there is room, and the ring is open.
+    let asked = unsafe {
+        libc::syscall(libc::SYS_io_uring_register, ring.as_raw_fd(), REGISTER_PROBE, argument, count)
+    };
+    if asked < 0 {
+        return Err(refused("io_uring_register"));
+    }
+    let none = std::ptr::null::<libc::sigset_t>();
+    // SAFETY: nothing is submitted, waited for or read; the ring is open.
+    let entered = unsafe {
+        libc::syscall(libc::SYS_io_uring_enter, ring.as_raw_fd(), 0_u32, 0_u32, 0_u32, none, 0_usize)
+    };
+    if entered < 0 {
+        return Err(refused("io_uring_enter"));
+    }
     Ok(())
+}
+
+/// Sets the affinity of this thread to what it is.
+///
+/// # Errors
+/// If that is forbidden.
+pub(super) fn try_affinity() -> io::Result<()> {
+    // SAFETY: `cpu_set_t` is plain bits, for which all zeros is a valid value.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    let size = size_of::<libc::cpu_set_t>();
+    // SAFETY: the kernel writes at most `size` bytes into the set, which outlives the call.
+    check(unsafe { libc::sched_getaffinity(0, size, &mut set) })?;
+    // SAFETY: the kernel reads `size` bytes of the set, which outlives the call.
+    check(unsafe { libc::sched_setaffinity(0, size, &set) })
+}
+
+/// What kind of file system something is on, as `statfs` names it.
+pub(super) fn file_system(path: &Path) -> io::Result<u32> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let mut stat = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the path is a C string, and the kernel writes one `statfs` to the pointer; both outlive the call.
+    check(unsafe { libc::statfs(path.as_ptr(), stat.as_mut_ptr()) })?;
+    // SAFETY: the call succeeded, so the struct is filled; all its bits were valid zeros before.
+    Ok(unsafe { stat.assume_init() }.f_type as u32)
 }
 
 fn check(result: i32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Blocks (or unblocks) SIGTERM and SIGINT for the calling thread and those it starts from now on.
-pub(super) fn set_stop_signals_blocked(blocked: bool) {
+/// Blocks (or unblocks) these signals for the calling thread and those it starts from now on.
+pub(super) fn set_blocked(signals: &[i32], blocked: bool) {
     // SAFETY: an all-zero set is a valid place for `sigemptyset` to write to.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
     let how = if blocked { libc::SIG_BLOCK } else { libc::SIG_UNBLOCK };
-    // SAFETY: `set` is a valid signal set from the first call on, and outlives the others; the signals exist.
+    // SAFETY: `set` is a valid signal set from the first call on, and outlives the others; a signal that does not exist is refused.
     unsafe {
         libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, libc::SIGTERM);
-        libc::sigaddset(&mut set, libc::SIGINT);
+        for signal in signals {
+            libc::sigaddset(&mut set, *signal);
+        }
         libc::pthread_sigmask(how, &set, std::ptr::null_mut());
     }
 }

@@ -9,6 +9,7 @@ mod bad_start;
 mod catch_up;
 mod commit;
 mod common;
+mod confined;
 mod deadlines;
 mod direct;
 mod divergence;

@@ -144,7 +144,7 @@ fn all_lose_power(protocol: &str) {
     let commands: Vec<String> = cluster.ids().map(|id| way_back(&cluster, id)).collect();
     let running = follow(&commands[0]);
     let text = String::from_utf8_lossy(&running.stderr);
-    assert!(running.status.code() == Some(78) && text.contains("in use by another panchd"), "{text}");
+    assert!(running.status.code() == Some(74) && text.contains("in use by another panchd"), "{text}");
     for id in cluster.ids() {
         cluster.stop(id, PATIENCE);
     }

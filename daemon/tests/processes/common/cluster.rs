@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::confined::Confined;
 use super::disk::Disk;
 use super::links::Links;
 use super::machine::Machine;
@@ -81,6 +82,8 @@ pub struct Cluster {
     disks: Vec<Disk>,
     /// The same.
     machines: Vec<Machine>,
+    /// What nodes may not do that are started from now on.
+    pub confined: Option<Confined>,
 }
 
 impl Cluster {
@@ -126,7 +129,7 @@ impl Cluster {
             );
         }
         let (disks, machines) = (disks.unwrap_or_default(), machines.unwrap_or_default());
-        let cluster = Self { folder, settings, nodes, links, disks, machines };
+        let cluster = Self { folder, settings, nodes, links, disks, machines, confined: None };
         for id in cluster.ids() {
             fs::write(cluster.config_path(id), cluster.config_text(id)).expect("a configuration is written");
         }
@@ -293,7 +296,14 @@ impl Cluster {
         let path = self.error_path(id);
         let log = File::options().create(true).append(true).open(path).expect("a file for standard error");
         self.nodes[id - 1].seen = log.metadata().expect("its size").len();
-        self.nodes[id - 1].child = Some(launch(arguments, log, self.machines.get(id - 1)));
+        self.nodes[id - 1].child = Some(launch_on(arguments, log, |command| {
+            if let Some(machine) = self.machines.get(id - 1) {
+                machine.is_for(command);
+            }
+            if let Some(confined) = &self.confined {
+                confined.is_for(command);
+            }
+        }));
     }
 
     fn error_path(&self, id: usize) -> PathBuf {
@@ -628,7 +638,12 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 /// Runs the daemon with these arguments; its standard error goes to `errors`.
-pub fn launch(arguments: &[&str], errors: File, machine: Option<&Machine>) -> Child {
+pub fn launch(arguments: &[&str], errors: File) -> Child {
+    launch_on(arguments, errors, |_| ())
+}
+
+/// The same, with what else the command is to be.
+fn launch_on(arguments: &[&str], errors: File, prepare: impl FnOnce(&mut Command)) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_panchd"));
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
     // SAFETY: prctl is a plain system call, allowed between fork and exec.
@@ -638,9 +653,7 @@ pub fn launch(arguments: &[&str], errors: File, machine: Option<&Machine>) -> Ch
             _ => Err(io::Error::last_os_error()),
         });
     }
-    if let Some(machine) = machine {
-        machine.is_for(&mut command);
-    }
+    prepare(&mut command);
     command.spawn().expect("the daemon can be started")
 }
 

@@ -8,6 +8,8 @@
 #![allow(unreachable_pub, reason = "all of it is for the files beside it")]
 
 pub mod cluster;
+pub mod confined;
+pub mod dev;
 pub mod direct;
 pub mod disk;
 pub mod info;
@@ -20,6 +22,7 @@ pub mod raw;
 pub mod session;
 
 pub use cluster::{Cluster, Settings};
+pub use confined::Confined;
 pub use info::Info;
 pub use load::{Load, LoadOptions};
 pub use raw::Raw;

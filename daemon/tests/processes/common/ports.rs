@@ -11,6 +11,22 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 
 const LOWEST: u32 = 10_000;
 
+/// A port for which nothing listens on any of those that belong to it. No other test of this process gets them.
+pub fn take_where(belonging: impl Fn(u16) -> Vec<u16>) -> u16 {
+    for _ in 0..1000 {
+        let base = take(1)[0];
+        let mut taken = TAKEN.lock().expect("no test panics while it holds the ports");
+        let others: Vec<u16> = belonging(base).into_iter().filter(|port| *port != base).collect();
+        let is_free =
+            |port: &u16| !taken.contains(port) && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+        if others.iter().all(is_free) {
+            taken.extend(others);
+            return base;
+        }
+    }
+    panic!("no free ports that belong together");
+}
+
 /// Ports that nothing listens on. No other test of this process gets them before [`give_back`]; another process may.
 pub fn take(count: usize) -> Vec<u16> {
     let highest = ephemeral_start().clamp(LOWEST + 2000, 60_000);
