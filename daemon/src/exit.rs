@@ -222,7 +222,9 @@ impl From<&LoadError> for Exit {
 impl From<&DevError> for Exit {
     fn from(fault: &DevError) -> Self {
         match fault {
-            DevError::Io { error, .. } => error.into(),
+            DevError::Io { error, .. } | DevError::Listen { error, .. } => error.into(),
+            DevError::InUse(_) => Exit::Temporary,
+            DevError::Data(fault) => fault.into(),
             DevError::Config(fault) => fault.into(),
             DevError::Foreign(_) | DevError::Different { .. } | DevError::Port(_) => Exit::Config,
         }

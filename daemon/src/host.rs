@@ -137,8 +137,8 @@ fn cores(config: &Config) -> u64 {
     placed.map_or(1, |cpus| cpus.len() as u64)
 }
 
-/// The signals that ask a node to stop.
-pub const SIGNALS: [i32; 2] = [libc::SIGTERM, libc::SIGINT];
+/// The signals that a node takes: to stop, and those that it says something to, or nothing, instead of ending.
+pub const SIGNALS: [i32; 5] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
 
 /// [`SIGNALS`] no longer reach this thread, nor those it starts from now on.
 pub fn block_signals() {

@@ -15,6 +15,7 @@ use panch_wal::Durability;
 use panch_wire::client::ReadLevel;
 use panch_wire::command::KEY_SIZE_MAX;
 use panch_wire::time::Duration;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::cli::{DevArgs, RunArgs, complain, print};
@@ -80,8 +81,12 @@ pub fn run(arguments: &RunArgs) -> Exit {
 /// `panchd dev`.
 pub fn dev(arguments: &DevArgs) -> Exit {
     let plan = arguments.plan();
-    let loaded = match plan.prepare() {
-        Ok(loaded) => loaded,
+    let prepared = plan.claim().and_then(|claim| {
+        plan.check_ports()?;
+        Ok((plan.prepare(&claim)?, claim))
+    });
+    let (loaded, _claim) = match prepared {
+        Ok(prepared) => prepared,
         Err(error) => {
             complain(&format!("panchd dev: {error}\n"));
             return Exit::from(&error);
@@ -144,7 +149,7 @@ fn serve(configs: &[Config], order: &Order, announce: impl FnOnce(&[Config])) ->
     exit
 }
 
-/// Stops the nodes when asked to, at once when asked twice.
+/// Stops the nodes when asked to, at once when asked twice. No other signal that somebody may send from habit ends the process.
 fn heed_signals(asked_to_stop: &AtomicBool, starting: &mpsc::Receiver<Vec<StopHandle>>) {
     let signals = Signals::new(host::SIGNALS);
     // Not before they are handled: one may be waiting already, and would end the process as it is.
@@ -157,7 +162,18 @@ fn heed_signals(asked_to_stop: &AtomicBool, starting: &mpsc::Receiver<Vec<StopHa
         }
     };
     let mut is_asked = false;
-    for _ in signals.forever() {
+    for signal in signals.forever() {
+        match signal {
+            SIGTERM | SIGINT => {}
+            SIGHUP => {
+                complain(
+                    "panchd: SIGHUP changes nothing: no configuration is read again while a node runs, and standard error goes where it went. \
+                     To apply another configuration, restart the node\n",
+                );
+                continue;
+            }
+            _ => continue,
+        }
         if std::mem::replace(&mut is_asked, true) {
             // Asked twice: do not wait for anything.
             std::process::exit(i32::from(Exit::Temporary.code()));

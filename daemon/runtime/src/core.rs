@@ -457,18 +457,29 @@ fn open_listener(
     reuse_port: bool,
 ) -> Result<OwnedFd, CoreFault> {
     let options = ListenOptions { reuse_port, liveness: Some(liveness), ..ListenOptions::default() };
+    listen_patiently(address, options)
+        .map_err(|error| CoreFault::Io { what: format!("cannot listen for {what} on {address}"), error })
+}
+
+/// Waits for a port that is in use, for a while.
+fn listen_patiently(address: SocketAddr, options: ListenOptions) -> io::Result<OwnedFd> {
     let mut tries = PORT_TRIES;
     loop {
-        let error = match socket::listen(address, options) {
-            Ok(listener) => return Ok(listener),
-            Err(error) => error,
-        };
         tries -= 1;
-        if error.kind() != io::ErrorKind::AddrInUse || tries == 0 {
-            return Err(CoreFault::Io { what: format!("cannot listen for {what} on {address}"), error });
+        match socket::listen(address, options) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
+            result => return result,
         }
         std::thread::sleep(PORT_RETRY);
     }
+}
+
+/// Whether somebody could listen on the port alone. Waits for a while for one that is in use: whoever has it may be about to end.
+///
+/// # Errors
+/// If not.
+pub fn check_port(address: SocketAddr) -> io::Result<()> {
+    listen_patiently(address, ListenOptions::default()).map(drop)
 }
 
 /// A listener for other nodes, for the time before the cores run. All ports must be free.

@@ -110,6 +110,14 @@ fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Holds a directory that is there, as a node that runs does, for as long as the file lives.
+///
+/// # Errors
+/// If a node uses it, or it cannot be written.
+pub fn hold_data_dir(path: &Path) -> Result<File, IdentityFault> {
+    lock(path)
+}
+
 impl DataDir {
     /// Opens or creates the directory for the node described by `wanted` (its incarnation and log name are ignored). A node that
     /// knows of no earlier incarnation gets none: see [`DataDir::begin`]. Nothing of one that has run changes before

@@ -39,8 +39,8 @@ mod storage;
 mod token;
 mod view;
 
-pub use crate::core::CoreFault;
-pub use crate::identity::IdentityFault;
+pub use crate::core::{CoreFault, check_port};
+pub use crate::identity::{IdentityFault, hold_data_dir};
 pub use crate::node::{Node, NodeFault, StopHandle};
 pub use crate::salvage::SalvageFault;
 pub use panch_ring::ring::RingError;

@@ -4,11 +4,14 @@
 //! * Every node of the cluster can also be started by hand with `panchd run --config DIR/node-N.toml`.
 //! * Only folders that carry the marker are ever deleted from, and only what this module names: `node-N` and `node-N.toml`.
 //! * Data that belongs to other settings is refused, never reused and never silently deleted.
+//! * Nothing in the folder changes while another process uses it, as `panchd dev` or as one of its nodes.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use panch_runtime::IdentityFault;
 use panch_wire::ids::REPLICAS_MAX;
 
 use super::schema::{Config, Durability, ProtocolKind};
@@ -54,6 +57,30 @@ pub enum DevError {
         /// From the system.
         error: io::Error,
     },
+    /// Another process runs the cluster of the folder.
+    #[error(
+        "{0} is in use by another `panchd dev`: stop that one, or name another folder with --dir and other ports with --base-port"
+    )]
+    InUse(PathBuf),
+    /// A node of the folder runs by itself, or cannot be looked at.
+    #[error("{0}")]
+    Data(IdentityFault),
+    /// Somebody else has a port.
+    #[error(
+        "cannot listen for {what} of node {node} on {address}: {error}. Stop what listens there (`ss -ltnp 'sport = :{}'` names it), or \
+         choose other ports with --base-port",
+        address.port()
+    )]
+    Listen {
+        /// Who connects there.
+        what: &'static str,
+        /// The node.
+        node: u8,
+        /// Where.
+        address: SocketAddr,
+        /// From the system.
+        error: io::Error,
+    },
     /// The folder holds something else.
     #[error("{0} is not empty and was not made by `panchd dev`; name another folder with --dir")]
     Foreign(PathBuf),
@@ -74,6 +101,12 @@ pub enum DevError {
     /// The options make no valid config.
     #[error("{0}")]
     Config(#[from] LoadError),
+}
+
+/// The folder is this process's for as long as this lives.
+#[derive(Debug)]
+pub struct Claim {
+    _lock: File,
 }
 
 /// The folder used if none is named: under `$XDG_STATE_HOME`, else under `~/.local/state`, else the current folder.
@@ -113,11 +146,11 @@ impl DevPlan {
         )
     }
 
-    /// Makes the folder and the files, and returns the config of every node in order.
+    /// Makes the folder if it is not there, and keeps all others away from it.
     ///
     /// # Errors
-    /// If the folder cannot be used, or holds something else.
-    pub fn prepare(&self) -> Result<Vec<Loaded>, DevError> {
+    /// If the folder holds something else, or is in use; if the ports do not fit.
+    pub fn claim(&self) -> Result<Claim, DevError> {
         assert!(
             (1..=REPLICAS_MAX).contains(&usize::from(self.replicas)),
             "the command line bounds the replicas"
@@ -126,7 +159,48 @@ impl DevPlan {
         if self.base_port == 0 || highest > u32::from(u16::MAX) {
             return Err(DevError::Port(self.base_port));
         }
-        self.claim_folder()?;
+        let folder = &self.folder;
+        fs::create_dir_all(folder).map_err(failed("create", folder))?;
+        let path = folder.join(MARKER);
+        if !path.exists() {
+            if fs::read_dir(folder).map_err(failed("read", folder))?.next().is_some() {
+                return Err(DevError::Foreign(folder.clone()));
+            }
+            fs::write(&path, MARKER_TEXT).map_err(failed("write", &path))?;
+        }
+        let marker = File::open(&path).map_err(failed("open", &path))?;
+        match marker.try_lock() {
+            Ok(()) => Ok(Claim { _lock: marker }),
+            Err(TryLockError::WouldBlock) => Err(DevError::InUse(folder.clone())),
+            Err(TryLockError::Error(error)) => Err(failed("lock", &path)(error)),
+        }
+    }
+
+    /// Whether the ports are free. Of one that is not, a node could only say what others answer there.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn check_ports(&self) -> Result<(), DevError> {
+        for node in 1..=self.replicas {
+            let of = ["Redis clients", "native clients", "other nodes"];
+            for (port, what) in self.ports(node).into_iter().zip(of) {
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+                panch_runtime::check_port(address).map_err(|error| DevError::Listen {
+                    what,
+                    node,
+                    address,
+                    error,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the files, and returns the config of every node in order.
+    ///
+    /// # Errors
+    /// If the folder cannot be used, or holds the data of something else.
+    pub fn prepare(&self, _claim: &Claim) -> Result<Vec<Loaded>, DevError> {
         if self.is_fresh {
             self.clear()?;
         } else {
@@ -141,20 +215,15 @@ impl DevPlan {
         Ok(nodes)
     }
 
-    fn claim_folder(&self) -> Result<(), DevError> {
-        let folder = &self.folder;
-        fs::create_dir_all(folder).map_err(failed("create", folder))?;
-        let marker = folder.join(MARKER);
-        if !marker.exists() {
-            if fs::read_dir(folder).map_err(failed("read", folder))?.next().is_some() {
-                return Err(DevError::Foreign(folder.clone()));
-            }
-            fs::write(&marker, MARKER_TEXT).map_err(failed("write", &marker))?;
-        }
-        Ok(())
-    }
-
     fn clear(&self) -> Result<(), DevError> {
+        // All of them before any is deleted: one may have been started by hand.
+        let mut held = Vec::new();
+        for node in 1..=REPLICAS_MAX {
+            let data = self.folder.join(format!("node-{node}"));
+            if data.is_dir() {
+                held.push(panch_runtime::hold_data_dir(&data).map_err(DevError::Data)?);
+            }
+        }
         for node in 1..=REPLICAS_MAX {
             let data = self.folder.join(format!("node-{node}"));
             let config = self.folder.join(format!("node-{node}.toml"));
@@ -255,10 +324,46 @@ mod tests {
         }
     }
 
+    fn prepare(plan: &DevPlan) -> Result<Vec<Loaded>, DevError> {
+        plan.prepare(&plan.claim()?)
+    }
+
+    #[test]
+    fn what_somebody_uses_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = DevPlan { is_fresh: true, ..plan(folder.path()) };
+        let claim = plan.claim().unwrap();
+        assert!(matches!(prepare(&plan), Err(DevError::InUse(_))));
+        drop(claim);
+        prepare(&plan).unwrap();
+        // A node that was started by hand.
+        for node in ["node-1", "node-2"] {
+            fs::create_dir(plan.folder.join(node)).unwrap();
+        }
+        let held = panch_runtime::hold_data_dir(&plan.folder.join("node-2")).unwrap();
+        assert!(matches!(prepare(&plan), Err(DevError::Data(IdentityFault::Locked(_)))));
+        assert!(plan.folder.join("node-1").exists() && plan.config_path(3).exists());
+        drop(held);
+        prepare(&plan).unwrap();
+        assert!(!plan.folder.join("node-1").exists());
+    }
+
+    #[test]
+    fn a_port_that_is_in_use_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let base_port = taken.local_addr().unwrap().port() - 1;
+        let text = DevPlan { base_port, ..plan(folder.path()) }.check_ports().unwrap_err().to_string();
+        assert!(
+            text.contains(&format!("127.0.0.1:{}", base_port + 1)) && text.contains("--base-port"),
+            "{text}"
+        );
+    }
+
     #[test]
     fn nodes_agree_on_the_cluster_and_share_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        let nodes = plan(folder.path()).prepare().unwrap();
+        let nodes = prepare(&plan(folder.path())).unwrap();
         assert_eq!(nodes.len(), 3);
         assert!(nodes.iter().all(|node| node.warnings.is_empty()));
         assert!(nodes.iter().all(|node| node.config.cluster == nodes[0].config.cluster));
@@ -273,20 +378,20 @@ mod tests {
     fn data_of_other_settings_is_refused_until_it_is_deleted_on_demand() {
         let folder = tempfile::tempdir().unwrap();
         let mut plan = plan(folder.path());
-        plan.prepare().unwrap();
+        prepare(&plan).unwrap();
         let data = plan.folder.join("node-2");
         fs::create_dir(&data).unwrap();
         fs::write(data.join("segment"), "votes").unwrap();
-        plan.prepare().unwrap();
+        prepare(&plan).unwrap();
         // What is this node's own may change between runs.
         plan.cores = 2;
-        plan.prepare().unwrap();
+        prepare(&plan).unwrap();
         plan.groups = 4;
-        let text = plan.prepare().unwrap_err().to_string();
+        let text = prepare(&plan).unwrap_err().to_string();
         assert!(text.contains("was groups = 2, now groups = 4"), "{text}");
         assert!(data.join("segment").exists());
         plan.is_fresh = true;
-        plan.prepare().unwrap();
+        prepare(&plan).unwrap();
         assert!(!data.exists());
     }
 
@@ -296,7 +401,7 @@ mod tests {
         let mut plan = plan(folder.path());
         fs::create_dir_all(plan.folder.join("node-1")).unwrap();
         plan.is_fresh = true;
-        assert!(matches!(plan.prepare(), Err(DevError::Foreign(_))));
+        assert!(matches!(prepare(&plan), Err(DevError::Foreign(_))));
         assert!(plan.folder.join("node-1").exists());
     }
 
@@ -304,7 +409,8 @@ mod tests {
     fn ports_that_do_not_fit_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         for base_port in [0, 65_400] {
-            assert!(matches!(DevPlan { base_port, ..plan(folder.path()) }.prepare(), Err(DevError::Port(_))));
+            let plan = DevPlan { base_port, ..plan(folder.path()) };
+            assert!(matches!(prepare(&plan), Err(DevError::Port(_))));
         }
     }
 }
