@@ -173,6 +173,9 @@ pub struct StatusArgs {
     /// Overrides one key of the configuration
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
     pub overrides: Vec<String>,
+    /// Print one JSON object, for programs
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Reads the command line. Prints help or the error itself.

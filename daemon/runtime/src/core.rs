@@ -321,6 +321,8 @@ impl CoreLoop {
         self.counters.log_bytes = self.log.write_bytes;
         self.counters.connections = self.out.clients.count() as u64;
         self.counters.frames_used = self.pool.used() as u64;
+        self.counters.peers_down = self.out.peers.down();
+        self.counters.disk_full = u64::from(self.core.wal().is_some_and(|wal| wal.is_full()));
         if self.view.core == 0 {
             self.counters.peer_memory_writes = self.data.peers.writes();
             self.counters.note_trouble_ms = self.data.peers.reminder.trouble().as_millis() as u64;

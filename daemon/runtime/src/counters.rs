@@ -46,6 +46,10 @@ pub struct CoreCounters {
     pub note_trouble_ms: u64,
     /// Bytes of frame memory in use.
     pub frames_used: u64,
+    /// Cores whose log has no room on its disk.
+    pub disk_full: u64,
+    /// Nodes to which a core has no stream.
+    pub peers_down: ReplicaSet,
 }
 
 impl CoreCounters {
@@ -70,6 +74,8 @@ impl CoreCounters {
             peer_memory_writes,
             note_trouble_ms,
             frames_used,
+            disk_full,
+            peers_down,
         } = other;
         self.turns += turns;
         self.packets += packets;
@@ -89,6 +95,17 @@ impl CoreCounters {
         self.peer_memory_writes += peer_memory_writes;
         self.note_trouble_ms += note_trouble_ms;
         self.frames_used += frames_used;
+        self.disk_full += disk_full;
+        for peer in peers_down.iter() {
+            self.peers_down.insert(peer);
+        }
+    }
+
+    /// What `panchd status` looks at first, as lines of INFO: whether the disk has no room for more log, and the numbers of the nodes to which
+    /// there is no stream.
+    pub(crate) fn health(&self) -> [(&'static str, String); 2] {
+        let down: Vec<String> = self.peers_down.iter().map(|id| (u64::from(id.0) + 1).to_string()).collect();
+        [("disk_full", u8::from(self.disk_full > 0).to_string()), ("peers_down", down.join(","))]
     }
 }
 
@@ -144,5 +161,24 @@ impl Reports {
         (0..self.0.len())
             .map(|core| self.core(core).groups.iter().map(|status| status.keys).sum::<u64>())
             .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use panch_wire::ids::ReplicaId;
+
+    use super::*;
+
+    #[test]
+    fn a_node_misses_whom_one_of_its_cores_misses() {
+        let mut one = CoreCounters { disk_full: 1, ..CoreCounters::default() };
+        let mut two = CoreCounters::default();
+        assert_eq!(two.health().map(|(_, value)| value), ["0", ""]);
+        one.peers_down.insert(ReplicaId(2));
+        two.peers_down.insert(ReplicaId(0));
+        two.peers_down.insert(ReplicaId(2));
+        one.add(&two);
+        assert_eq!(one.health(), [("disk_full", "1".to_owned()), ("peers_down", "1,3".to_owned())]);
     }
 }

@@ -585,6 +585,17 @@ impl Peers {
         Some(PeerEvent::Down(id))
     }
 
+    /// Nodes to which there is no stream.
+    pub(crate) fn down(&self) -> ReplicaSet {
+        let mut down = ReplicaSet::default();
+        for id in (0..self.outbound.len() as u8).map(ReplicaId) {
+            if id != self.me && !self.is_up(id) {
+                down.insert(id);
+            }
+        }
+        down
+    }
+
     /// Gives the stream to `id` up, for now. `complaint` is what happened and its detail, if it is worth a line.
     fn fail(
         &mut self,

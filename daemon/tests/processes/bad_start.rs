@@ -483,6 +483,9 @@ fn a_node_whose_disk_is_full_refuses_writes_serves_reads_and_stops_nobody() {
     // It said so at its start.
     let warning = "warning: file system: ";
     assert!(cluster.errors(full).contains(warning) && cluster.errors(full).contains("(tmpfs)"));
+    eventually("it says that the disk is full", Duration::from_secs(20), || {
+        (cluster.info(full).text("disk_full") == "1").then_some(())
+    });
     load.wait_for_writes(100);
     assert!(cluster.poll_exit(full).is_none(), "the full node stays up");
     let outcome = load.stop();

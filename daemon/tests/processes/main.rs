@@ -27,4 +27,5 @@ mod restored;
 mod salvage;
 mod signals;
 mod small_files;
+mod status;
 mod stop;

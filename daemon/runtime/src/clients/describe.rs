@@ -223,6 +223,7 @@ pub(crate) fn info(
         ("turns_total", counters.turns.to_string()),
         ("parks_total", counters.parks.to_string()),
     ];
+    lines.extend(counters.health());
     let mode = view.options.log.durability;
     let rendered: Vec<(String, String)> = latency::lines(&latencies)
         .into_iter()
