@@ -8,7 +8,7 @@ use std::sync::{Arc, mpsc};
 use panch_consensus::protocol::Tuning;
 use panch_replica::batcher::BatchLimits;
 use panch_replica::replica::ReplicaConfig;
-use panch_runtime::options::{Idle, Loss, Member, NodeOptions};
+use panch_runtime::options::{Idle, Loss, Member, NodeOptions, PeerName};
 use panch_runtime::placement::allowed_cpus;
 use panch_runtime::{Node, NodeFault, StopHandle};
 use panch_wal::Durability;
@@ -259,6 +259,7 @@ pub(crate) fn node_options(
     let members = cluster.members.iter().map(|member| {
         Ok(Member {
             peer: resolve(&member.peer)?,
+            peer_name: member.peer.name().map(|host| PeerName { host, port: member.peer.port() }),
             resp: resolve(&member.client)?,
             native: resolve(&member.native)?,
         })

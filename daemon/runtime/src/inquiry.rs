@@ -17,6 +17,7 @@ use panch_replica::founding::{Answer, Decision, Founder, Founders, Newcomer, Wor
 use panch_wire::ids::{Incarnation, REPLICAS_MAX, ReplicaId};
 use panch_wire::peer::{Challenge, Hello, HelloReply, Proof, Purpose, RefusalCode, Secret};
 
+use crate::addresses::Addresses;
 use crate::answering::Answering;
 use crate::complaints::say;
 use crate::core::listen_before_start;
@@ -46,9 +47,10 @@ const SAY_AFTER: Duration = Duration::from_secs(1);
 /// If the node must not begin, or is asked to stop.
 pub(crate) fn before_first_incarnation(
     options: &NodeOptions,
+    addresses: &Addresses,
     data: &mut DataDir,
 ) -> Result<(Incarnation, Founders), NodeFault> {
-    let inquiry = Inquiry::new(options, data)?;
+    let inquiry = Inquiry::new(options, addresses, data)?;
     if !data.identity.rejoining {
         let founders = inquiry.founders()?;
         drop(inquiry);
@@ -69,8 +71,12 @@ pub(crate) fn before_first_incarnation(
 ///
 /// # Errors
 /// If the node is asked to stop.
-pub(crate) fn before_next_incarnation(options: &NodeOptions, data: &mut DataDir) -> Result<(), NodeFault> {
-    let (last, _) = Inquiry::new(options, data)?.last_incarnation()?;
+pub(crate) fn before_next_incarnation(
+    options: &NodeOptions,
+    addresses: &Addresses,
+    data: &mut DataDir,
+) -> Result<(), NodeFault> {
+    let (last, _) = Inquiry::new(options, addresses, data)?.last_incarnation()?;
     // Written down with the start: until then the file is missed, and all are asked again.
     Ok(data.go_on(last)?)
 }
@@ -89,6 +95,7 @@ type Round = Vec<(ReplicaId, SocketAddr, io::Result<Said>)>;
 
 struct Inquiry<'a> {
     options: &'a NodeOptions,
+    addresses: &'a Addresses,
     data: &'a DataDir,
     hello: Hello,
     since: Instant,
@@ -97,7 +104,7 @@ struct Inquiry<'a> {
 }
 
 impl<'a> Inquiry<'a> {
-    fn new(options: &'a NodeOptions, data: &'a DataDir) -> Result<Self, NodeFault> {
+    fn new(options: &'a NodeOptions, addresses: &'a Addresses, data: &'a DataDir) -> Result<Self, NodeFault> {
         // A node that has lost its disk learns it from the others.
         let has_forgotten = data.identity.rejoining && !data.lacks_peers;
         let founding = if has_forgotten { Hello::ANY_FOUNDING } else { data.identity.founding.name };
@@ -125,23 +132,28 @@ impl<'a> Inquiry<'a> {
         } else {
             None
         };
-        Ok(Self { options, data, hello, since: Instant::now(), _answering: answering })
+        Ok(Self { options, addresses, data, hello, since: Instant::now(), _answering: answering })
     }
 
     /// Asks all others at once.
     fn ask_all(&self) -> Round {
-        let others = (0..).map(ReplicaId).zip(&self.options.members);
-        let others = others.filter(|(id, _)| *id != self.options.node);
+        let others = (0..self.options.members.len() as u8).map(ReplicaId);
+        let others = others.filter(|id| *id != self.options.node);
         let secret = self.options.secret.as_ref();
         scope(|scope| {
             let asked: Vec<_> = others
-                .map(|(id, member)| {
-                    let question = move || ask(member.peer, id, &self.hello, secret, &self.data.peers);
-                    (id, member.peer, scope.spawn(question))
+                .map(|id| {
+                    let address = self.addresses.of(id);
+                    let question = move || ask(address, id, &self.hello, secret, &self.data.peers);
+                    (id, address, scope.spawn(question))
                 })
                 .collect();
             let answers = asked.into_iter().map(|(id, address, thread)| {
-                (id, address, thread.join().expect("a panic aborts the process"))
+                let answer = thread.join().expect("a panic aborts the process");
+                if answer.is_err() {
+                    self.addresses.is_not(id, address);
+                }
+                (id, address, answer)
             });
             answers.collect()
         })

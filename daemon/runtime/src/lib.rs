@@ -10,6 +10,7 @@
 //!   its own ring.
 //! * No glommio type in a public signature.
 
+mod addresses;
 mod answering;
 mod clients;
 mod complaints;

@@ -23,6 +23,7 @@ use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
 use panch_wire::peer::{Hello, Purpose};
 use panch_wire::time::Instant;
 
+use crate::addresses::{Addresses, LookUps};
 use crate::clients::overrun_size;
 use crate::clients::seats::Seats;
 use crate::clients::table::Clients;
@@ -168,6 +169,8 @@ pub struct Node {
     control: Arc<MeshPort<Parcel>>,
     reports: Arc<Reports>,
     notes: Notes,
+    /// Of the addresses of other nodes, for as long as this one runs.
+    _look_ups: LookUps,
     is_asked_to_stop: Arc<AtomicBool>,
 }
 
@@ -228,19 +231,21 @@ impl Node {
             beginning.install(&options)?;
             data.set_founding(beginning.founding)?;
         }
+        let io = |what| move |error| NodeFault::Io { what, error };
+        let look_ups = Addresses::start(&options.members).map_err(io("cannot start a thread"))?;
+        let addresses = look_ups.addresses();
         if data.identity.incarnation == Incarnation(0) {
-            let (last, founders) = before_first_incarnation(&options, &mut data)?;
+            let (last, founders) = before_first_incarnation(&options, addresses, &mut data)?;
             data.begin(last, founders)?;
         } else if options.told_to_found {
             return Err(IdentityFault::Founded(data.path).into());
         } else if data.lacks_peers {
-            before_next_incarnation(&options, &mut data)?;
+            before_next_incarnation(&options, addresses, &mut data)?;
         }
         let (incarnation, rejoining) = (data.identity.incarnation, data.identity.rejoining);
         if cores > 1 {
             check_ports(&options)?;
         }
-        let io = |what| move |error| NodeFault::Io { what, error };
         // One port more than cores: the control port, through which the node is stopped.
         let mut ports = mesh::connect::<Parcel>(cores + 1, MESH_CAPACITY).map_err(io("eventfd"))?;
         let control = Arc::new(ports.pop().expect("one port per core and one more"));
@@ -268,10 +273,11 @@ impl Node {
             let (ready, go) = (ready_sender.clone(), go.clone());
             let (data, failed) = (Arc::clone(&data), Arc::clone(&failed));
             let stop = StopHandle(Arc::clone(&control));
+            let addresses = addresses.clone();
             let thread = std::thread::Builder::new().name(format!("panch-core-{core}")).spawn(move || {
                 let gates = Gates { ready, go };
                 let alarm = Alarm { data, failed, stop };
-                let result = run_core(view, port, &alarm, &gates);
+                let result = run_core(view, port, addresses, &alarm, &gates);
                 if let Err(fault) = &result {
                     alarm.raise(fault);
                     let _ = gates.ready.send(false);
@@ -281,8 +287,8 @@ impl Node {
             threads.push(thread.map_err(io("cannot start a core's thread"))?);
         }
         drop(ready_sender);
-        let node =
-            Self { threads, data, control, reports, notes, is_asked_to_stop: Arc::clone(&options.stop) };
+        let is_asked_to_stop = Arc::clone(&options.stop);
+        let node = Self { threads, data, control, reports, notes, _look_ups: look_ups, is_asked_to_stop };
         if (0..cores).all(|_| ready.recv() == Ok(true)) {
             node.data.enter()?;
             for _ in 0..cores {
@@ -458,7 +464,13 @@ struct Gates {
     go: crossbeam::channel::Receiver<()>,
 }
 
-fn run_core(view: NodeView, port: MeshPort<Parcel>, alarm: &Alarm, gates: &Gates) -> Result<(), NodeFault> {
+fn run_core(
+    view: NodeView,
+    port: MeshPort<Parcel>,
+    addresses: Addresses,
+    alarm: &Alarm,
+    gates: &Gates,
+) -> Result<(), NodeFault> {
     let placement = match view.options.cpus[view.core] {
         Some(cpu) => Placement::Fixed(cpu),
         None => Placement::Unbound,
@@ -469,7 +481,7 @@ fn run_core(view: NodeView, port: MeshPort<Parcel>, alarm: &Alarm, gates: &Gates
         .make()
         .map_err(|error| NodeFault::Io { what: "cannot start glommio", error: error.into() })?;
     executor.run(async move {
-        let mut core = open_core(view, port, &alarm.data, &alarm.failed)?;
+        let mut core = open_core(view, port, addresses, &alarm.data, &alarm.failed)?;
         core.listen()?;
         let _ = gates.ready.send(true);
         if gates.go.recv().is_ok() {
@@ -491,6 +503,7 @@ fn run_core(view: NodeView, port: MeshPort<Parcel>, alarm: &Alarm, gates: &Gates
 fn open_core(
     view: NodeView,
     port: MeshPort<Parcel>,
+    addresses: Addresses,
     data: &Arc<DataDir>,
     failed: &Arc<AtomicBool>,
 ) -> Result<CoreLoop, NodeFault> {
@@ -520,7 +533,8 @@ fn open_core(
         core: view.core,
         peers: Peers::new(
             hello,
-            options.members.iter().map(|member| member.peer),
+            addresses,
+            options.members.len(),
             queue_size_max,
             Arc::clone(data),
             options.secret.clone(),

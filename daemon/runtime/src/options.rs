@@ -1,5 +1,6 @@
 //! What a node is told at its start.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,10 +22,27 @@ pub use crate::identity::Loss;
 pub struct Member {
     /// For the other nodes.
     pub peer: SocketAddr,
+    /// The name that had this address when the node was started, if it is configured by a name.
+    pub peer_name: Option<PeerName>,
     /// For Redis clients, as told to them.
     pub resp: SocketAddr,
     /// For native clients, as told to them.
     pub native: SocketAddr,
+}
+
+/// A name that is looked up, and the port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerName {
+    /// The name.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl fmt::Display for PeerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
 }
 
 /// What a core does when it finds nothing to do.

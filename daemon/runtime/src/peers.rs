@@ -14,7 +14,7 @@ use panch_replica::outbox::MessageKind;
 use panch_ring::event::Token;
 use panch_ring::parts::SendList;
 use panch_ring::ring::{Ring, SocketId};
-use panch_ring::socket::{self, Liveness};
+use panch_ring::socket::Liveness;
 use panch_wal::Lsn;
 use panch_wire::frame::Frame;
 use panch_wire::ids::{GroupId, Incarnation, ReplicaId, ReplicaSet};
@@ -25,13 +25,15 @@ use panch_wire::record::Fixed;
 use panch_wire::rule::{Rule, holds};
 use panch_wire::time::{Duration, Instant};
 
+use crate::addresses::Addresses;
 use crate::complaints::Complaints;
 use crate::draw::draw;
 use crate::identity::DataDir;
-use crate::pace::{PAUSE_MIN, Pace};
+use crate::pace::Pace;
 use crate::token;
 use recognition::{Opinion, Recognition};
 
+mod reaching;
 mod recognition;
 
 /// A peer that does not answer for this long while a stream is opened is given up.
@@ -77,6 +79,7 @@ struct Opening {
 
 /// The stream to one peer.
 struct Outbound {
+    /// Where it was dialled last.
     address: SocketAddr,
     state: State,
     pace: Pace,
@@ -132,6 +135,7 @@ pub(crate) struct Peers {
     /// What is noted of this core's log at earlier starts.
     starts: Starts,
     outbound: Vec<Outbound>,
+    addresses: Addresses,
     list: SendList,
     /// Bytes that may gather for one peer.
     queue_size_max: usize,
@@ -147,17 +151,18 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// Streams to the nodes at `addresses` (by number, this node's ignored), opened with `hello`. At most
+    /// Streams to so many nodes at `addresses` (by number, this node's ignored), opened with `hello`. At most
     /// `queue_size_max` bytes gather for each.
     pub(crate) fn new(
         hello: Hello,
-        addresses: impl Iterator<Item = SocketAddr>,
+        addresses: Addresses,
+        node_count: usize,
         queue_size_max: usize,
         data: Arc<DataDir>,
         secret: Option<Secret>,
     ) -> Self {
-        let outbound = addresses.map(|address| Outbound {
-            address,
+        let outbound = (0..node_count as u8).map(|index| Outbound {
+            address: addresses.of(ReplicaId(index)),
             state: State::Down(Instant(0)),
             pace: Pace::default(),
             incarnation: Incarnation(0),
@@ -180,6 +185,7 @@ impl Peers {
             starts: Starts::default(),
             found: Lsn(0),
             outbound: outbound.collect(),
+            addresses,
             list: SendList::new(),
             queue_size_max,
             log_end: 0,
@@ -311,12 +317,13 @@ impl Peers {
                 State::Opening(Opening { since, is_connected, ref before, .. }) => {
                     let is_greeted = !is_connected || !before.is_empty();
                     if now.since(since) > OPEN_TIMEOUT {
-                        let text = if is_greeted {
-                            "no answer"
+                        if is_greeted {
+                            self.fail(now, id, ring, None);
+                            self.is_not_reached(now, id, Some("no answer"));
                         } else {
-                            "not greeted: this node cannot note yet that it has started"
-                        };
-                        self.fail(now, id, ring, Some((text, "")));
+                            let text = "not greeted: this node cannot note yet that it has started";
+                            self.fail(now, id, ring, Some((text, "")));
+                        }
                         report(PeerEvent::Down(id));
                     } else if !is_greeted && let Some(event) = self.say_hello(now, id, ring) {
                         report(event);
@@ -360,13 +367,6 @@ impl Peers {
             .min()
     }
 
-    /// Somebody says that this peer has started again: whether it has, the peer itself must say.
-    pub(crate) fn dial_soon(&mut self, now: Instant, id: ReplicaId) {
-        if let Some(State::Down(at)) = self.outbound.get_mut(id.index()).map(|peer| &mut peer.state) {
-            *at = (*at).min(now + PAUSE_MIN);
-        }
-    }
-
     /// A peer was refused because the cluster was founded without it. Whether that lasts: part of every joining is that the peer
     /// has to take in this node first.
     pub(crate) fn is_unmet_for_long(&mut self, now: Instant, id: ReplicaId) -> bool {
@@ -374,25 +374,6 @@ impl Peers {
         let Some(peer) = self.outbound.get_mut(id.index()) else { return false };
         peer.unmet = peer.unmet.saturating_add(1);
         peer.unmet > UNMET_BRIEFLY
-    }
-
-    fn dial(&mut self, now: Instant, id: ReplicaId, ring: &mut Ring) {
-        let address = self.outbound[id.index()].address;
-        let stream = socket::stream_for(address).and_then(|stream| {
-            socket::set_liveness(&stream, &PEER_LIVENESS)?;
-            Ok(stream)
-        });
-        match stream {
-            Ok(stream) => {
-                let socket = ring.add_socket(stream);
-                ring.connect(socket, address, token::peer_out(id.0));
-                let (before, answer) = (Vec::new(), Vec::new());
-                let opening =
-                    Opening { socket, since: now, is_connected: false, before, answer, is_proven: false };
-                self.outbound[id.index()].state = State::Opening(opening);
-            }
-            Err(error) => self.fail(now, id, ring, Some(("cannot connect", &error.to_string()))),
-        }
     }
 
     /// The connection to `id` stands (or does not): say hello.
@@ -404,9 +385,11 @@ impl Peers {
         ring: &mut Ring,
     ) -> Option<PeerEvent> {
         let State::Opening(opening) = &mut self.outbound[id.index()].state else { return None };
-        if result.is_err() {
-            // A peer that is not up yet is no news.
+        if let Err(error) = result {
             self.fail(now, id, ring, None);
+            // A peer that is not up yet is no news.
+            let reason = Some(error.to_string()).filter(|_| self.outbound[id.index()].pace.is_slow());
+            self.is_not_reached(now, id, reason.as_deref());
             return Some(PeerEvent::Down(id));
         }
         opening.is_connected = true;
@@ -462,6 +445,10 @@ impl Peers {
                 Some(PeerEvent::Down(id))
             }
             Err(Some((kind, detail))) => {
+                if matches!(&self.outbound[id.index()].state, State::Opening(opening) if !opening.is_proven) {
+                    // Whoever it is has not shown to be that node.
+                    self.is_not_reached(now, id, None);
+                }
                 self.fail(now, id, ring, Some((kind, &detail)));
                 Some(PeerEvent::Down(id))
             }
@@ -583,17 +570,6 @@ impl Peers {
         }
         self.fail(now, id, ring, None);
         Some(PeerEvent::Down(id))
-    }
-
-    /// Nodes to which there is no stream.
-    pub(crate) fn down(&self) -> ReplicaSet {
-        let mut down = ReplicaSet::default();
-        for id in (0..self.outbound.len() as u8).map(ReplicaId) {
-            if id != self.me && !self.is_up(id) {
-                down.insert(id);
-            }
-        }
-        down
     }
 
     /// Gives the stream to `id` up, for now. `complaint` is what happened and its detail, if it is worth a line.

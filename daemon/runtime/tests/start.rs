@@ -21,7 +21,7 @@ fn options(data_dir: &Path, cores: usize, durability: Durability) -> NodeOptions
         cluster: 1,
         fingerprint: 2,
         secret: None,
-        members: vec![Member { peer: any, resp: any, native: any }],
+        members: vec![Member { peer: any, peer_name: None, resp: any, native: any }],
         protocols: vec![ProtocolKind::Multi; 2],
         routing: Routing::even(2),
         cpus: vec![None; cores],

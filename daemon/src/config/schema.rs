@@ -403,6 +403,11 @@ impl Address {
         self.host.parse().ok()
     }
 
+    /// The host, if it is a name.
+    pub fn name(&self) -> Option<String> {
+        if self.ip().is_some() { None } else { Some(self.host.clone()) }
+    }
+
     /// Where to connect. Looks a name up, which may take seconds: not for a core thread.
     ///
     /// # Errors

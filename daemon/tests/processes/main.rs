@@ -20,6 +20,7 @@ mod first_start;
 mod gray;
 mod kill;
 mod limits;
+mod names;
 mod protocols;
 mod redis_clients;
 mod rejoin;

@@ -260,7 +260,7 @@ mod tests {
             cluster: 1,
             fingerprint: 2,
             secret: None,
-            members: vec![Member { peer: member(1), resp: member(2), native: member(3) }],
+            members: vec![Member { peer: member(1), peer_name: None, resp: member(2), native: member(3) }],
             protocols: vec![ProtocolKind::Multi],
             routing: Routing::even(1),
             cpus: vec![None],

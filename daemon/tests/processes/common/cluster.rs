@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::confined::Confined;
 use super::disk::Disk;
+use super::hosts::Hosts;
 use super::links::Links;
 use super::machine::Machine;
 use super::{Info, eventually, ports};
@@ -84,6 +85,8 @@ pub struct Cluster {
     machines: Vec<Machine>,
     /// What nodes may not do that are started from now on.
     pub confined: Option<Confined>,
+    /// Where nodes that are started from now on find names.
+    pub hosts: Option<Hosts>,
 }
 
 impl Cluster {
@@ -129,7 +132,7 @@ impl Cluster {
             );
         }
         let (disks, machines) = (disks.unwrap_or_default(), machines.unwrap_or_default());
-        let cluster = Self { folder, settings, nodes, links, disks, machines, confined: None };
+        let cluster = Self { folder, settings, nodes, links, disks, machines, confined: None, hosts: None };
         for id in cluster.ids() {
             fs::write(cluster.config_path(id), cluster.config_text(id)).expect("a configuration is written");
         }
@@ -299,6 +302,9 @@ impl Cluster {
         self.nodes[id - 1].child = Some(launch_on(arguments, log, |command| {
             if let Some(machine) = self.machines.get(id - 1) {
                 machine.is_for(command);
+            }
+            if let Some(hosts) = &self.hosts {
+                hosts.are_for(command);
             }
             if let Some(confined) = &self.confined {
                 confined.is_for(command);

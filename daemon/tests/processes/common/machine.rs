@@ -1,7 +1,7 @@
 //! Machines that are started anew: a node sees a start of its machine of its own, by a file that is mounted over what the kernel
 //! says, in a mount namespace of the node's process. That takes the rights of root.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::ptr;
 
 /// Where the kernel says which start of the machine this is.
-const BOOT_ID: &std::ffi::CStr = c"/proc/sys/kernel/random/boot_id";
+const BOOT_ID: &CStr = c"/proc/sys/kernel/random/boot_id";
 
 /// The machine of one node.
 #[derive(Debug)]
@@ -45,18 +45,23 @@ impl Machine {
 
     /// The command will run on this machine.
     pub fn is_for(&self, command: &mut Command) {
-        let name = c_path(&self.path);
-        // SAFETY: these are plain system calls, allowed between fork and exec; the strings live in the closure.
-        unsafe {
-            command.pre_exec(move || {
-                let none = ptr::null();
-                let root = c"/".as_ptr();
-                // What is mounted from now on is seen by this process alone.
-                check(libc::unshare(libc::CLONE_NEWNS))?;
-                check(libc::mount(none, root, none, libc::MS_REC | libc::MS_SLAVE, none.cast()))?;
-                check(libc::mount(name.as_ptr(), BOOT_ID.as_ptr(), none, libc::MS_BIND, none.cast()))
-            });
-        }
+        see_instead(command, &self.path, BOOT_ID);
+    }
+}
+
+/// What this command's process sees at `place` is this file.
+pub fn see_instead(command: &mut Command, file: &Path, place: &'static CStr) {
+    let file = c_path(file);
+    // SAFETY: these are plain system calls, allowed between fork and exec; the strings live in the closure.
+    unsafe {
+        command.pre_exec(move || {
+            let none = ptr::null();
+            let root = c"/".as_ptr();
+            // What is mounted from now on is seen by this process alone.
+            check(libc::unshare(libc::CLONE_NEWNS))?;
+            check(libc::mount(none, root, none, libc::MS_REC | libc::MS_SLAVE, none.cast()))?;
+            check(libc::mount(file.as_ptr(), place.as_ptr(), none, libc::MS_BIND, none.cast()))
+        });
     }
 }
 

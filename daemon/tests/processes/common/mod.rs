@@ -12,6 +12,7 @@ pub mod confined;
 pub mod dev;
 pub mod direct;
 pub mod disk;
+pub mod hosts;
 pub mod info;
 pub mod links;
 pub mod load;
@@ -23,6 +24,7 @@ pub mod session;
 
 pub use cluster::{Cluster, Settings};
 pub use confined::Confined;
+pub use hosts::Hosts;
 pub use info::Info;
 pub use load::{Load, LoadOptions};
 pub use raw::Raw;
