@@ -61,13 +61,30 @@ impl Default for BatchLimits {
 }
 
 impl BatchLimits {
-    /// Whether a command is small enough to be proposed. Judged where a client's bytes come in, and nowhere later: what was
+    /// What of a command is too large to be proposed. Judged where a client's bytes come in, and nowhere later: what was
     /// proposed is executed by the same rules on every node, whatever their limits.
-    pub(crate) fn admits(&self, command: &Command<'_>) -> bool {
+    pub fn excess(&self, command: &Command<'_>) -> Option<Excess> {
         // No value of a list is longer than the list.
-        size_of_command(command) <= self.command_size_max
-            && (command.value.len() <= self.value_size_max || command.longest_value() <= self.value_size_max)
+        if command.value.len() > self.value_size_max && command.longest_value() > self.value_size_max {
+            Some(Excess::Value)
+        } else {
+            (size_of_command(command) > self.command_size_max).then_some(Excess::Total)
+        }
     }
+
+    /// Whether a command is small enough to be proposed.
+    pub(crate) fn admits(&self, command: &Command<'_>) -> bool {
+        self.excess(command).is_none()
+    }
+}
+
+/// What of a command exceeds the [`BatchLimits`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Excess {
+    /// A value that it brings along: see [`BatchLimits::value_size_max`].
+    Value,
+    /// All of it together: see [`BatchLimits::command_size_max`].
+    Total,
 }
 
 /// Why a command was not taken.

@@ -484,6 +484,11 @@ impl Core {
         self.replicas.iter().map(|any| each!(any, replica => replica.group_status()))
     }
 
+    /// Keys in all groups.
+    pub fn key_count(&self) -> u64 {
+        self.replicas.iter().map(|any| each!(any, replica => replica.key_count())).sum()
+    }
+
     /// Commit and execution latencies of all groups together since the start.
     pub fn latencies(&self) -> &Latencies {
         &self.latencies

@@ -413,6 +413,11 @@ impl<P: Protocol> Replica<P> {
         .min()
     }
 
+    /// Keys in the group's table.
+    pub(crate) fn key_count(&self) -> u64 {
+        self.machine.key_count() as u64
+    }
+
     /// For operators.
     pub(crate) fn group_status(&self) -> GroupStatus {
         GroupStatus {
@@ -422,7 +427,7 @@ impl<P: Protocol> Replica<P> {
             executed: self.executed(),
             frontier: self.executed.digest(),
             digest: self.machine.digest(),
-            keys: self.machine.key_count() as u64,
+            keys: self.key_count(),
             membership: self.membership(),
             standing: self.watch.standing(),
             digests: self.digest_status(),

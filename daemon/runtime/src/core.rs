@@ -223,6 +223,9 @@ impl CoreLoop {
             self.core.end_turn(now, &mut self.out);
         }
         let used_for_requests = self.pool.used();
+        if self.view.cores() > 1 {
+            self.view.reports.set_keys(self.view.core, self.core.key_count());
+        }
         self.consider_return(now);
         self.write_log(now);
         self.start_loads(now);
@@ -273,7 +276,6 @@ impl CoreLoop {
         self.inbound.tell(&self.data.peers);
         let mut report = self.view.reports.core(self.view.core);
         report.counters = self.counters;
-        report.reached = self.out.peers.reached();
         report.groups.clear();
         report.groups.extend(self.core.status());
         report.latencies.clone_from(self.core.latencies());

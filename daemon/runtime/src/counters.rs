@@ -1,5 +1,6 @@
 //! What a core counts and what it publishes for INFO: plain numbers on the core, a copy behind a mutex for the others.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use panch_replica::latency::Latencies;
@@ -116,31 +117,41 @@ pub struct CoreReport {
     pub counters: CoreCounters,
     /// Its groups.
     pub groups: Vec<GroupStatus>,
-    /// Other nodes that it reaches.
-    pub reached: ReplicaSet,
     /// Latencies of all its groups together.
     pub latencies: Latencies,
 }
 
+/// One core's place in the [`Reports`].
+#[derive(Debug, Default)]
+struct Place {
+    report: Mutex<CoreReport>,
+    /// Keys in its groups. Not part of the report: a reply to a command must not overtake what the command did to it.
+    keys: AtomicU64,
+}
+
 /// The reports of all cores of a node.
 #[derive(Debug)]
-pub struct Reports(Vec<Mutex<CoreReport>>);
+pub struct Reports {
+    cores: Vec<Place>,
+    /// What the counters were when INFO was last told to count from there on.
+    since: Mutex<CoreCounters>,
+}
 
 impl Reports {
     /// Empty reports for `cores` cores.
     pub fn new(cores: usize) -> Self {
-        Self((0..cores).map(|_| Mutex::default()).collect())
+        Self { cores: (0..cores).map(|_| Place::default()).collect(), since: Mutex::default() }
     }
 
     /// The report of one core.
     pub fn core(&self, core: usize) -> MutexGuard<'_, CoreReport> {
-        self.0[core].lock().expect("no core panics while it holds its report: a panic aborts")
+        self.cores[core].report.lock().expect("no core panics while it holds its report: a panic aborts")
     }
 
     /// All counters added up.
     pub fn counters(&self) -> CoreCounters {
         let mut sum = CoreCounters::default();
-        for core in 0..self.0.len() {
+        for core in 0..self.cores.len() {
             sum.add(&self.core(core).counters);
         }
         sum
@@ -149,18 +160,26 @@ impl Reports {
     /// Every group's status, by group.
     pub fn groups(&self) -> Vec<GroupStatus> {
         let mut groups = Vec::new();
-        for core in 0..self.0.len() {
+        for core in 0..self.cores.len() {
             groups.extend_from_slice(&self.core(core).groups);
         }
         groups.sort_unstable_by_key(|status| status.group);
         groups
     }
 
-    /// Keys in all groups.
+    /// Keys in the groups of all cores, as of the end of their last turns: those of this node's commands that were answered are in it.
     pub fn keys(&self) -> u64 {
-        (0..self.0.len())
-            .map(|core| self.core(core).groups.iter().map(|status| status.keys).sum::<u64>())
-            .sum()
+        self.cores.iter().map(|place| place.keys.load(Ordering::Acquire)).sum()
+    }
+
+    /// The groups of `core` have so many keys. Said before any reply to the commands that made them leaves the core.
+    pub(crate) fn set_keys(&self, core: usize, keys: u64) {
+        self.cores[core].keys.store(keys, Ordering::Release);
+    }
+
+    /// The counters from which INFO counts.
+    pub(crate) fn since(&self) -> MutexGuard<'_, CoreCounters> {
+        self.since.lock().expect("nobody panics with it: a panic aborts")
     }
 }
 
@@ -169,6 +188,15 @@ mod tests {
     use panch_wire::ids::ReplicaId;
 
     use super::*;
+
+    #[test]
+    fn keys_are_those_of_all_cores() {
+        let reports = Reports::new(3);
+        reports.set_keys(0, 5);
+        reports.set_keys(2, 7);
+        reports.set_keys(0, 4);
+        assert_eq!(reports.keys(), 11);
+    }
 
     #[test]
     fn a_node_misses_whom_one_of_its_cores_misses() {

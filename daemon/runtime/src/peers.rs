@@ -17,7 +17,7 @@ use panch_ring::ring::{Ring, SocketId};
 use panch_ring::socket::Liveness;
 use panch_wal::Lsn;
 use panch_wire::frame::Frame;
-use panch_wire::ids::{GroupId, Incarnation, ReplicaId, ReplicaSet};
+use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
 use panch_wire::peer::{
     Challenge, Earlier, Hello, HelloReply, Incarnations, PacketWriter, PeerFault, Proof, RefusalCode, Secret,
 };
@@ -233,15 +233,6 @@ impl Peers {
     /// Whether the stream to a peer is there.
     pub(crate) fn is_up(&self, id: ReplicaId) -> bool {
         self.outbound.get(id.index()).is_some_and(|peer| matches!(peer.state, State::Up(_)))
-    }
-
-    /// The peers to which there is a stream.
-    pub(crate) fn reached(&self) -> ReplicaSet {
-        let mut reached = ReplicaSet::default();
-        for id in (0..self.outbound.len() as u8).map(ReplicaId).filter(|id| self.is_up(*id)) {
-            reached.insert(id);
-        }
-        reached
     }
 
     /// Whether others are told what this node remembers. One core says it for all, so that what was said first arrives first; and a

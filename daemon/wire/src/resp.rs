@@ -9,13 +9,18 @@
 //!
 //! Invariants:
 //! * Parsing does not depend on how the bytes were cut, and every byte is looked at a bounded number of times.
-//! * A protocol error ([`RespFault`]) ends the connection, as with Redis; a refused command ([`Refusal`]) does not.
+//! * A protocol error ([`RespFault`]) ends the connection, as with Redis; a refused command ([`Refusal`]) does not, nor does one that is
+//!   too large ([`Oversize`]).
 //! * Error texts are Redis' own wherever Redis has one: clients match on them.
 //! * No foreign byte reaches a line of a reply unsanitised: a CR or LF in an echoed name becomes a space.
 
 mod encode;
 mod glob;
+mod help;
+mod inline;
 mod parser;
+mod query;
+mod refusal;
 mod request;
 mod table;
 
@@ -23,11 +28,12 @@ pub use encode::{
     array, bulk, bulk_integer, error, integer, map, nil, null_array, ok, set, simple, verbatim, write_reply,
 };
 pub use glob::matches_glob;
-pub use parser::{Arguments, Limits, Parsed, Parser, RespFault};
-pub use request::{
-    ClientRequest, ClusterRequest, HelloRequest, NO_PASSWORD_SET, Refusal, Request, WRONG_PASSWORD, translate,
-};
-pub use table::{CommandInfo, CommandName, CommandQuery, TABLE, flag};
+pub use help::write_help;
+pub use parser::{Arguments, Limits, Oversize, Parsed, Parser, RespFault};
+pub use query::{CommandQuery, KeysOf, ListFilter};
+pub use refusal::{NO_PASSWORD_SET, Refusal, Sizes, WRONG_PASSWORD};
+pub use request::{ClientRequest, ClusterRequest, HelloRequest, Replies, Request, is_user, translate};
+pub use table::{CommandInfo, CommandName, TABLE, flag};
 
 #[cfg(test)]
 mod tests;

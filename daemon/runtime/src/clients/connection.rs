@@ -6,7 +6,7 @@ use panch_replica::outbox::ReplyTo;
 use panch_ring::ring::SocketId;
 use panch_wire::client::{self, Commit, ReplyView, Terms};
 use panch_wire::command::Reply;
-use panch_wire::resp::{self, Parser};
+use panch_wire::resp::Parser;
 use panch_wire::time::Instant;
 
 use super::arrivals::Arrivals;
@@ -141,10 +141,7 @@ impl Connection {
     /// Encodes the reply to request `number`; with `commit` if the request asked for it.
     pub(crate) fn reply(&mut self, number: u64, reply: Reply<'_>, commit: Option<&Commit>) {
         let size = match &mut self.speech {
-            Speech::Resp(speech) => {
-                let resp3 = speech.resp3;
-                speech.order.complete(number, &mut self.output, |out| resp::write_reply(&reply, resp3, out))
-            }
+            Speech::Resp(speech) => speech.order.reply(number, &reply, speech.resp3, &mut self.output),
             Speech::Native(speech) => {
                 speech.outstanding = speech.outstanding.saturating_sub(1);
                 let view = ReplyView { number, stages: None, commit: commit.copied(), answer: reply.into() };

@@ -30,20 +30,41 @@ pub(crate) struct Neighbours<'a> {
 /// The answer to HELLO.
 pub(crate) fn hello(id: u64, resp3: bool, out: &mut Vec<u8>) {
     resp::map(7, resp3, out);
-    let mut text = |key: &str, value: &str| {
+    let text = |key: &str, value: &str, out: &mut Vec<u8>| {
         resp::bulk(key.as_bytes(), out);
         resp::bulk(value.as_bytes(), out);
     };
-    text("server", "redis");
-    text("version", REDIS_VERSION);
-    text("mode", "cluster");
-    text("role", "master");
+    text("server", "redis", out);
+    text("version", REDIS_VERSION, out);
     resp::bulk(b"proto", out);
     resp::integer(if resp3 { 3 } else { 2 }, out);
     resp::bulk(b"id", out);
     resp::integer(id as i64, out);
+    text("mode", "cluster", out);
+    text("role", "master", out);
     resp::bulk(b"modules", out);
     resp::array(0, out);
+}
+
+/// The answer to ROLE: every node takes writes, and there are no replicas in Redis' sense.
+pub(crate) fn role(out: &mut Vec<u8>) {
+    resp::array(3, out);
+    resp::bulk(b"master", out);
+    resp::integer(0, out);
+    resp::array(0, out);
+}
+
+/// The answer to TIME: seconds and microseconds since 1970.
+pub(crate) fn time(out: &mut Vec<u8>) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    resp::array(2, out);
+    resp::bulk_integer(now.as_secs() as i64, out);
+    resp::bulk_integer(i64::from(now.subsec_micros()), out);
+}
+
+/// How many other nodes have every write that was answered: with this one they are a majority.
+pub(crate) fn others_for_certain(view: &NodeView) -> usize {
+    view.options.members.len() / 2
 }
 
 /// One line of CLIENT LIST.
@@ -90,7 +111,25 @@ pub(super) fn groups(counter: &Counter<'_>) -> Vec<GroupStatus> {
 
 /// Keys on the node.
 pub(crate) fn keys(counter: &Counter<'_>) -> u64 {
-    groups(counter).iter().map(|status| status.keys).sum()
+    let view = counter.view;
+    // This core's are those of this moment: commands of this turn may have been executed already.
+    view.reports.set_keys(view.core, counter.core.key_count());
+    view.reports.keys()
+}
+
+/// The counters of all cores, this one's as they are now.
+fn counters(view: &NodeView, neighbours: &Neighbours<'_>) -> CoreCounters {
+    let mut sum = *neighbours.counters;
+    for core in (0..view.cores()).filter(|core| *core != view.core) {
+        sum.add(&view.reports.core(core).counters);
+    }
+    sum
+}
+
+/// INFO counts from here on, in its section `stats`.
+pub(crate) fn reset_statistics(view: &NodeView, neighbours: &Neighbours<'_>) {
+    let now = counters(view, neighbours);
+    *view.reports.since() = now;
 }
 
 /// The text of INFO.
@@ -106,16 +145,13 @@ pub(crate) fn info(
         });
     let wants =
         |name: &str| everything || sections.iter().any(|given| given.eq_ignore_ascii_case(name.as_bytes()));
-    let mut counters = CoreCounters::default();
+    let counters = counters(view, neighbours);
     let mut latencies = Latencies::default();
     for core in 0..view.cores() {
         if core == view.core {
-            counters.add(neighbours.counters);
             latencies.add(counter.core.latencies());
         } else {
-            let report = view.reports.core(core);
-            counters.add(&report.counters);
-            latencies.add(&report.latencies);
+            latencies.add(&view.reports.core(core).latencies);
         }
     }
     let statuses = groups(counter);
@@ -164,16 +200,18 @@ pub(crate) fn info(
     let is_returning =
         |it: &GroupStatus| matches!(it.membership, Membership::Asking(_) | Membership::Mute(_));
     let applied: u64 = statuses.iter().map(|status| status.probe.applied).sum();
+    let since = *view.reports.since();
+    let count = |of: fn(&CoreCounters) -> u64| of(&counters).saturating_sub(of(&since)).to_string();
     section(
         "stats",
         &[
-            ("total_connections_received", counters.connections_accepted.to_string()),
-            ("total_commands_processed", counters.requests.to_string()),
-            ("rejected_connections", counters.connections_refused.to_string()),
-            ("client_output_overruns", counters.output_overruns.to_string()),
-            ("client_protocol_errors", counters.client_faults.to_string()),
-            ("peer_protocol_errors", counters.peer_faults.to_string()),
-            ("peer_memory_writes", counters.peer_memory_writes.to_string()),
+            ("total_connections_received", count(|it| it.connections_accepted)),
+            ("total_commands_processed", count(|it| it.requests)),
+            ("rejected_connections", count(|it| it.connections_refused)),
+            ("client_output_overruns", count(|it| it.output_overruns)),
+            ("client_protocol_errors", count(|it| it.client_faults)),
+            ("peer_protocol_errors", count(|it| it.peer_faults)),
+            ("peer_memory_writes", count(|it| it.peer_memory_writes)),
         ],
     );
     section("replication", &[("role", "master".into()), ("connected_slaves", "0".into())]);

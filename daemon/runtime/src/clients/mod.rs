@@ -352,6 +352,30 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_hello_changes_neither_form_nor_name() {
+        let [mut connection, _] = connections();
+        let stream = b"HELLO 3 AUTH nobody x SETNAME thief\r\nCLIENT GETNAME\r\n";
+        assert_eq!(consume(&mut connection, stream), (stream.len(), Stop::NeedBytes));
+        let text = format!("-{}\r\n$-1\r\n", panch_wire::resp::WRONG_PASSWORD);
+        assert_eq!(String::from_utf8_lossy(&connection.output), text);
+    }
+
+    #[test]
+    fn what_tells_of_writes_waits_for_them() {
+        for (command, answer) in
+            [(&b"DBSIZE\r\n"[..], &b"+OK\r\n:0\r\n"[..]), (b"WAIT 0 0\r\n", b"+OK\r\n:0\r\n")]
+        {
+            let [mut connection, _] = connections();
+            let Speech::Resp(speech) = &mut connection.speech else { unreachable!("the first is one") };
+            let write = speech.order.begin(order::Class::Logged);
+            assert_eq!(consume(&mut connection, command), (0, Stop::Stalled));
+            connection.reply(write, Reply::Ok, None);
+            assert_eq!(consume(&mut connection, command), (command.len(), Stop::NeedBytes));
+            assert_eq!(connection.output, answer);
+        }
+    }
+
+    #[test]
     fn few_requests_are_taken_in_while_nothing_is_known_of_their_replies() {
         for mut connection in connections() {
             while !connection.is_full(&ROOM) {

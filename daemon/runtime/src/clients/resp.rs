@@ -1,16 +1,17 @@
 //! A RESP connection's input: commands for the groups, and what the node answers itself.
 
 use panch_consensus::protocol::Order;
+use panch_replica::batcher::{BatchLimits, Excess};
 use panch_replica::outbox::ReplyTo;
 use panch_replica::replica::Level;
 use panch_wire::client::{Commit, ReadLevel};
 use panch_wire::command::{Command, CommandError, Reply};
-use panch_wire::resp::{self, ClientRequest, HelloRequest, Limits, Parsed, Parser, Request};
+use panch_wire::resp::{self, ClientRequest, HelloRequest, Limits, Parsed, Parser, Replies, Request};
 use panch_wire::time::Instant;
 
 use super::connection::{Connection, RespSpeech, Speech};
 use super::describe::{self, Neighbours};
-use super::order::{Class, ReplyOrder};
+use super::order::{Class, Form, ReplyOrder};
 use super::{Counter, Denial, Room, Stop, submitted_level, topology};
 
 /// The state of a new connection.
@@ -53,6 +54,14 @@ pub(crate) fn consume(
                 continue;
             }
             Ok(Parsed::Incomplete { .. }) => return (at, Stop::NeedBytes),
+            Ok(Parsed::Oversize { consumed, what }) => {
+                let sizes = sizes(&counter.view.options.replica.batch);
+                let refusal = resp::Refusal::of_oversize(what, speech.parser.arguments(rest), &sizes);
+                answer(&mut speech.order, &mut connection.output, |out| refusal.write(out));
+                speech.order.end_command();
+                at += consumed;
+                continue;
+            }
             Err(fault) => {
                 answer(&mut speech.order, &mut connection.output, |out| fault.write(out));
                 return (input.len(), Stop::Close(true));
@@ -61,16 +70,21 @@ pub(crate) fn consume(
         // The arguments borrow the parser; everything else of the connection stays free.
         let RespSpeech { parser, resp3, order, readonly, name, library, library_version } = &mut **speech;
         let output = &mut connection.output;
-        let request = match resp::translate(parser.arguments(rest), scratch) {
+        let limits = &counter.view.options.replica.batch;
+        let request = resp::translate(parser.arguments(rest), scratch);
+        let request = match request.and_then(|request| admit(request, limits)) {
             Ok(request) => request,
             Err(refusal) => {
                 answer(order, output, |out| refusal.write(out));
+                order.end_command();
                 at += size;
                 continue;
             }
         };
         match request {
-            Request::Data(command) => {
+            Request::Data(command) | Request::TimeToLive(command) => {
+                let about_time = matches!(request, Request::TimeToLive(_));
+                order.set_form(if about_time { Form::TimeToLive } else { Form::Plain });
                 connection.largest = connection.largest.max(command.value.len());
                 let arrived = connection.arrivals.of(at + size).unwrap_or(counter.now);
                 let asker =
@@ -84,6 +98,9 @@ pub(crate) fn consume(
             Request::Ping(Some(message)) | Request::Echo(message) => {
                 answer(order, output, |out| resp::bulk(message, out));
             }
+            Request::Hello(hello) if !hello.is_granted() => {
+                answer(order, output, |out| resp::error(resp::WRONG_PASSWORD, out));
+            }
             // Replies that are still to come are in the form that held when they were asked for.
             Request::Hello(hello)
                 if order.len() > 0 && hello.version.is_some_and(|version| (version == 3) != *resp3) =>
@@ -94,18 +111,12 @@ pub(crate) fn consume(
             Request::Hello(hello) => {
                 apply_hello(&hello, resp3, name);
                 let (id, resp3) = (connection.id, *resp3);
-                let refused = hello.credentials.is_some_and(|(_, password)| !password.is_empty());
-                answer(order, output, |out| {
-                    if refused {
-                        resp::error(resp::WRONG_PASSWORD, out);
-                    } else {
-                        describe::hello(id, resp3, out);
-                    }
-                });
+                answer(order, output, |out| describe::hello(id, resp3, out));
             }
-            Request::Authenticate { user, .. } => answer(order, output, |out| {
-                let text = if user.is_some() { resp::WRONG_PASSWORD } else { resp::NO_PASSWORD_SET };
-                resp::error(text, out);
+            Request::Authenticate(user) => answer(order, output, |out| match user {
+                None => resp::error(resp::NO_PASSWORD_SET, out),
+                Some(user) if resp::is_user(user) => resp::ok(out),
+                Some(_) => resp::error(resp::WRONG_PASSWORD, out),
             }),
             Request::Accepted => answer(order, output, resp::ok),
             Request::Quit => {
@@ -115,6 +126,7 @@ pub(crate) fn consume(
             Request::Reset => {
                 (*resp3, *readonly) = (false, false);
                 name.clear();
+                order.reset();
                 answer(order, output, |out| resp::simple("RESET", out));
             }
             Request::ReadOnly | Request::ReadWrite => {
@@ -129,10 +141,24 @@ pub(crate) fn consume(
             Request::ConfigGet(patterns) => {
                 answer(order, output, |out| describe::config(counter.view, patterns, *resp3, out));
             }
+            Request::ResetStatistics => {
+                describe::reset_statistics(counter.view, neighbours);
+                answer(order, output, resp::ok);
+            }
+            // They tell of what the connection wrote before.
+            Request::DbSize | Request::Wait if order.logged() > 0 => return (at, Stop::Stalled),
             Request::DbSize => {
                 let keys = describe::keys(counter);
                 answer(order, output, |out| resp::integer(keys as i64, out));
             }
+            Request::Wait => {
+                let others = describe::others_for_certain(counter.view);
+                answer(order, output, |out| resp::integer(others as i64, out));
+            }
+            Request::Persist => answer(order, output, |out| resp::integer(0, out)),
+            Request::Time => answer(order, output, describe::time),
+            Request::Role => answer(order, output, describe::role),
+            Request::Help(container) => answer(order, output, |out| resp::write_help(container, out)),
             Request::Cluster(request) => {
                 answer(order, output, |out| topology::cluster(counter, request, *resp3, out));
             }
@@ -153,6 +179,12 @@ pub(crate) fn consume(
                     [] => resp::nil(*resp3, out),
                     name => resp::bulk(name, out),
                 }),
+                ClientRequest::Replies(replies) => {
+                    order.hear(replies);
+                    if replies == Replies::On {
+                        answer(order, output, resp::ok);
+                    }
+                }
                 ClientRequest::Id => {
                     answer(order, output, |out| resp::integer(connection.id as i64, out));
                 }
@@ -172,7 +204,29 @@ pub(crate) fn consume(
                 }
             },
         }
+        if let Speech::Resp(speech) = &mut connection.speech {
+            speech.order.end_command();
+        }
         at += size;
+    }
+}
+
+/// How large commands may be, for texts.
+fn sizes(limits: &BatchLimits) -> resp::Sizes {
+    resp::Sizes {
+        value_max: limits.value_size_max,
+        command_max: limits.command_size_max,
+        argument_count_max: Limits::default().argument_count_max as usize,
+    }
+}
+
+/// Refuses a command that is too large to be proposed, with the limit that it exceeds.
+fn admit<'a>(request: Request<'a>, limits: &BatchLimits) -> Result<Request<'a>, resp::Refusal<'a>> {
+    let (Request::Data(command) | Request::TimeToLive(command)) = &request else { return Ok(request) };
+    match limits.excess(command) {
+        None => Ok(request),
+        Some(Excess::Value) => Err(resp::Refusal::ValueSize(limits.value_size_max)),
+        Some(Excess::Total) => Err(resp::Refusal::CommandSize(limits.command_size_max)),
     }
 }
 
@@ -233,7 +287,7 @@ fn submit(
     if read && (readonly || wanted == ReadLevel::Stale) && order.logged() == 0 {
         let number = order.begin(Class::Immediate);
         let done = counter.read_stale(group, command, |reply: Reply<'_>, _: Option<&Commit>| {
-            order.complete(number, output, |out| resp::write_reply(&reply, resp3, out));
+            order.reply(number, &reply, resp3, output);
         });
         if done.is_some() {
             return Ok(());

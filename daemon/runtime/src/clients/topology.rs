@@ -32,8 +32,8 @@ struct Topology {
 impl Topology {
     fn of(counter: &Counter<'_>) -> Self {
         let (view, statuses) = (counter.view, describe::groups(counter));
-        let mut reached = view.reports.core(0).reached;
-        reached.insert(view.node());
+        let mut reached = ReplicaSet::first(view.options.members.len());
+        view.reports.core(0).counters.peers_down.iter().for_each(|peer| reached.remove(peer));
         let slots = view.options.routing.slot_ranges();
         let owned = slots.map(|(group, first, last)| (first, last, groups::owner(view, &statuses, group)));
         Self::with(view.options.members.len(), reached, owned)
@@ -92,7 +92,7 @@ pub(crate) fn cluster(counter: &Counter<'_>, request: ClusterRequest, resp3: boo
         ClusterRequest::MyId => resp::bulk(node_name(view, view.node()).as_bytes(), out),
         ClusterRequest::Info => resp::verbatim(&info(counter), resp3, out),
         ClusterRequest::Nodes => resp::verbatim(&nodes(view, &Topology::of(counter)), resp3, out),
-        ClusterRequest::Slots => slots(view, &Topology::of(counter), out),
+        ClusterRequest::Slots => slots(view, &Topology::of(counter), resp3, out),
         ClusterRequest::Shards => shards(view, &Topology::of(counter), resp3, out),
     }
 }
@@ -136,7 +136,7 @@ fn nodes(view: &NodeView, topology: &Topology) -> String {
 }
 
 /// As Redis, without replicas that have failed.
-fn slots(view: &NodeView, topology: &Topology, out: &mut Vec<u8>) {
+fn slots(view: &NodeView, topology: &Topology, resp3: bool, out: &mut Vec<u8>) {
     resp::array(topology.ranges.len(), out);
     for (first, last, master) in &topology.ranges {
         let is_replica = |node: &ReplicaId| node != master && topology.reached.contains(*node);
@@ -151,7 +151,7 @@ fn slots(view: &NodeView, topology: &Topology, out: &mut Vec<u8>) {
             resp::bulk(address.ip().to_string().as_bytes(), out);
             resp::integer(i64::from(address.port()), out);
             resp::bulk(node_name(view, node).as_bytes(), out);
-            resp::array(0, out);
+            resp::map(0, resp3, out);
         }
     }
 }

@@ -652,6 +652,13 @@ pub fn launch(arguments: &[&str], errors: File) -> Child {
 fn launch_on(arguments: &[&str], errors: File, prepare: impl FnOnce(&mut Command)) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_panchd"));
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
+    end_with_test(&mut command);
+    prepare(&mut command);
+    command.spawn().expect("the daemon can be started")
+}
+
+/// The process is killed when the thread ends that starts it.
+pub fn end_with_test(command: &mut Command) {
     // SAFETY: prctl is a plain system call, allowed between fork and exec.
     unsafe {
         command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
@@ -659,8 +666,6 @@ fn launch_on(arguments: &[&str], errors: File, prepare: impl FnOnce(&mut Command
             _ => Err(io::Error::last_os_error()),
         });
     }
-    prepare(&mut command);
-    command.spawn().expect("the daemon can be started")
 }
 
 impl Drop for Cluster {

@@ -1,18 +1,26 @@
 //! Requests as clients send them: arrays of bulk strings, or inline commands typed by people.
 //!
 //! The parser remembers where it stopped, so a value of many megabytes that arrives in small pieces is not read again from
-//! its start with every piece.
+//! its start with every piece. A command that is larger than the limits allow costs itself and nothing else: its bytes are dropped as
+//! they come, and what follows is read as ever.
 
-/// Bounds on one request.
+use super::inline;
+
+/// The longest argument that a request may announce at all, in bytes, and the most arguments: Redis' own limits (`proto-max-bulk-len`
+/// is 512 MiB by default). What is larger is a protocol error.
+const ANNOUNCED_SIZE_MAX: i64 = 512 << 20;
+const ANNOUNCED_COUNT_MAX: i64 = i32::MAX as i64;
+
+/// Bounds on one request. One that exceeds them is read to its end and refused, see [`Parsed::Oversize`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// The most arguments, the command's name included.
     pub argument_count_max: u32,
-    /// The longest argument, in bytes (Redis: `proto-max-bulk-len`).
+    /// The longest argument, in bytes.
     pub bulk_size_max: u32,
-    /// The longest inline command, in bytes.
+    /// The longest inline command, in bytes. A longer one is a protocol error.
     pub inline_size_max: u32,
-    /// The most bytes of a whole request: what the receive buffer must be able to hold.
+    /// The most bytes of a whole request: what the receive buffer must be able to hold. At least 40.
     pub request_size_max: u32,
 }
 
@@ -45,9 +53,6 @@ pub enum RespFault {
     /// A quote of an inline command that is not closed, or not followed by a space.
     #[error("ERR Protocol error: unbalanced quotes in request")]
     Quotes,
-    /// The arguments together are too long.
-    #[error("ERR Protocol error: too big request")]
-    RequestSize,
     /// A web browser was tricked into talking to us: everything after the first line would be the attacker's commands.
     #[error("ERR Protocol error: HTTP is not spoken here")]
     Http,
@@ -60,6 +65,17 @@ impl RespFault {
     }
 }
 
+/// What of a command exceeds the [`Limits`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Oversize {
+    /// The argument at this position; the command's name is at 0.
+    Argument(u32),
+    /// All of it together.
+    Total,
+    /// The number of its arguments.
+    Count,
+}
+
 /// What [`Parser::parse`] came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Parsed {
@@ -69,7 +85,8 @@ pub enum Parsed {
         /// [`Limits::request_size_max`].
         needed: usize,
     },
-    /// Nothing to execute and nothing to answer (an empty line or array): drop this many bytes and go on.
+    /// Nothing to execute and nothing to answer (an empty line or array, a piece of a command that is too large): drop this many
+    /// bytes and go on.
     Empty {
         /// Bytes from the front of the input.
         consumed: usize,
@@ -79,12 +96,23 @@ pub enum Parsed {
         /// Bytes from the front of the input.
         consumed: usize,
     },
+    /// The last bytes of a command that is too large: it is to be refused, those behind it go on. Of its arguments
+    /// [`Parser::arguments`] has the first 128 bytes of its name, or nothing if that had not come yet.
+    Oversize {
+        /// Bytes from the front of the input.
+        consumed: usize,
+        /// Why.
+        what: Oversize,
+    },
 }
 
+/// How many bytes of the name of a command that is too large are kept.
+pub(super) const NAME_KEPT_MAX: usize = 128;
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Span {
-    offset: u32,
-    length: u32,
+pub(super) struct Span {
+    pub(super) offset: u32,
+    pub(super) length: u32,
 }
 
 /// The arguments of one command, the command's name first.
@@ -138,6 +166,10 @@ enum State {
     Header { at: usize, missing: u32 },
     /// In an argument that starts at `at`.
     Bulk { at: usize, length: u32, missing: u32 },
+    /// In a command that is too large, with the `$` of an argument at the front of the input.
+    SkipHeader { missing: u32 },
+    /// In an argument of one, of which so many bytes come before its line end.
+    SkipBulk { left: u32, missing: u32 },
     /// A request was returned.
     Done,
     /// The stream is lost.
@@ -152,13 +184,23 @@ pub struct Parser {
     spans: Vec<Span>,
     /// The arguments of an inline command, unquoted.
     unquoted: Vec<u8>,
+    /// The arguments are in `unquoted`.
     inline: bool,
+    /// Set while the bytes of a command that is too large are dropped.
+    oversize: Option<Oversize>,
 }
 
 impl Parser {
     /// A parser at the start of a stream.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, state: State::Start, spans: Vec::new(), unquoted: Vec::new(), inline: false }
+        Self {
+            limits,
+            state: State::Start,
+            spans: Vec::new(),
+            unquoted: Vec::new(),
+            inline: false,
+            oversize: None,
+        }
     }
 
     /// Reads the request at the front of `input`. After [`Parsed::Incomplete`] the next call must offer the same bytes
@@ -167,15 +209,13 @@ impl Parser {
     /// # Errors
     /// Answer with the fault and close the connection; every further call returns the same one.
     pub fn parse(&mut self, input: &[u8]) -> Result<Parsed, RespFault> {
-        let size_max = self.limits.request_size_max as usize;
-        let parsed = match self.advance(input) {
-            // A receive buffer of that size is full: waiting would be for ever.
-            Ok(Parsed::Incomplete { needed }) if needed > size_max => Err(RespFault::RequestSize),
-            parsed => parsed,
-        };
+        let parsed = self.advance(input);
         match parsed {
             Ok(Parsed::Incomplete { .. }) => {}
-            Ok(Parsed::Command { .. } | Parsed::Empty { .. }) => self.state = State::Done,
+            Ok(Parsed::Empty { .. }) if self.oversize.is_some() => {}
+            Ok(Parsed::Command { .. } | Parsed::Empty { .. } | Parsed::Oversize { .. }) => {
+                self.state = State::Done;
+            }
             Err(fault) => self.state = State::Broken(fault),
         }
         parsed
@@ -196,10 +236,12 @@ impl Parser {
         self.spans.shrink_to(KEPT_CAPACITY);
         self.unquoted.shrink_to(KEPT_CAPACITY);
         self.inline = false;
+        self.oversize = None;
         self.state = State::Start;
     }
 
     fn advance(&mut self, input: &[u8]) -> Result<Parsed, RespFault> {
+        let size_max = self.limits.request_size_max as usize;
         if let State::Done = self.state {
             self.reset();
         }
@@ -212,13 +254,18 @@ impl Parser {
                         Number::Invalid => return Err(RespFault::MultibulkLength),
                         Number::Valid { value, end } => (value, end),
                     };
-                    if count > i64::from(self.limits.argument_count_max) {
+                    if count > ANNOUNCED_COUNT_MAX {
                         return Err(RespFault::MultibulkLength);
                     }
                     if count <= 0 {
                         return Ok(Parsed::Empty { consumed: at });
                     }
-                    self.state = State::Header { at, missing: count as u32 };
+                    let missing = count as u32;
+                    if missing > self.limits.argument_count_max {
+                        let next = State::SkipHeader { missing };
+                        return Ok(self.begin_skip(input, at, Oversize::Count, next));
+                    }
+                    self.state = State::Header { at, missing };
                 }
                 Some(_) => self.state = State::Inline { scanned: 0 },
             }
@@ -228,28 +275,28 @@ impl Parser {
                 State::Broken(fault) => return Err(fault),
                 State::Inline { scanned } => return self.inline(input, scanned),
                 State::Header { at, missing } => {
-                    // The shortest argument is "$0\r\n\r\n". Those behind it are not counted: a buffer must not grow for
-                    // arguments that are only announced.
-                    let needed = at + 6;
-                    match input.get(at) {
-                        None => return Ok(Parsed::Incomplete { needed }),
-                        Some(b'$') => {}
-                        Some(byte) => return Err(RespFault::ExpectedBulk(*byte)),
+                    // A receive buffer of that size would be full before the header is there.
+                    if at + HEADER_SIZE_MAX > size_max {
+                        let next = State::SkipHeader { missing };
+                        return Ok(self.begin_skip(input, at, Oversize::Total, next));
                     }
-                    let (length, at) = match Number::parse(input, at + 1) {
-                        Number::Incomplete => {
-                            return Ok(Parsed::Incomplete { needed: needed.max(input.len() + 1) });
-                        }
-                        Number::Invalid => return Err(RespFault::BulkLength),
-                        Number::Valid { value, end } => (value, end),
+                    let Some((length, start)) = header(input, at)? else {
+                        // Arguments behind it are not counted: a buffer must not grow for those that are only announced.
+                        let needed = (at + ARGUMENT_SIZE_MIN).max(input.len() + 1);
+                        return Ok(Parsed::Incomplete { needed });
                     };
-                    if length < 0 || length > i64::from(self.limits.bulk_size_max) {
-                        return Err(RespFault::BulkLength);
+                    let what = if length > self.limits.bulk_size_max {
+                        Some(Oversize::Argument(self.spans.len() as u32))
+                    } else if start + length as usize + 2 > size_max {
+                        Some(Oversize::Total)
+                    } else {
+                        None
+                    };
+                    if let Some(what) = what {
+                        let next = State::SkipBulk { left: length, missing };
+                        return Ok(self.begin_skip(input, start, what, next));
                     }
-                    if at + length as usize + 2 > self.limits.request_size_max as usize {
-                        return Err(RespFault::RequestSize);
-                    }
-                    self.state = State::Bulk { at, length: length as u32, missing };
+                    self.state = State::Bulk { at: start, length, missing };
                 }
                 State::Bulk { at, length, missing } => {
                     let end = at + length as usize;
@@ -267,27 +314,84 @@ impl Parser {
                     }
                     self.state = State::Header { at: end + 2, missing: missing - 1 };
                 }
+                State::SkipHeader { .. } | State::SkipBulk { .. } => return self.skip(input),
                 State::Start | State::Done => unreachable!("left before the loop"),
             }
         }
     }
 
+    /// From here on the command is dropped, beginning with `size` bytes; `next` is where it goes on.
+    fn begin_skip(&mut self, input: &[u8], size: usize, what: Oversize, next: State) -> Parsed {
+        self.unquoted.clear();
+        if let Some(name) = self.spans.first() {
+            let name = &input[name.offset as usize..][..name.length as usize];
+            self.unquoted.extend_from_slice(&name[..name.len().min(NAME_KEPT_MAX)]);
+            self.spans.truncate(1);
+            self.spans[0] = Span { offset: 0, length: self.unquoted.len() as u32 };
+        }
+        self.inline = true;
+        self.oversize = Some(what);
+        self.state = next;
+        Parsed::Empty { consumed: size }
+    }
+
+    /// Drops what is there of a command that is too large.
+    fn skip(&mut self, input: &[u8]) -> Result<Parsed, RespFault> {
+        let what = self.oversize.expect("it is set before anything is skipped");
+        let mut at = 0;
+        loop {
+            // What is not all there waits, what is before it goes.
+            let part = |at, needed| match at {
+                0 => Parsed::Incomplete { needed },
+                consumed => Parsed::Empty { consumed },
+            };
+            match self.state {
+                State::SkipBulk { left, missing } => {
+                    let skipped = (input.len() - at).min(left as usize);
+                    at += skipped;
+                    let left = left - skipped as u32;
+                    self.state = State::SkipBulk { left, missing };
+                    if left > 0 {
+                        return Ok(part(at, 1));
+                    }
+                    let Some(line_end) = input.get(at..at + 2) else { return Ok(part(at, 2)) };
+                    if line_end != b"\r\n" {
+                        return Err(RespFault::BulkLength);
+                    }
+                    at += 2;
+                    if missing == 1 {
+                        return Ok(Parsed::Oversize { consumed: at, what });
+                    }
+                    self.state = State::SkipHeader { missing: missing - 1 };
+                }
+                State::SkipHeader { missing } => {
+                    let Some((left, start)) = header(input, at)? else {
+                        return Ok(part(at, ARGUMENT_SIZE_MIN.max(input.len() + 1)));
+                    };
+                    at = start;
+                    self.state = State::SkipBulk { left, missing };
+                }
+                _ => unreachable!("the caller looked"),
+            }
+        }
+    }
+
     fn inline(&mut self, input: &[u8], scanned: usize) -> Result<Parsed, RespFault> {
-        let size_max = self.limits.inline_size_max.min(self.limits.request_size_max) as usize;
-        let found = input[scanned..].iter().position(|byte| *byte == b'\n').map(|at| scanned + at);
-        let length = found.unwrap_or(input.len());
-        if length > size_max {
+        let request_size_max = self.limits.request_size_max as usize;
+        let size_max = request_size_max.min(self.limits.inline_size_max as usize);
+        // Redis looks for the end of the line as in a C string: behind a NUL there is none, whatever comes.
+        let stop = input[scanned..].iter().position(|byte| matches!(byte, b'\n' | 0)).map(|at| scanned + at);
+        let end = stop.filter(|at| input[*at] == b'\n');
+        if end.unwrap_or(input.len()) > size_max || (end.is_none() && input.len() >= request_size_max) {
             return Err(RespFault::InlineSize);
         }
-        if found.is_none() {
-            self.state = State::Inline { scanned: input.len() };
+        let Some(length) = end else {
+            self.state = State::Inline { scanned: stop.unwrap_or(input.len()) };
             return Ok(Parsed::Incomplete { needed: input.len() + 1 });
-        }
-        // Redis reads the line as a C string.
+        };
         let line = &input[..length];
-        let line = &line[..line.iter().position(|byte| *byte == 0).unwrap_or(length)];
         self.inline = true;
-        self.split(line).ok_or(RespFault::Quotes)?;
+        inline::split(line, &mut self.unquoted, &mut self.spans).ok_or(RespFault::Quotes)?;
         if self.spans.is_empty() {
             return Ok(Parsed::Empty { consumed: length + 1 });
         }
@@ -297,77 +401,33 @@ impl Parser {
         }
         Ok(Parsed::Command { consumed: length + 1 })
     }
+}
 
-    /// Splits and unquotes an inline command by Redis' rules; `None` if a quote is not closed.
-    fn split(&mut self, mut line: &[u8]) -> Option<()> {
-        loop {
-            while let [byte, rest @ ..] = line
-                && is_space(*byte)
-            {
-                line = rest;
-            }
-            if line.is_empty() {
-                return Some(());
-            }
-            let offset = self.unquoted.len();
-            line = self.unquote(line)?;
-            let length = (self.unquoted.len() - offset) as u32;
-            self.spans.push(Span { offset: offset as u32, length });
+/// The longest header of an argument that is not refused on sight: `$`, the digits, the line end.
+const HEADER_SIZE_MAX: usize = 1 + NUMBER_SIZE_MAX + 2;
+/// The shortest argument: `$0\r\n\r\n`.
+const ARGUMENT_SIZE_MIN: usize = 6;
+
+/// The length of the argument whose `$` is at `at`, and where its bytes start; `None` if the header is not all there.
+fn header(input: &[u8], at: usize) -> Result<Option<(u32, usize)>, RespFault> {
+    match input.get(at) {
+        None => return Ok(None),
+        Some(b'$') => {}
+        Some(byte) => return Err(RespFault::ExpectedBulk(*byte)),
+    }
+    match Number::parse(input, at + 1) {
+        Number::Incomplete => Ok(None),
+        Number::Valid { value, end } if (0..=ANNOUNCED_SIZE_MAX).contains(&value) => {
+            Ok(Some((value as u32, end)))
         }
-    }
-
-    /// Unquotes one argument from the front of `line` and returns what follows it.
-    fn unquote<'a>(&mut self, mut line: &'a [u8]) -> Option<&'a [u8]> {
-        let closes = |rest: &[u8]| rest.first().is_none_or(|byte| is_space(*byte));
-        let mut quote = None;
-        loop {
-            let (byte, size) = match (quote, line) {
-                (None, []) => return Some(line),
-                (None, [b' ' | b'\n' | b'\r' | b'\t', ..]) => return Some(line),
-                (None, [open @ (b'"' | b'\''), rest @ ..]) => {
-                    quote = Some(*open);
-                    line = rest;
-                    continue;
-                }
-                (Some(_), []) => return None,
-                (Some(open), [byte, rest @ ..]) if *byte == open => {
-                    return closes(rest).then_some(rest);
-                }
-                (Some(b'"'), [b'\\', b'x', high, low, ..])
-                    if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
-                {
-                    (hex(*high) << 4 | hex(*low), 4)
-                }
-                (Some(b'"'), [b'\\', escaped, ..]) => {
-                    let byte = match escaped {
-                        b'n' => b'\n',
-                        b'r' => b'\r',
-                        b't' => b'\t',
-                        b'b' => 8,
-                        b'a' => 7,
-                        other => *other,
-                    };
-                    (byte, 2)
-                }
-                (Some(b'\''), [b'\\', b'\'', ..]) => (b'\'', 2),
-                (_, [byte, ..]) => (*byte, 1),
-            };
-            self.unquoted.push(byte);
-            line = &line[size..];
-        }
+        Number::Invalid | Number::Valid { .. } => Err(RespFault::BulkLength),
     }
 }
 
-fn is_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\n' | 0x0b | 0x0c | b'\r')
-}
-
-fn hex(digit: u8) -> u8 {
-    match digit {
-        b'0'..=b'9' => digit - b'0',
-        _ => digit.to_ascii_lowercase() - b'a' + 10,
-    }
-}
+/// Digits of the largest number that is read, and its sign.
+const NUMBER_SIZE_MAX: usize = DIGITS_MAX + 1;
+/// So many digits always fit, and no limit is as large.
+const DIGITS_MAX: usize = 18;
 
 enum Number {
     Incomplete,
@@ -387,8 +447,7 @@ impl Number {
             match byte {
                 b'0'..=b'9' => {
                     let leading_zero = count == 1 && value == 0;
-                    // 18 digits always fit, and no limit is as large.
-                    if leading_zero || count == 18 || (negative && count == 0 && *byte == b'0') {
+                    if leading_zero || count == DIGITS_MAX || (negative && count == 0 && *byte == b'0') {
                         return Self::Invalid;
                     }
                     value = 10 * value + i64::from(byte - b'0');

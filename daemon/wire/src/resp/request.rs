@@ -1,21 +1,20 @@
 //! From arguments to what is asked: data commands for a group, or something that the node answers itself.
 
-use super::encode;
 use super::parser::{Arguments, parse_integer};
-use super::table::{CommandInfo, CommandName, CommandQuery, NAME_SIZE_MAX, Subcommand};
+use super::query::{CommandQuery, keys_of, list_filter};
+use super::refusal::{KEY_TOO_LONG, Refusal};
+use super::table::{CommandName, Subcommand};
 use crate::command::{Command, CommandKind, KEY_SIZE_MAX, flags, list};
 use crate::slots::key_slot;
 
-/// Answer to AUTH on a node without passwords.
-pub const NO_PASSWORD_SET: &str = "ERR AUTH <password> called without any password configured for the default user. \
-     Are you sure your configuration is correct?";
-/// Answer to AUTH, or HELLO with AUTH, with the wrong password.
-pub const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
-
 const SYNTAX: &str = "ERR syntax error";
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
-const NO_EXPIRY: &str = "ERR expiry is not supported (EX, PX, EXAT, PXAT and KEEPTTL)";
-const KEY_TOO_LONG: &str = "ERR key is longer than 65535 bytes";
+const NOT_A_SMALL_INTEGER: &str = "ERR value is out of range, value must between -2147483648 and 2147483647";
+/// As Redis Cluster says it.
+const OTHER_DATABASE: &str = "ERR SELECT is not allowed in cluster mode";
+const NO_EXPIRY: &str = "ERR expiry is not supported (EX, PX, EXAT and PXAT)";
+/// The only user there is. It has no password: any will do, as with Redis.
+const DEFAULT_USER: &[u8] = b"default";
 const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
 const BAD_LIBRARY_NAME: &str = "ERR lib-name cannot contain spaces, newlines or special characters.";
 const BAD_LIBRARY_VERSION: &str = "ERR lib-ver cannot contain spaces, newlines or special characters.";
@@ -25,19 +24,19 @@ const BAD_LIBRARY_VERSION: &str = "ERR lib-ver cannot contain spaces, newlines o
 pub enum Request<'a> {
     /// For the group that owns the key: see [`Routing`](crate::routing::Routing).
     Data(Command<'a>),
+    /// How long a key will be there: the reply to the command, `Int` 1 or 0, becomes -1 (for ever) or -2 (there is no such key).
+    TimeToLive(Command<'a>),
+    /// Keys never expire, so that there is nothing to take from this one; answer 0.
+    Persist,
     /// `PONG`, or the message.
     Ping(Option<&'a [u8]>),
     /// The message.
     Echo(&'a [u8]),
     /// Switch the protocol version, describe the node.
     Hello(HelloRequest<'a>),
-    /// See [`NO_PASSWORD_SET`] and [`WRONG_PASSWORD`].
-    Authenticate {
-        /// `None` for the default user.
-        user: Option<&'a [u8]>,
-        /// In clear.
-        password: &'a [u8],
-    },
+    /// OK if [`is_user`], else [`WRONG_PASSWORD`](super::WRONG_PASSWORD); without a user
+    /// [`NO_PASSWORD_SET`](super::NO_PASSWORD_SET).
+    Authenticate(Option<&'a [u8]>),
     /// Harmless, and nothing to do: answer OK.
     Accepted,
     /// Answer OK, then close.
@@ -52,8 +51,18 @@ pub enum Request<'a> {
     Info(Arguments<'a>),
     /// Settings whose name matches one of these patterns: see [`super::matches_glob`].
     ConfigGet(Arguments<'a>),
-    /// How many keys.
+    /// Count for INFO from here on; answer OK.
+    ResetStatistics,
+    /// How many keys, once what the connection asked for before is done.
     DbSize,
+    /// How many other nodes have what the connection wrote before, for certain.
+    Wait,
+    /// The time of day.
+    Time,
+    /// What the node is to the cluster.
+    Role,
+    /// The subcommands of this one: [`write_help`](super::write_help) answers.
+    Help(CommandName),
     /// About the cluster.
     Cluster(ClusterRequest),
     /// Reads of this connection may be stale from now on; answer OK.
@@ -67,10 +76,34 @@ pub enum Request<'a> {
 pub struct HelloRequest<'a> {
     /// 2 or 3; `None` to keep the version.
     pub version: Option<u8>,
-    /// User and password.
-    pub credentials: Option<(&'a [u8], &'a [u8])>,
+    /// Who says so, with any password.
+    pub user: Option<&'a [u8]>,
     /// The connection's new name.
     pub name: Option<&'a [u8]>,
+}
+
+impl HelloRequest<'_> {
+    /// Whether it is granted. If not the answer is [`WRONG_PASSWORD`](super::WRONG_PASSWORD), and nothing else changes.
+    pub fn is_granted(&self) -> bool {
+        self.user.is_none_or(is_user)
+    }
+}
+
+/// Whether there is a user of this name. None has a password.
+pub fn is_user(name: &[u8]) -> bool {
+    name == DEFAULT_USER
+}
+
+/// Whether a connection wants to hear replies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Replies {
+    /// It does.
+    #[default]
+    On,
+    /// None at all.
+    Off,
+    /// None to its next command.
+    Skip,
 }
 
 /// CLIENT and its subcommands.
@@ -90,6 +123,8 @@ pub enum ClientRequest<'a> {
     List,
     /// One line about this connection.
     Info,
+    /// Which replies it wants from here on; answer OK to [`Replies::On`] and nothing to the others.
+    Replies(Replies),
 }
 
 /// CLUSTER and its subcommands.
@@ -107,76 +142,6 @@ pub enum ClusterRequest {
     KeySlot(u16),
     /// This node's name.
     MyId,
-}
-
-/// Why a command is refused. The connection goes on.
-#[derive(Clone, Copy, Debug)]
-pub enum Refusal<'a> {
-    /// For a reason that needs no more words.
-    Text(&'static str),
-    /// There is no command of this name.
-    UnknownCommand(Arguments<'a>),
-    /// The container has no subcommand of this name.
-    UnknownSubcommand(&'static CommandInfo, &'a [u8]),
-    /// Too many or too few arguments.
-    Arity(&'static CommandInfo),
-    /// An option that does not exist: the text before it, the option, the text behind.
-    Option(&'static str, &'a [u8], &'static str),
-}
-
-impl Refusal<'_> {
-    /// Appends the error reply, word for word as Redis has it.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        let mut line = |parts: &[&[u8]]| {
-            out.push(b'-');
-            for part in parts {
-                encode::push_line(part, out);
-            }
-            out.extend_from_slice(b"\r\n");
-        };
-        match self {
-            Self::Text(text) => line(&[text.as_bytes()]),
-            Self::Arity(info) => {
-                line(&[b"ERR wrong number of arguments for '", info.name.as_bytes(), b"' command"]);
-            }
-            Self::Option(before, option, behind) => {
-                line(&[before.as_bytes(), quoted(option), behind.as_bytes()]);
-            }
-            Self::UnknownSubcommand(container, name) => {
-                let mut upper = [0; NAME_SIZE_MAX];
-                let upper = &mut upper[..container.name.len()];
-                upper.copy_from_slice(container.name.as_bytes());
-                upper.make_ascii_uppercase();
-                line(&[b"ERR unknown subcommand '", quoted(name), b"'. Try ", upper, b" HELP."]);
-            }
-            Self::UnknownCommand(arguments) => {
-                out.extend_from_slice(b"-ERR unknown command '");
-                encode::push_line(quoted(arguments.get(0)), out);
-                out.extend_from_slice(b"', with args beginning with: ");
-                let start = out.len();
-                for argument in arguments.skip(1).iter() {
-                    let used = out.len() - start;
-                    if used >= QUOTED_SIZE_MAX {
-                        break;
-                    }
-                    out.push(b'\'');
-                    let shown = quoted(argument);
-                    encode::push_line(&shown[..shown.len().min(QUOTED_SIZE_MAX - used)], out);
-                    out.extend_from_slice(b"' ");
-                }
-                out.extend_from_slice(b"\r\n");
-            }
-        }
-    }
-}
-
-/// How much of a client's own bytes an error text repeats.
-const QUOTED_SIZE_MAX: usize = 128;
-
-/// What an error text repeats of `bytes`; Redis prints them as a C string.
-fn quoted(bytes: &[u8]) -> &[u8] {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    &bytes[..end.min(QUOTED_SIZE_MAX)]
 }
 
 /// Understands one command. `scratch` is reused storage for parts that are not in the receive buffer as they are needed;
@@ -204,21 +169,31 @@ pub fn translate<'a>(arguments: Arguments<'a>, scratch: &'a mut Vec<u8>) -> Resu
         Echo => Ok(Request::Echo(arguments.get(1))),
         Hello => hello(arguments),
         Auth => match arguments.len() {
-            2 => Ok(Request::Authenticate { user: None, password: arguments.get(1) }),
-            3 => Ok(Request::Authenticate { user: Some(arguments.get(1)), password: arguments.get(2) }),
+            2 => Ok(Request::Authenticate(None)),
+            3 => Ok(Request::Authenticate(Some(arguments.get(1)))),
             _ => Err(Refusal::Text(SYNTAX)),
         },
         Select => match parse_integer(arguments.get(1)) {
             Some(0) => Ok(Request::Accepted),
-            Some(number) if i32::try_from(number).is_ok() => {
-                Err(Refusal::Text("ERR DB index is out of range"))
-            }
-            _ => Err(Refusal::Text(NOT_AN_INTEGER)),
+            Some(number) if i32::try_from(number).is_ok() => Err(Refusal::Text(OTHER_DATABASE)),
+            Some(_) => Err(Refusal::Text(NOT_A_SMALL_INTEGER)),
+            None => Err(Refusal::Text(NOT_AN_INTEGER)),
         },
         Quit => Ok(Request::Quit),
         Reset => Ok(Request::Reset),
         Info => Ok(Request::Info(arguments.skip(1))),
         DbSize => Ok(Request::DbSize),
+        Time => Ok(Request::Time),
+        Role => Ok(Request::Role),
+        Wait => {
+            parse_integer(arguments.get(1)).ok_or(Refusal::Text(NOT_AN_INTEGER))?;
+            match parse_integer(arguments.get(2)) {
+                Some(0..) => Ok(Request::Wait),
+                Some(_) => Err(Refusal::Text("ERR timeout is negative")),
+                None => Err(Refusal::Text("ERR timeout is not an integer or out of range")),
+            }
+        }
+        Persist => Ok(Request::Persist),
         ReadOnly => Ok(Request::ReadOnly),
         ReadWrite => Ok(Request::ReadWrite),
         Command if arguments.len() == 1 => Ok(Request::Command(CommandQuery::All)),
@@ -229,17 +204,19 @@ pub fn translate<'a>(arguments: Arguments<'a>, scratch: &'a mut Vec<u8>) -> Resu
             if !info.takes(arguments.len()) {
                 return Err(Refusal::Arity(info));
             }
-            translate_subcommand(subcommand, arguments)
+            translate_subcommand(name, subcommand, arguments)
         }
         _ => {
             let command = data(name, arguments, scratch)?;
             debug_assert!(command.is_valid());
-            Ok(Request::Data(command))
+            let about_time = matches!(name, Ttl | PTtl | ExpireTime | PExpireTime);
+            Ok(if about_time { Request::TimeToLive(command) } else { Request::Data(command) })
         }
     }
 }
 
 fn translate_subcommand<'a>(
+    container: CommandName,
     subcommand: Subcommand,
     arguments: Arguments<'a>,
 ) -> Result<Request<'a>, Refusal<'a>> {
@@ -279,12 +256,27 @@ fn translate_subcommand<'a>(
             let known = switch.eq_ignore_ascii_case(b"on") || switch.eq_ignore_ascii_case(b"off");
             if known { Ok(Request::Accepted) } else { Err(Refusal::Text(SYNTAX)) }
         }
+        ClientReply => {
+            let replies = match arguments.get(2).to_ascii_lowercase().as_slice() {
+                b"on" => Replies::On,
+                b"off" => Replies::Off,
+                b"skip" => Replies::Skip,
+                _ => return Err(Refusal::Text(SYNTAX)),
+            };
+            client(ClientRequest::Replies(replies))
+        }
+        ClientHelp | CommandHelp | ConfigHelp | ClusterHelp => Ok(Request::Help(container)),
         CommandCount => Ok(Request::Command(CommandQuery::Count)),
         CommandDocs => Ok(Request::Command(CommandQuery::Docs)),
-        CommandList => Ok(Request::Command(CommandQuery::List)),
+        CommandList => {
+            let filter = list_filter(arguments.skip(2)).ok_or(Refusal::Text(SYNTAX))?;
+            Ok(Request::Command(CommandQuery::List(filter)))
+        }
+        CommandGetKeys => Ok(Request::Command(CommandQuery::Keys(keys_of(arguments.skip(2))?))),
         CommandInfos if arguments.len() == 2 => Ok(Request::Command(CommandQuery::All)),
         CommandInfos => Ok(Request::Command(CommandQuery::Info(arguments.skip(2)))),
         ConfigGet => Ok(Request::ConfigGet(arguments.skip(2))),
+        ConfigResetStat => Ok(Request::ResetStatistics),
         ClusterSlots => cluster(ClusterRequest::Slots),
         ClusterShards => cluster(ClusterRequest::Shards),
         ClusterNodes => cluster(ClusterRequest::Nodes),
@@ -316,7 +308,7 @@ fn hello(arguments: Arguments<'_>) -> Result<Request<'_>, Refusal<'_>> {
     while at < arguments.len() {
         let option = arguments.get(at);
         if option.eq_ignore_ascii_case(b"auth") && at + 2 < arguments.len() {
-            request.credentials = Some((arguments.get(at + 1), arguments.get(at + 2)));
+            request.user = Some(arguments.get(at + 1));
             at += 3;
         } else if option.eq_ignore_ascii_case(b"setname") && at + 1 < arguments.len() {
             request.name = Some(client_name(arguments.get(at + 1))?);
@@ -353,14 +345,22 @@ fn data<'a>(
             let flags = set_flags(arguments.skip(3))?;
             return Ok(Command { flags, ..command(CommandKind::Set, arguments.get(2)) });
         }
-        CommandName::MGet | CommandName::Exists | CommandName::Del | CommandName::Unlink => {
+        CommandName::MGet
+        | CommandName::Exists
+        | CommandName::Touch
+        | CommandName::Ttl
+        | CommandName::PTtl
+        | CommandName::ExpireTime
+        | CommandName::PExpireTime
+        | CommandName::Del
+        | CommandName::Unlink => {
             for argument in arguments.skip(1).iter() {
                 list::push(scratch, key(argument)?);
             }
             let kind = match name {
                 CommandName::MGet => CommandKind::MGet,
-                CommandName::Exists => CommandKind::Exists,
-                _ => CommandKind::Del,
+                CommandName::Del | CommandName::Unlink => CommandKind::Del,
+                _ => CommandKind::Exists,
             };
             return Ok(command(kind, scratch));
         }
@@ -400,9 +400,11 @@ fn set_flags(options: Arguments<'_>) -> Result<u8, Refusal<'_>> {
             bits |= flags::IF_PRESENT;
         } else if is(b"get") {
             bits |= flags::RETURN_OLD;
+        } else if is(b"keepttl") {
+            // Nothing to keep: keys never expire.
         } else {
             let takes_time = is(b"ex") || is(b"px") || is(b"exat") || is(b"pxat");
-            let expiry = is(b"keepttl") || (takes_time && at + 1 < options.len());
+            let expiry = takes_time && at + 1 < options.len();
             return Err(Refusal::Text(if expiry { NO_EXPIRY } else { SYNTAX }));
         }
         at += 1;

@@ -1,7 +1,4 @@
-//! The commands that are understood: their names, and what `COMMAND` says about them.
-
-use super::encode;
-use super::parser::Arguments;
+//! The commands that are understood.
 
 /// Bits of [`CommandInfo::flags`].
 pub mod flag {
@@ -20,7 +17,7 @@ pub mod flag {
     /// Allowed before authentication.
     pub const NO_AUTH: u16 = 1 << 6;
 
-    pub(super) const NAMES: [&str; 7] =
+    pub(in crate::resp) const NAMES: [&str; 7] =
         ["write", "readonly", "denyoom", "fast", "loading", "stale", "no_auth"];
 }
 
@@ -47,6 +44,18 @@ impl CommandInfo {
         let arity = usize::from(self.arity.unsigned_abs());
         if self.arity < 0 { count >= arity } else { count == arity }
     }
+
+    /// Whether it has keys.
+    pub(super) fn has_keys(&self) -> bool {
+        self.first_key > 0
+    }
+
+    /// Whether the argument at `position` is a key.
+    pub(super) fn has_key_at(&self, position: usize) -> bool {
+        let (first, step) = (self.first_key as usize, self.key_step as usize);
+        let fits = self.last_key < 0 || position <= self.last_key as usize;
+        self.has_keys() && position >= first && fits && (position - first).is_multiple_of(step)
+    }
 }
 
 macro_rules! commands {
@@ -56,7 +65,7 @@ macro_rules! commands {
         #[allow(missing_docs, reason = "the names are the commands'")]
         pub enum CommandName { $($name,)* }
 
-        const NAMES: &[CommandName] = &[$(CommandName::$name,)*];
+        pub(super) const NAMES: &[CommandName] = &[$(CommandName::$name,)*];
 
         /// Every command, in the order of [`CommandName`].
         pub static TABLE: &[CommandInfo] = &[$(CommandInfo {
@@ -88,6 +97,12 @@ commands! {
     Append "append" 3 [WRITE DENYOOM FAST] 1 1 1;
     StrLen "strlen" 2 [READONLY FAST] 1 1 1;
     Type "type" 2 [READONLY FAST] 1 1 1;
+    Touch "touch" -2 [READONLY FAST] 1 -1 1;
+    Ttl "ttl" 2 [READONLY FAST] 1 1 1;
+    PTtl "pttl" 2 [READONLY FAST] 1 1 1;
+    ExpireTime "expiretime" 2 [READONLY FAST] 1 1 1;
+    PExpireTime "pexpiretime" 2 [READONLY FAST] 1 1 1;
+    Persist "persist" 2 [WRITE FAST] 1 1 1;
     Ping "ping" -1 [FAST] 0 0 0;
     Echo "echo" 2 [LOADING STALE FAST] 0 0 0;
     Hello "hello" -1 [LOADING STALE FAST NO_AUTH] 0 0 0;
@@ -100,6 +115,9 @@ commands! {
     Info "info" -1 [LOADING STALE] 0 0 0;
     Config "config" -2 [LOADING STALE] 0 0 0;
     DbSize "dbsize" 1 [READONLY FAST] 0 0 0;
+    Time "time" 1 [LOADING STALE FAST] 0 0 0;
+    Role "role" 1 [LOADING STALE FAST] 0 0 0;
+    Wait "wait" 3 [] 0 0 0;
     Cluster "cluster" -2 [LOADING STALE] 0 0 0;
     ReadOnly "readonly" 1 [LOADING STALE FAST] 0 0 0;
     ReadWrite "readwrite" 1 [LOADING STALE FAST] 0 0 0;
@@ -128,7 +146,7 @@ macro_rules! subcommands {
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub(super) enum Subcommand { $($name,)* }
 
-        const SUBCOMMANDS: &[(Subcommand, CommandName, CommandInfo)] = &[$((
+        pub(super) const SUBCOMMANDS: &[(Subcommand, CommandName, CommandInfo)] = &[$((
             Subcommand::$name,
             CommandName::$container,
             CommandInfo {
@@ -148,17 +166,24 @@ subcommands! {
     ClientInfo Client "client|info" 2;
     ClientNoEvict Client "client|no-evict" 3;
     ClientNoTouch Client "client|no-touch" 3;
+    ClientReply Client "client|reply" 3;
+    ClientHelp Client "client|help" 2;
     CommandCount Command "command|count" 2;
     CommandDocs Command "command|docs" -2;
     CommandInfos Command "command|info" -2;
-    CommandList Command "command|list" 2;
+    CommandList Command "command|list" -2;
+    CommandGetKeys Command "command|getkeys" -4;
+    CommandHelp Command "command|help" 2;
     ConfigGet Config "config|get" -3;
+    ConfigResetStat Config "config|resetstat" 2;
+    ConfigHelp Config "config|help" 2;
     ClusterSlots Cluster "cluster|slots" 2;
     ClusterShards Cluster "cluster|shards" 2;
     ClusterNodes Cluster "cluster|nodes" 2;
     ClusterInfo Cluster "cluster|info" 2;
     ClusterKeySlot Cluster "cluster|keyslot" 3;
     ClusterMyId Cluster "cluster|myid" 2;
+    ClusterHelp Cluster "cluster|help" 2;
 }
 
 impl Subcommand {
@@ -203,80 +228,4 @@ const fn sorted<const N: usize>(mut index: [(u128, u8); N]) -> [(u128, u8); N] {
         end += 1;
     }
     index
-}
-
-/// What `COMMAND` asks. The answer is always the same, so it is written here.
-#[derive(Clone, Copy, Debug)]
-pub enum CommandQuery<'a> {
-    /// Everything about every command.
-    All,
-    /// Everything about these.
-    Info(Arguments<'a>),
-    /// How many commands.
-    Count,
-    /// The documentation of commands: there is none, and every client accepts that.
-    Docs,
-    /// The names of all commands.
-    List,
-}
-
-impl CommandQuery<'_> {
-    /// Appends the answer.
-    pub fn write(&self, resp3: bool, out: &mut Vec<u8>) {
-        match self {
-            Self::All => {
-                encode::array(TABLE.len(), out);
-                for name in NAMES {
-                    write_info(*name, resp3, out);
-                }
-            }
-            Self::Info(names) => {
-                encode::array(names.len(), out);
-                for name in names.iter() {
-                    match CommandName::find(name) {
-                        Some(name) => write_info(name, resp3, out),
-                        None => encode::nil(resp3, out),
-                    }
-                }
-            }
-            Self::Count => encode::integer(TABLE.len() as i64, out),
-            Self::Docs => encode::map(0, resp3, out),
-            Self::List => {
-                encode::array(TABLE.len(), out);
-                for info in TABLE {
-                    encode::bulk(info.name.as_bytes(), out);
-                }
-            }
-        }
-    }
-}
-
-fn write_info(name: CommandName, resp3: bool, out: &mut Vec<u8>) {
-    write_fields(name.info(), resp3, out);
-    let subcommands = || SUBCOMMANDS.iter().filter(|(_, container, _)| *container == name);
-    encode::array(subcommands().count(), out);
-    for (_, _, info) in subcommands() {
-        write_fields(info, resp3, out);
-        encode::array(0, out);
-    }
-}
-
-/// All of the ten fields but the last, the subcommands.
-fn write_fields(info: &CommandInfo, resp3: bool, out: &mut Vec<u8>) {
-    encode::array(10, out);
-    encode::bulk(info.name.as_bytes(), out);
-    encode::integer(i64::from(info.arity), out);
-    encode::set(info.flags.count_ones() as usize, resp3, out);
-    for (bit, name) in flag::NAMES.iter().enumerate() {
-        if info.flags & (1 << bit) != 0 {
-            encode::simple(name, out);
-        }
-    }
-    for position in [info.first_key, info.last_key, info.key_step] {
-        encode::integer(i64::from(position), out);
-    }
-    // Access control categories, tips and key specifications: the positions above say all there is.
-    encode::set(0, resp3, out);
-    encode::array(0, out);
-    encode::array(0, out);
 }
