@@ -4,6 +4,7 @@
 //! runs those of one file.
 
 mod acts;
+mod answers;
 mod bad_input;
 mod bad_start;
 mod catch_up;
@@ -12,6 +13,7 @@ mod common;
 mod confined;
 mod deadlines;
 mod dev;
+mod differential;
 mod direct;
 mod divergence;
 mod events;
