@@ -28,7 +28,10 @@ use crate::schedule::{Load, Schedule};
 use crate::workload::Generator;
 
 mod fill;
+mod own_time;
 mod sockets;
+
+use own_time::OwnTime;
 
 /// How often progress is published, and the longest that a stop goes unnoticed.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
@@ -88,10 +91,10 @@ pub(crate) struct Lanes<'a> {
     issued: u64,
     /// Requests that may be made in the window.
     quota: u64,
-    /// Set while requests are due and no lane has room.
-    blocked: bool,
-    /// When that last ended.
-    unblocked_at: Instant,
+    /// In an open loop: which part of a delay is the generator's.
+    own_time: OwnTime,
+    /// Since when the thread looks after its lanes, after it last slept: if it overslept, since it should have been awake.
+    attended: Instant,
     /// Some lane is down.
     lanes_down: bool,
     last_fault: Option<(SocketAddr, String)>,
@@ -142,8 +145,8 @@ impl<'a> Lanes<'a> {
             schedule: None,
             issued: 0,
             quota: plan.count.map_or(u64::MAX, |count| share(count, thread, plan.threads)),
-            blocked: false,
-            unblocked_at: Instant(0),
+            own_time: OwnTime::new(Instant(0)),
+            attended: Instant(0),
             lanes_down: true,
             last_fault: None,
         })
@@ -197,7 +200,10 @@ impl<'a> Lanes<'a> {
         let mut publish_at = start + PUBLISH_INTERVAL;
         let mut cpu_from = None;
         let mut busy_at = start;
+        self.own_time = OwnTime::new(start);
+        let mut back_at = start;
         loop {
+            self.attend(back_at)?;
             let mut worked = false;
             while let Some(event) = self.ring.next_event() {
                 self.on_event(event);
@@ -225,6 +231,7 @@ impl<'a> Lanes<'a> {
                 busy_at = now;
             }
             let wake_at = self.wake_at(publish_at.min(end));
+            back_at = wake_at.max(now);
             if wake_at <= now || (plan.spin > Duration::ZERO && now.since(busy_at) < plan.spin) {
                 self.ring.submit()?;
             } else {
@@ -252,7 +259,9 @@ impl<'a> Lanes<'a> {
         let deadline = clock::now() + self.plan.drain;
         // Lanes before this one have no outstanding request, as long as none is sent: so they are not all looked at each time.
         let mut idle = 0;
+        let mut back_at = clock::now();
         loop {
+            self.attend(back_at)?;
             while let Some(event) = self.ring.next_event() {
                 self.on_event(event);
             }
@@ -280,13 +289,15 @@ impl<'a> Lanes<'a> {
             if is_over || now >= deadline || (!stopped && stop.load(Ordering::Relaxed)) {
                 break;
             }
-            self.ring.wait(Some(deadline.since(now).min(PUBLISH_INTERVAL)))?;
+            let sleep = deadline.since(now).min(PUBLISH_INTERVAL);
+            back_at = now + sleep;
+            self.ring.wait(Some(sleep))?;
         }
         let now = clock::now();
         if let Some(schedule) = &mut self.schedule
             && self.issued < self.quota
         {
-            schedule.drop_before(end, |at| self.recorder.dropped(at, now));
+            schedule.drop_before(end, |at| self.recorder.dropped(at, now, self.own_time.between(at, now)));
         }
         for lane in &mut self.lanes {
             self.recorder.counts.repeated += lane.connection.repeated();
@@ -296,6 +307,17 @@ impl<'a> Lanes<'a> {
                     check.unknown(&pending.operation);
                 }
             });
+        }
+        Ok(())
+    }
+
+    /// Notes since when the thread looks after its lanes again; it was to be awake at `back_at`.
+    fn attend(&mut self, back_at: Instant) -> Result<(), EngineError> {
+        let now = clock::now();
+        self.attended = now.min(back_at);
+        if now > back_at {
+            // What came while it overslept is to be seen in the same turn: the next one was not late.
+            self.ring.submit()?;
         }
         Ok(())
     }

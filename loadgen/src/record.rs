@@ -15,7 +15,7 @@
 //!   came within the window. Errors count always, also while warming up; what was dropped then does not.
 
 use hdrhistogram::Histogram;
-use panch_wire::time::Instant;
+use panch_wire::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -142,7 +142,7 @@ pub struct Recorder {
     pub writes: Timings,
     /// How long requests had waited that were never sent.
     pub unsent: Latencies,
-    /// How late requests were sent although a connection had room: the generator's own fault.
+    /// How much of the time from due to sent, or dropped, some connection had room: the generator's own fault.
     pub lag: Latencies,
     /// How many requests had which fate.
     pub counts: Counts,
@@ -166,19 +166,17 @@ impl Recorder {
         }
     }
 
-    /// A request that was due at `intended` is sent at `now`. `queued` says that it had to wait for a connection with room.
-    pub fn sent(&mut self, intended: Instant, now: Instant, queued: bool) {
-        let lag = now.0.saturating_sub(intended.0);
-        self.interval.lag_max = self.interval.lag_max.max(lag);
+    /// A request that was due at `intended` is sent at `now`. Of that delay, `own` is the generator's fault; for the rest of it no
+    /// connection had room.
+    pub fn sent(&mut self, intended: Instant, now: Instant, own: Duration) {
+        let delay = now.since(intended);
+        self.interval.lag_max = self.interval.lag_max.max(own.as_nanos() as u64);
         if !self.window.contains(&intended) {
             return;
         }
         self.counts.sent += 1;
-        if queued {
-            self.counts.queued += 1;
-        } else {
-            self.lag.saturating_record(lag);
-        }
+        self.counts.queued += u64::from(own < delay);
+        self.lag.saturating_record(own.as_nanos() as u64);
     }
 
     /// A request succeeded at `now`.
@@ -242,10 +240,12 @@ impl Recorder {
         self.gave_up(pending, now);
     }
 
-    /// A request that was due at `intended` is not sent any more at `now`. What it would have been, a read or a write, was not drawn.
-    pub fn dropped(&mut self, intended: Instant, now: Instant) {
+    /// A request that was due at `intended` is not sent any more at `now`. What it would have been, a read or a write, was not drawn. Of
+    /// that delay, `own` is the generator's fault.
+    pub fn dropped(&mut self, intended: Instant, now: Instant, own: Duration) {
         if self.window.contains(&intended) {
             self.counts.dropped += 1;
+            self.lag.saturating_record(own.as_nanos() as u64);
             self.unsent.saturating_record(now.0.saturating_sub(intended.0));
         }
     }
@@ -298,7 +298,7 @@ pub struct Interval {
     pub completed: u64,
     /// Requests that did not.
     pub errors: u64,
-    /// The latest that a request was sent after it was due, in nanoseconds.
+    /// The latest that a request was sent through the generator's own fault, in nanoseconds.
     pub lag_max: u64,
 }
 
@@ -330,7 +330,6 @@ mod tests {
     use super::*;
     use crate::schedule::{Arrivals, Schedule};
     use crate::workload::{Operation, OperationKind};
-    use panch_wire::time::Duration;
 
     const MS: u64 = 1_000_000;
 
@@ -360,7 +359,7 @@ mod tests {
             let sent = now;
             let stuck = (300 * MS..600 * MS).contains(&(sent + MS / 10));
             now = if stuck { 600 * MS } else { sent + MS / 10 };
-            recorder.sent(intended, Instant(sent), sent > intended.0);
+            recorder.sent(intended, Instant(sent), Duration::ZERO);
             recorder.answered(&pending(OperationKind::Set, intended.0, sent), Instant(now));
         }
         let Timings { response, service } = recorder.all();
@@ -396,7 +395,7 @@ mod tests {
             recorder.refused(&request, "ERR", Instant(300));
             recorder.lost(&request, Instant(310));
             recorder.unanswered(&request, Instant(320));
-            recorder.dropped(Instant(due), Instant(330));
+            recorder.dropped(Instant(due), Instant(330), Duration::from_nanos(7));
         }
         recorder.answered(&pending(OperationKind::Set, 120, 120), Instant(130));
         let all = recorder.all();
@@ -405,7 +404,7 @@ mod tests {
         // What was never sent was in nobody's service.
         assert_eq!((all.service.at_least.len(), all.service.at_least.max()), (3, 205));
         let counts = &recorder.counts;
-        assert_eq!((counts.errors(), counts.dropped), (6, 1));
+        assert_eq!((counts.errors(), counts.dropped, recorder.lag.max()), (6, 1, 7));
     }
 
     #[test]
@@ -416,14 +415,16 @@ mod tests {
             recorder.answered(&pending(OperationKind::Set, 5, 5), Instant(10));
             recorder.refused(&pending(OperationKind::Set, 5, 5), text, Instant(11));
             recorder.lost(&pending(OperationKind::Set, 5, 5), Instant(12));
-            recorder.dropped(Instant(5), Instant(13));
-            recorder.sent(Instant(1), Instant(5), false);
+            recorder.dropped(Instant(5), Instant(13), Duration::from_nanos(8));
+            recorder.sent(Instant(1), Instant(5), Duration::from_nanos(3));
         }
         sum.add(&other);
         assert_eq!((sum.counts.errors(), sum.counts.acknowledged, sum.counts.sent), (4, 2, 2));
         assert_eq!(sum.errors, [("ERR a".to_owned(), 2)]);
         let response = sum.all().response;
-        assert_eq!((response.known.len(), response.at_least.len(), sum.lag.len()), (2, 6, 2));
+        assert_eq!((response.known.len(), response.at_least.len()), (2, 6));
+        // Sent and dropped, of both.
+        assert_eq!((sum.lag.len(), sum.lag.max(), sum.counts.queued), (4, 8, 2));
     }
 
     #[test]
@@ -441,7 +442,7 @@ mod tests {
     fn an_interval_is_handed_over_once() {
         let share = Mutex::new(Interval::new());
         let mut recorder = Recorder::new(Instant(0)..Instant(1));
-        recorder.sent(Instant(3), Instant(10), false);
+        recorder.sent(Instant(3), Instant(11), Duration::from_nanos(7));
         recorder.answered(&pending(OperationKind::Set, 3, 10), Instant(0) + Duration::from_millis(1));
         recorder.publish(&share);
         recorder.publish(&share);

@@ -25,7 +25,7 @@ pub const SCHEMA: &str = "panch-loadgen/1";
 
 /// The generator used more than this part of its threads: it may be what was measured.
 const CLIENT_LOAD_MAX: f64 = 0.85;
-/// Requests were later than this, in nanoseconds, at the 99th percentile, through the generator's own fault.
+/// Through the generator's own fault requests were later than this, in nanoseconds, at the 99th percentile.
 const CLIENT_LAG_MAX: u64 = 1_000_000;
 /// What the generator is called among the processes that used CPU time.
 const LOAD_GENERATOR: &str = "load generator";
@@ -238,7 +238,7 @@ pub struct Run {
     /// The same of the writes alone; absent unless there are reads as well.
     #[serde(rename = "write_ns")]
     pub writes: Option<Quantiles>,
-    /// How late the generator was; absent in a closed loop.
+    /// How late requests were sent, or dropped, through the generator's own fault, of all that were due; absent in a closed loop.
     #[serde(rename = "schedule_lag_ns")]
     pub lag: Option<Quantiles>,
     /// Fates of requests.
@@ -340,7 +340,7 @@ impl Run {
             Some(format!("the load generator used {percent:.0} % of its threads; give it more --threads"))
         } else if lag > CLIENT_LAG_MAX {
             Some(format!(
-                "the load generator sent 1 % of the requests more than {} late; give it CPUs of its own, or lower the rate",
+                "the load generator was more than {} late with 1 % of the requests; give it CPUs of its own, or lower the rate",
                 latency(lag)
             ))
         } else {

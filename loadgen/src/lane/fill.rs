@@ -1,7 +1,7 @@
 //! When each connection is given a request.
 
 use panch_ring::clock;
-use panch_wire::time::Instant;
+use panch_wire::time::{Duration, Instant};
 
 use super::Lanes;
 use crate::connection::Pending;
@@ -32,7 +32,7 @@ impl Lanes<'_> {
                 if self.issued >= self.quota {
                     return Ok(());
                 }
-                self.request(lane, now, now, false);
+                self.request(lane, now, now, Duration::ZERO);
                 made += 1;
             }
             if made >= FILL_MAX {
@@ -46,25 +46,27 @@ impl Lanes<'_> {
 
     fn fill_open(&mut self, now: Instant, end: Instant) -> Result<(), EngineError> {
         let Some(mut schedule) = self.schedule.take() else { return Ok(()) };
+        if !self.ready.is_empty() {
+            self.own_time.open(self.attended);
+        }
         if let Load::Open { drop_after, .. } = self.plan.load {
-            schedule.drop_before((now - drop_after).min(end), |at| self.recorder.dropped(at, now));
+            schedule.drop_before((now - drop_after).min(end), |at| {
+                self.recorder.dropped(at, now, self.own_time.between(at, now));
+            });
         }
         let mut now = now.min(end);
         let mut made = 0;
+        let mut sent_at = now;
         while self.issued < self.quota {
-            let Some(&lane) = self.ready.front() else {
-                self.blocked |= schedule.next_at().is_some_and(|at| at <= now);
-                break;
-            };
+            let Some(&lane) = self.ready.front() else { break };
             if self.lanes[lane as usize].connection.room() == 0 {
                 self.unlist_front();
                 continue;
             }
-            if std::mem::take(&mut self.blocked) {
-                self.unblocked_at = now;
-            }
             let Some(intended) = schedule.take_due(now) else { break };
-            self.request(lane, intended, clock::now(), intended < self.unblocked_at);
+            sent_at = clock::now();
+            let own = self.own_time.between(intended, sent_at);
+            self.request(lane, intended, sent_at, own);
             self.unlist_front();
             self.list_if_room(lane as usize);
             made += 1;
@@ -74,6 +76,9 @@ impl Lanes<'_> {
                 self.ring.submit()?;
                 now = now.max(clock::now().min(end));
             }
+        }
+        if self.ready.is_empty() {
+            self.own_time.close(sent_at);
         }
         self.schedule = Some(schedule);
         Ok(())
@@ -93,7 +98,8 @@ impl Lanes<'_> {
         }
     }
 
-    fn request(&mut self, index: u32, intended: Instant, now: Instant, queued: bool) {
+    /// Gives a lane with room a request that was due at `intended`. Of the delay since then, `own` is the generator's.
+    fn request(&mut self, index: u32, intended: Instant, now: Instant, own: Duration) {
         let operation = self.generator.draw();
         let (key, value) = self.generator.bytes(&operation);
         let lane = &mut self.lanes[index as usize];
@@ -104,7 +110,7 @@ impl Lanes<'_> {
             self.dirty.push(index);
         }
         lane.connection.request(Pending { operation, intended, sent: now }, key, value, &mut lane.outgoing);
-        self.recorder.sent(intended, now, queued);
+        self.recorder.sent(intended, now, own);
         if intended >= self.recorder.window.start {
             self.issued += 1;
         }

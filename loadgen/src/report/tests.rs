@@ -107,7 +107,7 @@ fn a_generator_at_its_limit_refuses_a_verdict() {
     let busy = Run { client_load: 0.86, ..idle.clone() };
     assert!(remarks(&[busy.judged()])[0].starts_with("NO VERDICT"));
     let late = Run { lag: Some(quantiles(500_000)), ..idle };
-    assert!(remarks(&[late.judged()])[0].contains("1.50 ms late"));
+    assert!(remarks(&[late.judged()])[0].contains("more than 1.50 ms late"));
 }
 
 #[test]
