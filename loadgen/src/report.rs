@@ -27,6 +27,8 @@ pub const SCHEMA: &str = "panch-loadgen/1";
 const CLIENT_LOAD_MAX: f64 = 0.85;
 /// Through the generator's own fault requests were later than this, in nanoseconds, at the 99th percentile.
 const CLIENT_LAG_MAX: u64 = 1_000_000;
+/// An open loop of which less than this part is answered asked for more than the server takes.
+const ANSWERED_MIN: f64 = 0.95;
 /// What the generator is called among the processes that used CPU time.
 const LOAD_GENERATOR: &str = "load generator";
 
@@ -349,6 +351,23 @@ impl Run {
         self
     }
 
+    /// The rate that was asked for, if that is clearly more than was answered: more than was due by chance, too.
+    pub fn unanswered_rate(&self) -> Option<f64> {
+        let due = self.counts.sent + self.counts.dropped;
+        let is_short = |asked: f64, answered: f64| answered < ANSWERED_MIN * asked;
+        self.offered.filter(|offered| {
+            !self.interrupted
+                && is_short(*offered, self.throughput)
+                && is_short(due as f64, self.counts.completed as f64)
+        })
+    }
+
+    /// Whether only the server can have kept the generator from the throughput that was asked for: nothing failed, and the generator was
+    /// not the limit.
+    pub fn is_servers_limit(&self) -> bool {
+        self.counts.errors() == 0 && self.counts.disconnects == 0 && self.no_verdict.is_none()
+    }
+
     /// Response times of an open loop, service times of a closed one: what its clients waited.
     pub fn waited(&self) -> Option<Quantiles> {
         self.response.or(self.service)
@@ -414,14 +433,15 @@ fn remarks(runs: &[Run]) -> Vec<String> {
         if let Some(reason) = &run.no_verdict {
             lines.push(format!("NO VERDICT for `{name}`, the client may have been the limit: {reason}."));
         }
-        if let Some(offered) = run.offered
-            && !run.interrupted
-            && run.throughput < 0.95 * offered
-        {
+        if let Some(offered) = run.unanswered_rate() {
+            let reason = if run.is_servers_limit() {
+                ": the rate is beyond what the server takes, and response times grow with the duration"
+            } else {
+                ""
+            };
+            let answered = short(run.throughput);
             lines.push(format!(
-                "`{name}`: {} of {} commands/s were answered: the rate is beyond what the server takes, and response \
-                 times grow with the duration.",
-                short(run.throughput),
+                "`{name}`: {answered} of {} commands/s were answered{reason}.",
                 short(offered)
             ));
         }

@@ -50,8 +50,8 @@ fn runs() -> Vec<Run> {
         counts: Counts {
             completed: 60_000,
             acknowledged: 60_000,
-            sent: 60_000,
-            queued: 600,
+            sent: 90_000,
+            queued: 900,
             dropped: 7,
             refused: 2,
             ..Counts::default()
@@ -108,6 +108,29 @@ fn a_generator_at_its_limit_refuses_a_verdict() {
     assert!(remarks(&[busy.judged()])[0].starts_with("NO VERDICT"));
     let late = Run { lag: Some(quantiles(500_000)), ..idle };
     assert!(remarks(&[late.judged()])[0].contains("more than 1.50 ms late"));
+}
+
+#[test]
+fn a_rate_beyond_the_server_is_said_if_it_is_the_servers_doing() {
+    let counts = Counts { completed: 50, sent: 60, ..Counts::default() };
+    let slow = Run { offered: Some(60.0), throughput: 50.0, counts, ..Run::default() };
+    let told = |run: &Run| remarks(std::slice::from_ref(run)).join("\n");
+    assert!(
+        told(&slow)
+            .contains("50.0 of 60.0 commands/s were answered: the rate is beyond what the server takes")
+    );
+    // Fewer were due, by chance.
+    let lucky = Run { counts: Counts { sent: 51, ..counts }, ..slow.clone() };
+    assert_eq!(told(&lucky), "");
+    let refused = Run { counts: Counts { refused: 10, ..counts }, ..slow.clone() };
+    let late = Run { lag: Some(quantiles(500_000)), ..slow.clone() }.judged();
+    for run in [refused, late] {
+        let text = told(&run);
+        assert!(
+            text.contains("50.0 of 60.0 commands/s were answered.") && !text.contains("beyond"),
+            "{text}"
+        );
+    }
 }
 
 #[test]
