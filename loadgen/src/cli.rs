@@ -33,10 +33,11 @@ pub const EXIT_INTERRUPTED: u8 = 130;
 
 /// Measures panch, or any server that speaks RESP.
 ///
-/// Latency counts from when a request was due, so a server that stalls cannot hide it. A request without success counts with the time for
-/// which it had waited, and quantiles that rest on such are shown with >=. The exit code is 0 only if every request that was due was sent
-/// and succeeded and the audit, if there was one, found nothing; 3 if the load generator may have been the limit; 64 if the
-/// options make no sense.
+/// In an open loop latency counts from when a request was due, so a server that stalls cannot hide it; in a closed loop nothing is due, and
+/// it counts from when a request was sent. A request without success counts with the time for which it had waited, and quantiles that rest on
+/// such are shown with >=. The exit code is 0 only if every request that was due was sent and succeeded and the audit, if there was one,
+/// found nothing; 3 if the load generator may have been the limit (compare says that of each run, and ends with 0); 64 if the options make no
+/// sense.
 #[derive(Parser, Debug)]
 #[command(name = "panch-loadgen", version, about, propagate_version = true, max_term_width = 110)]
 pub struct Cli {
@@ -165,7 +166,7 @@ pub struct LocalArgs {
 /// `panch-loadgen compare`.
 #[derive(Args, Clone, Debug)]
 pub struct CompareArgs {
-    /// Which protocols, in this order; one may be named several times
+    /// Which protocols; one may be named several times
     #[arg(
         long,
         value_enum,
@@ -203,11 +204,11 @@ pub struct CompareArgs {
     /// How fresh reads must be
     #[arg(long, value_enum, value_name = "LEVEL", default_value = "quorum")]
     pub read_level: ReadLevelArg,
-    /// Measured time of each protocol, in each round
-    #[arg(long, value_name = "TIME", default_value = "10s")]
+    /// Measured time of each run
+    #[arg(long, value_name = "TIME", default_value = "4s")]
     pub duration: Period,
     /// Load before the measured time
-    #[arg(long, alias = "warmup", value_name = "TIME", default_value = "2s")]
+    #[arg(long, alias = "warmup", value_name = "TIME", default_value = "1s")]
     pub warm_up: Period,
     /// Connections, spread over all nodes [default: 8 per node]
     #[arg(short, long, value_name = "N")]
@@ -227,12 +228,23 @@ pub struct CompareArgs {
     /// When a write counts as remembered
     #[arg(long, value_enum, value_name = "MODE", default_value = "sync")]
     pub durability: DurabilityArg,
-    /// Everything random is drawn from this
+    /// Which keys are used, and when commands are due in an open loop, is drawn from this
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// Rounds over all protocols, A B C D A B C D; with more than one, the table has medians and ranges
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    /// Rounds over all protocols; with more than one, the table has medians, ranges, and the noise: how much runs of the same protocol
+    /// differ
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub repeat: u32,
+    /// After the closed loop, offer every protocol so many percent of what the slowest of them did, in an open loop, and measure the
+    /// latencies there; 0 leaves that out [default: 50]
+    #[arg(long, value_name = "PERCENT")]
+    pub equal_load: Option<f64>,
+    /// The order of the protocols in each round
+    #[arg(long, value_enum, value_name = "ORDER", default_value = "random")]
+    pub order: OrderArg,
+    /// With --order random: what the order is drawn from [default: drawn as well, and told in the report]
+    #[arg(long, value_name = "N")]
+    pub order_seed: Option<u64>,
     /// The daemon [default: panchd beside this program]
     #[arg(long, value_name = "PATH")]
     pub panchd: Option<PathBuf>,
@@ -339,6 +351,15 @@ pub enum Mode {
     Closed,
     /// At a rate.
     Open,
+}
+
+/// In which order protocols are measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum OrderArg {
+    /// Drawn for each round.
+    Random,
+    /// As they are named.
+    Listed,
 }
 
 /// Spread of arrivals.

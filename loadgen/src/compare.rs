@@ -1,5 +1,8 @@
 //! `compare`: the same work for each protocol in turn, each on a fresh local cluster, and one table.
 //!
+//! First every protocol does what it can, in a closed loop; then all of them do the same, in an open loop of a part of what the slowest
+//! did, because latencies at different throughputs say little about each other. Both several times, in a random order.
+//!
 //! Invariants:
 //! * Every protocol gets the same schedule: the workload's draws depend on the seed alone, and a cluster starts empty.
 //! * A figure counts the measured window alone. What the nodes count is read when the window opens and when it closes, and is
@@ -7,251 +10,122 @@
 //! * A node that runs another protocol than the one asked for is a failure, not a figure.
 //! * One protocol that fails does not keep the others from being measured; it is named, and the exit code is not 0.
 
+pub mod comparison;
 pub mod figures;
+mod noise;
+mod order;
 mod phases;
+mod remarks;
+mod settings;
 pub mod table;
 
-use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use crate::check::{Check, Verdict};
-use crate::circumstances::{Circumstances, Exit};
-use crate::cli::{CompareArgs, Mode, ProtocolKind, measurable};
-use crate::cluster::{Cluster, ClusterError, ClusterPlan};
-use crate::connection::{PIPELINE_MAX, Protocol};
+use crate::cli::{CompareArgs, ProtocolKind};
+use crate::cluster::{Cluster, ClusterError};
 use crate::control::Control;
-use crate::drive::{DriveError, PATIENCE, audit_level, environment_facts, preload_with, run_name};
+use crate::drive::{DriveError, PATIENCE, audit_level, preload_with, run_name};
 use crate::engine::{self, EngineError, Plan};
-use crate::host::{self, Environment};
-use crate::json::pairs;
-use crate::keys::{KeyDistribution, KeyText};
-use crate::local::{START_PATIENCE, daemon_beside_this_program, durability_fact};
-use crate::quantity::{Period, Size, short};
-use crate::report::{Run, distinct};
-use crate::schedule::{Arrivals, Load};
+use crate::keys::KeyText;
+use crate::local::START_PATIENCE;
+use crate::quantity::{Period, short};
+use crate::report::Run;
 use crate::truth::{Snapshot, Source, Truth, scrape};
-use crate::workload::{Mix, TAG_SIZE, Workload};
 
-use figures::Figures;
+pub use comparison::{Agreement, Comparison, Entry, EqualLoad, Measured, SCHEMA, Series};
+use order::Order;
 use phases::Phases;
 
 /// How long giving every key a value may take, if the mix reads.
 const PRELOAD_LIMIT: Duration = Duration::from_secs(10);
-/// How long the last answers may take.
-const DRAIN: Duration = Duration::from_secs(5);
 /// Clients that propose themselves ask again after so long.
 const REPEAT_AFTER: Duration = Duration::from_secs(2);
-/// An open loop drops what it could not send for so long.
-const DROP_AFTER: Duration = Duration::from_secs(10);
 /// How long nodes may take to execute what the others have.
 const AGREEMENT_PATIENCE: Duration = Duration::from_secs(10);
-/// Connections for each node, unless told.
-const CONNECTIONS_PER_NODE: usize = 8;
-
-/// The layout of a [`Comparison`] as JSON.
-pub const SCHEMA: &str = "panch-loadgen-compare/1";
-
-/// Whether all nodes ended up in the same state. As JSON: `"equal"`, what the difference was, or `null`.
-#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
-#[serde(from = "Option<String>", into = "Option<String>")]
-pub enum Agreement {
-    /// All digests of all groups are equal on all nodes.
-    Equal,
-    /// They were not, all the time that was waited.
-    Different(String),
-    /// Some node did not tell.
-    #[default]
-    Untold,
-}
-
-/// The word for [`Agreement::Equal`].
-const EQUAL: &str = "equal";
-
-impl From<Option<String>> for Agreement {
-    fn from(text: Option<String>) -> Self {
-        match text {
-            None => Self::Untold,
-            Some(text) if text == EQUAL => Self::Equal,
-            Some(difference) => Self::Different(difference),
-        }
-    }
-}
-
-impl From<Agreement> for Option<String> {
-    fn from(agreement: Agreement) -> Self {
-        match agreement {
-            Agreement::Equal => Some(EQUAL.to_owned()),
-            Agreement::Different(difference) => Some(difference),
-            Agreement::Untold => None,
-        }
-    }
-}
-
-/// One protocol, measured once.
-#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Measured {
-    /// The numbers of the table, of the measured window.
-    pub window: Figures,
-    /// How much everything that the nodes count grew within the window, over all nodes, for whoever wants another ratio; empty if that is
-    /// not known.
-    pub counters: BTreeMap<String, f64>,
-    /// Why it is not: see [`Truth::missing`].
-    pub counters_missing: Vec<String>,
-    /// The state of the nodes afterwards.
-    pub digests: Agreement,
-    /// All of the run that every report has.
-    pub run: Run,
-}
-
-impl Measured {
-    fn new(protocol: ProtocolKind, run: Run, window: &Truth, digests: Agreement) -> Self {
-        let counters = window
-            .growths()
-            .filter(|(name, growth)| {
-                growth.is_finite() && (name.starts_with("counter_") || name.ends_with("_total"))
-            })
-            .map(|(name, growth)| (name.to_owned(), growth))
-            .collect();
-        Self {
-            window: Figures::new(protocol, &run, window),
-            counters,
-            counters_missing: window.missing.clone(),
-            digests,
-            run,
-        }
-    }
-
-    /// Whether nothing went wrong.
-    pub fn is_clean(&self) -> bool {
-        self.run.clean && self.is_counted() && self.digests == Agreement::Equal
-    }
-
-    /// Whether the counters of all nodes were read at both ends of the window.
-    pub fn is_counted(&self) -> bool {
-        !self.counters.is_empty()
-    }
-}
-
-/// One protocol in all rounds: a row of the table.
-#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Entry {
-    /// Which, as a config has it.
-    pub protocol: String,
-    /// What it is called: its name, and a number if it was asked for several times.
-    pub label: String,
-    /// Messages per batch by the requirement document's formula, least and most: see [`figures::seed_model`].
-    #[serde(rename = "seed_model_messages_per_batch")]
-    pub model: (f64, f64),
-    /// Why there is no more.
-    pub failure: Option<String>,
-    /// What was measured, round by round.
-    pub rounds: Vec<Measured>,
-}
-
-/// Everything that a comparison found.
-#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
-pub struct Comparison {
-    /// The layout: [`SCHEMA`].
-    pub schema: String,
-    /// One line.
-    pub title: String,
-    /// How it came to be.
-    #[serde(flatten)]
-    pub circumstances: Circumstances,
-    /// Lines of name and value on the machine and the settings.
-    #[serde(with = "pairs")]
-    pub environment: Vec<(String, String)>,
-    /// Number of nodes.
-    pub replicas: u8,
-    /// Commands at which a batch is complete.
-    #[serde(rename = "batch_commands")]
-    pub batch: u32,
-    /// It was stopped before its end.
-    #[serde(default)]
-    pub interrupted: bool,
-    /// Every protocol was measured, and nothing went wrong.
-    #[serde(default)]
-    pub clean: bool,
-    /// The rows.
-    pub protocols: Vec<Entry>,
-    /// What has to be said about the numbers, a line each.
-    #[serde(default)]
-    pub remarks: Vec<String>,
-    /// How the program ended.
-    #[serde(flatten)]
-    pub exit: Exit,
-}
-
-impl Comparison {
-    /// With what follows from the numbers: the ratios to Multi-Paxos, whether all is clean, and what has to be said.
-    #[must_use]
-    pub fn judged(mut self) -> Self {
-        relate(&mut self.protocols);
-        self.clean = !self.interrupted
-            && self.protocols.iter().all(|entry| {
-                entry.failure.is_none()
-                    && !entry.rounds.is_empty()
-                    && entry.rounds.iter().all(Measured::is_clean)
-            });
-        self.remarks = table::remarks(&self);
-        // Protocols are compared at equal load of the client, so its limit is said and does not fail the comparison.
-        self.exit = Exit::of(self.interrupted, self.clean, false);
-        self
-    }
-
-    /// Which programs the servers of all rounds are, each once.
-    pub fn server_versions(&self) -> Vec<String> {
-        let rounds = self.protocols.iter().flat_map(|entry| &entry.rounds);
-        distinct(rounds.flat_map(|round| &round.run.server_versions))
-    }
-}
 
 /// `panch-loadgen compare`.
 ///
 /// # Errors
 /// If the options do not fit, or there is no daemon. What befalls a single protocol is part of the result.
 pub fn run(arguments: &CompareArgs, stop: &AtomicBool) -> Result<Comparison, DriveError> {
-    let workload = workload(arguments).map_err(DriveError::Usage)?;
-    let plan = plan(arguments, workload).map_err(DriveError::Usage)?;
-    let mut comparison = Comparison {
+    let workload = settings::workload(arguments).map_err(DriveError::Usage)?;
+    let plan = settings::plan(arguments, workload).map_err(DriveError::Usage)?;
+    let equal_part = settings::equal_part(arguments).map_err(DriveError::Usage)?;
+    let order_seed = settings::order_seed(arguments).map_err(DriveError::Usage)?;
+    eprintln!("{}", settings::announcement(arguments, equal_part.is_some()));
+    let comparison = Comparison {
         schema: SCHEMA.to_owned(),
-        title: title(arguments),
-        environment: facts(arguments, &plan),
+        title: settings::title(arguments),
+        environment: settings::facts(arguments, &plan, equal_part.is_some()),
         replicas: arguments.replicas,
         batch: arguments.batch,
+        order_seed,
         protocols: entries(&arguments.protocols, arguments.replicas),
         ..Comparison::default()
     };
-    'rounds: for round in 0..arguments.repeat {
-        for (index, protocol) in arguments.protocols.iter().enumerate() {
-            let entry = &mut comparison.protocols[index];
-            if entry.failure.is_some() {
-                continue;
-            }
-            let place = place(arguments, round, index);
-            let mut phases = Phases::new(&format!("{place} {}", entry.label));
-            match measure(arguments, *protocol, &plan, &mut phases, stop) {
-                Ok(measured) => entry.rounds.push(measured),
-                Err(error) if error.is_interruption() => {
-                    comparison.interrupted = true;
-                    break 'rounds;
+    let order = Order::new(order_seed, arguments.protocols.len());
+    let mut campaign = Campaign { arguments, stop, comparison, order, position: 0 };
+    campaign.measure_rounds(&plan, "", |entry| &mut entry.main)?;
+    let comparison = campaign.comparison.judged();
+    let equal_part = equal_part.filter(|_| !comparison.interrupted);
+    let equal_load = equal_part.and_then(|part| comparison.part_of_slowest(part));
+    let equal_plan = equal_load.as_ref().map(|load| settings::at_rate(&plan, load.rate));
+    campaign.comparison = Comparison { equal_load, ..comparison };
+    if let Some(plan) = equal_plan {
+        campaign.measure_rounds(&plan, "equal load, ", |entry| &mut entry.equal_load)?;
+    }
+    Ok(campaign.comparison.judged())
+}
+
+/// A comparison under way.
+struct Campaign<'a> {
+    arguments: &'a CompareArgs,
+    stop: &'a AtomicBool,
+    comparison: Comparison,
+    order: Order,
+    /// How many runs there were.
+    position: u32,
+}
+
+impl Campaign<'_> {
+    /// Measures every protocol that has not failed so often as was asked for, until a stop. `name` goes before the place of each run.
+    fn measure_rounds(
+        &mut self,
+        plan: &Plan,
+        name: &str,
+        series: fn(&mut Entry) -> &mut Series,
+    ) -> Result<(), DriveError> {
+        for round in 1..=self.arguments.repeat {
+            for (place, index) in (1..).zip(self.order.round()) {
+                let entry = &mut self.comparison.protocols[index];
+                if entry.failure.is_some() {
+                    continue;
                 }
-                Err(error @ DriveError::Cluster(ClusterError::NoDaemon(_))) => return Err(error),
-                Err(error) => {
-                    phases.failed();
-                    entry.failure = Some(error.to_string());
+                self.position += 1;
+                let place = settings::place(self.arguments, round, place);
+                let mut phases = Phases::new(&format!("[{name}{place}] {}", entry.label));
+                match measure(self.arguments, self.arguments.protocols[index], plan, &mut phases, self.stop) {
+                    Ok(measured) => {
+                        let position = Some(self.position);
+                        series(entry).rounds.push(Measured { position, ..measured });
+                    }
+                    Err(error) if error.is_interruption() => {
+                        self.comparison.interrupted = true;
+                        return Ok(());
+                    }
+                    Err(error @ DriveError::Cluster(ClusterError::NoDaemon(_))) => return Err(error),
+                    Err(error) => {
+                        phases.failed();
+                        entry.failure = Some(error.to_string());
+                    }
                 }
             }
         }
+        Ok(())
     }
-    Ok(comparison.judged())
 }
 
 /// Rows for the protocols; those that are named several times are numbered.
@@ -272,27 +146,6 @@ fn entries(protocols: &[ProtocolKind], replicas: u8) -> Vec<Entry> {
     protocols.iter().enumerate().map(entry).collect()
 }
 
-/// Each throughput in relation to that of Multi-Paxos in the same round: the machine's speed may drift between rounds.
-fn relate(entries: &mut [Entry]) {
-    let base: Vec<f64> = match entries.iter().find(|entry| entry.protocol == ProtocolKind::Multi.word()) {
-        Some(multi) => multi.rounds.iter().map(|round| round.window.throughput).collect(),
-        None => return,
-    };
-    for entry in entries {
-        for (round, base) in entry.rounds.iter_mut().zip(&base).filter(|(_, base)| **base > 0.0) {
-            round.window.to_multi = Some(round.window.throughput / base);
-        }
-    }
-}
-
-fn place(arguments: &CompareArgs, round: u32, index: usize) -> String {
-    let of_protocols = format!("{}/{}", index + 1, arguments.protocols.len());
-    match arguments.repeat {
-        1 => format!("[{of_protocols}]"),
-        rounds => format!("[round {}/{rounds}, {of_protocols}]", round + 1),
-    }
-}
-
 /// One protocol from start to audit. The cluster is gone afterwards in any case.
 fn measure(
     arguments: &CompareArgs,
@@ -301,7 +154,7 @@ fn measure(
     phases: &mut Phases,
     stop: &AtomicBool,
 ) -> Result<Measured, DriveError> {
-    let cluster_plan = cluster_plan(arguments, protocol);
+    let cluster_plan = settings::cluster_plan(arguments, protocol);
     let begin = Instant::now();
     phases.begin(&format!("start: {} nodes in {}", cluster_plan.replicas, cluster_plan.folder.display()));
     let mut cluster = Cluster::start(&cluster_plan, START_PATIENCE, stop)?;
@@ -424,169 +277,6 @@ fn audit(plan: &Plan, check: &Check) -> Result<Verdict, DriveError> {
         let (address, control) = &mut readers[turn];
         control.read(&mut text, kind, key).map_err(failed(*address))
     })
-}
-
-fn workload(arguments: &CompareArgs) -> Result<Workload, String> {
-    if !(0.0..=100.0).contains(&arguments.conflict) {
-        return Err("--conflict is a percentage, from 0 to 100".to_owned());
-    }
-    let keys = match arguments.conflict {
-        0.0 => KeyDistribution::Uniform,
-        percent => KeyDistribution::Hot { percent },
-    };
-    let workload = Workload {
-        mix: arguments.mix,
-        keys,
-        key_count: arguments.key_count.0,
-        key_size: 16,
-        value_size: usize::try_from(arguments.value_size.0).unwrap_or(usize::MAX),
-        read_level: arguments.read_level.into(),
-        seed: arguments.seed,
-    };
-    workload.validate()?;
-    Ok(workload)
-}
-
-/// The run without its targets.
-fn plan(arguments: &CompareArgs, workload: Workload) -> Result<Plan, String> {
-    let connections = arguments.connections.unwrap_or(CONNECTIONS_PER_NODE * usize::from(arguments.replicas));
-    if !(1..=1024).contains(&arguments.threads) {
-        return Err("--threads is from 1 to 1024".to_owned());
-    }
-    if connections < arguments.threads {
-        return Err(format!("--connections must be at least --threads, {}", arguments.threads));
-    }
-    if !(1..=PIPELINE_MAX).contains(&arguments.outstanding) {
-        return Err(format!("--outstanding is from 1 to {PIPELINE_MAX}"));
-    }
-    measurable(arguments.duration)?;
-    let load = match (arguments.mode, arguments.rate) {
-        (Mode::Closed, None) => Load::Closed,
-        (Mode::Closed, Some(_)) => return Err("a closed loop has no --rate; add --mode open".to_owned()),
-        (Mode::Open, rate) => Load::Open {
-            rate: rate.filter(|rate| rate.0 > 0).ok_or("an open loop needs a --rate above zero")?.0 as f64,
-            arrivals: Arrivals::Poisson,
-            drop_after: DROP_AFTER,
-        },
-    };
-    Ok(Plan {
-        targets: Vec::new(),
-        protocol: Protocol::Native,
-        connections,
-        pipeline: arguments.outstanding,
-        threads: arguments.threads,
-        cpus: Vec::new(),
-        load,
-        // A value without room for its tag cannot be told from an older one.
-        check: arguments.mix.set == 0 || workload.value_size >= TAG_SIZE,
-        workload,
-        run: 0,
-        warm_up: arguments.warm_up.0,
-        duration: arguments.duration.0,
-        count: None,
-        drain: DRAIN,
-        connect_timeout: START_PATIENCE,
-        spin: Duration::ZERO,
-        repeat_after: None,
-        direct: None,
-    })
-}
-
-fn cluster_plan(arguments: &CompareArgs, protocol: ProtocolKind) -> ClusterPlan {
-    let cpus = host::allowed_cpus();
-    let mut overrides = vec![
-        format!("cluster.protocol=\"{}\"", protocol.word()),
-        format!("cluster.batch_commands={}", arguments.batch),
-        format!("cluster.pipeline_depth={}", arguments.pipeline_depth),
-    ];
-    overrides.extend_from_slice(&arguments.overrides);
-    ClusterPlan {
-        panchd: arguments.panchd.clone().unwrap_or_else(daemon_beside_this_program),
-        replicas: arguments.replicas,
-        groups: arguments.groups,
-        durability: arguments.durability.to_string(),
-        folder: folder(arguments),
-        overrides,
-        crowded: cpus.len() < usize::from(arguments.replicas) + arguments.threads,
-        cpus,
-        keep: false,
-    }
-}
-
-fn folder(arguments: &CompareArgs) -> PathBuf {
-    arguments.dir.clone().unwrap_or_else(std::env::temp_dir)
-}
-
-fn title(arguments: &CompareArgs) -> String {
-    let load = match (arguments.mode, arguments.rate) {
-        (Mode::Open, Some(rate)) => format!("open loop of {rate} commands/s"),
-        _ => "closed loop".to_owned(),
-    };
-    format!(
-        "panch-loadgen compare: {} replicas, {load}, native clients of all nodes, durability {}",
-        arguments.replicas, arguments.durability
-    )
-}
-
-fn facts(arguments: &CompareArgs, plan: &Plan) -> Vec<(String, String)> {
-    let environment = Environment::read();
-    let workload = &plan.workload;
-    let folder = folder(arguments);
-    let mut file_system = host::file_system(&folder);
-    if let Some(disk) = host::disk(&folder) {
-        file_system = format!("{file_system} on {disk}");
-    }
-    let reads = match workload.mix {
-        Mix { get: 0, .. } => "no reads".to_owned(),
-        mix => mix.to_string(),
-    };
-    let mut facts = vec![
-        (
-            "work".to_owned(),
-            format!(
-                "{} keys, {:.4} % of the commands on one of them; {} B values; {reads}; seed {}; {} warm-up, {} measured",
-                workload.key_count,
-                match workload.keys {
-                    KeyDistribution::Hot { percent } => percent,
-                    _ => 0.0,
-                },
-                Size(arguments.value_size.0),
-                workload.seed,
-                Period(plan.warm_up),
-                Period(plan.duration),
-            )
-            .replace(".0000 %", " %"),
-        ),
-        (
-            "clients".to_owned(),
-            format!(
-                "{} connections with {} outstanding commands each, {} threads",
-                plan.connections, plan.pipeline, plan.threads
-            ),
-        ),
-        (
-            "nodes".to_owned(),
-            format!(
-                "batches of {}, {} in flight per node and group, {} groups",
-                arguments.batch, arguments.pipeline_depth, arguments.groups
-            ),
-        ),
-        ("durability".to_owned(), durability_fact(arguments.durability, &file_system)),
-        (
-            "placement".to_owned(),
-            format!(
-                "all {} nodes and the load generator share this one machine and its loopback: {} processes on {} CPUs",
-                arguments.replicas,
-                arguments.replicas + 1,
-                environment.cores
-            ),
-        ),
-    ];
-    if !arguments.overrides.is_empty() {
-        facts.push(("settings".to_owned(), arguments.overrides.join(" ")));
-    }
-    facts.extend(environment_facts(&environment));
-    facts
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! Invariants:
 //! * Only what was measured both times has a ratio. A ratio to or of a lower bound is a bound itself, and of two bounds there is none.
+//! * Of rounds of the same work the medians are compared: which of them stand beside each other would be chance.
 //! * What differs in the circumstances is said, so that it is not taken for a difference of the servers.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,9 +16,13 @@ use serde::Deserialize;
 
 use crate::circumstances::{Circumstances, Exit};
 use crate::cli::DiffArgs;
-use crate::compare::{self, Comparison};
+use crate::compare::{self, Comparison, Series};
 use crate::quantity::{Period, short};
 use crate::report::{self, Quantiles, Report, Run};
+
+mod rounds;
+
+use rounds::Rounds;
 
 /// Why two reports cannot be compared.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +67,8 @@ pub struct Side {
     environment: Vec<(String, String)>,
     server_versions: Vec<String>,
     exit: Exit,
-    /// The runs, by names that are all different.
-    runs: Vec<(String, Run)>,
+    /// What was measured, by names that are all different.
+    measured: Vec<(String, Rounds)>,
 }
 
 impl Side {
@@ -97,23 +102,26 @@ impl Side {
     fn of_report(path: String, report: Report) -> Self {
         let server_versions = report.server_versions();
         let Report { title, circumstances, environment, exit, runs, .. } = report;
-        let runs = numbered(runs.into_iter().map(|run| (run.name.clone(), run)));
-        Self { path, title, circumstances, environment, server_versions, exit, runs }
+        let measured = numbered(runs.into_iter().map(|run| (run.name.clone(), Rounds(vec![run]))));
+        Self { path, title, circumstances, environment, server_versions, exit, measured }
     }
 
     fn of_comparison(path: String, comparison: Comparison) -> Self {
         let server_versions = comparison.server_versions();
         let Comparison { title, circumstances, environment, exit, protocols, .. } = comparison;
-        let runs = protocols.into_iter().flat_map(|entry| {
-            let label = entry.label;
-            entry.rounds.into_iter().map(move |round| (label.clone(), round.run))
+        let series = protocols.iter().flat_map(|entry| {
+            let named = |(suffix, series): (&str, &Series)| {
+                let runs = series.rounds.iter().map(|round| round.run.clone()).collect();
+                (format!("{}{suffix}", entry.label), Rounds(runs))
+            };
+            entry.series().map(named)
         });
-        let runs = numbered(runs);
-        Self { path, title, circumstances, environment, server_versions, exit, runs }
+        let measured = numbered(series.filter(|(_, rounds)| !rounds.0.is_empty()));
+        Self { path, title, circumstances, environment, server_versions, exit, measured }
     }
 
-    fn run(&self, name: &str) -> Option<&Run> {
-        self.runs.iter().find(|(known, _)| known == name).map(|(_, run)| run)
+    fn rounds(&self, name: &str) -> Option<&Rounds> {
+        self.measured.iter().find(|(known, _)| known == name).map(|(_, rounds)| rounds)
     }
 
     /// Circumstances by name, without those that are different every time.
@@ -146,15 +154,16 @@ fn arguments(arguments: &[String]) -> String {
     kept.join(" ")
 }
 
-/// Runs of the same name get numbers from the second on.
-fn numbered(runs: impl Iterator<Item = (String, Run)>) -> Vec<(String, Run)> {
+/// What has the same name gets numbers from the second on.
+fn numbered(measured: impl Iterator<Item = (String, Rounds)>) -> Vec<(String, Rounds)> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-    runs.map(|(name, run)| {
-        let count = seen.entry(name.clone()).or_default();
-        *count += 1;
-        (if *count == 1 { name } else { format!("{name} #{count}") }, run)
-    })
-    .collect()
+    measured
+        .map(|(name, rounds)| {
+            let count = seen.entry(name.clone()).or_default();
+            *count += 1;
+            (if *count == 1 { name } else { format!("{name} #{count}") }, rounds)
+        })
+        .collect()
 }
 
 /// When a run's requests were sent, over what; empty if an older version did not tell.
@@ -220,9 +229,10 @@ fn table(a: &Side, b: &Side) -> Table {
     let absent = || "-".to_owned();
     let ratio = |text: Option<String>| right(text.unwrap_or_else(absent));
     for name in names(a, b) {
-        let (one, other) = (a.run(&name), b.run(&name));
-        let throughput = |run: Option<&Run>| right(run.map_or_else(absent, |run| short(run.throughput)));
-        let quotient = one.zip(other).and_then(|(one, other)| divided(other.throughput, one.throughput));
+        let (one, other) = (a.rounds(&name), b.rounds(&name));
+        let throughput =
+            |rounds: Option<&Rounds>| right(rounds.map_or_else(absent, |rounds| short(rounds.throughput())));
+        let quotient = one.zip(other).and_then(|(one, other)| divided(other.throughput(), one.throughput()));
         table.add_row(vec![
             Cell::new(&name),
             Cell::new("throughput, commands/s"),
@@ -231,8 +241,8 @@ fn table(a: &Side, b: &Side) -> Table {
             ratio(quotient),
         ]);
         // What an open loop's clients waited is another time than what a closed loop's did.
-        let is_open = [one, other].into_iter().flatten().any(|run| run.response.is_some());
-        let of = |run: Option<&Run>| run.and_then(|run| if is_open { run.response } else { run.service });
+        let is_open = [one, other].into_iter().flatten().any(Rounds::is_open);
+        let of = |rounds: Option<&Rounds>| rounds.and_then(|rounds| rounds.times(is_open));
         let (one, other) = (of(one), of(other));
         for (part, value) in LATENCIES {
             let shown = |quantiles: Option<Quantiles>| {
@@ -255,8 +265,9 @@ fn table(a: &Side, b: &Side) -> Table {
 
 /// Names of all runs: those of A in their order, then what only B has.
 fn names(a: &Side, b: &Side) -> Vec<String> {
-    let mut names: Vec<String> = a.runs.iter().map(|(name, _)| name.clone()).collect();
-    names.extend(b.runs.iter().filter(|(name, _)| a.run(name).is_none()).map(|(name, _)| name.clone()));
+    let mut names: Vec<String> = a.measured.iter().map(|(name, _)| name.clone()).collect();
+    names
+        .extend(b.measured.iter().filter(|(name, _)| a.rounds(name).is_none()).map(|(name, _)| name.clone()));
     names
 }
 
@@ -282,24 +293,27 @@ fn remarks(a: &Side, b: &Side) -> Vec<String> {
         if side.exit.code != 0 {
             lines.push(format!("{letter} ended with exit code {}, {}.", side.exit.code, side.exit.meaning));
         }
-        for (name, run) in &side.runs {
-            if other.run(name).is_none() {
+        let most = side.measured.iter().map(|(_, rounds)| rounds.0.len()).max().unwrap_or(0);
+        if most > 1 {
+            lines.push(format!("{letter} shows medians of up to {most} rounds."));
+        }
+        for (name, rounds) in &side.measured {
+            if other.rounds(name).is_none() {
                 lines.push(format!("{letter} alone has `{name}`."));
             }
-            if !run.clean {
+            if !rounds.is_clean() {
                 lines.push(format!("{letter}: `{name}` was not clean."));
             }
-            if let Some(reason) = &run.no_verdict {
-                lines.push(format!("{letter}: NO VERDICT for `{name}`: {reason}."));
-            }
+            let reasons = rounds.0.iter().filter_map(|run| run.no_verdict.as_ref());
+            lines.extend(reasons.map(|reason| format!("{letter}: NO VERDICT for `{name}`: {reason}.")));
         }
     }
     let (mut one, mut other) = (a.facts(), b.facts());
-    for (name, first) in &a.runs {
-        // A run without its counterpart is named above.
-        let Some(second) = b.run(name) else { continue };
-        for (facts, run) in [(&mut one, first), (&mut other, second)] {
-            let schedule = Some(schedule(run)).filter(|text| !text.is_empty());
+    for (name, first) in &a.measured {
+        // What has no counterpart is named above.
+        let Some(second) = b.rounds(name) else { continue };
+        for (facts, rounds) in [(&mut one, first), (&mut other, second)] {
+            let schedule = rounds.0.first().map(schedule).filter(|text| !text.is_empty());
             facts.extend(schedule.map(|text| (format!("schedule of `{name}`"), text)));
         }
     }
@@ -434,21 +448,31 @@ mod tests {
     }
 
     #[test]
-    fn comparisons_are_compared_by_protocol_and_round() {
-        let round = |throughput| Measured {
-            run: run("closed loop, set=100", throughput, quantiles(100, None)),
-            ..Measured::default()
+    fn comparisons_are_compared_by_the_medians_of_each_protocol_and_load() {
+        let round = |throughput, p50, bounds_from| {
+            let run = run("closed loop, set=100", throughput, quantiles(p50, bounds_from));
+            Measured { run, ..Measured::default() }
         };
-        let entry =
-            Entry { label: "multi".to_owned(), rounds: vec![round(100.0), round(200.0)], ..Entry::default() };
-        let comparison = Comparison {
-            schema: compare::SCHEMA.to_owned(),
-            protocols: vec![entry],
-            ..Comparison::default()
+        let side = |[first, second, third]: [f64; 3], bounds_from| {
+            let longest = round(second, 300_000, bounds_from);
+            let rounds = vec![round(first, 100_000, None), longest, round(third, 200_000, None)];
+            let main = Series { rounds, ..Series::default() };
+            let equal_load = Series { rounds: vec![main.rounds[0].clone()], ..Series::default() };
+            let entry = Entry { label: "multi".to_owned(), main, equal_load, ..Entry::default() };
+            let failed = Entry { label: "fast".to_owned(), ..Entry::default() };
+            let (schema, protocols) = (compare::SCHEMA.to_owned(), vec![failed, entry]);
+            let comparison = Comparison { schema, protocols, ..Comparison::default() };
+            Side::parse(&json::render(&comparison), Path::new("c.json")).unwrap()
         };
-        let side = Side::parse(&json::render(&comparison), Path::new("c.json")).unwrap();
-        let names: Vec<&str> = side.runs.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["multi", "multi #2"]);
+        let a = side([300.0, 100.0, 200.0], None);
+        let names: Vec<&str> = a.measured.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["multi", "multi at equal load"]);
+        // The longest of three is behind the median, and all the more if it is a bound.
+        let text = render(&a, &side([500.0, 400.0, 600.0], Some(300_000)));
+        assert_eq!(cells(&text, 0), ["multi", "throughput, commands/s", "200", "500", "2.500"]);
+        assert_eq!(cells(&text, 1), ["", "service time p50", "200 us", "200 us", "1.000"]);
+        assert_eq!(cells(&text, 2), ["", "service time p99", "600 us", "600 us", "1.000"]);
+        assert!(text.contains("A shows medians of up to 3 rounds."), "{text}");
     }
 
     #[test]

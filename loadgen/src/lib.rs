@@ -4,7 +4,7 @@
 //! * what is asked, and when: [`workload`], [`keys`], [`schedule`]
 //! * asking it: [`engine`] (one io_uring loop per thread), [`connection`], `session` (exactly once), [`resp`]
 //! * what came of it: [`record`], [`check`], [`truth`] (the servers' own counters), [`progress`], [`report`],
-//!   [`circumstances`], [`json`]
+//!   [`circumstances`], [`spread`] (of several runs), [`json`]
 //! * where: [`cluster`] (a local cluster of processes), [`control`] (single blocking requests), [`host`]
 //! * the command line: [`cli`], [`quantity`], and the commands, [`local`], [`mod@compare`], [`drive`] (`run`) and [`diff`]
 
@@ -31,5 +31,6 @@ pub mod report;
 pub mod resp;
 pub mod schedule;
 mod session;
+pub mod spread;
 pub mod truth;
 pub mod workload;

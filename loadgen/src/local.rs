@@ -96,7 +96,7 @@ pub fn run(arguments: &LocalArgs, stop: &AtomicBool) -> Result<Report, DriveErro
 
 /// An open loop needs more room than a closed one of the same throughput: else arrivals that come together would wait for
 /// each other.
-fn open_pipeline(pipeline: usize) -> usize {
+pub(crate) fn open_pipeline(pipeline: usize) -> usize {
     pipeline.saturating_mul(4).min(PIPELINE_MAX)
 }
 

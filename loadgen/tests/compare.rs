@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use panch_loadgen::compare::{Agreement, Comparison};
 use support::{Faults, Server};
 
 const CONFIG: &str = "PANCH_STAND_IN_CONFIG";
@@ -107,50 +108,78 @@ fn row(text: &str, label: &str) -> Vec<String> {
     line.split(['│', '┆']).map(|cell| cell.trim().to_owned()).filter(|cell| !cell.is_empty()).collect()
 }
 
+/// What was measured, in its order: the part of each line of progress that says which run it is.
+fn measured(progress: &str) -> Vec<&str> {
+    progress.lines().filter_map(|line| line.split_once(" measure: ")).map(|(run, _)| run).collect()
+}
+
 #[test]
-fn compare_prints_one_table_of_all_protocols_and_leaves_nothing() {
+fn compare_prints_medians_and_latencies_at_equal_load_and_leaves_nothing() {
     let fixture = Fixture::new();
     let json = fixture.folder.path().join("report.json");
     let mut command = fixture.command("epaxos,multi,multi", "300ms");
-    let output = command.args(["--conflict", "50", "--repeat", "2", "--json"]).arg(&json).output().unwrap();
+    command.args(["--conflict", "50", "--repeat", "2", "--order", "listed", "--equal-load", "20", "--json"]);
+    let output = command.arg(&json).output().unwrap();
     let (table, progress) = texts(&output);
     assert!(output.status.success(), "{table}\n{progress}");
     let (epaxos, second) = (row(&table, "epaxos"), row(&table, "multi #2"));
     assert!(epaxos[1].parse::<f64>().unwrap() > 0.0, "{table}");
+    // Two runs of epaxos, and four of multi; these are the same protocol, whatever the ratio of the two is.
+    assert!(epaxos[3].parse::<f64>().unwrap() >= 1.0 && second[2].starts_with('~'), "{table}");
     // The stand-in counts only fast commits, ten commands to a batch, and a message for each command.
-    assert_eq!((epaxos[9].as_str(), second[9].as_str()), ("100.0", "-"));
-    assert_eq!(epaxos[14], "1.00");
-    assert_eq!(table.matches("1 nodes with equal digests; acknowledged writes read back: ok").count(), 6);
+    assert_eq!((epaxos[10].as_str(), second[10].as_str()), ("100.0", "-"));
+    assert_eq!(epaxos[15], "1.00");
     assert!(table.contains("Medians of 2 rounds") && table.contains("50 % of the commands"), "{table}");
-    let measured: Vec<&str> = progress
-        .lines()
-        .filter(|line| line.contains(" measure: "))
-        .map(|line| line.split_once(" measure").unwrap().0)
-        .collect();
-    assert_eq!(
-        measured,
-        [
-            "[round 1/2, 1/3] epaxos",
-            "[round 1/2, 2/3] multi #1",
-            "[round 1/2, 3/3] multi #2",
-            "[round 2/2, 1/3] epaxos",
-            "[round 2/2, 2/3] multi #1",
-            "[round 2/2, 3/3] multi #2"
-        ]
-    );
+    assert!(table.contains("At equal load: an open loop of "), "{table}");
+    let runs = ["1/3] epaxos", "2/3] multi #1", "3/3] multi #2"];
+    let rounds = ["[round 1/2, ", "[round 2/2, ", "[equal load, round 1/2, ", "[equal load, round 2/2, "];
+    let expected: Vec<String> =
+        rounds.iter().flat_map(|round| runs.map(|run| format!("{round}{run}"))).collect();
+    assert_eq!(measured(&progress), expected);
     for text in [&table, &progress] {
         assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
     }
-    let json = fs::read_to_string(json).unwrap();
-    assert_eq!(json.matches("\"throughput_to_multi\":").count(), 6);
+    let comparison: Comparison = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+    let load = comparison.equal_load.unwrap();
+    assert!((load.part_of_slowest - 0.2).abs() < 0.01, "{load:?}");
+    let all = comparison.protocols.iter().flat_map(|entry| entry.series().map(|(_, series)| series));
+    for series in all {
+        let (least, median) = (series.min.as_ref().unwrap(), series.median.as_ref().unwrap());
+        let most = series.max.as_ref().unwrap();
+        assert!(least.throughput <= median.throughput && median.throughput <= most.throughput);
+        assert_eq!(series.rounds.len(), 2);
+        assert!(series.rounds.iter().all(|round| round.digests == Agreement::Equal && round.is_clean()));
+    }
+    let entry = &comparison.protocols[1];
+    assert!(entry.equal_load.rounds.iter().all(|round| round.run.offered == Some(load.rate)));
+    assert_eq!(entry.main.rounds.iter().map(|round| round.position).collect::<Vec<_>>(), [Some(2), Some(5)]);
     assert!(fixture.is_clean());
     assert_eq!(processes_of(&fixture.data()), 0);
 }
 
 #[test]
+fn the_order_is_drawn_and_the_same_again_from_its_seed() {
+    let fixture = Fixture::new();
+    let run = |options: &[&str]| {
+        let mut command = fixture.command("epaxos,multi", "50ms");
+        let output = command.args(["--repeat", "6", "--equal-load", "0"]).args(options).output().unwrap();
+        let (table, progress) = texts(&output);
+        assert!(output.status.success(), "{table}\n{progress}");
+        assert!(!table.contains("At equal load"), "{table}");
+        let seed = table.split("--order-seed ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+        let order: Vec<String> = measured(&progress).into_iter().map(str::to_owned).collect();
+        (seed, order)
+    };
+    let (seed, order) = run(&[]);
+    assert_eq!(order.len(), 12);
+    assert_eq!(run(&["--order-seed", &seed]), (seed, order));
+}
+
+#[test]
 fn a_protocol_that_cannot_run_is_named_and_the_others_are_measured() {
     let fixture = Fixture::new();
-    let output = fixture.command("fast,basic,multi", "200ms").output().unwrap();
+    let mut command = fixture.command("fast,basic,multi", "200ms");
+    let output = command.args(["--repeat", "1", "--order", "listed"]).output().unwrap();
     let (table, progress) = texts(&output);
     assert_eq!(output.status.code(), Some(1), "{table}\n{progress}");
     assert!(table.contains("fast: NOT MEASURED: node 1 ended by itself"), "{table}");
@@ -161,6 +190,7 @@ fn a_protocol_that_cannot_run_is_named_and_the_others_are_measured() {
     );
     assert_eq!(row(&table, "fast")[1], "-");
     assert!(row(&table, "multi")[1].parse::<f64>().unwrap() > 0.0);
+    assert!(table.contains("of what multi, the slowest, did above"), "{table}");
     assert!(progress.contains("[1/3] fast start: 1 nodes") && progress.contains("FAILED"), "{progress}");
     assert!(fixture.is_clean());
 }
@@ -192,6 +222,9 @@ fn options_that_do_not_fit_and_a_missing_daemon_end_before_anything_is_started()
         (&["--mode", "open"], 64, "--rate"),
         (&["--rate", "10"], 64, "--mode open"),
         (&["--outstanding", "0"], 64, "--outstanding"),
+        (&["--equal-load", "101"], 64, "--equal-load is a percentage"),
+        (&["--mode", "open", "--rate", "10", "--equal-load", "50"], 64, "leave out --equal-load"),
+        (&["--order", "listed", "--order-seed", "1"], 64, "--order random"),
         (&["--duration", "0"], 64, "--duration must be above zero"),
         (&["--protocols", "raft"], 64, "raft"),
         (&["--panchd", "/no/panchd"], 74, "cargo build --release"),

@@ -1,16 +1,26 @@
 //! The numbers of the table, from what the clients saw and what the nodes counted.
 //!
-//! Invariant: what is not known is absent, never zero, and never derived from something else.
+//! Invariants:
+//! * What is not known is absent, never zero, and never derived from something else.
+//! * What would be longer is a lower bound, in a round and in a median of rounds.
 
 use serde::{Deserialize, Serialize};
 
 use crate::cli::ProtocolKind;
 use crate::json::finite;
 use crate::report::{Quantiles, Run};
+use crate::spread::{Bounded, Spread};
 use crate::truth::Truth;
 
 /// The part of its fast rounds that the requirement document lets fail.
 const MODEL_FAST_FAILURES: f64 = 0.1;
+
+/// The name of the client's median latency in JSON.
+pub(super) const LATENCY_P50: &str = "latency_p50_ns";
+/// That of what one in a hundred exceeds.
+pub(super) const LATENCY_P99: &str = "latency_p99_ns";
+/// That of what one in a thousand exceeds.
+pub(super) const LATENCY_P999: &str = "latency_p99.9_ns";
 
 /// One protocol's numbers, of one round. Latencies are in nanoseconds. What the nodes count themselves, commit and execution, is of
 /// commands by the time that their batch took on the node that sealed it, and at most 1/16 too high.
@@ -20,7 +30,8 @@ pub struct Figures {
     /// Commands per second.
     #[serde(rename = "throughput_per_second")]
     pub throughput: f64,
-    /// That, divided by the throughput of Multi-Paxos in the same round.
+    /// That, divided by the throughput of Multi-Paxos in the same round; absent where that means nothing: in an open loop, which asks all
+    /// for the same, and without another protocol.
     #[serde(rename = "throughput_to_multi")]
     pub to_multi: Option<f64>,
     /// From sent (closed loop) or due (open loop) to answered, which is after execution: the median.
@@ -32,6 +43,8 @@ pub struct Figures {
     /// The same, exceeded by one in a thousand.
     #[serde(rename = "latency_p99.9_ns")]
     pub latency_p999: Option<u64>,
+    /// Which of these three, by their names here, are lower bounds, because some requests had no success and would have taken longer.
+    pub lower_bounds: Vec<String>,
     /// From when a node sealed a batch until it knew it to be chosen: the median.
     #[serde(rename = "commit_p50_ns")]
     pub commit_p50: Option<u64>,
@@ -98,7 +111,12 @@ impl Figures {
             matches!(protocol, ProtocolKind::Fast | ProtocolKind::FastDirect),
             protocol == ProtocolKind::Epaxos,
         );
-        let latency = |part: fn(Quantiles) -> u64| run.waited().map(part);
+        let waited = run.waited();
+        let latency = |part: fn(&Quantiles) -> u64| waited.as_ref().map(part);
+        let parts: [(&str, fn(&Quantiles) -> u64); 3] =
+            [(LATENCY_P50, |q| q.p50), (LATENCY_P99, |q| q.p99), (LATENCY_P999, |q| q.p999)];
+        let is_bound =
+            |part: fn(&Quantiles) -> u64| waited.is_some_and(|waited| waited.is_bound(part(&waited)));
         let nanos =
             |name: &str, quantile| window.quantile(name, quantile).map(|micros| micros.saturating_mul(1_000));
         Self {
@@ -107,6 +125,11 @@ impl Figures {
             latency_p50: latency(|quantiles| quantiles.p50),
             latency_p99: latency(|quantiles| quantiles.p99),
             latency_p999: latency(|quantiles| quantiles.p999),
+            lower_bounds: parts
+                .iter()
+                .filter(|(_, part)| is_bound(*part))
+                .map(|(name, _)| (*name).to_owned())
+                .collect(),
             commit_p50: nanos("commit_us", 0.5),
             commit_p99: nanos("commit_us", 0.99),
             commit_p999: nanos("commit_us", 0.999),
@@ -139,6 +162,58 @@ impl Figures {
                 .map(|(used, commands)| used.as_secs_f64() * 1e6 / commands),
         }
     }
+
+    /// Whether a latency, by its name in JSON, is a lower bound.
+    pub fn is_bound(&self, name: &str) -> bool {
+        self.lower_bounds.iter().any(|bound| bound == name)
+    }
+
+    /// Takes one number of each figure's spread over several rounds; what no round knows is absent. `None` without rounds.
+    pub(super) fn of_rounds(rounds: &[&Self], pick: fn(&Spread) -> Bounded) -> Option<Self> {
+        rounds.first()?;
+        let number = |of: fn(&Self) -> Option<f64>| {
+            let known = rounds.iter().filter_map(|round| of(round));
+            Spread::of(known.map(Bounded::exact)).map(|spread| pick(&spread).value)
+        };
+        let nanos = |of: fn(&Self) -> Option<u64>| {
+            let known = rounds.iter().filter_map(|round| of(round));
+            Spread::of(known.map(|nanos| Bounded::exact(nanos as f64)))
+                .map(|spread| pick(&spread).value.round() as u64)
+        };
+        let mut lower_bounds = Vec::new();
+        let mut latency = |name: &str, of: fn(&Self) -> Option<u64>| {
+            let bounded =
+                |round: &&Self| Some(Bounded { value: of(round)? as f64, is_bound: round.is_bound(name) });
+            let Bounded { value, is_bound } = pick(&Spread::of(rounds.iter().filter_map(bounded))?);
+            lower_bounds.extend(is_bound.then(|| name.to_owned()));
+            Some(value.round() as u64)
+        };
+        Some(Self {
+            latency_p50: latency(LATENCY_P50, |figures| figures.latency_p50),
+            latency_p99: latency(LATENCY_P99, |figures| figures.latency_p99),
+            latency_p999: latency(LATENCY_P999, |figures| figures.latency_p999),
+            lower_bounds,
+            throughput: number(|figures| Some(figures.throughput))?,
+            to_multi: number(|figures| figures.to_multi),
+            commit_p50: nanos(|figures| figures.commit_p50),
+            commit_p99: nanos(|figures| figures.commit_p99),
+            commit_p999: nanos(|figures| figures.commit_p999),
+            execution_p50: nanos(|figures| figures.execution_p50),
+            execution_p99: nanos(|figures| figures.execution_p99),
+            execution_p999: nanos(|figures| figures.execution_p999),
+            fast_path: number(|figures| figures.fast_path),
+            conflicts: number(|figures| figures.conflicts),
+            clashes: number(|figures| figures.clashes),
+            component_max: number(|figures| figures.component_max),
+            batch_fill: number(|figures| figures.batch_fill),
+            messages_per_command: number(|figures| figures.messages_per_command),
+            messages_per_batch: number(|figures| figures.messages_per_batch),
+            bytes_per_command: number(|figures| figures.bytes_per_command),
+            log_writes_per_command: number(|figures| figures.log_writes_per_command),
+            log_bytes_per_command: number(|figures| figures.log_bytes_per_command),
+            cpu_per_million: number(|figures| figures.cpu_per_million),
+        })
+    }
 }
 
 /// Messages per request by the requirement document's own formula, for `replicas` nodes: the least and the most. It counts
@@ -153,32 +228,5 @@ pub fn seed_model(protocol: ProtocolKind, replicas: u8) -> (f64, f64) {
             (expected, expected)
         }
         ProtocolKind::Epaxos => (2.0 * nodes, 3.0 * nodes),
-    }
-}
-
-/// Median, least and most of numbers; `None` if there is none. Of an even number of them, the mean of the two in the middle.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Spread {
-    /// The one in the middle.
-    pub median: f64,
-    /// The least.
-    pub least: f64,
-    /// The most.
-    pub most: f64,
-}
-
-impl Spread {
-    /// Of these numbers.
-    pub fn of(numbers: impl IntoIterator<Item = f64>) -> Option<Self> {
-        let mut numbers: Vec<f64> = numbers.into_iter().collect();
-        numbers.sort_by(f64::total_cmp);
-        let (least, most) = (*numbers.first()?, *numbers.last()?);
-        let middle = numbers.len() / 2;
-        let median = if numbers.len().is_multiple_of(2) {
-            f64::midpoint(numbers[middle - 1], numbers[middle])
-        } else {
-            numbers[middle]
-        };
-        Some(Self { median, least, most })
     }
 }

@@ -1,71 +1,113 @@
-//! The table of a comparison: a row for each protocol, in one piece or in three for narrow terminals; below it what each
-//! figure means, what went wrong, and where it was measured.
+//! The table of a comparison: a row for each protocol, in one piece or in three for narrow terminals; below it the latencies at equal load,
+//! what each figure means, what went wrong, and where it was measured.
 
 use std::fmt::Write as _;
 
 use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, presets};
 
-use super::figures::{Figures, Spread};
-use super::{Agreement, Comparison, Entry};
+use super::comparison::{Comparison, Entry, EqualLoad, Series};
+use super::figures::{Figures, LATENCY_P50, LATENCY_P99, LATENCY_P999};
 use crate::quantity::short;
 
 /// Columns of text that the table in one piece needs.
-pub const WIDE: usize = 180;
+pub const WIDE: usize = 200;
 /// Columns of text that the narrow form needs, and that text beside it is wrapped at.
 pub const NARROW: usize = 96;
 
-/// An open loop of which less than this part is answered is said to be too fast.
-const OFFERED_MIN: f64 = 0.95;
+/// What a column has of an entry.
+#[derive(Clone, Copy)]
+enum Value {
+    /// A figure.
+    Figure(fn(&Figures) -> Option<f64>, fn(f64) -> String),
+    /// A latency of clients in milliseconds, with its name in JSON: it may be a lower bound.
+    Latency(fn(&Figures) -> Option<u64>, &'static str),
+    /// The throughput in relation to Multi-Paxos, and whether that is within the noise.
+    ToMulti,
+    /// The noise.
+    Noise,
+    /// What is calculated, not measured.
+    Model,
+}
 
-/// A column of figures.
-struct Measure {
-    /// Two lines, or three.
+/// A column.
+#[derive(Clone, Copy)]
+struct Column {
+    /// Two lines.
     head: &'static str,
-    of: fn(&Figures) -> Option<f64>,
-    show: fn(f64) -> String,
+    value: Value,
+    /// Whether least and most of several rounds are shown: not of more figures than can differ by chance.
+    has_range: bool,
 }
 
-const fn measure(head: &'static str, of: fn(&Figures) -> Option<f64>, show: fn(f64) -> String) -> Measure {
-    Measure { head, of, show }
+const fn figure_of(head: &'static str, of: fn(&Figures) -> Option<f64>, show: fn(f64) -> String) -> Column {
+    Column { head, value: Value::Figure(of, show), has_range: false }
 }
+
+const fn millis_of(head: &'static str, of: fn(&Figures) -> Option<f64>) -> Column {
+    figure_of(head, of, figure)
+}
+
+const fn latency_of(head: &'static str, of: fn(&Figures) -> Option<u64>, name: &'static str) -> Column {
+    Column { head, value: Value::Latency(of, name), has_range: false }
+}
+
+const fn with_range(column: Column) -> Column {
+    Column { has_range: true, ..column }
+}
+
+const THROUGHPUT: Column = figure_of("k cmd\n/s", |f| Some(f.throughput / 1e3), thousands);
+const P50: Column = with_range(latency_of("p50\nms", |f| f.latency_p50, LATENCY_P50));
+const P99: Column = with_range(latency_of("p99\nms", |f| f.latency_p99, LATENCY_P99));
+const P999: Column = latency_of("p99.9\nms", |f| f.latency_p999, LATENCY_P999);
+const COMMIT_P50: Column = millis_of("commit\np50", |f| f.commit_p50.map(millis));
+const COMMIT_P99: Column = with_range(millis_of("commit\np99", |f| f.commit_p99.map(millis)));
+const COMMIT_P999: Column = millis_of("commit\np99.9", |f| f.commit_p999.map(millis));
 
 /// How well it went.
-const SERVICE: &[Measure] = &[
-    measure("k cmd\n/s", |f| Some(f.throughput / 1e3), thousands),
-    measure("to\nmulti", |f| f.to_multi, |number| format!("{number:.2}")),
-    measure("p50\nms", |f| f.latency_p50.map(millis), figure),
-    measure("p99\nms", |f| f.latency_p99.map(millis), figure),
-    measure("p99.9\nms", |f| f.latency_p999.map(millis), figure),
-    measure("commit\np50", |f| f.commit_p50.map(millis), figure),
-    measure("commit\np99", |f| f.commit_p99.map(millis), figure),
-    measure("commit\np99.9", |f| f.commit_p999.map(millis), figure),
+const SERVICE: &[Column] = &[
+    with_range(THROUGHPUT),
+    Column { head: "to\nmulti", value: Value::ToMulti, has_range: true },
+    Column { head: "A/A\nnoise", value: Value::Noise, has_range: false },
+    P50,
+    P99,
+    P999,
+    COMMIT_P50,
+    COMMIT_P99,
+    COMMIT_P999,
 ];
 
 /// How it was decided.
-const DECISIONS: &[Measure] = &[
-    measure("fast\n%", |f| f.fast_path.map(|part| part * 100.0), |number| format!("{number:.1}")),
-    measure("confl\n/batch", |f| f.conflicts, figure),
-    measure("clash\n/batch", |f| f.clashes, figure),
-    measure("comp\nmax", |f| f.component_max, |number| format!("{number:.0}")),
-    measure("cmd\n/batch", |f| f.batch_fill, figure),
+const DECISIONS: &[Column] = &[
+    figure_of("fast\n%", |f| f.fast_path.map(|part| part * 100.0), |number| format!("{number:.1}")),
+    figure_of("confl\n/batch", |f| f.conflicts, figure),
+    figure_of("clash\n/batch", |f| f.clashes, figure),
+    figure_of("comp\nmax", |f| f.component_max, |number| format!("{number:.0}")),
+    figure_of("cmd\n/batch", |f| f.batch_fill, figure),
 ];
 
 /// What it cost.
-const COST: &[Measure] = &[
-    measure("msg\n/cmd", |f| f.messages_per_command, figure),
-    measure("msg\n/batch", |f| f.messages_per_batch, figure),
-    measure(MODEL, |_| None, figure),
-    measure("net B\n/cmd", |f| f.bytes_per_command, figure),
-    measure("logwr\n/cmd", |f| f.log_writes_per_command, figure),
-    measure("log B\n/cmd", |f| f.log_bytes_per_command, figure),
-    measure("CPU s\n/Mcmd", |f| f.cpu_per_million, figure),
+const COST: &[Column] = &[
+    figure_of("msg\n/cmd", |f| f.messages_per_command, figure),
+    figure_of("msg\n/batch", |f| f.messages_per_batch, figure),
+    Column { head: "seed\nmodel", value: Value::Model, has_range: false },
+    figure_of("net B\n/cmd", |f| f.bytes_per_command, figure),
+    figure_of("logwr\n/cmd", |f| f.log_writes_per_command, figure),
+    figure_of("log B\n/cmd", |f| f.log_bytes_per_command, figure),
+    figure_of("CPU s\n/Mcmd", |f| f.cpu_per_million, figure),
 ];
 
-/// The column that is calculated, not measured.
-const MODEL: &str = "seed\nmodel";
-
-/// Columns whose ranges over rounds are shown: not more than can differ by chance.
-const RANGED: &[usize] = &[0, 1, 2, 3, 6];
+/// How well it went at equal load.
+const EQUAL: &[Column] = &[
+    THROUGHPUT,
+    P50,
+    P99,
+    P999,
+    COMMIT_P50,
+    COMMIT_P99,
+    COMMIT_P999,
+    figure_of("cmd\n/batch", |f| f.batch_fill, figure),
+    figure_of("CPU s\n/Mcmd", |f| f.cpu_per_million, figure),
+];
 
 fn millis(nanos: u64) -> f64 {
     nanos as f64 / 1e6
@@ -73,6 +115,10 @@ fn millis(nanos: u64) -> f64 {
 
 fn thousands(number: f64) -> String {
     format!("{number:.1}")
+}
+
+fn ratio(number: f64) -> String {
+    format!("{number:.2}")
 }
 
 /// A number in at most five characters and three significant digits, up to 99999.
@@ -87,19 +133,58 @@ fn figure(number: f64) -> String {
     }
 }
 
+impl Value {
+    /// Of one set of figures; what depends on the entry as a whole is not among them.
+    fn of(self, figures: &Figures) -> Option<String> {
+        match self {
+            Self::Figure(of, show) => of(figures).map(show),
+            Self::Latency(of, name) => {
+                let mark = if figures.is_bound(name) { ">=" } else { "" };
+                of(figures).map(|nanos| format!("{mark}{}", figure(millis(nanos))))
+            }
+            Self::ToMulti => figures.to_multi.map(ratio),
+            Self::Noise | Self::Model => None,
+        }
+    }
+
+    /// The text of a row: the median of `series`.
+    fn show(self, entry: &Entry, series: &Series) -> Option<String> {
+        match self {
+            Self::Noise => entry.aa_ratio.map(ratio),
+            Self::Model => Some(model(entry)),
+            _ => {
+                let text = self.of(series.median.as_ref()?)?;
+                let is_chance = matches!(self, Self::ToMulti) && entry.within_noise == Some(true);
+                Some(if is_chance { format!("~{text}") } else { text })
+            }
+        }
+    }
+}
+
 /// The whole report for a terminal of `width` columns. `color` is for terminals.
 pub fn render(comparison: &Comparison, width: usize, color: bool) -> String {
     let mut text = format!("{}\n\n", comparison.title);
-    let pieces: Vec<Vec<&Measure>> = [SERVICE, DECISIONS, COST].map(|piece| piece.iter().collect()).into();
-    let pieces = if width >= WIDE { vec![pieces.concat()] } else { pieces };
-    for measures in &pieces {
-        let _ = writeln!(text, "{}", table(comparison, measures, color));
+    let service: Vec<Column> =
+        SERVICE.iter().copied().filter(|column| means_something(comparison, *column)).collect();
+    let pieces = vec![service.clone(), DECISIONS.to_vec(), COST.to_vec()];
+    let is_wide = width >= WIDE;
+    let width = if is_wide { WIDE } else { NARROW };
+    for columns in if is_wide { vec![pieces.concat()] } else { pieces } {
+        let _ = writeln!(text, "{}", table(comparison, &columns, |entry| &entry.main, color));
     }
-    if rounds(comparison) > 1 {
-        let _ = writeln!(text, "Medians of {} rounds; least and most:", rounds(comparison));
-        let _ = writeln!(text, "{}", ranges(comparison));
+    let rounds = comparison.rounds();
+    if rounds > 1 {
+        let _ = writeln!(text, "Medians of {rounds} rounds; least and most:");
+        let _ = writeln!(text, "{}", ranges(comparison, &service, |entry| &entry.main));
     }
-    let width = if width >= WIDE { WIDE } else { NARROW };
+    if let Some(load) = &comparison.equal_load {
+        text.push('\n');
+        wrap(&mut text, &equal_load(load), width, 2);
+        let _ = writeln!(text, "{}", table(comparison, EQUAL, |entry| &entry.equal_load, color));
+        if rounds > 1 {
+            let _ = writeln!(text, "{}", ranges(comparison, EQUAL, |entry| &entry.equal_load));
+        }
+    }
     let mut lines = legend(comparison);
     lines.push(String::new());
     lines.extend(comparison.remarks.iter().cloned());
@@ -108,7 +193,10 @@ pub fn render(comparison: &Comparison, width: usize, color: bool) -> String {
         wrap(&mut text, &line, width, 2);
     }
     let circumstances = comparison.circumstances.facts(&comparison.server_versions());
-    let facts = || comparison.environment.iter().chain(&circumstances);
+    let order = comparison.order_seed.map(|seed| {
+        ("order".to_owned(), format!("drawn for each round; the same again with --order-seed {seed}"))
+    });
+    let facts = || comparison.environment.iter().chain(&order).chain(&circumstances);
     let names = facts().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, value) in facts() {
         wrap(&mut text, &format!("{name:names$}  {value}"), width, names + 2);
@@ -116,12 +204,23 @@ pub fn render(comparison: &Comparison, width: usize, color: bool) -> String {
     text
 }
 
-fn rounds(comparison: &Comparison) -> usize {
-    comparison.protocols.iter().map(|entry| entry.rounds.len()).max().unwrap_or(0)
+/// Whether a column of ratios, or of their noise, says anything.
+fn means_something(comparison: &Comparison, column: Column) -> bool {
+    match column.value {
+        Value::ToMulti => comparison.has_ratios(),
+        Value::Noise => comparison.protocols.iter().any(|entry| entry.aa_ratio.is_some()),
+        _ => true,
+    }
 }
 
-fn spread(entry: &Entry, measure: &Measure) -> Option<Spread> {
-    Spread::of(entry.rounds.iter().filter_map(|round| (measure.of)(&round.window)))
+fn equal_load(load: &EqualLoad) -> String {
+    format!(
+        "At equal load: an open loop of {} commands/s for each, {:.0} % of what {}, the slowest, did above; latencies from due to \
+         answered.",
+        short(load.rate),
+        load.part_of_slowest * 100.0,
+        load.slowest
+    )
 }
 
 fn new_table(color: bool) -> Table {
@@ -137,22 +236,20 @@ fn right(text: impl ToString) -> Cell {
     Cell::new(text.to_string()).set_alignment(CellAlignment::Right)
 }
 
-fn table(comparison: &Comparison, measures: &[&Measure], color: bool) -> Table {
+/// The medians of one series of each protocol.
+fn table(comparison: &Comparison, columns: &[Column], series: fn(&Entry) -> &Series, color: bool) -> Table {
     let mut table = new_table(color);
     let mut header = vec![Cell::new("protocol")];
-    header.extend(measures.iter().map(|measure| right(measure.head)));
+    header.extend(columns.iter().map(|column| right(column.head)));
     table.set_header(header);
     for entry in &comparison.protocols {
         let name = Cell::new(&entry.label);
-        let is_bad = entry.failure.is_some() || entry.rounds.iter().any(|round| !round.is_clean());
+        let is_bad = entry.failure.is_some() || !series(entry).is_clean();
         let mut row =
             vec![if color && is_bad { name.fg(Color::Red).add_attribute(Attribute::Bold) } else { name }];
-        row.extend(measures.iter().map(|measure| {
-            if measure.head == MODEL {
-                return right(model(entry));
-            }
-            right(spread(entry, measure).map_or("-".to_owned(), |spread| (measure.show)(spread.median)))
-        }));
+        let text =
+            |column: &Column| column.value.show(entry, series(entry)).unwrap_or_else(|| "-".to_owned());
+        row.extend(columns.iter().map(|column| right(text(column))));
         table.add_row(row);
     }
     table
@@ -165,20 +262,21 @@ fn model(entry: &Entry) -> String {
     }
 }
 
-/// The least and the most of each round.
-fn ranges(comparison: &Comparison) -> Table {
+/// The least and the most of one series of each protocol.
+fn ranges(comparison: &Comparison, columns: &[Column], series: fn(&Entry) -> &Series) -> Table {
     let mut table = new_table(false);
-    let measures: Vec<&Measure> = RANGED.iter().map(|index| &SERVICE[*index]).collect();
+    let columns: Vec<&Column> = columns.iter().filter(|column| column.has_range).collect();
     let mut header = vec![Cell::new("protocol")];
-    header.extend(measures.iter().map(|measure| right(measure.head.replace('\n', " "))));
+    header.extend(columns.iter().map(|column| right(column.head.replace('\n', " "))));
     table.set_header(header);
     for entry in &comparison.protocols {
+        let Series { min, max, .. } = series(entry);
+        let range = |column: &Column| {
+            let least = column.value.of(min.as_ref()?)?;
+            Some(format!("{least} - {}", column.value.of(max.as_ref()?)?))
+        };
         let mut row = vec![Cell::new(&entry.label)];
-        row.extend(measures.iter().map(|measure| {
-            right(spread(entry, measure).map_or("-".to_owned(), |spread| {
-                format!("{} - {}", (measure.show)(spread.least), (measure.show)(spread.most))
-            }))
-        }));
+        row.extend(columns.iter().map(|column| right(range(column).unwrap_or_else(|| "-".to_owned()))));
         table.add_row(row);
     }
     table
@@ -192,9 +290,20 @@ fn legend(comparison: &Comparison) -> Vec<String> {
     } else {
         "behind a full pipeline a batch grows beyond the set number"
     };
-    vec![
+    let mut lines = Vec::new();
+    if comparison.has_ratios() {
+        lines.push("to multi: throughput divided by that of multi in the same round.".to_owned());
+    }
+    if comparison.protocols.iter().any(|entry| entry.aa_ratio.is_some()) {
+        lines.push(
+            "A/A noise: the highest throughput of all runs of this protocol divided by the lowest, which is chance and drift alone. \
+             ~: neither the ratio to multi nor its inverse exceeds the larger noise of the two, so it may be no difference at all."
+                .to_owned(),
+        );
+    }
+    lines.extend([
         "p50, p99, p99.9: execution latency as the client sees it, from sent (open loop: from due) to the answer, which \
-         comes after execution."
+         comes after execution. >=: would be longer, since some commands had no success."
             .to_owned(),
         "commit: ms from sealing a batch until the node that sealed it knows it to be chosen, before its execution; of \
          commands, by the nodes' own count, at most 1/16 too high."
@@ -213,89 +322,8 @@ fn legend(comparison: &Comparison) -> Vec<String> {
              basic 2(1+n), multi 1+n, fast n, and 1+n more with probability 0.1, epaxos 2n without and 3n with a conflict; \
              n = {n}. A model, not a measurement: compare with msg/batch."
         ),
-    ]
-}
-
-/// What went wrong, or that nothing did.
-pub(super) fn remarks(comparison: &Comparison) -> Vec<String> {
-    let mut lines = Vec::new();
-    if comparison.interrupted {
-        lines.push("INTERRUPTED: what is missing was not measured.".to_owned());
-    }
-    for entry in &comparison.protocols {
-        for (number, round) in (1..).zip(&entry.rounds) {
-            let label = match entry.rounds.len() {
-                1 => entry.label.clone(),
-                _ => format!("{}, round {number}", entry.label),
-            };
-            let _: usize = number;
-            let counts = &round.run.counts;
-            let audit = match &round.run.audit {
-                Some(verdict) => format!("acknowledged writes read back: {verdict}"),
-                None => "acknowledged writes NOT read back: values are too small for a tag".to_owned(),
-            };
-            let state = match &round.digests {
-                Agreement::Equal => format!("{} nodes with equal digests", comparison.replicas),
-                Agreement::Different(difference) => format!("DIFFERENT STATES: {difference}"),
-                Agreement::Untold => "DIGESTS NOT TOLD by some node".to_owned(),
-            };
-            lines.push(format!(
-                "{label}: {} errors, {} unknown outcomes; {state}; {audit}.",
-                counts.refused,
-                counts.lost + counts.unanswered
-            ));
-            if counts.dropped > 0 {
-                lines.push(format!("  {} commands were due and never sent", counts.dropped));
-            }
-            let bounds = round.run.waited().map(|waited| waited.bounds()).unwrap_or_default();
-            if !bounds.is_empty() {
-                lines.push(format!(
-                    "  LOWER BOUNDS: {} would be longer, since some commands had no success",
-                    bounds.join(", ")
-                ));
-            }
-            lines.extend(round.run.errors.iter().map(|(text, count)| format!("  {count} x {text}")));
-            if let Some(verdict) = &round.run.audit {
-                lines.extend(verdict.violations.iter().take(5).map(|text| format!("  AUDIT: {text}")));
-                lines.extend(verdict.unread.iter().map(|text| format!("  AUDIT INCOMPLETE: {text}")));
-            }
-            if let Some(reason) = &round.run.no_verdict {
-                lines.push(format!("  NO VERDICT, the client may have been the limit: {reason}"));
-            }
-            if comparison.batch == 1 && round.window.batch_fill.is_some_and(|fill| fill > 1.0) {
-                lines.push("  NOT UNBATCHED: the nodes put several commands into a batch".to_owned());
-            }
-            if let Some(offered) = round.run.offered
-                && round.window.throughput < OFFERED_MIN * offered
-            {
-                lines.push(format!(
-                    "  {} of {} commands/s were answered: the rate is beyond what this protocol takes here",
-                    short(round.window.throughput),
-                    short(offered)
-                ));
-            }
-            if !round.is_counted() {
-                let reasons = round.counters_missing.join("; ");
-                let reasons = if reasons.is_empty() { "no node told any" } else { &reasons };
-                lines.push(format!("  COUNTERS NOT KNOWN: {reasons}"));
-            }
-        }
-        match (&entry.failure, entry.rounds.is_empty()) {
-            (Some(failure), true) => {
-                lines.push(format!("{}: NOT MEASURED: {}", entry.label, indented(failure)));
-            }
-            (Some(failure), false) => {
-                lines.push(format!("{}: LATER ROUNDS FAILED: {}", entry.label, indented(failure)));
-            }
-            (None, _) => {}
-        }
-    }
+    ]);
     lines
-}
-
-/// A text of several lines, each but the first set in.
-fn indented(text: &str) -> String {
-    text.trim_end().replace('\n', "\n  ")
 }
 
 /// Appends `text` and a line end, broken at spaces before `width` columns; lines after the first are set in by `indent`.

@@ -1,3 +1,4 @@
+use super::figures::Figures;
 use super::*;
 use crate::record::Counts;
 use crate::report::Quantiles;
@@ -19,7 +20,7 @@ fn info(commands: u64, extra: &str) -> Option<Snapshot> {
 }
 
 fn run(throughput: f64) -> Run {
-    let p50 = (2e12 / throughput) as u64;
+    let p50 = (2e12 / throughput.max(1.0)) as u64;
     Run {
         name: "closed loop, set=100".to_owned(),
         concurrency: "24 x 128".to_owned(),
@@ -50,15 +51,15 @@ fn measured(protocol: ProtocolKind, throughput: f64, extra: [&str; 2]) -> Measur
 fn comparison() -> Comparison {
     use ProtocolKind::{Basic, Epaxos, Fast, Multi};
     let mut entries = entries(&[Basic, Multi, Fast, Epaxos], 3);
-    entries[0].rounds = vec![measured(Basic, 41_234.0, ["counter_duels:5", "counter_duels:405"])];
-    entries[1].rounds = vec![measured(Multi, 183_246.0, ["", ""])];
+    entries[0].main.rounds = vec![measured(Basic, 41_234.0, ["counter_duels:5", "counter_duels:405"])];
+    entries[1].main.rounds = vec![measured(Multi, 183_246.0, ["", ""])];
     entries[2].failure =
         Some("node 1 ended by itself (exit status: 78); its last words:\n  error: no".to_owned());
     let told = [
         "counter_fast_commits:10\ncounter_slow_commits:0\ncounter_conflicts:0\ncounter_component_max:1",
         "counter_fast_commits:910\ncounter_slow_commits:100\ncounter_conflicts:37\ncounter_component_max:4",
     ];
-    entries[3].rounds = vec![measured(Epaxos, 131_072.0, told)];
+    entries[3].main.rounds = vec![measured(Epaxos, 131_072.0, told)];
     Comparison {
         schema: SCHEMA.to_owned(),
         title: "panch-loadgen compare: 3 replicas".to_owned(),
@@ -79,14 +80,53 @@ fn rounds() -> Comparison {
     let kinds = [ProtocolKind::Basic, ProtocolKind::Multi];
     let throughputs = [[40_000.0, 38_500.0], [150_000.0, 190_000.0]];
     for ((entry, protocol), throughputs) in comparison.protocols.iter_mut().zip(kinds).zip(throughputs) {
-        entry.rounds.extend(throughputs.map(|throughput| measured(protocol, throughput, ["", ""])));
+        entry.main.rounds.extend(throughputs.map(|throughput| measured(protocol, throughput, ["", ""])));
     }
-    let bad = &mut comparison.protocols[1].rounds[2];
+    let bad = &mut comparison.protocols[1].main.rounds[2];
     bad.run.counts.lost = 7;
     bad.run.errors = vec![("connection reset".to_owned(), 1)];
     bad.run = bad.run.clone().judged();
     bad.digests = Agreement::Different("group_0: digest 1 on node 1, 2 on node 3".to_owned());
     comparison.judged()
+}
+
+/// The same, and then at equal load, with the first round of Multi-Paxos beyond doubt and the second not.
+fn at_equal_load() -> Comparison {
+    let mut comparison = rounds();
+    comparison.equal_load = comparison.part_of_slowest(0.5);
+    let rate = comparison.equal_load.as_ref().unwrap().rate;
+    for (entry, protocol) in comparison.protocols.iter_mut().zip([ProtocolKind::Basic, ProtocolKind::Multi]) {
+        entry.equal_load.rounds = [1, 2, 4]
+            .map(|times| {
+                let mut measured = measured(protocol, rate, ["", ""]);
+                measured.run = open(rate, times * 1_000_000);
+                measured.window = Figures {
+                    throughput: rate,
+                    lower_bounds: [figures::LATENCY_P99, figures::LATENCY_P999]
+                        .into_iter()
+                        .filter(|_| times == 4)
+                        .map(str::to_owned)
+                        .collect(),
+                    latency_p50: Some(times * 1_000_000),
+                    latency_p99: Some(times * 3_000_000),
+                    latency_p999: Some(times * 10_000_000),
+                    ..measured.window
+                };
+                measured
+            })
+            .into();
+    }
+    let doubtful = &mut comparison.protocols[1].equal_load.rounds[1].run;
+    doubtful.lag = doubtful.response;
+    *doubtful = doubtful.clone().judged();
+    comparison.judged()
+}
+
+fn open(rate: f64, p50: u64) -> Run {
+    let closed = run(rate);
+    let quantiles =
+        Quantiles { p50, p90: p50 * 2, p99: p50 * 3, p999: p50 * 10, max: p50 * 20, bounds_from: None };
+    Run { offered: Some(rate), response: Some(quantiles), ..closed }.judged()
 }
 
 fn widest(text: &str) -> usize {
@@ -102,7 +142,7 @@ fn a_wide_terminal_gets_one_table() {
 
 #[test]
 fn a_narrow_terminal_gets_three_tables_and_rounds_their_ranges() {
-    let text = table::render(&rounds(), table::WIDE - 1, false);
+    let text = table::render(&at_equal_load(), table::WIDE - 1, false);
     assert_eq!(text, include_str!("../../testdata/compare_narrow.txt"), "\n{text}");
     assert!(widest(&text) <= table::NARROW);
 }
@@ -116,6 +156,9 @@ fn large_figures_fit_too() {
         latency_p50: Some(99_999_000_000),
         latency_p99: Some(99_999_000_000),
         latency_p999: Some(99_999_000_000),
+        lower_bounds: [figures::LATENCY_P50, figures::LATENCY_P99, figures::LATENCY_P999]
+            .map(str::to_owned)
+            .into(),
         commit_p50: Some(99_999_000_000),
         commit_p99: Some(99_999_000_000),
         commit_p999: Some(99_999_000_000),
@@ -137,9 +180,11 @@ fn large_figures_fit_too() {
     let mut comparison = comparison();
     comparison.replicas = 9;
     for entry in &mut comparison.protocols {
-        for round in &mut entry.rounds {
+        for round in &mut entry.main.rounds {
             round.window = figures.clone();
         }
+        entry.main.summarize();
+        (entry.aa_ratio, entry.within_noise) = (Some(99.99), Some(true));
     }
     let wide = table::render(&comparison, table::WIDE, false);
     let narrow = table::render(&comparison, 80, false);
@@ -189,7 +234,7 @@ fn a_node_that_did_not_tell_its_counters_leaves_no_sum_of_the_others() {
     assert!(!silent.is_counted() && !silent.is_clean());
     assert_eq!((silent.window.batch_fill, silent.window.cpu_per_million), (None, None));
     let mut comparison = comparison();
-    comparison.protocols[1].rounds = vec![silent];
+    comparison.protocols[1].main.rounds = vec![silent];
     let text = table::render(&comparison.judged(), table::WIDE, false);
     assert!(text.contains("COUNTERS NOT KNOWN: server 2 did not tell its counters after the run"), "{text}");
     assert_eq!(
@@ -214,17 +259,116 @@ fn the_model_is_the_documents_own() {
 fn ratios_are_of_the_same_round_and_medians_of_the_ratios() {
     let comparison = rounds();
     let ratios = |index: usize| -> Vec<Option<f64>> {
-        comparison.protocols[index].rounds.iter().map(|round| round.window.to_multi).collect()
+        comparison.protocols[index].main.rounds.iter().map(|round| round.window.to_multi).collect()
     };
     assert_eq!(ratios(1), [Some(1.0), Some(1.0), Some(1.0)]);
     assert_eq!(ratios(0)[1], Some(40.0 / 150.0));
-    let spread = figures::Spread::of([3.0, 1.0, 2.0, 10.0]).unwrap();
-    assert_eq!((spread.median, spread.least, spread.most), (2.5, 1.0, 10.0));
-    assert_eq!(figures::Spread::of([]), None);
-    let mut alone = entries(&[ProtocolKind::Basic], 3);
-    alone[0].rounds = vec![measured(ProtocolKind::Basic, 1e4, ["", ""])];
-    relate(&mut alone);
-    assert_eq!(alone[0].rounds[0].window.to_multi, None);
+    let medians = |index: usize| comparison.protocols[index].main.median.as_ref().unwrap();
+    // 41.234 of 183.246, 40 of 150 and 38.5 of 190 thousand.
+    assert_eq!(medians(0).to_multi, Some(41_234.0 / 183_246.0));
+    assert_eq!((medians(0).throughput, medians(1).throughput), (40_000.0, 183_246.0));
+}
+
+#[test]
+fn medians_and_ranges_that_rest_on_bounds_are_marked() {
+    let text = table::render(&at_equal_load(), table::WIDE, false);
+    assert!(text.contains("┆ 1.00 - 4.00 ┆ 3.00 - >=12.0 ┆"), "{text}");
+}
+
+/// Comparisons of these protocols, each with so many rounds of this throughput.
+fn of_rounds(all: &[(ProtocolKind, &[f64])]) -> Comparison {
+    let kinds: Vec<ProtocolKind> = all.iter().map(|(protocol, _)| *protocol).collect();
+    let mut protocols = entries(&kinds, 3);
+    for (entry, (protocol, throughputs)) in protocols.iter_mut().zip(all) {
+        entry.main.rounds =
+            throughputs.iter().map(|throughput| measured(*protocol, *throughput, ["", ""])).collect();
+    }
+    Comparison { replicas: 3, batch: 100, protocols, ..Comparison::default() }.judged()
+}
+
+#[test]
+fn a_ratio_that_repeats_of_the_same_protocol_have_as_well_is_marked() {
+    use ProtocolKind::{Basic, Epaxos, Multi};
+    let comparison = of_rounds(&[
+        (Basic, &[50_000.0, 51_000.0, 50_000.0]),
+        (Multi, &[100_000.0, 120_000.0, 110_000.0]),
+        (Epaxos, &[90_000.0, 110_000.0, 99_000.0]),
+    ]);
+    let noise: Vec<_> =
+        comparison.protocols.iter().map(|entry| (entry.aa_ratio.unwrap(), entry.within_noise)).collect();
+    assert_eq!(noise, [(1.02, Some(false)), (1.2, None), (110.0 / 90.0, Some(true))]);
+    let text = table::render(&comparison, table::NARROW, false);
+    for row in [
+        "│ basic    ┆  50.0 ┆  0.45 ┆  1.02 ┆",
+        "│ multi    ┆ 110.0 ┆  1.00 ┆  1.20 ┆",
+        "│ epaxos   ┆  99.0 ┆ ~0.90 ┆  1.22 ┆",
+    ] {
+        assert!(text.contains(row), "{row} is missing in {text}");
+    }
+    assert!(text.contains("~: neither") && !text.contains("NOISE NOT KNOWN"), "{text}");
+    // The same protocol twice, once each: that is noise too, and a ratio within it.
+    let same = of_rounds(&[(Multi, &[100_000.0]), (Multi, &[80_000.0])]);
+    assert_eq!(same.protocols[0].aa_ratio, Some(1.25));
+    assert_eq!((same.protocols[0].within_noise, same.protocols[1].within_noise), (None, Some(true)));
+    let once = of_rounds(&[(Multi, &[100_000.0]), (Basic, &[80_000.0])]);
+    assert_eq!((once.protocols[0].aa_ratio, once.protocols[1].within_noise), (None, None));
+    let text = table::render(&once, table::NARROW, false);
+    assert!(text.contains("NOISE NOT KNOWN") && text.contains("multi") && !text.contains("A/A"), "{text}");
+}
+
+#[test]
+fn ratios_to_multi_are_left_out_where_they_mean_nothing() {
+    use ProtocolKind::{Basic, Fast, FastDirect, Multi};
+    let once: &[f64] = &[1e5];
+    for all in [
+        &[(Basic, once)][..],
+        &[(Multi, once)],
+        &[(Fast, once), (FastDirect, once)],
+        &[(Multi, &[]), (Basic, once)],
+    ] {
+        let comparison = of_rounds(all);
+        assert!(!comparison.has_ratios(), "{all:?}");
+        let text = table::render(&comparison, table::NARROW, false);
+        assert!(!text.contains("multi ┆") && !text.contains("to multi") && !text.contains("NOISE"), "{text}");
+    }
+    // At the rate of an open loop all do the same.
+    let mut open_loop = of_rounds(&[(Multi, once), (Basic, once)]);
+    assert!(open_loop.has_ratios());
+    for entry in &mut open_loop.protocols {
+        entry.main.rounds[0] = Measured { run: open(1e5, 1_000), ..Measured::default() };
+    }
+    assert!(!open_loop.judged().has_ratios());
+}
+
+#[test]
+fn all_are_offered_the_same_part_of_what_the_slowest_did() {
+    let load = rounds().part_of_slowest(0.5).unwrap();
+    assert_eq!((load.rate, load.slowest.as_str(), load.part_of_slowest), (20_000.0, "basic", 0.5));
+    // Whoever failed is not the slowest, nor is who did nothing.
+    let mut comparison = rounds();
+    comparison.protocols[0].failure = Some("gone".to_owned());
+    assert_eq!(comparison.part_of_slowest(0.5).unwrap().slowest, "epaxos");
+    let nothing = of_rounds(&[(ProtocolKind::Multi, &[0.0])]);
+    assert_eq!(nothing.part_of_slowest(0.5), None);
+    assert_eq!(of_rounds(&[(ProtocolKind::Multi, &[1.0])]).part_of_slowest(0.5).unwrap().rate, 1.0);
+}
+
+#[test]
+fn what_is_said_of_every_round_is_said_once() {
+    let remarks = at_equal_load().remarks;
+    let of = |start: &str| remarks.iter().filter(|line| line.starts_with(start)).count();
+    assert_eq!(
+        (of("basic, rounds 1 to 3: 0 errors"), of("multi, rounds 1 to 2: "), of("multi, round 3: ")),
+        (1, 1, 1)
+    );
+    assert_eq!(of("basic at equal load, rounds 1 to 3: 0 errors"), 1);
+    for round in 1..=3 {
+        assert_eq!(of(&format!("multi at equal load, round {round}: ")), 1);
+    }
+    assert_eq!(
+        of("  NO VERDICT, the client may have been the limit: the load generator was more than 6.00 ms late"),
+        1
+    );
 }
 
 #[test]
@@ -269,9 +413,9 @@ fn a_comparison_is_clean_only_if_everything_was_measured_and_agreed() {
     assert!(is_clean(whole.clone()));
     assert!(!is_clean(Comparison { interrupted: true, ..whole.clone() }));
     let mut different = whole.clone();
-    different.protocols[0].rounds[0].digests = Agreement::Untold;
+    different.protocols[0].main.rounds[0].digests = Agreement::Untold;
     assert!(!is_clean(different));
-    let run = &mut whole.protocols[0].rounds[0].run;
+    let run = &mut whole.protocols[0].main.rounds[0].run;
     run.counts.refused = 1;
     *run = run.clone().judged();
     assert!(!is_clean(whole));
@@ -289,6 +433,9 @@ fn programs_get_every_round_and_every_counter() {
         r#""digests":"group_0: digest 1 on node 1, 2 on node 3""#,
         r#""failure":"node 1 ended by itself (exit status: 78); its last words:\n  error: no""#,
         r#""service_ns":{"p50":"#,
+        r#""throughput_aa_ratio":1.2666666666666666,"throughput_to_multi_within_noise":null,"median":{"throughput_per_second":183246.0,"#,
+        r#""min":{"throughput_per_second":38500.0,"#,
+        r#""max":{"throughput_per_second":190000.0,"#,
     ] {
         assert!(text.contains(part), "{part} is missing in {text}");
     }
@@ -297,7 +444,8 @@ fn programs_get_every_round_and_every_counter() {
 
 #[test]
 fn what_is_written_is_read_back_equal() {
-    let mut comparison = rounds();
-    comparison.protocols[0].rounds[0].digests = Agreement::Untold;
+    let mut comparison = at_equal_load();
+    comparison.order_seed = Some(u64::MAX);
+    comparison.protocols[0].main.rounds[0].digests = Agreement::Untold;
     assert_eq!(serde_json::from_str::<Comparison>(&crate::json::render(&comparison)).unwrap(), comparison);
 }

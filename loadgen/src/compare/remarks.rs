@@ -1,0 +1,114 @@
+//! What has to be said about the numbers: for each run what went wrong, or that nothing did.
+
+use super::comparison::{Agreement, Comparison, Measured, Series};
+use crate::quantity::short;
+
+/// How many findings of an audit are shown; all are in the JSON.
+const VIOLATIONS_SHOWN: usize = 5;
+
+/// All remarks, a line each.
+pub(super) fn of(comparison: &Comparison) -> Vec<String> {
+    let mut lines = Vec::new();
+    if comparison.interrupted {
+        lines.push("INTERRUPTED: what is missing was not measured.".to_owned());
+    }
+    if comparison.has_ratios() && comparison.protocols.iter().all(|entry| entry.within_noise.is_none()) {
+        lines.push(
+            "NOISE NOT KNOWN: of protocols that ran once, nothing tells which part of a ratio is chance; see --repeat."
+                .to_owned(),
+        );
+    }
+    for entry in &comparison.protocols {
+        for (suffix, series) in entry.series() {
+            lines.extend(series_lines(comparison, &format!("{}{suffix}", entry.label), series));
+        }
+        match (&entry.failure, entry.main.rounds.is_empty()) {
+            (Some(failure), true) => {
+                lines.push(format!("{}: NOT MEASURED: {}", entry.label, indented(failure)));
+            }
+            (Some(failure), false) => {
+                lines.push(format!("{}: LATER ROUNDS FAILED: {}", entry.label, indented(failure)));
+            }
+            (None, _) => {}
+        }
+    }
+    lines
+}
+
+/// What is said of a series; rounds one after the other of which the same is to be said are said once.
+fn series_lines(comparison: &Comparison, label: &str, series: &Series) -> Vec<String> {
+    let rounds: Vec<Vec<String>> = series.rounds.iter().map(|round| round_lines(comparison, round)).collect();
+    let mut lines = Vec::new();
+    let mut first = 1;
+    for same in rounds.chunk_by(|one, other| one == other) {
+        let last = first + same.len() - 1;
+        let which = match (rounds.len(), first == last) {
+            (1, _) => label.to_owned(),
+            (_, true) => format!("{label}, round {first}"),
+            (_, false) => format!("{label}, rounds {first} to {last}"),
+        };
+        let mut told = same[0].iter();
+        lines.extend(told.next().map(|line| format!("{which}: {line}")));
+        lines.extend(told.map(|line| format!("  {line}")));
+        first = last + 1;
+    }
+    lines
+}
+
+/// What is said of one run: how it went, and then whatever makes its numbers doubtful.
+fn round_lines(comparison: &Comparison, round: &Measured) -> Vec<String> {
+    let counts = &round.run.counts;
+    let audit = match &round.run.audit {
+        Some(verdict) => format!("acknowledged writes read back: {verdict}"),
+        None => "acknowledged writes NOT read back: values are too small for a tag".to_owned(),
+    };
+    let state = match &round.digests {
+        Agreement::Equal => format!("{} nodes with equal digests", comparison.replicas),
+        Agreement::Different(difference) => format!("DIFFERENT STATES: {difference}"),
+        Agreement::Untold => "DIGESTS NOT TOLD by some node".to_owned(),
+    };
+    let mut lines = vec![format!(
+        "{} errors, {} unknown outcomes; {state}; {audit}.",
+        counts.refused,
+        counts.lost + counts.unanswered
+    )];
+    if counts.dropped > 0 {
+        lines.push(format!("{} commands were due and never sent", counts.dropped));
+    }
+    let bounds = round.run.waited().map(|waited| waited.bounds()).unwrap_or_default();
+    if !bounds.is_empty() {
+        lines.push(format!(
+            "LOWER BOUNDS: {} would be longer, since some commands had no success",
+            bounds.join(", ")
+        ));
+    }
+    lines.extend(round.run.errors.iter().map(|(text, count)| format!("{count} x {text}")));
+    if let Some(verdict) = &round.run.audit {
+        let shown = verdict.violations.iter().take(VIOLATIONS_SHOWN);
+        lines.extend(shown.map(|text| format!("AUDIT: {text}")));
+        lines.extend(verdict.unread.iter().map(|text| format!("AUDIT INCOMPLETE: {text}")));
+    }
+    if let Some(reason) = &round.run.no_verdict {
+        lines.push(format!("NO VERDICT, the client may have been the limit: {reason}"));
+    }
+    if comparison.batch == 1 && round.window.batch_fill.is_some_and(|fill| fill > 1.0) {
+        lines.push("NOT UNBATCHED: the nodes put several commands into a batch".to_owned());
+    }
+    if let Some(offered) = round.run.unanswered_rate() {
+        let is_servers = round.run.is_servers_limit();
+        let reason = if is_servers { ": the rate is beyond what this protocol takes here" } else { "" };
+        let answered = short(round.run.throughput);
+        lines.push(format!("{answered} of {} commands/s were answered{reason}", short(offered)));
+    }
+    if !round.is_counted() {
+        let reasons = round.counters_missing.join("; ");
+        let reasons = if reasons.is_empty() { "no node told any" } else { &reasons };
+        lines.push(format!("COUNTERS NOT KNOWN: {reasons}"));
+    }
+    lines
+}
+
+/// A text of several lines, each but the first set in.
+fn indented(text: &str) -> String {
+    text.trim_end().replace('\n', "\n  ")
+}
