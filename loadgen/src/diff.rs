@@ -304,8 +304,14 @@ fn remarks(a: &Side, b: &Side) -> Vec<String> {
             if !rounds.is_clean() {
                 lines.push(format!("{letter}: `{name}` was not clean."));
             }
-            let reasons = rounds.0.iter().filter_map(|run| run.no_verdict.as_ref());
-            lines.extend(reasons.map(|reason| format!("{letter}: NO VERDICT for `{name}`: {reason}.")));
+            let reasons: Vec<&String> = rounds.0.iter().filter_map(|run| run.no_verdict.as_ref()).collect();
+            if let Some(reason) = reasons.first() {
+                let which = match rounds.0.len() {
+                    1 => String::new(),
+                    all => format!(" in {} of {all} rounds", reasons.len()),
+                };
+                lines.push(format!("{letter}: NO VERDICT for `{name}`{which}: {reason}."));
+            }
         }
     }
     let (mut one, mut other) = (a.facts(), b.facts());
@@ -472,7 +478,14 @@ mod tests {
         assert_eq!(cells(&text, 0), ["multi", "throughput, commands/s", "200", "500", "2.500"]);
         assert_eq!(cells(&text, 1), ["", "service time p50", "200 us", "200 us", "1.000"]);
         assert_eq!(cells(&text, 2), ["", "service time p99", "600 us", "600 us", "1.000"]);
-        assert!(text.contains("A shows medians of up to 3 rounds."), "{text}");
+        assert!(
+            text.contains("A shows medians of up to 3 rounds.") && !text.contains("NO VERDICT"),
+            "{text}"
+        );
+        let mut doubtful = a.clone();
+        doubtful.measured[0].1.0[1].no_verdict = Some("late".to_owned());
+        let text = render(&doubtful, &a);
+        assert!(text.contains("A: NO VERDICT for `multi` in 1 of 3 rounds: late."), "{text}");
     }
 
     #[test]

@@ -129,6 +129,11 @@ impl Series {
         self.rounds.iter().all(Measured::is_clean)
     }
 
+    /// In how many rounds the client may have been the limit.
+    pub fn without_verdict(&self) -> usize {
+        self.rounds.iter().filter(|round| round.run.no_verdict.is_some()).count()
+    }
+
     pub(super) fn summarize(&mut self) {
         let windows: Vec<&Figures> = self.rounds.iter().map(|round| &round.window).collect();
         self.median = Figures::of_rounds(&windows, |spread| spread.median);

@@ -112,24 +112,22 @@ impl Figures {
             protocol == ProtocolKind::Epaxos,
         );
         let waited = run.waited();
-        let latency = |part: fn(&Quantiles) -> u64| waited.as_ref().map(part);
-        let parts: [(&str, fn(&Quantiles) -> u64); 3] =
-            [(LATENCY_P50, |q| q.p50), (LATENCY_P99, |q| q.p99), (LATENCY_P999, |q| q.p999)];
-        let is_bound =
-            |part: fn(&Quantiles) -> u64| waited.is_some_and(|waited| waited.is_bound(part(&waited)));
+        let mut lower_bounds = Vec::new();
+        let mut latency = |name: &str, part: fn(&Quantiles) -> u64| {
+            let waited = waited?;
+            let value = part(&waited);
+            lower_bounds.extend(waited.is_bound(value).then(|| name.to_owned()));
+            Some(value)
+        };
         let nanos =
             |name: &str, quantile| window.quantile(name, quantile).map(|micros| micros.saturating_mul(1_000));
         Self {
             throughput: run.throughput,
             to_multi: None,
-            latency_p50: latency(|quantiles| quantiles.p50),
-            latency_p99: latency(|quantiles| quantiles.p99),
-            latency_p999: latency(|quantiles| quantiles.p999),
-            lower_bounds: parts
-                .iter()
-                .filter(|(_, part)| is_bound(*part))
-                .map(|(name, _)| (*name).to_owned())
-                .collect(),
+            latency_p50: latency(LATENCY_P50, |quantiles| quantiles.p50),
+            latency_p99: latency(LATENCY_P99, |quantiles| quantiles.p99),
+            latency_p999: latency(LATENCY_P999, |quantiles| quantiles.p999),
+            lower_bounds,
             commit_p50: nanos("commit_us", 0.5),
             commit_p99: nanos("commit_us", 0.99),
             commit_p999: nanos("commit_us", 0.999),

@@ -10,7 +10,7 @@ use super::figures::{Figures, LATENCY_P50, LATENCY_P99, LATENCY_P999};
 use crate::quantity::short;
 
 /// Columns of text that the table in one piece needs.
-pub const WIDE: usize = 200;
+pub const WIDE: usize = 204;
 /// Columns of text that the narrow form needs, and that text beside it is wrapped at.
 pub const NARROW: usize = 96;
 
@@ -27,6 +27,8 @@ enum Value {
     Noise,
     /// What is calculated, not measured.
     Model,
+    /// In how many rounds the client may have been the limit.
+    NoVerdict,
 }
 
 /// A column.
@@ -76,6 +78,8 @@ const SERVICE: &[Column] = &[
     COMMIT_P999,
 ];
 
+const NO_VERDICT: Column = Column { head: "no\nverdict", value: Value::NoVerdict, has_range: false };
+
 /// How it was decided.
 const DECISIONS: &[Column] = &[
     figure_of("fast\n%", |f| f.fast_path.map(|part| part * 100.0), |number| format!("{number:.1}")),
@@ -85,7 +89,7 @@ const DECISIONS: &[Column] = &[
     figure_of("cmd\n/batch", |f| f.batch_fill, figure),
 ];
 
-/// What it cost.
+/// What it cost, and whether to believe it.
 const COST: &[Column] = &[
     figure_of("msg\n/cmd", |f| f.messages_per_command, figure),
     figure_of("msg\n/batch", |f| f.messages_per_batch, figure),
@@ -94,6 +98,7 @@ const COST: &[Column] = &[
     figure_of("logwr\n/cmd", |f| f.log_writes_per_command, figure),
     figure_of("log B\n/cmd", |f| f.log_bytes_per_command, figure),
     figure_of("CPU s\n/Mcmd", |f| f.cpu_per_million, figure),
+    NO_VERDICT,
 ];
 
 /// How well it went at equal load.
@@ -106,7 +111,7 @@ const EQUAL: &[Column] = &[
     COMMIT_P99,
     COMMIT_P999,
     figure_of("cmd\n/batch", |f| f.batch_fill, figure),
-    figure_of("CPU s\n/Mcmd", |f| f.cpu_per_million, figure),
+    NO_VERDICT,
 ];
 
 fn millis(nanos: u64) -> f64 {
@@ -143,7 +148,7 @@ impl Value {
                 of(figures).map(|nanos| format!("{mark}{}", figure(millis(nanos))))
             }
             Self::ToMulti => figures.to_multi.map(ratio),
-            Self::Noise | Self::Model => None,
+            Self::Noise | Self::Model | Self::NoVerdict => None,
         }
     }
 
@@ -152,6 +157,10 @@ impl Value {
         match self {
             Self::Noise => entry.aa_ratio.map(ratio),
             Self::Model => Some(model(entry)),
+            Self::NoVerdict => {
+                let rounds = series.rounds.len();
+                (rounds > 0).then(|| format!("{} of {rounds}", series.without_verdict()))
+            }
             _ => {
                 let text = self.of(series.median.as_ref()?)?;
                 let is_chance = matches!(self, Self::ToMulti) && entry.within_noise == Some(true);
@@ -164,9 +173,9 @@ impl Value {
 /// The whole report for a terminal of `width` columns. `color` is for terminals.
 pub fn render(comparison: &Comparison, width: usize, color: bool) -> String {
     let mut text = format!("{}\n\n", comparison.title);
-    let service: Vec<Column> =
-        SERVICE.iter().copied().filter(|column| means_something(comparison, *column)).collect();
-    let pieces = vec![service.clone(), DECISIONS.to_vec(), COST.to_vec()];
+    let service = meaningful(comparison, SERVICE, |entry| &entry.main);
+    let cost = meaningful(comparison, COST, |entry| &entry.main);
+    let pieces = vec![service.clone(), DECISIONS.to_vec(), cost];
     let is_wide = width >= WIDE;
     let width = if is_wide { WIDE } else { NARROW };
     for columns in if is_wide { vec![pieces.concat()] } else { pieces } {
@@ -180,7 +189,8 @@ pub fn render(comparison: &Comparison, width: usize, color: bool) -> String {
     if let Some(load) = &comparison.equal_load {
         text.push('\n');
         wrap(&mut text, &equal_load(load), width, 2);
-        let _ = writeln!(text, "{}", table(comparison, EQUAL, |entry| &entry.equal_load, color));
+        let columns = meaningful(comparison, EQUAL, |entry| &entry.equal_load);
+        let _ = writeln!(text, "{}", table(comparison, &columns, |entry| &entry.equal_load, color));
         if rounds > 1 {
             let _ = writeln!(text, "{}", ranges(comparison, EQUAL, |entry| &entry.equal_load));
         }
@@ -204,13 +214,20 @@ pub fn render(comparison: &Comparison, width: usize, color: bool) -> String {
     text
 }
 
-/// Whether a column of ratios, or of their noise, says anything.
-fn means_something(comparison: &Comparison, column: Column) -> bool {
-    match column.value {
+/// Those of `columns` that say anything of a series of each protocol.
+fn meaningful(comparison: &Comparison, columns: &[Column], series: fn(&Entry) -> &Series) -> Vec<Column> {
+    let entries = &comparison.protocols;
+    let says_something = |column: &&Column| match column.value {
         Value::ToMulti => comparison.has_ratios(),
-        Value::Noise => comparison.protocols.iter().any(|entry| entry.aa_ratio.is_some()),
+        Value::Noise => has_noise(comparison),
+        Value::NoVerdict => entries.iter().any(|entry| series(entry).without_verdict() > 0),
         _ => true,
-    }
+    };
+    columns.iter().filter(says_something).copied().collect()
+}
+
+fn has_noise(comparison: &Comparison) -> bool {
+    comparison.protocols.iter().any(|entry| entry.aa_ratio.is_some())
 }
 
 fn equal_load(load: &EqualLoad) -> String {
@@ -294,10 +311,17 @@ fn legend(comparison: &Comparison) -> Vec<String> {
     if comparison.has_ratios() {
         lines.push("to multi: throughput divided by that of multi in the same round.".to_owned());
     }
-    if comparison.protocols.iter().any(|entry| entry.aa_ratio.is_some()) {
+    if has_noise(comparison) {
         lines.push(
             "A/A noise: the highest throughput of all runs of this protocol divided by the lowest, which is chance and drift alone. \
              ~: neither the ratio to multi nor its inverse exceeds the larger noise of the two, so it may be no difference at all."
+                .to_owned(),
+        );
+    }
+    let mut series = comparison.protocols.iter().flat_map(Entry::series);
+    if series.any(|(_, series)| series.without_verdict() > 0) {
+        lines.push(
+            "no verdict: in so many rounds the client may have been the limit, for the reasons below."
                 .to_owned(),
         );
     }
