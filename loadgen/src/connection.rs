@@ -480,9 +480,11 @@ fn with_command(kind: OperationKind, key: &[u8], value: &[u8], work: impl FnOnce
 
 fn from_native(answer: NativeAnswer<'_>) -> Answer<'_> {
     match answer {
-        NativeAnswer::Ok | NativeAnswer::Status(_) | NativeAnswer::Array(_) | NativeAnswer::Pong => {
-            Answer::Ok
-        }
+        NativeAnswer::Ok
+        | NativeAnswer::Status(_)
+        | NativeAnswer::Array(_)
+        | NativeAnswer::Replies(_)
+        | NativeAnswer::Pong => Answer::Ok,
         NativeAnswer::Nil => Answer::Nil,
         NativeAnswer::Int(number) => Answer::Integer(number),
         NativeAnswer::Bytes(value) => Answer::Value(value),

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use panch_consensus::protocol::ProtocolKind;
 use panch_wire::batch::{BatchView, OVERHEAD};
-use panch_wire::command::{Command, CommandError, CommandKind};
+use panch_wire::command::{Command, CommandError};
 use panch_wire::frame::{Frame, FramePool};
 use panch_wire::ids::{BatchId, GroupId, ReplicaId};
 use panch_wire::rule::{Rule, holds};
@@ -116,13 +116,11 @@ fn check(
     }
     let mut value_size = 0;
     for command in view.commands() {
-        use CommandKind::{CloseSession, ExpireSessions, OpenSession};
-        let about_sessions = matches!(command.kind, OpenSession | CloseSession | ExpireSessions);
         let is_mine = match command.session {
             Some(header) => header.session == terms.session,
             None => !holds(Rule::FastDirectNeedsSession),
         };
-        if command.kind.is_read() || about_sessions || !is_mine {
+        if command.kind.is_read() || command.kind.is_about_sessions() || !is_mine {
             return Err(CommandError::Malformed);
         }
         if !terms.limits.admits(&command) {
@@ -272,7 +270,7 @@ impl Flights {
 mod tests {
     use super::*;
     use panch_wire::batch::BatchWriter;
-    use panch_wire::command::SessionHeader;
+    use panch_wire::command::{CommandKind, SessionHeader};
     use panch_wire::frame::FramePool;
     use panch_wire::routing::Routing;
 

@@ -5,6 +5,7 @@
 
 pub(crate) mod digest;
 mod entry;
+mod exec;
 mod index;
 mod number;
 mod slab;
@@ -86,7 +87,7 @@ impl Kv {
             CommandKind::Type => {
                 Reply::Status(if self.value(command.key).is_some() { "string" } else { "none" })
             }
-            CommandKind::MGet => self.values(command.value, scratch),
+            CommandKind::MGet => self.values(command.value, self.reply_size_max, scratch),
             CommandKind::Exists => {
                 let present = list::items(command.value).filter(|key| self.value(key).is_some());
                 Reply::Int(present.count() as i64)
@@ -134,6 +135,7 @@ impl Kv {
             }
             CommandKind::CompareAndSet => self.compare_and_set(key, value),
             CommandKind::Transaction => self.transact(value),
+            CommandKind::Exec => self.execute(value, scratch),
             _ => MALFORMED,
         }
     }
@@ -271,15 +273,21 @@ impl Kv {
         }
     }
 
-    fn values<'a>(&self, keys: &[u8], scratch: &'a mut Vec<u8>) -> Reply<'a> {
-        scratch.clear();
+    /// The values of all these keys; refused, before anything is copied, if they do not fit into `room` bytes.
+    fn values<'a>(&self, keys: &[u8], room: usize, scratch: &'a mut Vec<u8>) -> Reply<'a> {
+        let item_len = |value: Option<&[u8]>| 1 + value.map_or(0, <[u8]>::len);
+        let mut size = 0;
         for key in list::items(keys) {
-            let value = self.value(key);
-            let item_len = 1 + value.map_or(0, <[u8]>::len);
-            if scratch.len() + 4 + item_len > self.reply_size_max {
+            size += 4 + item_len(self.value(key));
+            if size > room {
                 return TOO_LARGE;
             }
-            scratch.extend_from_slice(&(item_len as u32).to_le_bytes());
+        }
+        scratch.clear();
+        scratch.reserve(size);
+        for key in list::items(keys) {
+            let value = self.value(key);
+            scratch.extend_from_slice(&(item_len(value) as u32).to_le_bytes());
             scratch.push(u8::from(value.is_some()));
             scratch.extend_from_slice(value.unwrap_or_default());
         }

@@ -298,6 +298,7 @@ pub(crate) fn reply_at(bytes: &[u8], at: usize) -> Option<(RemoteReply<'_>, usiz
         Answer::Bytes(bytes) => Reply::Bytes(bytes),
         Answer::Array(items) => Reply::Array(items),
         Answer::Error(error) => Reply::Error(error),
+        Answer::Replies(items) => Reply::Replies(items),
         // Constant texts that the state machine answers with.
         Answer::Status("string") => Reply::Status("string"),
         Answer::Status(_) => Reply::Status("none"),
@@ -441,10 +442,13 @@ mod tests {
         let commit = Commit { position: Position { row: 2, number: 5 }, stamp: 8 };
         push_reply(&mut bytes, tokens[0], Reply::Bytes(b"value"), None);
         push_reply(&mut bytes, tokens[1], Reply::Status("string"), Some(&commit));
+        push_reply(&mut bytes, tokens[0], Reply::Replies(b"items"), None);
         let (first, at) = reply_at(&bytes, 0).unwrap();
         assert_eq!((first.to, first.reply, first.commit), (tokens[0], Reply::Bytes(b"value"), None));
         let (second, at) = reply_at(&bytes, at).unwrap();
         assert_eq!((second.to, second.reply), (tokens[1], Reply::Status("string")));
-        assert_eq!((second.commit, at), (Some(commit), bytes.len()));
+        assert_eq!(second.commit, Some(commit));
+        let (third, at) = reply_at(&bytes, at).unwrap();
+        assert_eq!((third.reply, at), (Reply::Replies(b"items"), bytes.len()));
     }
 }

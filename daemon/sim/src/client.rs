@@ -321,6 +321,10 @@ impl Clients {
                     coverage.many += 1;
                     let is_transaction = matches!(action, ManyAction::Transaction { .. });
                     coverage.transactions += u64::from(is_transaction && answer == Answer::Number(1));
+                    if let ManyAction::Exec { .. } = action {
+                        let is_done = matches!(answer, Answer::Replies(_));
+                        *(if is_done { &mut coverage.execs } else { &mut coverage.failed_execs }) += 1;
+                    }
                 }
                 self.record(index, moments, &part, answer.clone(), invariants);
                 let client = &mut self.list[index];

@@ -205,6 +205,10 @@ coverage! {
     many: true,
     /// Transactions whose conditions held.
     transactions: true,
+    /// Commands that hold several, whose conditions held.
+    execs: true,
+    /// Commands that hold several, of which a condition did not hold.
+    failed_execs: true,
     /// Families of keys checked as one object.
     families: true,
 }

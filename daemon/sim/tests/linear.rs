@@ -1,7 +1,7 @@
 //! The checker on histories whose verdict is known.
 
 use panch_sim::linear::register::{Action, Answer, Bytes, KeyOperation, Register, check_key};
-use panch_sim::linear::store::{History, ManyAction, ManyOperation, Store, StoreOperation};
+use panch_sim::linear::store::{Held, History, ManyAction, ManyOperation, Store, StoreOperation};
 use panch_sim::linear::{Model, Timed, Verdict, check};
 
 /// What the keys of a store hold.
@@ -318,6 +318,48 @@ fn every_action_on_several_keys_has_its_answers() {
     begin().many(16, 17, swap(None, Some("4")), 0).bad("if a=nil b=nil then b=4 c=4 -> 0");
 }
 
+#[test]
+fn commands_that_are_held_by_one_take_effect_at_one_moment_and_in_their_order() {
+    let exec = |seen: Option<&str>| ManyAction::Exec {
+        conditions: vec![(bytes("a"), seen.map(bytes))],
+        held: vec![
+            Held::One(bytes("b"), Action::GetSet(bytes("1"))),
+            Held::Many(ManyAction::Read(vec![bytes("a"), bytes("b")])),
+            Held::One(bytes("a"), Action::Set(bytes("2"))),
+            Held::One(bytes("b"), Action::Increment(1)),
+        ],
+    };
+    let answers = |a: Option<&str>, b: Option<&str>| {
+        Answer::Replies(vec![
+            Answer::Value(b.map(bytes)),
+            Answer::Values(vec![a.map(bytes), Some(bytes("1"))]),
+            Answer::Done,
+            Answer::Number(2),
+        ])
+    };
+    let run = |mut history: Families, (invoked, returned), seen, answer| {
+        history.0.push_many(invoked, Some(returned), exec(seen), Some(answer));
+        history
+    };
+    let first = || run(Families::default(), (0, 9), None, answers(None, None));
+    first().read(10, 11, &[("a", Some("2")), ("b", Some("2"))]).good();
+    first().read(1, 2, &[("a", Some("2")), ("b", Some("1"))]).bad("mget a b -> [2, 1]");
+    let again = || run(first(), (10, 11), Some("2"), answers(Some("2"), Some("2")));
+    again().one("b", get(12, 13, Some("2"))).good();
+    run(again(), (14, 15), None, Answer::Value(None)).good();
+    run(again(), (14, 15), Some("2"), Answer::Value(None)).bad("exec if a=2 then (b: getset 1)");
+    run(first(), (10, 11), Some("2"), answers(Some("2"), Some("1"))).bad("exec if a=2");
+    // One that was lost may have done everything, or nothing.
+    for (a, b) in [(None, None), (Some("2"), Some("2"))] {
+        let mut lost = Families::default();
+        lost.0.push_many(0, None, exec(None), None);
+        lost.read(20, 21, &[("a", a), ("b", b)]).good();
+    }
+    let mut lost = Families::default();
+    lost.0.push_many(0, None, exec(None), None);
+    lost.read(20, 21, &[("a", None), ("b", Some("2"))]).bad("mget a b -> [nil, 2]");
+}
+
 /// What would have changed nothing at an earlier moment, where it was possible as well, is what changes something later.
 #[test]
 fn what_changes_nothing_now_may_have_to_change_something_later() {
@@ -373,7 +415,7 @@ fn the_search_finds_what_trying_all_orders_finds() {
             let single = |action, answer| {
                 StoreOperation::One(one.clone(), KeyOperation { action, answer: is_known.then_some(answer) })
             };
-            let operation = match draw(8) {
+            let operation = match draw(9) {
                 0 => many(ManyAction::Read(vec![one, other]), Answer::Values(vec![first, second])),
                 1 => many(ManyAction::Set(vec![(one, written.clone()), (other, written)]), Answer::Done),
                 2 => many(ManyAction::Delete(vec![one]), Answer::Number(done)),
@@ -383,6 +425,19 @@ fn the_search_finds_what_trying_all_orders_finds() {
                         writes: vec![(other, second)],
                     };
                     many(action, Answer::Number(done))
+                }
+                8 => {
+                    let held = vec![
+                        Held::One(other.clone(), Action::GetSet(written)),
+                        Held::Many(ManyAction::Read(vec![one.clone(), other.clone()])),
+                    ];
+                    let values = Answer::Values(vec![first.clone(), Some(bytes("1"))]);
+                    let answer = if done == 1 {
+                        Answer::Replies(vec![Answer::Value(second), values])
+                    } else {
+                        Answer::Value(None)
+                    };
+                    many(ManyAction::Exec { conditions: vec![(one, first)], held }, answer)
                 }
                 4 => single(Action::GetSet(written), Answer::Value(first)),
                 5 => single(Action::Set(written), Answer::Done),

@@ -427,6 +427,8 @@ pub enum Answer<'a> {
     Array(&'a [u8]),
     /// The command was not applied, unless the error says that this is not known.
     Error(CommandError),
+    /// As [`Reply::Replies`].
+    Replies(&'a [u8]),
     /// To [`Operation::Ping`].
     Pong,
 }
@@ -441,6 +443,7 @@ impl<'a> From<Reply<'a>> for Answer<'a> {
             Reply::Status(text) => Self::Status(text),
             Reply::Array(items) => Self::Array(items),
             Reply::Error(error) => Self::Error(error),
+            Reply::Replies(items) => Self::Replies(items),
         }
     }
 }
@@ -466,6 +469,7 @@ const STATUS_TEXT: u8 = 4;
 const STATUS_ARRAY: u8 = 5;
 const STATUS_ERROR: u8 = 6;
 const STATUS_PONG: u8 = 7;
+const STATUS_REPLIES: u8 = 8;
 
 /// Appends a reply.
 ///
@@ -485,6 +489,7 @@ pub fn write_reply(reply: &ReplyView<'_>, out: &mut Vec<u8>) {
         Answer::Array(items) => (STATUS_ARRAY, 0, items),
         Answer::Error(error) => (STATUS_ERROR, error as u8, [].as_slice()),
         Answer::Pong => (STATUS_PONG, 0, [].as_slice()),
+        Answer::Replies(items) => (STATUS_REPLIES, 0, items),
     };
     let (mut bits, mut length) = (0, REPLY_HEADER_SIZE + payload.len());
     if reply.stages.is_some() {
@@ -539,6 +544,7 @@ pub fn parse_reply(bytes: &[u8], reply_size_max: u32) -> Result<Option<(ReplyVie
         (STATUS_ARRAY, items) => Answer::Array(items),
         (STATUS_ERROR, []) => Answer::Error(CommandError::from_code(bytes[5]).ok_or(ClientFault::Malformed)?),
         (STATUS_PONG, []) => Answer::Pong,
+        (STATUS_REPLIES, items) => Answer::Replies(items),
         _ => return Err(ClientFault::Malformed),
     };
     Ok(Some((ReplyView { number: u64_at(bytes, 8), stages, commit, answer }, length)))

@@ -1,5 +1,6 @@
 //! Commands: what one client operation asks of the key-value state machine, and what it answers.
 
+use crate::exec;
 use crate::transaction::{self, Step};
 
 /// The longest key, in bytes.
@@ -56,6 +57,9 @@ kinds! {
     CompareAndSet = 14,
     /// Writes many keys if all conditions hold; `value` is as in [`transaction`]. Reply: `Int` 1, or 0 if one does not.
     Transaction = 15,
+    /// Several commands with nothing between, if all conditions hold; `value` is as in [`exec`]. Reply: `Replies`, or `Nil` if
+    /// a condition does not hold.
+    Exec = 16,
     /// Opens the session named in the command's session header. Reply: `Int`, the number that its first command is to have; the
     /// same each time until the session expires, then a higher one. Or an error if the table is full.
     OpenSession = 32,
@@ -75,7 +79,18 @@ impl CommandKind {
     /// Whether the keys of the command are in a list in its value.
     pub fn has_many_keys(self) -> bool {
         use CommandKind::*;
-        matches!(self, MGet | MSet | Del | Exists | Transaction)
+        matches!(self, MGet | MSet | Del | Exists | Transaction | Exec)
+    }
+
+    /// Whether the command is about sessions, and not about keys.
+    pub fn is_about_sessions(self) -> bool {
+        use CommandKind::*;
+        matches!(self, OpenSession | CloseSession | ExpireSessions)
+    }
+
+    /// Whether it may be one of the commands of an `Exec`.
+    pub fn may_be_held(self) -> bool {
+        self != Self::Exec && !self.is_about_sessions()
     }
 }
 
@@ -134,6 +149,8 @@ pub enum Reply<'a> {
     Array(&'a [u8]),
     /// The command could not be applied.
     Error(CommandError),
+    /// The replies to several commands, as in [`reply`](crate::reply).
+    Replies(&'a [u8]),
 }
 
 macro_rules! errors {
@@ -242,11 +259,17 @@ impl<'a> Command<'a> {
     /// Every key that the command reads or writes, as often as it names it, and whether it may write it. Commands about
     /// sessions have none.
     pub fn keys(&self) -> impl Iterator<Item = (&'a [u8], bool)> + use<'a> {
+        let held = exec::steps(if self.kind == CommandKind::Exec { self.value } else { &[] });
+        self.own_keys().chain(held.flat_map(exec::Step::keys))
+    }
+
+    /// The same without those of commands that it holds.
+    pub(crate) fn own_keys(&self) -> impl Iterator<Item = (&'a [u8], bool)> + use<'a> {
         use CommandKind::*;
         let kind = self.kind;
-        let about_sessions = matches!(kind, OpenSession | CloseSession | ExpireSessions);
-        let mut only = (!kind.has_many_keys() && !about_sessions).then_some(self.key);
-        let mut items = list::items(if kind.has_many_keys() { self.value } else { &[] });
+        let mut only = (!kind.has_many_keys() && !kind.is_about_sessions()).then_some(self.key);
+        let is_list = kind.has_many_keys() && kind != Exec;
+        let mut items = list::items(if is_list { self.value } else { &[] });
         std::iter::from_fn(move || {
             if let Some(key) = only.take() {
                 return Some((key, !kind.is_read()));
@@ -286,6 +309,7 @@ impl<'a> Command<'a> {
                 let length = |step: Step<'_>| if let Step::Set(_, value) = step { value.len() } else { 0 };
                 transaction::steps(self.value).map(length).max().unwrap_or(0)
             }
+            Exec => exec::commands(self.value).map(|command| command.longest_value()).max().unwrap_or(0),
             _ => self.value.len(),
         }
     }
@@ -298,6 +322,7 @@ impl<'a> Command<'a> {
             MGet | Del | Exists => list::is_valid(self.value, 1),
             MSet | CompareAndSet => list::is_valid(self.value, 2),
             Transaction => transaction::is_valid(self.value),
+            Exec => exec::is_valid(self.value),
             _ => true,
         };
         let session_fits = match self.kind {
@@ -328,6 +353,10 @@ mod tests {
         for step in [Step::Equals(b"k", b"12345"), Step::Set(b"key", b"12"), Step::Delete(b"a key")] {
             step.push(&mut steps);
         }
+        let mut held = Vec::new();
+        for (kind, value) in [(CommandKind::Append, &b"123"[..]), (CommandKind::Del, &listed(&[b"a key"]))] {
+            exec::push_command(&Command { kind, flags: 0, session: None, key: b"k", value }, &mut held);
+        }
         use CommandKind::*;
         for (kind, value, longest) in [
             (Set, b"123".to_vec(), 3),
@@ -337,6 +366,7 @@ mod tests {
             (Del, listed(&[b"a key"]), 0),
             (CompareAndSet, listed(&[b"12345", b"12"]), 2),
             (Transaction, steps, 2),
+            (Exec, held, 3),
         ] {
             let command = Command { kind, flags: 0, session: None, key: b"k", value: &value };
             assert_eq!(command.longest_value(), longest, "{kind:?}");
@@ -367,8 +397,17 @@ mod tests {
         {
             step.push(&mut steps);
         }
+        let mut held = Vec::new();
+        exec::Condition { key: b"c", hash: None }.push(&mut held);
+        for (kind, key) in [(CommandKind::SetNx, b"a"), (CommandKind::StrLen, b"b")] {
+            exec::push_command(&Command { kind, flags: 0, session: None, key, value: b"" }, &mut held);
+        }
         for kind in CommandKind::ALL.iter().copied() {
-            let value = if kind == CommandKind::Transaction { &steps } else { &keys };
+            let value = match kind {
+                CommandKind::Transaction => &steps,
+                CommandKind::Exec => &held,
+                _ => &keys,
+            };
             let command = Command { kind, flags: 0, session: None, key: b"a", value };
             let named: Vec<_> = command.keys().map(|(key, written)| (key[0], written)).collect();
             use CommandKind::*;
@@ -377,6 +416,7 @@ mod tests {
                 MGet | Exists => &[(b'a', false), (b'b', false)],
                 Del => &[(b'a', true), (b'b', true)],
                 Transaction => &[(b'a', false), (b'c', false), (b'a', true), (b'b', true)],
+                Exec => &[(b'c', false), (b'a', true), (b'b', false)],
                 OpenSession | CloseSession | ExpireSessions => &[],
                 _ => &[(b'a', true)],
             };

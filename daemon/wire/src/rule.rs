@@ -59,6 +59,8 @@ rules! {
     SessionsInSnapshot = "sessions-in-snapshot",
     /// A command of a session is applied once, however often it is decided (T-C7).
     SessionDedupe = "session-dedupe",
+    /// A command that holds several takes effect only if all its conditions hold when it is executed.
+    ExecConditions = "exec-conditions",
     /// What a client was told not to be applied is never proposed.
     RefusedIsDropped = "refused-is-dropped",
     /// A session that is opened again under the name of one that expired begins with numbers that the former never had.

@@ -1,7 +1,9 @@
 use panch_wire::batch::BatchWriter;
 use panch_wire::command::{Command, CommandError, CommandKind, Reply, SessionHeader};
+use panch_wire::exec;
 use panch_wire::frame::{Frame, FramePool};
 use panch_wire::ids::{BatchId, GroupId, Incarnation, ReplicaId, Slot};
+use panch_wire::reply;
 use proptest::prelude::*;
 
 use crate::ceilings::VALUE_SIZE_MAX;
@@ -102,6 +104,30 @@ fn a_command_of_a_session_takes_effect_once() {
     assert_eq!(apply(&mut machine, CommandKind::IncrBy, Some((7, 2)), &one), "Int(2)");
     assert_eq!(apply(&mut machine, CommandKind::IncrBy, Some((7, 1)), &one), "Int(1)");
     assert_eq!(apply(&mut machine, CommandKind::IncrBy, None, &one), "Int(3)");
+}
+
+#[test]
+fn a_command_of_a_session_that_holds_several_takes_effect_once_and_answers_alike() {
+    let mut machine = StateMachine::new(0);
+    let mut value = Vec::new();
+    for (kind, by) in [(CommandKind::IncrBy, &1i64.to_le_bytes()[..]), (CommandKind::Get, b"")] {
+        exec::push_command(&Command { kind, flags: 0, session: None, key: b"k", value: by }, &mut value);
+    }
+    let mut replies = Vec::new();
+    reply::push_item(&Reply::Int(1), &mut replies);
+    reply::push_item(&Reply::Bytes(b"1"), &mut replies);
+    let first = format!("{:?}", Reply::Replies(&replies));
+    apply(&mut machine, CommandKind::OpenSession, Some((7, 1)), b"");
+    for _ in 0..2 {
+        assert_eq!(apply(&mut machine, CommandKind::Exec, Some((7, 1)), &value), first);
+    }
+    // That a condition did not hold is remembered, too.
+    let mut value = Vec::new();
+    exec::Condition { key: b"k", hash: None }.push(&mut value);
+    assert_eq!(apply(&mut machine, CommandKind::Exec, Some((7, 2)), &value), "Nil");
+    assert_eq!(apply(&mut machine, CommandKind::GetDel, None, b""), "Bytes([49])");
+    assert_eq!(apply(&mut machine, CommandKind::Exec, Some((7, 2)), &value), "Nil");
+    assert_eq!(apply(&mut machine, CommandKind::Exec, Some((7, 3)), &value), "Replies([])");
 }
 
 /// Its client opened it again under the same name; a copy of an old command, of a node that was cut off with it, is decided now.

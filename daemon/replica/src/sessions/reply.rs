@@ -24,6 +24,7 @@ pub(super) enum RememberedReply {
     },
     Bytes(Box<[u8]>),
     Array(Box<[u8]>),
+    Replies(Box<[u8]>),
 }
 
 const _: () = assert!(size_of::<RememberedReply>() == 24);
@@ -44,6 +45,7 @@ impl RememberedReply {
             }
             Reply::Bytes(value) => Self::Bytes(value.into()),
             Reply::Array(items) => Self::Array(items.into()),
+            Reply::Replies(items) => Self::Replies(items.into()),
         }
     }
 
@@ -59,13 +61,14 @@ impl RememberedReply {
             Self::Small { length, bytes } => Reply::Bytes(&bytes[..usize::from(*length)]),
             Self::Bytes(value) => Reply::Bytes(value),
             Self::Array(items) => Reply::Array(items),
+            Self::Replies(items) => Reply::Replies(items),
         })
     }
 
     /// Bytes allocated.
     pub(super) fn heap_size(&self) -> usize {
         match self {
-            Self::Bytes(bytes) | Self::Array(bytes) => bytes.len(),
+            Self::Bytes(bytes) | Self::Array(bytes) | Self::Replies(bytes) => bytes.len(),
             _ => 0,
         }
     }
@@ -81,6 +84,7 @@ pub(super) fn digest(seed: u64, session: u64, number: u64, reply: Reply<'_>) -> 
         Reply::Status(text) => (5, digest::of_bytes(seed, text.as_bytes())),
         Reply::Array(items) => (6, digest::of_bytes(seed, items)),
         Reply::Error(error) => (7, u64::from(error as u8)),
+        Reply::Replies(items) => (8, digest::of_bytes(seed, items)),
     };
     digest::of_words(seed, [session, number, kind, content])
 }

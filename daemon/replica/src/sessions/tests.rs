@@ -81,6 +81,8 @@ fn every_kind_of_reply_is_remembered() {
         Reply::Bytes(&long),
         Reply::Status("none"),
         Reply::Array(b"items"),
+        Reply::Replies(b"items"),
+        Reply::Replies(&[]),
         Reply::Error(CommandError::Overflow),
     ];
     for (number, reply) in (1..).zip(replies) {

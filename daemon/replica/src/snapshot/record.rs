@@ -2,17 +2,19 @@
 
 use panch_consensus::frontier::Frontier;
 use panch_wire::batch::BatchView;
-use panch_wire::command::{CommandError, KEY_SIZE_MAX, Reply};
+use panch_wire::command::{KEY_SIZE_MAX, Reply};
 use panch_wire::frame::{FRAME_SIZE_MAX, Frame, FramePool};
 use panch_wire::ids::{Incarnation, Position, REPLICAS_MAX, ReplicaId, Slot};
+use panch_wire::reply;
 
-use crate::ceilings::VALUE_SIZE_MAX;
+use crate::ceilings::{REPLIES_SIZE_MAX, VALUE_SIZE_MAX};
 use crate::machine::Progress;
 use crate::sessions::SessionRecord;
 
-/// The longest body: of the largest entry, or of a batch that is held.
+/// The longest body: of the largest entry, of a batch that is held, or of the longest reply that is remembered.
 pub(super) const BODY_SIZE_MAX: usize = FRAME_SIZE_MAX;
-const _: () = assert!(VALUE_SIZE_MAX + KEY_SIZE_MAX + 64 <= BODY_SIZE_MAX);
+const _: () =
+    assert!(VALUE_SIZE_MAX + KEY_SIZE_MAX + 64 <= BODY_SIZE_MAX && REPLIES_SIZE_MAX + 64 <= BODY_SIZE_MAX);
 /// Bytes before the body.
 pub(super) const PREFIX_SIZE: usize = 5;
 
@@ -27,17 +29,6 @@ const GENERATION: u8 = 8;
 
 /// Numbers of positions and stamps are below this, so that counting on from them never overflows.
 const NUMBER_MAX: u64 = 1 << 56;
-
-const REPLY_OK: u8 = 1;
-const REPLY_NIL: u8 = 2;
-const REPLY_INT: u8 = 3;
-const REPLY_BYTES: u8 = 4;
-const REPLY_STATUS: u8 = 5;
-const REPLY_ARRAY: u8 = 6;
-const REPLY_ERROR: u8 = 7;
-
-/// Every text that a `Reply::Status` can have.
-const STATUSES: [&str; 2] = ["string", "none"];
 
 /// What the last record says about the others.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -89,28 +80,10 @@ pub(crate) fn push_session(out: &mut Vec<u8>, session: &SessionRecord) {
 
 /// Appends a remembered reply of a session that was appended before.
 pub(crate) fn push_reply(out: &mut Vec<u8>, session: u64, number: u64, reply: Reply<'_>) {
-    let number_bytes;
-    let error_code;
-    let (tag, bytes): (u8, &[u8]) = match reply {
-        Reply::Ok => (REPLY_OK, &[]),
-        Reply::Nil => (REPLY_NIL, &[]),
-        Reply::Int(number) => {
-            number_bytes = number.to_le_bytes();
-            (REPLY_INT, &number_bytes)
-        }
-        Reply::Bytes(bytes) => (REPLY_BYTES, bytes),
-        Reply::Status(text) => (REPLY_STATUS, text.as_bytes()),
-        Reply::Array(bytes) => (REPLY_ARRAY, bytes),
-        Reply::Error(error) => {
-            error_code = [error as u8];
-            (REPLY_ERROR, &error_code)
-        }
-    };
-    begin(out, REPLY, 17 + bytes.len());
+    begin(out, REPLY, 16 + reply::size(&reply));
     push_word(out, session);
     push_word(out, number);
-    out.push(tag);
-    out.extend_from_slice(bytes);
+    reply::push(&reply, out);
 }
 
 /// Appends the progress of one proposer.
@@ -193,20 +166,6 @@ fn decode_held(body: &[u8]) -> Option<Record<'static>> {
     Some(Record::Held(frame))
 }
 
-fn decode_reply<'a>(bytes: &'a [u8]) -> Option<Reply<'a>> {
-    let (tag, bytes) = bytes.split_first()?;
-    Some(match (*tag, bytes) {
-        (REPLY_OK, []) => Reply::Ok,
-        (REPLY_NIL, []) => Reply::Nil,
-        (REPLY_INT, _) => Reply::Int(i64::from_le_bytes(bytes.try_into().ok()?)),
-        (REPLY_BYTES, _) => Reply::Bytes(bytes),
-        (REPLY_STATUS, _) => Reply::Status(STATUSES.into_iter().find(|text| text.as_bytes() == bytes)?),
-        (REPLY_ARRAY, _) => Reply::Array(bytes),
-        (REPLY_ERROR, [code]) => Reply::Error(CommandError::from_code(*code)?),
-        _ => return None,
-    })
-}
-
 /// The record with this tag and body; `None` if it means nothing.
 pub(super) fn decode(tag: u8, mut body: &[u8]) -> Option<Record<'_>> {
     match tag {
@@ -222,7 +181,7 @@ pub(super) fn decode(tag: u8, mut body: &[u8]) -> Option<Record<'_>> {
         }
         REPLY => {
             let (session, number) = (word(&mut body)?, word(&mut body)?);
-            Some(Record::Reply { session, number, reply: decode_reply(body)? })
+            Some(Record::Reply { session, number, reply: reply::decode(body)? })
         }
         PROPOSER => {
             let (id, rest) = body.split_first()?;

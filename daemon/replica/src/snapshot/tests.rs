@@ -1,6 +1,7 @@
 use panch_wire::batch::BatchWriter;
 use panch_wire::checksum::checksum;
 use panch_wire::command::{Command, CommandKind, SessionHeader, list};
+use panch_wire::exec;
 use panch_wire::frame::FramePool;
 use panch_wire::ids::{BatchId, GroupId, Incarnation, ReplicaId, Slot};
 use proptest::prelude::*;
@@ -46,22 +47,24 @@ fn machine(key_count: u32) -> StateMachine {
     for key in 0..key_count {
         run(&mut machine, 1, CommandKind::Set, None, key, &vec![key as u8; key as usize * 7 % 150]);
     }
+    let mut several = Vec::new();
+    for kind in [CommandKind::Get, CommandKind::Append] {
+        let command = Command { kind, flags: 0, session: None, key: b"key 1", value: b"one of several" };
+        exec::push_command(&command, &mut several);
+    }
     // A session that expired: the others begin with the numbers of the next generation.
     run(&mut machine, 1, CommandKind::OpenSession, Some((5, 1)), 0, b"");
     run(&mut machine, 1, CommandKind::ExpireSessions, None, 0, &2u64.to_le_bytes());
     for session in 1..=4 {
         run(&mut machine, session, CommandKind::OpenSession, Some((session, 1)), 0, b"");
         for number in 1..20 {
-            let kind = if number % 2 == 0 { CommandKind::GetSet } else { CommandKind::Append };
+            let (kind, value) = match number {
+                15 => (CommandKind::Exec, several.as_slice()),
+                _ if number % 2 == 0 => (CommandKind::GetSet, b"from a session".as_slice()),
+                _ => (CommandKind::Append, b"from a session".as_slice()),
+            };
             let number_in_session = FIRST - 1 + number;
-            run(
-                &mut machine,
-                session,
-                kind,
-                Some((session, number_in_session)),
-                number as u32,
-                b"from a session",
-            );
+            run(&mut machine, session, kind, Some((session, number_in_session)), number as u32, value);
         }
     }
     run(&mut machine, 9, CommandKind::CloseSession, Some((4, FIRST)), 0, b"");

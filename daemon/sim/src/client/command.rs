@@ -1,10 +1,12 @@
 //! Commands that own their bytes, and what is said about them, in the words of the history.
 
 use panch_wire::command::{Command, CommandError, CommandKind, Reply, SessionHeader, flags, list};
+use panch_wire::exec::{self, Condition, hash_of};
+use panch_wire::reply;
 use panch_wire::transaction::Step;
 
 use crate::linear::register::{Action, Answer, Bytes};
-use crate::linear::store::ManyAction;
+use crate::linear::store::{Held, ManyAction};
 
 /// A command that owns its bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -53,33 +55,49 @@ impl Intent {
 
     /// The same with its values as the history has them: without padding.
     pub(super) fn trimmed(self) -> Self {
-        let trim = |value: Bytes| -> Bytes {
-            let end = value.iter().position(|byte| *byte == b'_').unwrap_or(value.len());
-            value[..end].into()
-        };
-        let pairs = |pairs: Vec<(Bytes, Bytes)>| -> Vec<(Bytes, Bytes)> {
-            pairs.into_iter().map(|(key, value)| (key, trim(value))).collect()
-        };
-        let values = |pairs: Vec<(Bytes, Option<Bytes>)>| -> Vec<(Bytes, Option<Bytes>)> {
-            pairs.into_iter().map(|(key, value)| (key, value.map(trim))).collect()
-        };
         match self {
-            Self::One(action) => Self::One(match action {
-                Action::Set(value) => Action::Set(trim(value)),
-                Action::SetIfAbsent(value) => Action::SetIfAbsent(trim(value)),
-                Action::GetSet(value) => Action::GetSet(trim(value)),
-                Action::CompareAndSet(old, new) => Action::CompareAndSet(trim(old), trim(new)),
-                other => other,
-            }),
-            Self::Many(action) => Self::Many(match action {
-                ManyAction::Set(all) => ManyAction::Set(pairs(all)),
-                ManyAction::SetIfAbsent(all) => ManyAction::SetIfAbsent(pairs(all)),
-                ManyAction::Transaction { conditions, writes } => {
-                    ManyAction::Transaction { conditions: values(conditions), writes: values(writes) }
-                }
-                other => other,
-            }),
+            Self::One(action) => Self::One(trimmed_one(action)),
+            Self::Many(action) => Self::Many(trimmed_many(action)),
         }
+    }
+}
+
+fn trim(value: Bytes) -> Bytes {
+    let end = value.iter().position(|byte| *byte == b'_').unwrap_or(value.len());
+    value[..end].into()
+}
+
+fn trimmed_one(action: Action) -> Action {
+    match action {
+        Action::Set(value) => Action::Set(trim(value)),
+        Action::SetIfAbsent(value) => Action::SetIfAbsent(trim(value)),
+        Action::GetSet(value) => Action::GetSet(trim(value)),
+        Action::CompareAndSet(old, new) => Action::CompareAndSet(trim(old), trim(new)),
+        other => other,
+    }
+}
+
+fn trimmed_many(action: ManyAction) -> ManyAction {
+    let pairs = |pairs: Vec<(Bytes, Bytes)>| -> Vec<(Bytes, Bytes)> {
+        pairs.into_iter().map(|(key, value)| (key, trim(value))).collect()
+    };
+    let values = |pairs: Vec<(Bytes, Option<Bytes>)>| -> Vec<(Bytes, Option<Bytes>)> {
+        pairs.into_iter().map(|(key, value)| (key, value.map(trim))).collect()
+    };
+    match action {
+        ManyAction::Set(all) => ManyAction::Set(pairs(all)),
+        ManyAction::SetIfAbsent(all) => ManyAction::SetIfAbsent(pairs(all)),
+        ManyAction::Transaction { conditions, writes } => {
+            ManyAction::Transaction { conditions: values(conditions), writes: values(writes) }
+        }
+        ManyAction::Exec { conditions, held } => {
+            let trimmed = |held| match held {
+                Held::One(key, action) => Held::One(key, trimmed_one(action)),
+                Held::Many(action) => Held::Many(trimmed_many(action)),
+            };
+            ManyAction::Exec { conditions: values(conditions), held: held.into_iter().map(trimmed).collect() }
+        }
+        other => other,
     }
 }
 
@@ -155,6 +173,19 @@ impl OwnedCommand {
                 }
                 CommandKind::Transaction
             }
+            ManyAction::Exec { conditions, held } => {
+                for (key, expected) in conditions {
+                    Condition { key, hash: expected.as_deref().map(hash_of) }.push(&mut value);
+                }
+                for one in held {
+                    let command = match one {
+                        Held::One(key, action) => Self::of(key, action),
+                        Held::Many(action) => Self::of_many(action),
+                    };
+                    exec::push_command(&command.borrow(), &mut value);
+                }
+                CommandKind::Exec
+            }
         };
         let key = action.keys().first().map(|key| key.to_vec()).unwrap_or_default();
         Self { kind, flags, session: None, key, value }
@@ -215,6 +246,13 @@ pub fn outcome_of(reply: Reply<'_>) -> Outcome {
             Answer::Values(list::items(bytes).map(value).collect())
         }
         Reply::Status(text) => Answer::Value(Some(text.as_bytes().into())),
+        Reply::Replies(bytes) => {
+            let answer = |reply| match outcome_of(reply) {
+                Outcome::Answer(answer) => answer,
+                other => panic!("no command that is held with others is answered {other:?} in the simulator"),
+            };
+            Answer::Replies(reply::items(bytes).map(answer).collect())
+        }
         Reply::Error(CommandError::NotAnInteger | CommandError::Overflow) => Answer::NotANumber,
         Reply::Error(CommandError::Unknown) => return Outcome::Lost,
         Reply::Error(error) => return Outcome::Refused(error),
@@ -285,7 +323,14 @@ mod tests {
             ManyAction::Set(vec![pair(), pair()]),
             ManyAction::SetIfAbsent(vec![pair(), pair()]),
             ManyAction::Delete(vec![key.clone(), key.clone()]),
-            ManyAction::Transaction { conditions: vec![(key.clone(), None)], writes: vec![(key, Some(new))] },
+            ManyAction::Transaction {
+                conditions: vec![(key.clone(), None)],
+                writes: vec![(key.clone(), Some(new.clone()))],
+            },
+            ManyAction::Exec {
+                conditions: vec![(key.clone(), Some(new))],
+                held: vec![Held::One(key.clone(), Action::Get), Held::Many(ManyAction::Delete(vec![key]))],
+            },
         ];
         for action in many {
             let command = OwnedCommand::of_many(&action);

@@ -26,6 +26,18 @@ pub(super) fn check_session(command: &OwnedCommand, answer: &Answer, invariants:
     }
 }
 
+/// An answer with the texts of its values.
+fn texts(answer: Answer, text_of: &mut impl FnMut(Option<Bytes>) -> Option<Bytes>) -> Answer {
+    match answer {
+        Answer::Value(value) => Answer::Value(text_of(value)),
+        Answer::Values(values) => Answer::Values(values.into_iter().map(text_of).collect()),
+        Answer::Replies(answers) => {
+            Answer::Replies(answers.into_iter().map(|answer| texts(answer, text_of)).collect())
+        }
+        other => other,
+    }
+}
+
 impl Clients {
     /// What is open of a task may take effect at any time, or have done so, or never.
     pub(super) fn record_unknown(&mut self, task: &Task) {
@@ -61,27 +73,22 @@ impl Clients {
             }
             text
         };
+        let answer = texts(answer, &mut text_of);
         let client = &mut self.list[index];
-        let answer = match answer {
-            Answer::Value(value) => {
-                let text = text_of(value);
-                if let Some(text) = &text {
-                    if key.starts_with(b"l") {
-                        invariants.note("exactly_once", ExactlyOnce::check_list(key, text));
-                    }
-                    client.seen = text.clone();
+        match &answer {
+            Answer::Value(Some(text)) => {
+                if key.starts_with(b"l") {
+                    invariants.note("exactly_once", ExactlyOnce::check_list(key, text));
                 }
-                Answer::Value(text)
+                client.seen = text.clone();
             }
-            Answer::Values(values) => {
-                let texts: Vec<_> = values.into_iter().map(text_of).collect();
+            Answer::Values(texts) => {
                 if let Intent::Many(ManyAction::Read(keys)) = &intent {
                     client.family = keys.iter().cloned().zip(texts.iter().cloned()).collect();
                 }
-                Answer::Values(texts)
             }
-            other => other,
-        };
+            _ => {}
+        }
         let Moments { invoked, returned, is_one } = moments;
         match (intent.trimmed(), answer) {
             (Intent::One(action), answer) => {

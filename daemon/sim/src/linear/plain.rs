@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use super::Timed;
 use super::register::{Action, Answer, Bytes, KeyOperation};
-use super::store::{ManyAction, ManyOperation, StoreOperation};
+use super::store::{Held, ManyAction, ManyOperation, StoreOperation};
 
 /// Stands for every value that nobody saw. No client writes it: keys and values of histories are text.
 const UNSEEN: &[u8] = &[0xff];
@@ -38,6 +38,7 @@ fn show(answer: Option<&Answer>, seen: &mut BTreeSet<Bytes>) {
     match answer {
         Some(Answer::Value(value)) => seen.extend(value.clone()),
         Some(Answer::Values(values)) => seen.extend(values.iter().flatten().cloned()),
+        Some(Answer::Replies(answers)) => answers.iter().for_each(|answer| show(Some(answer), seen)),
         Some(Answer::Done | Answer::Number(_) | Answer::NotANumber) | None => {}
     }
 }
@@ -66,16 +67,30 @@ impl Plain for KeyOperation {
     }
 }
 
+/// One of several commands as an operation of its own, with an answer if the whole has one.
+fn alone(held: &Held, answer: Option<&Answer>) -> StoreOperation {
+    let answer = answer.cloned();
+    match held.clone() {
+        Held::One(key, action) => StoreOperation::One(key, KeyOperation { action, answer }),
+        Held::Many(action) => StoreOperation::Many(ManyOperation { action, answer }),
+    }
+}
+
 impl Plain for StoreOperation {
     fn show(&self, seen: &mut BTreeSet<Bytes>) -> bool {
         match self {
             Self::One(_, operation) => operation.show(seen),
             Self::Many(ManyOperation { action, answer }) => {
                 show(answer.as_ref(), seen);
-                if let ManyAction::Transaction { conditions, .. } = action {
+                if let ManyAction::Transaction { conditions, .. } | ManyAction::Exec { conditions, .. } =
+                    action
+                {
                     seen.extend(conditions.iter().filter_map(|(_, value)| value.clone()));
                 }
-                true
+                match action {
+                    ManyAction::Exec { held, .. } => held.iter().all(|held| alone(held, None).show(seen)),
+                    _ => true,
+                }
             }
         }
     }
@@ -97,6 +112,14 @@ impl Plain for StoreOperation {
                             .map(|(key, value)| (key.clone(), value.as_ref().map(replace)))
                             .collect(),
                     },
+                    ManyAction::Exec { conditions, held } => {
+                        let held =
+                            held.iter().map(|held| match alone(held, answer.as_ref()).plain(replace) {
+                                Self::One(key, operation) => Held::One(key, operation.action),
+                                Self::Many(operation) => Held::Many(operation.action),
+                            });
+                        ManyAction::Exec { conditions: conditions.clone(), held: held.collect() }
+                    }
                     other => other.clone(),
                 };
                 Self::Many(ManyOperation { action, answer: answer.clone() })

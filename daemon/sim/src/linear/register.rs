@@ -41,6 +41,8 @@ pub enum Answer {
     Value(Option<Bytes>),
     /// Values of several keys.
     Values(Vec<Option<Bytes>>),
+    /// Answers to several commands.
+    Replies(Vec<Answer>),
     /// A number.
     Number(i64),
     /// The value is not a number, or the sum would overflow; nothing was changed.
@@ -66,19 +68,24 @@ impl fmt::Display for Text<'_> {
     }
 }
 
+/// An action, in words.
+pub(super) fn write_action(action: &Action, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match action {
+        Action::Get => write!(f, "get"),
+        Action::Set(value) => write!(f, "set {}", Text(value)),
+        Action::SetIfAbsent(value) => write!(f, "setnx {}", Text(value)),
+        Action::GetSet(value) => write!(f, "getset {}", Text(value)),
+        Action::GetDelete => write!(f, "getdel"),
+        Action::Delete => write!(f, "del"),
+        Action::Increment(by) => write!(f, "incr {by}"),
+        Action::Append(value) => write!(f, "append {}", Text(value)),
+        Action::CompareAndSet(old, new) => write!(f, "cas {} {}", Text(old), Text(new)),
+    }
+}
+
 impl fmt::Debug for KeyOperation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.action {
-            Action::Get => write!(f, "get")?,
-            Action::Set(value) => write!(f, "set {}", Text(value))?,
-            Action::SetIfAbsent(value) => write!(f, "setnx {}", Text(value))?,
-            Action::GetSet(value) => write!(f, "getset {}", Text(value))?,
-            Action::GetDelete => write!(f, "getdel")?,
-            Action::Delete => write!(f, "del")?,
-            Action::Increment(by) => write!(f, "incr {by}")?,
-            Action::Append(value) => write!(f, "append {}", Text(value))?,
-            Action::CompareAndSet(old, new) => write!(f, "cas {} {}", Text(old), Text(new))?,
-        }
+        write_action(&self.action, f)?;
         match &self.answer {
             None => write!(f, " -> ?"),
             Some(answer) => write!(f, " -> {answer:?}"),
@@ -96,6 +103,7 @@ impl fmt::Debug for Answer {
                 let texts = values.iter().map(|value| Answer::Value(value.clone()));
                 f.debug_list().entries(texts).finish()
             }
+            Answer::Replies(answers) => f.debug_list().entries(answers).finish(),
             Answer::Number(number) => write!(f, "{number}"),
             Answer::NotANumber => write!(f, "not a number"),
         }
@@ -110,17 +118,11 @@ fn number(value: Option<&Bytes>) -> Option<i64> {
     value.map_or(Some(0), |value| std::str::from_utf8(value).ok()?.parse().ok())
 }
 
-impl Model for Register {
-    type Operation = KeyOperation;
-    type State = Option<Bytes>;
-
-    fn initial(&self) -> Option<Bytes> {
-        None
-    }
-
-    fn step(&self, state: &Option<Bytes>, operation: &KeyOperation) -> Option<Option<Bytes>> {
+impl Register {
+    /// What `action` makes of `state`, and answers.
+    pub(super) fn apply(state: &Option<Bytes>, action: &Action) -> (Option<Bytes>, Answer) {
         let old = || Answer::Value(state.clone());
-        let (after, answer) = match &operation.action {
+        match action {
             Action::Get => (state.clone(), old()),
             Action::Set(value) => (Some(value.clone()), Answer::Done),
             Action::SetIfAbsent(value) => match state {
@@ -149,7 +151,20 @@ impl Model for Register {
                     (state.clone(), Answer::Number(0))
                 }
             }
-        };
+        }
+    }
+}
+
+impl Model for Register {
+    type Operation = KeyOperation;
+    type State = Option<Bytes>;
+
+    fn initial(&self) -> Option<Bytes> {
+        None
+    }
+
+    fn step(&self, state: &Option<Bytes>, operation: &KeyOperation) -> Option<Option<Bytes>> {
+        let (after, answer) = Self::apply(state, &operation.action);
         operation.answer.as_ref().is_none_or(|given| *given == answer).then_some(after)
     }
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::plain::plain;
 use super::register::{
-    Action, Anomaly, Answer, Bytes, KeyOperation, Register, Summary, Text, check_key, describe,
+    Action, Anomaly, Answer, Bytes, KeyOperation, Register, Summary, Text, check_key, describe, write_action,
 };
 use super::{Model, Timed, Verdict, check};
 
@@ -29,6 +29,38 @@ pub enum ManyAction {
         /// What is written then, in this order.
         writes: Vec<(Bytes, Option<Bytes>)>,
     },
+    /// All these commands if all conditions hold; answers their answers, or that there is no value.
+    Exec {
+        /// What must hold, by ascending keys.
+        conditions: Vec<(Bytes, Option<Bytes>)>,
+        /// What is done then, in this order.
+        held: Vec<Held>,
+    },
+}
+
+/// One of several commands that take effect at one moment, after those before it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Held {
+    /// On one key.
+    One(Bytes, Action),
+    /// On several, but no `Exec`.
+    Many(ManyAction),
+}
+
+impl Held {
+    fn is_read(&self) -> bool {
+        match self {
+            Self::One(_, action) => *action == Action::Get,
+            Self::Many(action) => action.is_read(),
+        }
+    }
+
+    fn keys(&self) -> Vec<&Bytes> {
+        match self {
+            Self::One(key, _) => vec![key],
+            Self::Many(action) => action.keys(),
+        }
+    }
 }
 
 impl ManyAction {
@@ -45,6 +77,53 @@ impl ManyAction {
             Self::Transaction { conditions, writes } => {
                 conditions.iter().chain(writes).map(|(key, _)| key).collect()
             }
+            Self::Exec { conditions, held } => {
+                conditions.iter().map(|(key, _)| key).chain(held.iter().flat_map(Held::keys)).collect()
+            }
+        }
+    }
+
+    /// The action, in words.
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pair = |f: &mut fmt::Formatter<'_>, key: &Bytes, value: Option<&Bytes>| match value {
+            Some(value) => write!(f, " {}={}", Text(key), Text(value)),
+            None => write!(f, " {}=nil", Text(key)),
+        };
+        match self {
+            Self::Read(keys) | Self::Exists(keys) | Self::Delete(keys) => {
+                f.write_str(match self {
+                    Self::Read(_) => "mget",
+                    Self::Exists(_) => "exists",
+                    _ => "del",
+                })?;
+                keys.iter().try_for_each(|key| write!(f, " {}", Text(key)))
+            }
+            Self::Set(pairs) | Self::SetIfAbsent(pairs) => {
+                f.write_str(if matches!(self, Self::Set(_)) { "mset" } else { "msetnx" })?;
+                pairs.iter().try_for_each(|(key, value)| pair(f, key, Some(value)))
+            }
+            Self::Transaction { conditions, writes } => {
+                f.write_str("if")?;
+                conditions.iter().try_for_each(|(key, value)| pair(f, key, value.as_ref()))?;
+                f.write_str(" then")?;
+                writes.iter().try_for_each(|(key, value)| pair(f, key, value.as_ref()))
+            }
+            Self::Exec { conditions, held } => {
+                f.write_str("exec if")?;
+                conditions.iter().try_for_each(|(key, value)| pair(f, key, value.as_ref()))?;
+                f.write_str(" then")?;
+                held.iter().try_for_each(|held| {
+                    f.write_str(" (")?;
+                    match held {
+                        Held::One(key, action) => {
+                            write!(f, "{}: ", Text(key))?;
+                            write_action(action, f)?;
+                        }
+                        Held::Many(action) => action.write(f)?,
+                    }
+                    f.write_str(")")
+                })
+            }
         }
     }
 }
@@ -60,30 +139,7 @@ pub struct ManyOperation {
 
 impl fmt::Debug for ManyOperation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pair = |f: &mut fmt::Formatter<'_>, key: &Bytes, value: Option<&Bytes>| match value {
-            Some(value) => write!(f, " {}={}", Text(key), Text(value)),
-            None => write!(f, " {}=nil", Text(key)),
-        };
-        match &self.action {
-            ManyAction::Read(keys) | ManyAction::Exists(keys) | ManyAction::Delete(keys) => {
-                f.write_str(match &self.action {
-                    ManyAction::Read(_) => "mget",
-                    ManyAction::Exists(_) => "exists",
-                    _ => "del",
-                })?;
-                keys.iter().try_for_each(|key| write!(f, " {}", Text(key)))?;
-            }
-            ManyAction::Set(pairs) | ManyAction::SetIfAbsent(pairs) => {
-                f.write_str(if matches!(self.action, ManyAction::Set(_)) { "mset" } else { "msetnx" })?;
-                pairs.iter().try_for_each(|(key, value)| pair(f, key, Some(value)))?;
-            }
-            ManyAction::Transaction { conditions, writes } => {
-                f.write_str("if")?;
-                conditions.iter().try_for_each(|(key, value)| pair(f, key, value.as_ref()))?;
-                f.write_str(" then")?;
-                writes.iter().try_for_each(|(key, value)| pair(f, key, value.as_ref()))?;
-            }
-        }
+        self.action.write(f)?;
         match &self.answer {
             None => write!(f, " -> ?"),
             Some(answer) => write!(f, " -> {answer:?}"),
@@ -154,6 +210,26 @@ impl Store {
                 }
                 Answer::Number(i64::from(holds))
             }
+            ManyAction::Exec { conditions, held } => {
+                if conditions.iter().all(|(key, expected)| value(key) == expected) {
+                    let step = |held: &Held| match held {
+                        Held::One(key, action) => {
+                            let place = self.place(key);
+                            let (new, answer) = Register::apply(&after[place], action);
+                            after[place] = new;
+                            answer
+                        }
+                        Held::Many(action) => {
+                            let (next, answer) = self.apply(&after, action);
+                            after = next;
+                            answer
+                        }
+                    };
+                    Answer::Replies(held.iter().map(step).collect())
+                } else {
+                    Answer::Value(None)
+                }
+            }
         };
         (after, answer)
     }
@@ -189,6 +265,9 @@ impl Model for Store {
                 ManyAction::Read(_) | ManyAction::Exists(_) => true,
                 ManyAction::SetIfAbsent(_) | ManyAction::Delete(_) | ManyAction::Transaction { .. } => {
                     matches!(answer, Some(Answer::Number(0)))
+                }
+                ManyAction::Exec { held, .. } => {
+                    matches!(answer, Some(Answer::Value(None))) || held.iter().all(Held::is_read)
                 }
                 ManyAction::Set(_) => false,
             },

@@ -201,7 +201,7 @@ fn only_writes_of_a_connection_with_a_session_carry_it() {
 }
 
 fn answers() -> impl Strategy<Value = (Vec<u8>, String, i64, u8, usize)> {
-    (vec(any::<u8>(), 0..60), "[a-z]{0,9}", any::<i64>(), 1u8..=12, 0usize..8)
+    (vec(any::<u8>(), 0..60), "[a-z]{0,9}", any::<i64>(), 1u8..=12, 0usize..9)
 }
 
 proptest! {
@@ -220,6 +220,7 @@ proptest! {
                 4 => Answer::Status(text),
                 5 => Answer::Array(bytes),
                 6 => Answer::Error(CommandError::from_code(*code).unwrap()),
+                7 => Answer::Replies(bytes),
                 _ => Answer::Pong,
             };
             let stages = stages.map(|us| Stages {

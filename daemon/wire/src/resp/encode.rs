@@ -1,6 +1,7 @@
 //! RESP replies, appended to a reused buffer. Where RESP2 and RESP3 differ, `resp3` says which the client asked for.
 
 use crate::command::{Reply, list};
+use crate::reply;
 
 const DIGIT_PAIRS: [u8; 200] = {
     let mut pairs = [0; 200];
@@ -141,5 +142,9 @@ pub fn write_reply(reply: &Reply<'_>, resp3: bool, out: &mut Vec<u8>) {
             }
         }
         Reply::Error(fault) => error(fault.text(), out),
+        Reply::Replies(replies) => {
+            array(reply::items(replies).count(), out);
+            reply::items(replies).for_each(|reply| write_reply(&reply, resp3, out));
+        }
     }
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::command::{Command, CommandError, CommandKind, Reply, flags, list};
+use crate::reply;
 use crate::slots::key_slot;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -178,7 +179,16 @@ fn replies_have_the_bytes_of_redis() {
     let mut items = Vec::new();
     list::push(&mut items, b"\x01one");
     list::push(&mut items, b"\0");
+    let mut replies = Vec::new();
+    for reply in [Reply::Int(1), Reply::Nil, Reply::Array(&items), Reply::Error(CommandError::NotAnInteger)] {
+        reply::push_item(&reply, &mut replies);
+    }
+    let refusal = "-ERR value is not an integer or out of range\r\n";
+    let [several2, several3] =
+        ["$-1", "_"].map(|nil| format!("*4\r\n:1\r\n{nil}\r\n*2\r\n$3\r\none\r\n{nil}\r\n{refusal}"));
     for (reply, resp2, resp3) in [
+        (Reply::Replies(&replies), several2.as_str(), several3.as_str()),
+        (Reply::Replies(&[]), "*0\r\n", "*0\r\n"),
         (Reply::Ok, "+OK\r\n", "+OK\r\n"),
         (Reply::Nil, "$-1\r\n", "_\r\n"),
         (Reply::Int(-120), ":-120\r\n", ":-120\r\n"),

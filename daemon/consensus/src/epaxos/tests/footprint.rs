@@ -2,6 +2,7 @@
 
 use panch_wire::batch::BatchWriter;
 use panch_wire::command::{Command, CommandKind, SessionHeader, list};
+use panch_wire::exec;
 use panch_wire::frame::{Frame, FramePool};
 use panch_wire::ids::{BatchId, Incarnation, ReplicaId};
 use proptest::prelude::*;
@@ -55,7 +56,7 @@ fn every_kind_of_command_touches_its_keys_and_no_others() {
             CommandKind::CompareAndSet => (command(kind, "b", &swap), &["b"]),
             CommandKind::IncrBy => (command(kind, "b", &[0; 8]), &["b"]),
             // Its keys are those of `Command::keys`, which has tests of its own.
-            CommandKind::Transaction => continue,
+            CommandKind::Transaction | CommandKind::Exec => continue,
             CommandKind::OpenSession | CommandKind::CloseSession | CommandKind::ExpireSessions => continue,
             _ => (command(kind, "b", &[]), &["b"]),
         };
@@ -98,6 +99,39 @@ fn hashes_never_change() {
 }
 
 proptest! {
+    /// Commands that hold several: each key read, written or named in a condition.
+    #[test]
+    fn commands_that_hold_several_interfere_if_one_writes_a_key_that_is_in_the_other(
+        left in prop::collection::vec((0u8..30, 0u8..3), 1..12),
+        right in prop::collection::vec((0u8..30, 0u8..3), 1..12),
+        session in prop::option::of(1u64..3),
+    ) {
+        let make = |steps: &[(u8, u8)], session| {
+            let name = |key: u8| format!("k{key:02}");
+            let mut conditions: Vec<_> = steps.iter().filter(|(_, what)| *what == 2).map(|(key, _)| name(*key)).collect();
+            conditions.sort();
+            conditions.dedup();
+            let mut value = Vec::new();
+            for key in &conditions {
+                exec::Condition { key: key.as_bytes(), hash: None }.push(&mut value);
+            }
+            for (key, what) in steps.iter().filter(|(_, what)| *what < 2) {
+                let kind = if *what == 1 { CommandKind::Append } else { CommandKind::StrLen };
+                exec::push_command(&command(kind, &name(*key), b""), &mut value);
+            }
+            let exec = command(CommandKind::Exec, "unused", &value);
+            footprint(&[if let Some(session) = session { of_session(session, exec) } else { exec }])
+        };
+        let expected = left.iter().any(|(key, what)| {
+            right.iter().any(|(other, of_other)| key == other && (*what == 1 || *of_other == 1))
+        });
+        prop_assert_eq!(make(&left, None).interferes(&make(&right, session)), expected);
+        prop_assert_eq!(make(&right, session).interferes(&make(&left, None)), expected);
+        if session.is_some() {
+            prop_assert!(make(&left, session).interferes(&make(&right, session)), "one session");
+        }
+    }
+
     #[test]
     fn interference_is_a_shared_key_that_one_writes(
         left in prop::collection::vec((0u8..30, any::<bool>()), 0..20),

@@ -7,7 +7,7 @@ mutants! {
     // The log, snapshots and sessions are no part of the protocol, and a lost disk takes whole nodes (T-R1 to T-R4).
     rules "", elsewhere [
         RefuseDamagedLog, RefuseLostSegments, LogNamesSnapshot, DigestsCompared, StandingRestated,
-        TornTailCut, SessionsInSnapshot, SessionDedupe, SessionGeneration, RefusedIsDropped, BatchInOrder, FailedWriteStops,
+        TornTailCut, SessionsInSnapshot, SessionDedupe, SessionGeneration, ExecConditions, RefusedIsDropped, BatchInOrder, FailedWriteStops,
         IncarnationDurable, PromiseRestated, RecycleAfterSnapshot, RejoinAsksEverybody, RejoinMute,
         RejoinKeepsBallot, RejoinDurable, PeriodicPowerRejoins, PeriodicFailureRejoins, FoundingAsksEverybody, FoundingAsksTwice,
         FoundersAreNamed, FoundingsDoNotMix, FoundedWithState, HighestBallotSalvaged, BatchSalvagedOnce, UndecidedSalvagedAlone,
