@@ -4,7 +4,7 @@ use panch_consensus::frontier::Frontier;
 use panch_consensus::protocol::Value;
 use panch_wal::Location;
 use panch_wire::client::Commit;
-use panch_wire::command::Reply;
+use panch_wire::command::{Command, Reply};
 use panch_wire::frame::Frame;
 use panch_wire::ids::{GroupId, Position, ReplicaId, Slot};
 
@@ -76,6 +76,8 @@ pub trait Outbox {
     fn snapshot_remove(&mut self, group: GroupId, slot: Slot);
     /// Removes what was written of a snapshot file that is not complete. One that is complete, under the same name, stays.
     fn snapshot_abandon(&mut self, group: GroupId, slot: Slot);
+    /// A command that may write was executed and answered so, by whomever it was asked for; for observers. Called before any reply to it.
+    fn wrote(&mut self, _group: GroupId, _command: &Command<'_>, _reply: &Reply<'_>) {}
     /// A value was executed; for observers.
     fn executed(&mut self, _group: GroupId, _position: Position, _value: &Value) {}
     /// The state of a group was replaced by one in which exactly these positions are executed; for observers.

@@ -12,6 +12,7 @@
 
 mod addresses;
 mod answering;
+mod changes;
 mod clients;
 mod complaints;
 mod core;

@@ -24,6 +24,7 @@ use panch_wire::peer::{Hello, Purpose};
 use panch_wire::time::Instant;
 
 use crate::addresses::{Addresses, LookUps};
+use crate::changes::Changes;
 use crate::clients::overrun_size;
 use crate::clients::seats::Seats;
 use crate::clients::table::Clients;
@@ -251,6 +252,7 @@ impl Node {
         let control = Arc::new(ports.pop().expect("one port per core and one more"));
         let reports = Arc::new(Reports::new(cores));
         let seats = Arc::new(Seats::new(options.connections_max));
+        let changes = Arc::new(Changes::new(cores));
         let options = Arc::new(options);
         let failed = Arc::new(AtomicBool::new(false));
         // A core says that it is ready, and again that it has failed.
@@ -269,6 +271,7 @@ impl Node {
                 started: clock::now(),
                 reports: Arc::clone(&reports),
                 seats: Arc::clone(&seats),
+                changes: Arc::clone(&changes),
             };
             let (ready, go) = (ready_sender.clone(), go.clone());
             let (data, failed) = (Arc::clone(&data), Arc::clone(&failed));
@@ -542,6 +545,7 @@ fn open_core(
         clients: Clients::new(view.core, view.cores(), Arc::clone(&view.seats), overrun_size(&options)),
         storage,
         replies: vec![Vec::new(); view.cores()],
+        changes: Arc::clone(&view.changes),
         loads: Default::default(),
     };
     let memory = options.log.durability == Durability::Memory;

@@ -1,15 +1,18 @@
 //! Where a core's effects go: peers, clients, other cores, the helper thread.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use panch_consensus::frontier::Frontier;
 use panch_replica::outbox::{MessageKind, Outbox, ReplyTo};
 use panch_replica::transfer::SnapshotFile;
 use panch_wal::Location;
 use panch_wire::client::Commit;
-use panch_wire::command::Reply;
+use panch_wire::command::{Command, Reply};
 use panch_wire::frame::Frame;
 use panch_wire::ids::{GroupId, Position, ReplicaId, Slot};
 
+use crate::changes::Changes;
 use crate::clients::connection::ConnectionKey;
 use crate::clients::table::Clients;
 use crate::peers::Peers;
@@ -24,6 +27,8 @@ pub(crate) struct Outputs {
     pub(crate) storage: Storage,
     /// Replies for the clients of other cores, gathering during this turn.
     pub(crate) replies: Vec<Vec<u8>>,
+    /// Of keys, for clients that watch some.
+    pub(crate) changes: Arc<Changes>,
     /// Reads from the log to be started.
     pub(crate) loads: VecDeque<(GroupId, Position, Location)>,
 }
@@ -56,6 +61,14 @@ impl Outbox for Outputs {
         } else {
             remote::push_reply(&mut self.replies[core], to, reply, commit);
         }
+    }
+
+    fn wrote(&mut self, _group: GroupId, command: &Command<'_>, reply: &Reply<'_>) {
+        self.changes.note(self.core, command, reply);
+    }
+
+    fn installed(&mut self, _group: GroupId, _covered: &Frontier) {
+        self.changes.note_all(self.core);
     }
 
     fn load(&mut self, group: GroupId, position: Position, location: Location) {

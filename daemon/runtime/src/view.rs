@@ -7,6 +7,7 @@ use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
 use panch_wire::time::Instant;
 
 use crate::clients::seats::Seats;
+use crate::changes::Changes;
 use crate::counters::Reports;
 use crate::options::NodeOptions;
 
@@ -22,6 +23,8 @@ pub(crate) struct NodeView {
     pub(crate) started: Instant,
     pub(crate) reports: Arc<Reports>,
     pub(crate) seats: Arc<Seats>,
+    /// Of keys on this node, for clients that watch some.
+    pub(crate) changes: Arc<Changes>,
 }
 
 impl NodeView {

@@ -32,3 +32,4 @@ mod signals;
 mod small_files;
 mod status;
 mod stop;
+mod transactions;

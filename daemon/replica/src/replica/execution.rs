@@ -142,6 +142,9 @@ impl<P: Protocol> Replica<P> {
                 self.machine.kv().foresee(&mut ahead);
             }
             let reply = self.machine.apply(commit.stamp, &command, &mut self.reply);
+            if !command.kind.is_read() {
+                out.wrote(self.group.id, &command, &reply);
+            }
             if let Some(to) = owed(&command) {
                 // Applied, but to a state that others do not have.
                 let reply = if serves { reply } else { Reply::Error(CommandError::Unknown) };

@@ -6,10 +6,11 @@ use panch_replica::outbox::ReplyTo;
 use panch_ring::ring::SocketId;
 use panch_wire::client::{self, Commit, ReplyView, Terms};
 use panch_wire::command::Reply;
-use panch_wire::resp::Parser;
+use panch_wire::resp::{self, Parser};
 use panch_wire::time::Instant;
 
 use super::arrivals::Arrivals;
+use super::multi::{Multi, Told};
 use super::order::ReplyOrder;
 use super::{OUTSTANDING_MAX, Room};
 
@@ -58,6 +59,7 @@ pub(crate) struct RespSpeech {
     pub(crate) parser: Parser,
     pub(crate) resp3: bool,
     pub(crate) order: ReplyOrder,
+    pub(crate) multi: Multi,
     /// Reads may be stale (READONLY).
     pub(crate) readonly: bool,
     pub(crate) name: Vec<u8>,
@@ -141,7 +143,16 @@ impl Connection {
     /// Encodes the reply to request `number`; with `commit` if the request asked for it.
     pub(crate) fn reply(&mut self, number: u64, reply: Reply<'_>, commit: Option<&Commit>) {
         let size = match &mut self.speech {
-            Speech::Resp(speech) => speech.order.reply(number, &reply, speech.resp3, &mut self.output),
+            Speech::Resp(speech) => {
+                let (resp3, output) = (speech.resp3, &mut self.output);
+                match speech.multi.on_reply(number, &reply) {
+                    Told::Reply => speech.order.reply(number, &reply, resp3, output),
+                    Told::Watched => speech.order.complete(number, output, resp::ok),
+                    Told::Changed => {
+                        speech.order.complete(number, output, |out| resp::null_array(resp3, out))
+                    }
+                }
+            }
             Speech::Native(speech) => {
                 speech.outstanding = speech.outstanding.saturating_sub(1);
                 let view = ReplyView { number, stages: None, commit: commit.copied(), answer: reply.into() };

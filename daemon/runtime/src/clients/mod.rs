@@ -5,6 +5,7 @@ pub(crate) mod connection;
 pub(crate) mod describe;
 pub(crate) mod groups;
 pub(crate) mod latency;
+mod multi;
 pub(crate) mod native;
 pub(crate) mod order;
 pub(crate) mod resp;
@@ -230,6 +231,7 @@ mod tests {
     use panch_wire::routing::Routing;
     use panch_wire::time::Duration;
 
+    use crate::changes::Changes;
     use crate::counters::{CoreCounters, Reports};
     use crate::options::{Idle, Member};
 
@@ -299,6 +301,7 @@ mod tests {
             started: Instant(0),
             reports: Reports::new(1).into(),
             seats: seats::Seats::new(1).into(),
+            changes: Changes::new(1).into(),
         }
     }
 
@@ -373,6 +376,58 @@ mod tests {
             assert_eq!(consume(&mut connection, command), (command.len(), Stop::NeedBytes));
             assert_eq!(connection.output, answer);
         }
+    }
+
+    #[test]
+    fn commands_are_queued_between_multi_and_exec_and_what_is_refused_spoils_them() {
+        let [mut connection, _] = connections();
+        let aborted = "-EXECABORT Transaction discarded because of previous errors.";
+        let with_arguments =
+            "-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command";
+        let inside = "-ERR Command not allowed inside a transaction";
+        let mut expected = String::new();
+        for (line, answer) in [
+            ("EXEC", "-ERR EXEC without MULTI"),
+            ("DISCARD", "-ERR DISCARD without MULTI"),
+            ("UNWATCH", "+OK"),
+            ("MULTI", "+OK"),
+            ("MULTI", "-ERR MULTI calls can not be nested"),
+            ("WATCH a", "-ERR WATCH inside MULTI is not allowed"),
+            ("EXEC", "*0"),
+            ("MULTI", "+OK"),
+            ("SET a 1", "+QUEUED"),
+            ("DISCARD", "+OK"),
+            ("MULTI", "+OK"),
+            ("SET a 1", "+QUEUED"),
+            ("PING", inside),
+            ("EXEC", aborted),
+            ("MULTI", "+OK"),
+            ("GET", "-ERR wrong number of arguments for 'get' command"),
+            ("EXEC", aborted),
+            ("MULTI", "+OK"),
+            ("EXEC now", with_arguments),
+            ("EXEC now", with_arguments),
+            ("EXEC", "-ERR EXEC without MULTI"),
+            ("MULTI", "+OK"),
+            ("UNWATCH", inside),
+            ("RESET", "+RESET"),
+            ("EXEC", "-ERR EXEC without MULTI"),
+        ] {
+            let line = format!("{line}\r\n");
+            assert_eq!(consume(&mut connection, line.as_bytes()), (line.len(), Stop::NeedBytes), "{line}");
+            expected.push_str(&format!("{answer}\r\n"));
+            assert_eq!(String::from_utf8_lossy(&connection.output), expected);
+        }
+        // The core is not live: EXEC waits for it, and what is queued stays.
+        let queued = b"MULTI\r\nSET a 1\r\n";
+        assert_eq!(consume(&mut connection, queued), (queued.len(), Stop::NeedBytes));
+        for _ in 0..2 {
+            assert_eq!(consume(&mut connection, b"EXEC\r\n"), (0, Stop::Stalled));
+        }
+        // WATCH waits until everything before it is answered.
+        let [mut connection, _] = connections();
+        begin(&mut connection);
+        assert_eq!(consume(&mut connection, b"WATCH a\r\n"), (0, Stop::Stalled));
     }
 
     #[test]

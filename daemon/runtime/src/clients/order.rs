@@ -156,6 +156,11 @@ impl ReplyOrder {
         self.reads
     }
 
+    /// The number of the latest request.
+    pub(crate) fn last(&self) -> u64 {
+        (self.head + self.requests.len() as u64).wrapping_sub(1)
+    }
+
     /// Unanswered requests.
     pub(crate) fn len(&self) -> usize {
         self.requests.len()

@@ -11,6 +11,7 @@ use panch_wire::time::Instant;
 
 use super::connection::{Connection, RespSpeech, Speech};
 use super::describe::{self, Neighbours};
+use super::multi::{self, Execution, Multi, Unfit};
 use super::order::{Class, Form, ReplyOrder};
 use super::{Counter, Denial, Room, Stop, submitted_level, topology};
 
@@ -23,6 +24,7 @@ pub(crate) fn speech(value_size_max: usize) -> Speech {
         parser: Parser::new(Limits { bulk_size_max, request_size_max, ..defaults }),
         resp3: false,
         order: ReplyOrder::default(),
+        multi: Multi::default(),
         readonly: false,
         name: Vec::new(),
         library: Vec::new(),
@@ -57,6 +59,7 @@ pub(crate) fn consume(
             Ok(Parsed::Oversize { consumed, what }) => {
                 let sizes = sizes(&counter.view.options.replica.batch);
                 let refusal = resp::Refusal::of_oversize(what, speech.parser.arguments(rest), &sizes);
+                speech.multi.spoil();
                 answer(&mut speech.order, &mut connection.output, |out| refusal.write(out));
                 speech.order.end_command();
                 at += consumed;
@@ -68,13 +71,26 @@ pub(crate) fn consume(
             }
         };
         // The arguments borrow the parser; everything else of the connection stays free.
-        let RespSpeech { parser, resp3, order, readonly, name, library, library_version } = &mut **speech;
+        let RespSpeech { parser, resp3, order, multi, readonly, name, library, library_version } =
+            &mut **speech;
         let output = &mut connection.output;
         let limits = &counter.view.options.replica.batch;
         let request = resp::translate(parser.arguments(rest), scratch);
         let request = match request.and_then(|request| admit(request, limits)) {
             Ok(request) => request,
+            // As Redis has it: an EXEC with arguments ends what it was to execute.
+            Err(resp::Refusal::Arity(info)) if info.name == "exec" => {
+                if multi.is_watching() {
+                    return (at, Stop::Stalled);
+                }
+                multi.clear();
+                answer(order, output, |out| resp::error(multi::EXEC_WITH_ARGUMENTS, out));
+                order.end_command();
+                at += size;
+                continue;
+            }
             Err(refusal) => {
+                multi.spoil();
                 answer(order, output, |out| refusal.write(out));
                 order.end_command();
                 at += size;
@@ -82,6 +98,59 @@ pub(crate) fn consume(
             }
         };
         match request {
+            Request::Multi => answer(order, output, |out| {
+                if multi.open() { resp::ok(out) } else { resp::error(multi::NESTED, out) }
+            }),
+            Request::Exec => {
+                let arrived = connection.arrivals.of(at + size).unwrap_or(counter.now);
+                let asker =
+                    Asker { connection: connection.key.0, arrived, readonly: false, resp3: *resp3 };
+                if execute(asker, multi, order, output, counter, scratch).is_err() {
+                    connection.waits_until = Some(counter.deadline(arrived));
+                    return (at, Stop::Stalled);
+                }
+            }
+            Request::Watch(_) if multi.is_open() => {
+                answer(order, output, |out| resp::error(multi::WATCH_INSIDE_MULTI, out));
+            }
+            Request::Watch(command) => {
+                let arrived = connection.arrivals.of(at + size).unwrap_or(counter.now);
+                let asker =
+                    Asker { connection: connection.key.0, arrived, readonly: false, resp3: *resp3 };
+                if watch(asker, multi, order, output, &command, counter).is_err() {
+                    connection.waits_until = Some(counter.deadline(arrived));
+                    return (at, Stop::Stalled);
+                }
+            }
+            Request::Discard | Request::Unwatch | Request::Reset if multi.is_watching() => {
+                return (at, Stop::Stalled);
+            }
+            Request::Discard => {
+                let was_open = multi.is_open();
+                if was_open {
+                    multi.clear();
+                }
+                answer(order, output, |out| {
+                    if was_open { resp::ok(out) } else { resp::error(multi::DISCARD_WITHOUT_MULTI, out) }
+                });
+            }
+            Request::Data(command) if multi.is_open() => {
+                let options = &counter.view.options;
+                let group = options.routing.group_of_command(&command);
+                let queued = multi.push(&command, group, &options.replica.batch);
+                answer(order, output, |out| match queued {
+                    Ok(()) => resp::simple("QUEUED", out),
+                    Err(unfit) => write_unfit(unfit, out),
+                });
+            }
+            _ if multi.is_open() && !matches!(request, Request::Quit | Request::Reset) => {
+                multi.spoil();
+                answer(order, output, |out| resp::error(multi::NOT_INSIDE_MULTI, out));
+            }
+            Request::Unwatch => {
+                multi.unwatch();
+                answer(order, output, resp::ok);
+            }
             Request::Data(command) | Request::TimeToLive(command) => {
                 let about_time = matches!(request, Request::TimeToLive(_));
                 order.set_form(if about_time { Form::TimeToLive } else { Form::Plain });
@@ -127,6 +196,7 @@ pub(crate) fn consume(
                 (*resp3, *readonly) = (false, false);
                 name.clear();
                 order.reset();
+                multi.clear();
                 answer(order, output, |out| resp::simple("RESET", out));
             }
             Request::ReadOnly | Request::ReadWrite => {
@@ -248,6 +318,96 @@ fn apply_hello(hello: &HelloRequest<'_>, resp3: &mut bool, name: &mut Vec<u8>) {
 fn answer(order: &mut ReplyOrder, output: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) {
     let number = order.begin(Class::Immediate);
     order.complete(number, output, encode);
+}
+
+fn write_unfit(unfit: Unfit, out: &mut Vec<u8>) {
+    match unfit {
+        Unfit::OtherGroup => resp::error(CommandError::CrossSlot.text(), out),
+        Unfit::TooLarge(max) => {
+            let text = format!(
+                "ERR too large: commands between MULTI and EXEC, with the keys that are watched, may have at most {max} bytes together, and \
+                 each of their values what value_size_max says; nothing of it is executed"
+            );
+            resp::error(&text, out);
+        }
+    }
+}
+
+/// EXEC: proposes what is queued, if nothing speaks against it.
+fn execute(
+    asker: Asker,
+    multi: &mut Multi,
+    order: &mut ReplyOrder,
+    output: &mut Vec<u8>,
+    counter: &mut Counter<'_>,
+    scratch: &mut Vec<u8>,
+) -> Result<(), Stalled> {
+    if multi.must_wait() && order.len() > 0 {
+        return Err(Stalled);
+    }
+    order.set_form(Form::Plain);
+    let view = counter.view;
+    match multi.execution(|group, key| view.changes.of(view.core_of(group), key), scratch) {
+        Execution::Refused(text) => answer(order, output, |out| resp::error(text, out)),
+        Execution::Changed => answer(order, output, |out| resp::null_array(asker.resp3, out)),
+        Execution::Empty => answer(order, output, |out| resp::array(0, out)),
+        Execution::Proposed(command) => {
+            submit(asker, order, output, &command, counter)?;
+            multi.proposed(order.last());
+        }
+    }
+    multi.clear();
+    Ok(())
+}
+
+/// WATCH: asks for the values of keys. It waits for all that was asked for before, so that it sees what that did.
+fn watch(
+    asker: Asker,
+    multi: &mut Multi,
+    order: &mut ReplyOrder,
+    output: &mut Vec<u8>,
+    command: &Command<'_>,
+    counter: &mut Counter<'_>,
+) -> Result<(), Stalled> {
+    if order.len() > 0 {
+        return Err(Stalled);
+    }
+    order.set_form(Form::Plain);
+    let Asker { connection, arrived, .. } = asker;
+    let view = counter.view;
+    let group = view.options.routing.group_of_command(command);
+    let changes = |group, key: &[u8]| view.changes.of(view.core_of(group), key);
+    let watching = match multi.watch(command.value, group, &view.options.replica.batch, changes) {
+        Ok(watching) => watching,
+        Err(unfit) => {
+            multi.fail();
+            answer(order, output, |out| write_unfit(unfit, out));
+            return Ok(());
+        }
+    };
+    let Some(read) = watching.read() else {
+        answer(order, output, resp::ok);
+        return Ok(());
+    };
+    if let Some(error) = counter.refusal(arrived) {
+        multi.fail();
+        answer(order, output, |out| resp::error(error.text(), out));
+        return Ok(());
+    }
+    let request = order.begin(Class::Read);
+    let level = submitted_level(view.options.default_read_level);
+    match counter.submit(arrived, watching.group(), &read, level, ReplyTo { connection, request }) {
+        Ok(()) => multi.asked(request, watching),
+        Err(Denial::Busy) => {
+            order.cancel_last();
+            return Err(Stalled);
+        }
+        Err(Denial::For(error)) => {
+            multi.fail();
+            order.complete(request, output, |out| resp::error(error.text(), out));
+        }
+    }
+    Ok(())
 }
 
 /// Which way a command takes that cannot be answered on the spot, in a group of that order, behind so many commands that are in the log.

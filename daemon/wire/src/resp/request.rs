@@ -69,6 +69,16 @@ pub enum Request<'a> {
     ReadOnly,
     /// They may not, again; answer OK.
     ReadWrite,
+    /// Queue what follows; answer OK.
+    Multi,
+    /// Execute what is queued.
+    Exec,
+    /// Forget what is queued and what is watched; answer OK.
+    Discard,
+    /// Watch the keys that this command reads; answer OK.
+    Watch(Command<'a>),
+    /// Forget what is watched; answer OK.
+    Unwatch,
 }
 
 /// The arguments of HELLO.
@@ -196,6 +206,11 @@ pub fn translate<'a>(arguments: Arguments<'a>, scratch: &'a mut Vec<u8>) -> Resu
         Persist => Ok(Request::Persist),
         ReadOnly => Ok(Request::ReadOnly),
         ReadWrite => Ok(Request::ReadWrite),
+        Multi => Ok(Request::Multi),
+        Exec => Ok(Request::Exec),
+        Discard => Ok(Request::Discard),
+        Watch => Ok(Request::Watch(data(name, arguments, scratch)?)),
+        Unwatch => Ok(Request::Unwatch),
         Command if arguments.len() == 1 => Ok(Request::Command(CommandQuery::All)),
         Client | Command | Config | Cluster => {
             let given = arguments.get(1);
@@ -346,6 +361,7 @@ fn data<'a>(
             return Ok(Command { flags, ..command(CommandKind::Set, arguments.get(2)) });
         }
         CommandName::MGet
+        | CommandName::Watch
         | CommandName::Exists
         | CommandName::Touch
         | CommandName::Ttl
@@ -358,7 +374,7 @@ fn data<'a>(
                 list::push(scratch, key(argument)?);
             }
             let kind = match name {
-                CommandName::MGet => CommandKind::MGet,
+                CommandName::MGet | CommandName::Watch => CommandKind::MGet,
                 CommandName::Del | CommandName::Unlink => CommandKind::Del,
                 _ => CommandKind::Exists,
             };

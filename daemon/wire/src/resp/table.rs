@@ -121,6 +121,11 @@ commands! {
     Cluster "cluster" -2 [LOADING STALE] 0 0 0;
     ReadOnly "readonly" 1 [LOADING STALE FAST] 0 0 0;
     ReadWrite "readwrite" 1 [LOADING STALE FAST] 0 0 0;
+    Multi "multi" 1 [LOADING STALE FAST] 0 0 0;
+    Exec "exec" 1 [LOADING STALE] 0 0 0;
+    Discard "discard" 1 [LOADING STALE FAST] 0 0 0;
+    Watch "watch" -2 [LOADING STALE FAST] 1 -1 1;
+    Unwatch "unwatch" 1 [LOADING STALE FAST] 0 0 0;
 }
 
 impl CommandName {

@@ -265,6 +265,15 @@ fn everything_else_becomes_a_request() {
     translates("select 0", |request| matches!(request, Request::Accepted));
     translates("client no-evict ON", |request| matches!(request, Request::Accepted));
     translates("client no-touch off", |request| matches!(request, Request::Accepted));
+    translates("multi", |request| matches!(request, Request::Multi));
+    translates("EXEC", |request| matches!(request, Request::Exec));
+    translates("discard", |request| matches!(request, Request::Discard));
+    translates("unwatch", |request| matches!(request, Request::Unwatch));
+    let keys = b"\x01\0\0\0a\x01\0\0\0b";
+    translates(
+        "watch a b",
+        |request| matches!(request, Request::Watch(Command { kind: CommandKind::MGet, key: b"a", value, .. }) if value == keys),
+    );
     translates("quit now", |request| matches!(request, Request::Quit));
     translates("reset", |request| matches!(request, Request::Reset));
     translates("dbsize", |request| matches!(request, Request::DbSize));
