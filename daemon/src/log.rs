@@ -3,6 +3,7 @@
 //! A thread of its own writes them. When it cannot keep up, because whoever reads has stopped, lines are dropped and counted; nobody waits.
 
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 
 use tracing::{Event, Level, Subscriber};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
@@ -26,10 +27,16 @@ pub fn start() -> Log {
     let (writer, guard) = builder.finish(std::io::stderr());
     // Only what is said for operators: libraries log for their authors.
     let filter = tracing_subscriber::filter::Targets::new().with_target("panch", Level::INFO);
-    let style = Style { for_journald: std::env::var_os("JOURNAL_STREAM").is_some() };
+    let style = Style { for_journald: goes_to_journald() };
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).event_format(style);
     let is_first = tracing_subscriber::registry().with(layer).with(filter).try_init().is_ok();
     Log(is_first.then_some(guard))
+}
+
+/// Whether standard error is what the service manager says that journald reads: the variable is inherited by programs with another one.
+fn goes_to_journald() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    std::fs::metadata("/proc/self/fd/2").is_ok_and(|it| stream == format!("{}:{}", it.dev(), it.ino()))
 }
 
 /// How a line looks.

@@ -142,7 +142,7 @@ fn serve(configs: &[Config], order: &Order, announce: impl FnOnce(&[Config])) ->
     let mut exit = Exit::Done;
     for (node, config) in nodes.into_iter().zip(configs) {
         if let Err(fault) = node.wait() {
-            complain(&format!("panchd: node {} stopped: {fault}\n", config.node.id));
+            tracing::error!(target: "panch", "node {} stopped: {fault}", config.node.id);
             exit = exit.or_worse(Exit::from(&fault));
         }
     }
@@ -166,9 +166,11 @@ fn heed_signals(asked_to_stop: &AtomicBool, starting: &mpsc::Receiver<Vec<StopHa
         match signal {
             SIGTERM | SIGINT => {}
             SIGHUP => {
-                complain(
-                    "panchd: SIGHUP changes nothing: no configuration is read again while a node runs, and standard error goes where it went. \
-                     To apply another configuration, restart the node\n",
+                // Not as the other lines here: whoever reads standard error may stand still, and this thread has to hear of a stop.
+                tracing::warn!(
+                    target: "panch",
+                    "SIGHUP changes nothing: no configuration is read again while a node runs, and standard error goes where it went. To \
+                     apply another configuration, restart the node"
                 );
                 continue;
             }

@@ -222,6 +222,7 @@ impl Batcher {
             }
         }
         open.tokens.push(token);
+        open.arrived = open.arrived.min(arrived);
         let room = self.outstanding.len() + self.queue.len() < self.limits.pipeline_depth;
         if open.writer.command_count() >= self.limits.commands_max && room {
             self.queue.extend(self.open.take());

@@ -23,6 +23,9 @@ pub const REPLY_SIZE_MAX: usize = 128 << 20;
 /// The longest answer to a command that holds several, in bytes. Sessions remember it, so that one record of a snapshot holds it.
 pub const REPLIES_SIZE_MAX: usize = REPLY_SIZE_MAX - 64;
 
+/// Bytes of values that one command that holds several may have hashed, beside what it brings along.
+pub const EXEC_WORK_MAX: usize = 4 * VALUE_SIZE_MAX;
+
 /// How many sessions of a group may be open, and of those that were closed as many may be known.
 pub const SESSION_COUNT_MAX: usize = 1 << 16;
 
@@ -69,9 +72,21 @@ mod tests {
             HELD_MAX,
             KEY_SIZE_MAX as u64,
             REPLIES_SIZE_MAX as u64,
+            EXEC_WORK_MAX as u64,
         ];
-        let of_this_version =
-            [133_169_152, 134_217_728, 65_536, 128, 8_388_608, 40, 8_388_608, 256, 65_535, 134_217_664];
+        let of_this_version = [
+            133_169_152,
+            134_217_728,
+            65_536,
+            128,
+            8_388_608,
+            40,
+            8_388_608,
+            256,
+            65_535,
+            134_217_664,
+            532_676_608,
+        ];
         assert_eq!((FORMAT_VERSION, snapshot::VERSION, ceilings), (2, 3, of_this_version));
     }
 }

@@ -148,25 +148,23 @@ impl Kv {
         let found = self.table.find(key);
         let return_old = flags & flags::RETURN_OLD != 0;
         let refused = flags & if found.is_some() { flags::IF_ABSENT } else { flags::IF_PRESENT } != 0;
+        if refused {
+            // What stays as it is need not be copied.
+            let old = found.filter(|_| return_old).map(|index| self.table.value(index));
+            return old.map_or(Reply::Nil, Reply::Bytes);
+        }
         if let (true, Some(index)) = (return_old, found) {
             scratch.clear();
             scratch.extend_from_slice(self.table.value(index));
         }
         match found {
-            _ if refused => {}
             Some(index) => self.table.replace(index, value),
             None => self.table.insert(key, value),
         }
         match (return_old, found) {
             (true, Some(_)) => Reply::Bytes(scratch),
             (true, None) => Reply::Nil,
-            (false, _) => {
-                if refused {
-                    Reply::Nil
-                } else {
-                    Reply::Ok
-                }
-            }
+            (false, _) => Reply::Ok,
         }
     }
 

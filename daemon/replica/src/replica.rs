@@ -359,6 +359,8 @@ impl<P: Protocol> Replica<P> {
             self.expire_sessions(around);
             self.propose_arrived(around);
         }
+        // Before anything leaves: this process may not have run for longer than its commands may wait.
+        self.answer_overdue_waiting(around);
         self.may_propose = self.may_decide(around.out);
         if is_member && self.may_propose && takes_proposals(around.wal) {
             while let Some(frame) = self.batcher.seal_next(now) {

@@ -16,7 +16,7 @@ use panch_wire::command::{Command, CommandError, CommandKind, Reply, flags};
 use panch_wire::{exec, reply};
 
 /// Counters of one core, a power of two: 128 KiB.
-const COUNTER_COUNT: usize = 1 << 14;
+const COUNTER_COUNT: usize = 1 << 18;
 
 type Counters = Box<[AtomicU64]>;
 

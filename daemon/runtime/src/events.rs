@@ -110,9 +110,6 @@ impl Events {
     ) {
         let Self { lines, .. } = self;
         lines.begin(now, tell);
-        for status in &mut *sight.groups {
-            self.look_at_group(now, &status, tell);
-        }
         if self.tells_of_node {
             self.look_at_nodes(now, sight.reaches, tell);
         }
@@ -136,6 +133,9 @@ impl Events {
                 tell,
             ),
             None => {}
+        }
+        for status in &mut *sight.groups {
+            self.look_at_group(now, &status, tell);
         }
     }
 
@@ -283,7 +283,8 @@ impl Lines {
         text: fmt::Arguments<'_>,
         tell: &mut dyn FnMut(Level, fmt::Arguments<'_>),
     ) {
-        if self.count >= LINES_MAX {
+        // What is not of one group is rare, and what an error says must not be missed.
+        if level != Level::Error && self.count >= LINES_MAX {
             self.left_out += 1;
             return;
         }

@@ -6,8 +6,8 @@ use panch_consensus::protocol::ProtocolKind;
 use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
 use panch_wire::time::Instant;
 
-use crate::clients::seats::Seats;
 use crate::changes::Changes;
+use crate::clients::seats::Seats;
 use crate::counters::Reports;
 use crate::options::NodeOptions;
 

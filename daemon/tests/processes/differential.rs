@@ -451,9 +451,19 @@ fn categories_are_those_of_redis(pair: &Pair) {
     let [ours, theirs] = pair.ports();
     let common: BTreeSet<String> = list(ours, &[]).intersection(&list(theirs, &[])).cloned().collect();
     assert!(common.len() > 50, "{common:?}");
-    for category in
-        ["read", "write", "fast", "slow", "keyspace", "string", "connection", "dangerous", "admin"]
-    {
+    let categories = [
+        "read",
+        "write",
+        "fast",
+        "slow",
+        "keyspace",
+        "string",
+        "connection",
+        "dangerous",
+        "admin",
+        "transaction",
+    ];
+    for category in categories {
         let of = |port| -> BTreeSet<String> {
             let found = list(port, &[b"FILTERBY", b"ACLCAT", category.as_bytes()]);
             found.intersection(&common).cloned().collect()

@@ -33,7 +33,7 @@ pub use reader::{Incoming, Next, PacketReader};
 pub use writer::PacketWriter;
 
 /// Version of this protocol.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;
 /// Bytes of a packet before its messages.
 pub const PACKET_HEADER_SIZE: usize = 40;
 /// Bytes of a message before its own.

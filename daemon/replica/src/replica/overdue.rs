@@ -51,6 +51,18 @@ impl<P: Protocol> Replica<P> {
         2 * (0..count as u8).map(ReplicaId).filter(is_reached).count() > count && self.protocol.may_decide()
     }
 
+    fn cause_of_delay(&self) -> CommandError {
+        if self.may_propose { CommandError::Overdue } else { CommandError::Unavailable }
+    }
+
+    /// What waits to be proposed and has no time left is given up.
+    pub(super) fn answer_overdue_waiting<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
+        let limit = around.now - self.config.request_timeout;
+        while let Some(tokens) = self.batcher.overdue_waiting(limit) {
+            self.answer(tokens, self.cause_of_delay(), around.out);
+        }
+    }
+
     pub(super) fn answer_overdue<O: Outbox>(&mut self, around: &mut Surroundings<'_, O>) {
         let now = around.now;
         if self.doubtful_at().is_some_and(|at| at <= now) {
@@ -59,11 +71,9 @@ impl<P: Protocol> Replica<P> {
         if now.0 < self.config.request_timeout.as_nanos() as u64 {
             return;
         }
+        self.answer_overdue_waiting(around);
         let limit = now - self.config.request_timeout;
-        let cause = if self.may_propose { CommandError::Overdue } else { CommandError::Unavailable };
-        while let Some(tokens) = self.batcher.overdue_waiting(limit) {
-            self.answer(tokens, cause, around.out);
-        }
+        let cause = self.cause_of_delay();
         while let Some(tokens) = self.batcher.overdue_outstanding(limit) {
             self.answer(tokens, CommandError::Unknown, around.out);
         }

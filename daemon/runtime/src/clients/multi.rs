@@ -73,6 +73,9 @@ struct Watch {
     group: Option<GroupId>,
     /// The request that asks for the values of further keys, and those.
     pending: Option<(u64, Vec<Watched>)>,
+    /// Bytes that the conditions of all take, and of the longest of their keys.
+    conditions_size: usize,
+    key_size: usize,
     /// The values of some could not be had.
     has_failed: bool,
 }
@@ -195,6 +198,10 @@ impl Multi {
             queue.is_spoiled = true;
             return Err(Unfit::OtherGroup);
         }
+        if queue.is_spoiled {
+            // It will not be executed, so nothing of it is kept.
+            return Ok(());
+        }
         exec::push_command(command, &mut queue.steps);
         let size_max = limits.command_size_max;
         let is_long =
@@ -242,6 +249,10 @@ impl Multi {
 
     /// Their values were asked for with request `number`.
     pub(crate) fn asked(&mut self, number: u64, watching: Watching) {
+        for watched in &watching.keys {
+            self.watch.conditions_size += size_of_condition(&watched.key);
+            self.watch.key_size = self.watch.key_size.max(watched.key.len());
+        }
         self.watch.group = Some(watching.group);
         self.watch.pending = Some((number, watching.keys));
     }
@@ -326,10 +337,7 @@ fn size_of_exec(steps: &[u8]) -> usize {
 impl Watch {
     /// The most bytes that its conditions take, the key of the first of them counted twice.
     fn size(&self) -> usize {
-        let pending = self.pending.iter().flat_map(|(_, keys)| keys);
-        let all = || self.keys.iter().chain(pending.clone());
-        let first = all().map(|watched| watched.key.len()).max().unwrap_or(0);
-        first + all().map(|watched| size_of_condition(&watched.key)).sum::<usize>()
+        self.key_size + self.conditions_size
     }
 }
 

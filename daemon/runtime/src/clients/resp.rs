@@ -59,7 +59,8 @@ pub(crate) fn consume(
             Ok(Parsed::Oversize { consumed, what }) => {
                 let sizes = sizes(&counter.view.options.replica.batch);
                 let refusal = resp::Refusal::of_oversize(what, speech.parser.arguments(rest), &sizes);
-                speech.multi.spoil();
+                let name = speech.parser.arguments(rest).iter().next();
+                refuse(name.is_some_and(is_watch), &mut speech.multi);
                 answer(&mut speech.order, &mut connection.output, |out| refusal.write(out));
                 speech.order.end_command();
                 at += consumed;
@@ -90,7 +91,7 @@ pub(crate) fn consume(
                 continue;
             }
             Err(refusal) => {
-                multi.spoil();
+                refuse(parser.arguments(rest).iter().next().is_some_and(is_watch), multi);
                 answer(order, output, |out| refusal.write(out));
                 order.end_command();
                 at += size;
@@ -103,10 +104,10 @@ pub(crate) fn consume(
             }),
             Request::Exec => {
                 let arrived = connection.arrivals.of(at + size).unwrap_or(counter.now);
-                let asker =
-                    Asker { connection: connection.key.0, arrived, readonly: false, resp3: *resp3 };
+                let asker = Asker { connection: connection.key.0, arrived, readonly: false, resp3: *resp3 };
+                let waits_for_replies = multi.must_wait() && order.len() > 0;
                 if execute(asker, multi, order, output, counter, scratch).is_err() {
-                    connection.waits_until = Some(counter.deadline(arrived));
+                    connection.waits_until = (!waits_for_replies).then(|| counter.deadline(arrived));
                     return (at, Stop::Stalled);
                 }
             }
@@ -115,10 +116,10 @@ pub(crate) fn consume(
             }
             Request::Watch(command) => {
                 let arrived = connection.arrivals.of(at + size).unwrap_or(counter.now);
-                let asker =
-                    Asker { connection: connection.key.0, arrived, readonly: false, resp3: *resp3 };
+                let asker = Asker { connection: connection.key.0, arrived, readonly: false, resp3: *resp3 };
+                let waits_for_replies = order.len() > 0;
                 if watch(asker, multi, order, output, &command, counter).is_err() {
-                    connection.waits_until = Some(counter.deadline(arrived));
+                    connection.waits_until = (!waits_for_replies).then(|| counter.deadline(arrived));
                     return (at, Stop::Stalled);
                 }
             }
@@ -281,6 +282,18 @@ pub(crate) fn consume(
     }
 }
 
+fn is_watch(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"watch")
+}
+
+/// A command was refused: what is queued is not executed; nor is what comes, if it was to be guarded by keys that are not watched now.
+fn refuse(is_watch: bool, multi: &mut Multi) {
+    multi.spoil();
+    if is_watch && !multi.is_open() {
+        multi.fail();
+    }
+}
+
 /// How large commands may be, for texts.
 fn sizes(limits: &BatchLimits) -> resp::Sizes {
     resp::Sizes {
@@ -342,7 +355,8 @@ fn execute(
     counter: &mut Counter<'_>,
     scratch: &mut Vec<u8>,
 ) -> Result<(), Stalled> {
-    if multi.must_wait() && order.len() > 0 {
+    let was_open = multi.is_open();
+    if was_open && multi.must_wait() && order.len() > 0 {
         return Err(Stalled);
     }
     order.set_form(Form::Plain);
@@ -356,7 +370,9 @@ fn execute(
             multi.proposed(order.last());
         }
     }
-    multi.clear();
+    if was_open {
+        multi.clear();
+    }
     Ok(())
 }
 

@@ -63,7 +63,8 @@ impl CoreLoop {
         let (limit, error) = if has_given_up {
             (Instant(u64::MAX), CommandError::Stopping)
         } else {
-            (now - self.view.options.replica.request_timeout, CommandError::NoRoom)
+            let error = if self.core.is_live() { CommandError::NoRoom } else { CommandError::NotMember };
+            (now - self.view.options.replica.request_timeout, error)
         };
         let (core, out, view) = (&mut self.core, &mut self.out, &self.view);
         self.backlog.drain(limit, |RemoteRequest { arrived, group, token, work }, is_late| match work {

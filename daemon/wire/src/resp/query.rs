@@ -143,7 +143,8 @@ fn is_in(top: CommandName, info: &CommandInfo, category: &[u8]) -> bool {
             let about_time = matches!(top, Ttl | PTtl | ExpireTime | PExpireTime | Persist);
             about_time || matches!(top, Del | Unlink | Exists | Touch | Type | DbSize)
         }
-        b"string" => info.has_keys() && !is_in(top, info, b"keyspace"),
+        b"string" => info.has_keys() && !is_in(top, info, b"keyspace") && !is_in(top, info, b"transaction"),
+        b"transaction" => matches!(top, Multi | Exec | Discard | Watch | Unwatch),
         b"connection" => {
             let own = matches!(top, Ping | Echo | Hello | Auth | Select | Quit | Reset | Command | Wait);
             own || matches!(top, ReadOnly | ReadWrite) || (top == Client && is_subcommand)

@@ -174,3 +174,29 @@ fn without_conditions_commands_take_effect_whatever_there_is() {
     panch_wire::rule::remove(None);
     assert_eq!(replies, [text(Reply::Ok)]);
 }
+
+#[test]
+fn short_commands_on_long_values_are_bounded_work() {
+    let mut kv = kv();
+    let long = [b'x'; VALUE_SIZE_MAX - 10];
+    for key in ["a", "b", "c", "d", "e"] {
+        run(&mut kv, &[], &[command(Set, key, &long)]);
+    }
+    // Four values of the largest size may be looked at, and no more.
+    let appends = vec![command(Append, "a", b""); 6];
+    let replies = run(&mut kv, &[], &appends);
+    let length = text(Reply::Int(long.len() as i64));
+    let refused = text(Reply::Error(CommandError::TooLarge));
+    assert_eq!(replies, [vec![length; 4], vec![refused; 2]].concat());
+    let long = str::from_utf8(&long).unwrap();
+    let conditions: Vec<Expected<'_>> = ["a", "b", "c", "d", "e"].map(|key| (key, Some(long))).into();
+    assert_eq!(run(&mut kv, &conditions[..4], &[command(Get, "none", b"")]), [text(Reply::Nil)]);
+    let mut value = Vec::new();
+    for (key, _) in &conditions {
+        Condition { key: key.as_bytes(), hash: Some(hash_of(long.as_bytes())) }.push(&mut value);
+    }
+    exec::push_command(&command(Set, "a", b"new"), &mut value);
+    let mut scratch = Vec::new();
+    assert_eq!(kv.apply(&command(Exec, "a", &value), &mut scratch), Reply::Error(CommandError::TooLarge));
+    assert_eq!(kv.value(b"a"), Some(long.as_bytes()), "nothing has taken effect");
+}
