@@ -95,6 +95,8 @@ fn counters_are_exact(protocol: &str) {
     }
     println!("{protocol}: {expected:?} counts, {retries} commands asked for again");
     assert!(retries > 0, "nothing was ever asked for again");
+    // A node that was started last may wait to be taken in by the others.
+    cluster.wait_writable();
     for id in cluster.ids() {
         let mut connection = cluster.connect(id);
         for (number, expected) in expected.iter().enumerate() {

@@ -48,6 +48,7 @@ const KNOWN: &[(Rule, Known)] = &[
     (Rule::EpaxosValidate, Known::Scenario("T-E25")),
     (Rule::EpaxosValidateExecuted, Known::Scenario("T-E25")),
     (Rule::EpaxosWaitingUsesReportedDeps, Known::Scenario("T-E25")),
+    (Rule::ExecConditions, Known::Seed(3, 0)),
     (Rule::FailedSnapshotKeepsFormer, Known::Scenario("T-C13")),
     (Rule::FailedWriteStops, Known::Scenario("T-C5")),
     (Rule::FastClientNamesChecked, Known::Scenario("T-FD6")),
