@@ -6,6 +6,7 @@ pub mod config;
 pub mod exit;
 pub mod host;
 pub mod log;
+pub mod memory;
 pub mod run;
 pub mod salvage;
 pub mod secret;

@@ -8,6 +8,7 @@ use std::sync::{Arc, mpsc};
 use panch_consensus::protocol::Tuning;
 use panch_replica::batcher::BatchLimits;
 use panch_replica::replica::ReplicaConfig;
+use panch_runtime::machine::memory_size;
 use panch_runtime::options::{Idle, Loss, Member, NodeOptions, PeerName};
 use panch_runtime::placement::allowed_cpus;
 use panch_runtime::{Node, NodeFault, StopHandle};
@@ -23,6 +24,7 @@ use crate::config::dev::connect_text;
 use crate::config::{self, Config};
 use crate::exit::Exit;
 use crate::host;
+use crate::memory;
 use crate::secret;
 
 /// Positions of a row between two comparisons of digests. Nodes with another number are not compared with: it changes with a version only.
@@ -37,6 +39,8 @@ const TAIL_SHARE: usize = 4;
 const UNCHOSEN_SHARE: usize = 8;
 /// What a command has beyond its value: a key, a session header, its place in the batch.
 const COMMAND_OVERHEAD: usize = KEY_SIZE_MAX + 64;
+/// Of the memory of the machine the data may take so much where nobody says: a numerator and a denominator.
+const DATA_SHARE: (u64, u64) = (3, 5);
 /// The most of the tail per group, in bytes.
 const TAIL_SIZE_MAX: usize = 8 << 20;
 /// The executed instances that all groups of a core keep for members that lag, at most: about a quarter of a gigabyte.
@@ -188,6 +192,15 @@ fn heed_signals(asked_to_stop: &AtomicBool, starting: &mpsc::Receiver<Vec<StopHa
         for handle in &handles {
             handle.stop();
         }
+    }
+}
+
+/// Bytes of memory that the data may take; 0 stands for a share of what the machine has.
+fn data_memory_max(configured: u64) -> u64 {
+    let (part, of) = DATA_SHARE;
+    match configured {
+        0 => memory_size().map_or(u64::MAX, |size| size / of * part),
+        size => size,
     }
 }
 
@@ -347,6 +360,8 @@ pub(crate) fn node_options(
         spin: node.spin,
         frame_pool_size: node.frame_pool_size,
         connections_max: node.client_connections_max,
-        output_size_max: node.client_output_max,
+        data_memory_max: data_memory_max(node.data_memory_max),
+        client_memory_max: node.client_memory_max,
+        release_memory: memory::release,
     })
 }

@@ -42,8 +42,8 @@ pub struct Sound {
     pub home: ReplicaId,
     /// Answers that it owes: one for each command.
     pub command_count: usize,
-    /// The longest value written.
-    pub value_size: usize,
+    /// Whether the data may take more memory for one of them.
+    pub may_grow: bool,
 }
 
 /// Why a batch was not taken.
@@ -114,8 +114,9 @@ fn check(
     if holds(Rule::FastClientNamesChecked) && !frame.is_named_after_content() {
         return Err(CommandError::Malformed);
     }
-    let mut value_size = 0;
+    let mut may_grow = false;
     for command in view.commands() {
+        may_grow |= command.may_grow();
         let is_mine = match command.session {
             Some(header) => header.session == terms.session,
             None => !holds(Rule::FastDirectNeedsSession),
@@ -129,9 +130,8 @@ fn check(
         if group_of(&command) != Some(terms.group) {
             return Err(CommandError::CrossSlot);
         }
-        value_size = value_size.max(command.value.len());
     }
-    Ok(Sound { home: id.proposer, command_count: view.command_count(), value_size })
+    Ok(Sound { home: id.proposer, command_count: view.command_count(), may_grow })
 }
 
 /// A batch whose home is here, until it is executed.
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn writes_of_the_session_of_the_connection_in_the_named_group_are_sound() {
         let frame = seal(1, &[set(b"key"), set(b"{key}2")]);
-        let sound = Sound { home: ReplicaId(1), command_count: 2, value_size: 5 };
+        let sound = Sound { home: ReplicaId(1), command_count: 2, may_grow: true };
         assert_eq!(check_with(&frame, |_| ()), Ok(sound));
     }
 

@@ -484,6 +484,25 @@ impl Core {
         self.replicas.iter().map(|any| each!(any, replica => replica.group_status()))
     }
 
+    /// What the reply to a command of that group would take, see [`Kv::reply_size`](crate::kv::Kv::reply_size); `None` if the group is not
+    /// here.
+    pub fn reply_size(&self, group: GroupId, command: &Command<'_>, written: usize) -> Option<usize> {
+        let index = self.index_of(group)?;
+        Some(each!(&self.replicas[index], replica => replica.kv().reply_size(command, written)))
+    }
+
+    /// How long the values of each group are at most.
+    pub fn value_size_bounds(&self) -> impl Iterator<Item = (GroupId, usize)> {
+        self.replicas
+            .iter()
+            .map(|any| each!(any, replica => (replica.group.id, replica.kv().value_size_bound())))
+    }
+
+    /// Bytes of memory that the data of all groups take, see [`Kv::data_size`](crate::kv::Kv::data_size).
+    pub fn data_size(&self) -> u64 {
+        self.replicas.iter().map(|any| each!(any, replica => replica.kv().data_size() as u64)).sum()
+    }
+
     /// Keys in all groups.
     pub fn key_count(&self) -> u64 {
         self.replicas.iter().map(|any| each!(any, replica => replica.key_count())).sum()

@@ -7,7 +7,9 @@ pub(crate) mod digest;
 mod entry;
 mod exec;
 mod index;
+mod lengths;
 mod number;
+mod reply_size;
 mod slab;
 mod table;
 #[cfg(test)]
@@ -18,6 +20,7 @@ use panch_wire::transaction::{self, Step};
 
 use crate::ceilings;
 use number::Text;
+pub use reply_size::{SMALL_REPLY_SIZE, reply_size};
 use table::Table;
 
 /// The table with its ceilings, see [`ceilings`]; only tests have lower ones.
@@ -61,6 +64,11 @@ impl Kv {
         self.table.size_bytes()
     }
 
+    /// Bytes of memory that the pairs take; what was allocated for more of them is not counted.
+    pub fn data_size(&self) -> usize {
+        self.table.data_size()
+    }
+
     /// Equal tables have equal digests, however they came about.
     pub fn digest(&self) -> u64 {
         self.table.digest()
@@ -69,6 +77,21 @@ impl Kv {
     /// The value at `key`.
     pub fn value(&self, key: &[u8]) -> Option<&[u8]> {
         self.table.find(self.table.hashed(key)).map(|index| self.table.value(index))
+    }
+
+    /// Bytes that the reply to this command would have at most, if commands that are applied before it and are not yet make no value longer
+    /// than `written`. Keys are looked up only if there are values that are not short.
+    pub fn reply_size(&self, command: &Command<'_>, written: usize) -> usize {
+        let bound = self.value_size_bound();
+        if bound <= SMALL_REPLY_SIZE {
+            return reply_size(command, &mut |_| bound.max(written));
+        }
+        reply_size(command, &mut |key| self.value(key).map_or(0, <[u8]>::len).max(written))
+    }
+
+    /// No value is longer: at most twice the length of the longest.
+    pub fn value_size_bound(&self) -> usize {
+        self.table.value_size_bound()
     }
 
     /// Brings what these commands will read into the processor's caches; see [`Kv::FORESEEN_MAX`]. Changes nothing.

@@ -21,6 +21,7 @@ use crate::client_batch::Flights;
 use crate::core::Misbehaviour;
 use crate::divergence::{DigestReport, Watch};
 use crate::gate::Gate;
+use crate::kv::Kv;
 use crate::latency::Latencies;
 use crate::log_index::{Found, LogIndex};
 use crate::machine::StateMachine;
@@ -418,6 +419,11 @@ impl<P: Protocol> Replica<P> {
     /// Keys in the group's table.
     pub(crate) fn key_count(&self) -> u64 {
         self.machine.key_count() as u64
+    }
+
+    /// The group's table.
+    pub(crate) fn kv(&self) -> &Kv {
+        self.machine.kv()
     }
 
     /// For operators.

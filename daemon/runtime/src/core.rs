@@ -89,6 +89,9 @@ pub enum CoreFault {
     },
 }
 
+/// Bytes of clients that one turn takes in, and one receive more.
+const RECEIVED_MAX: usize = 4 << 20;
+
 /// One core, running.
 pub(crate) struct CoreLoop {
     pub(crate) view: NodeView,
@@ -126,6 +129,11 @@ pub(crate) struct CoreLoop {
     complaints: Complaints,
     events: Events,
     reported: Instant,
+    memory_checked: Instant,
+    /// Bytes of clients in this turn.
+    received: usize,
+    /// The data took all the memory that they may when this core last looked.
+    is_data_full: bool,
     scratch: Vec<u8>,
     stopping: Option<Stopping>,
     /// Other cores whose clients are owed nothing any more, since the node stops.
@@ -178,6 +186,9 @@ impl CoreLoop {
             complaints: Complaints::default(),
             events,
             reported: Instant(0),
+            memory_checked: Instant(0),
+            received: 0,
+            is_data_full: false,
             scratch: Vec::new(),
             stopping: None,
             cores_drained: 0,
@@ -199,7 +210,11 @@ impl CoreLoop {
     /// One turn. True if anything was done, so that the next turn should come at once.
     pub(crate) fn turn(&mut self) -> Result<bool, CoreFault> {
         let mut busy = false;
-        while let Some(event) = self.ring.next_event() {
+        self.received = 0;
+        // More may come for as long as this goes on; what is given back, sent and said meanwhile waits for the end of the turn.
+        while self.received < RECEIVED_MAX
+            && let Some(event) = self.ring.next_event()
+        {
             busy = true;
             // Read after the event arrived, which may be long after the one before: leases depend on it.
             self.on_event(clock::now(), event)?;
@@ -225,6 +240,9 @@ impl CoreLoop {
         let used_for_requests = self.pool.used();
         if self.view.cores() > 1 {
             self.view.reports.set_keys(self.view.core, self.core.key_count());
+            self.core
+                .value_size_bounds()
+                .for_each(|(group, bound)| self.view.reports.set_value_size_bound(group, bound));
         }
         self.consider_return(now);
         self.write_log(now);
@@ -232,8 +250,8 @@ impl CoreLoop {
         self.send_parcels();
         let log_end = self.core.wal().map_or(0, |wal| wal.synced().0);
         self.out.peers.flush(now, &mut self.ring, log_end);
-        self.out.clients.flush(&mut self.ring);
-        self.close_finished();
+        self.out.clients.flush(now, &mut self.ring);
+        self.close_finished(now);
         // Frame memory that came back after somebody had looked for it in vain.
         busy |= self.inbound.has_held() && self.pool.used() < used_for_inbound;
         busy |= self.has_waiting_requests() && self.pool.used() < used_for_requests;
@@ -263,7 +281,7 @@ impl CoreLoop {
         let stop = self.stopping.as_ref().map(Stopping::deadline);
         let timeout = self.view.options.replica.request_timeout;
         let backlog = self.backlog.first_arrived().map(|arrived| arrived + timeout);
-        let waiting = [self.out.clients.deadline(), backlog];
+        let waiting = [self.out.clients.deadline(), self.memory_deadline(), backlog];
         let (core, peers, inbound) =
             (self.core.deadline(), self.out.peers.deadline(), self.inbound.deadline());
         [core, peers, inbound, listen, stop].into_iter().chain(waiting).flatten().min()
@@ -280,6 +298,11 @@ impl CoreLoop {
         report.groups.extend(self.core.status());
         report.latencies.clone_from(self.core.latencies());
         drop(report);
+        self.view.reports.set_data_size(self.view.core, self.core.data_size());
+        self.is_data_full = self.view.reports.data_size() >= self.view.options.data_memory_max;
+        if self.out.clients.share().has_come_back() {
+            (self.view.options.release_memory)();
+        }
         if self.view.core == 0
             && let Some(text) = self.data.peers.reminder.complaint()
         {
@@ -354,7 +377,7 @@ impl CoreLoop {
                 _ => {}
             },
             Event::Sent { token, result } => match token::subject(token) {
-                Subject::Client(key) => self.on_client_sent(key, result),
+                Subject::Client(key) => self.on_client_sent(now, key, result),
                 Subject::PeerIn(place) if result.is_err() => self.close_inbound(place),
                 Subject::PeerOut(peer) => {
                     let event = self.out.peers.sent(now, ReplicaId(peer), result, &mut self.ring);

@@ -1,11 +1,11 @@
 //! What a core counts and what it publishes for INFO: plain numbers on the core, a copy behind a mutex for the others.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use panch_replica::latency::Latencies;
 use panch_replica::status::GroupStatus;
-use panch_wire::ids::ReplicaSet;
+use panch_wire::ids::{GroupId, ReplicaSet};
 
 /// Counters of one core since its node started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -37,8 +37,8 @@ pub struct CoreCounters {
     pub requests: u64,
     /// Connections of clients ended because of their bytes.
     pub client_faults: u64,
-    /// Connections of clients ended because they did not take their replies.
-    pub output_overruns: u64,
+    /// Connections of clients ended because they let memory lie that others needed.
+    pub clients_evicted: u64,
     /// Connections of peers ended because of their bytes.
     pub peer_faults: u64,
     /// Times that what is remembered of other nodes was written to its file; counted by the first core.
@@ -70,7 +70,7 @@ impl CoreCounters {
             connections_refused,
             requests,
             client_faults,
-            output_overruns,
+            clients_evicted,
             peer_faults,
             peer_memory_writes,
             note_trouble_ms,
@@ -91,7 +91,7 @@ impl CoreCounters {
         self.connections_refused += connections_refused;
         self.requests += requests;
         self.client_faults += client_faults;
-        self.output_overruns += output_overruns;
+        self.clients_evicted += clients_evicted;
         self.peer_faults += peer_faults;
         self.peer_memory_writes += peer_memory_writes;
         self.note_trouble_ms += note_trouble_ms;
@@ -127,20 +127,28 @@ struct Place {
     report: Mutex<CoreReport>,
     /// Keys in its groups. Not part of the report: a reply to a command must not overtake what the command did to it.
     keys: AtomicU64,
+    /// Bytes of memory that the data of its groups take.
+    data_size: AtomicU64,
 }
 
 /// The reports of all cores of a node.
 #[derive(Debug)]
 pub struct Reports {
     cores: Vec<Place>,
+    /// By group: no value is longer.
+    value_size_bounds: Vec<AtomicUsize>,
     /// What the counters were when INFO was last told to count from there on.
     since: Mutex<CoreCounters>,
 }
 
 impl Reports {
-    /// Empty reports for `cores` cores.
-    pub fn new(cores: usize) -> Self {
-        Self { cores: (0..cores).map(|_| Place::default()).collect(), since: Mutex::default() }
+    /// Empty reports for `cores` cores and `groups` groups.
+    pub fn new(cores: usize, groups: usize) -> Self {
+        Self {
+            cores: (0..cores).map(|_| Place::default()).collect(),
+            value_size_bounds: (0..groups).map(|_| AtomicUsize::new(0)).collect(),
+            since: Mutex::default(),
+        }
     }
 
     /// The report of one core.
@@ -177,6 +185,28 @@ impl Reports {
         self.cores[core].keys.store(keys, Ordering::Release);
     }
 
+    /// No value of the group was longer at the end of the last turn of its core.
+    pub(crate) fn value_size_bound(&self, group: GroupId) -> usize {
+        self.value_size_bounds[group.index()].load(Ordering::Relaxed)
+    }
+
+    /// No value of the group is longer. It changes rarely, so that others have it in their caches.
+    pub(crate) fn set_value_size_bound(&self, group: GroupId, bound: usize) {
+        if self.value_size_bound(group) != bound {
+            self.value_size_bounds[group.index()].store(bound, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes of memory that the data of all cores take, a little while ago.
+    pub fn data_size(&self) -> u64 {
+        self.cores.iter().map(|place| place.data_size.load(Ordering::Relaxed)).sum()
+    }
+
+    /// The data of the groups of `core` take so many bytes of memory.
+    pub(crate) fn set_data_size(&self, core: usize, size: u64) {
+        self.cores[core].data_size.store(size, Ordering::Relaxed);
+    }
+
     /// The counters from which INFO counts.
     pub(crate) fn since(&self) -> MutexGuard<'_, CoreCounters> {
         self.since.lock().expect("nobody panics with it: a panic aborts")
@@ -191,7 +221,7 @@ mod tests {
 
     #[test]
     fn keys_are_those_of_all_cores() {
-        let reports = Reports::new(3);
+        let reports = Reports::new(3, 1);
         reports.set_keys(0, 5);
         reports.set_keys(2, 7);
         reports.set_keys(0, 4);

@@ -23,6 +23,7 @@ mod identity;
 mod inbound;
 mod inquiry;
 mod log_io;
+pub mod machine;
 mod memory;
 mod node;
 mod notes;

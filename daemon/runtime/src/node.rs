@@ -25,7 +25,7 @@ use panch_wire::time::Instant;
 
 use crate::addresses::{Addresses, LookUps};
 use crate::changes::Changes;
-use crate::clients::overrun_size;
+use crate::clients::memory::{Memory, Share};
 use crate::clients::seats::Seats;
 use crate::clients::table::Clients;
 use crate::complaints::say;
@@ -34,13 +34,14 @@ use crate::counters::Reports;
 use crate::identity::{DataDir, Founding, Identity, IdentityFault, Loss};
 use crate::inquiry::{before_first_incarnation, before_next_incarnation};
 use crate::log_io::LogIo;
+use crate::machine::memory_size;
 use crate::notes::Notes;
 use crate::options::NodeOptions;
 use crate::outputs::Outputs;
 use crate::park;
 use crate::past::Past;
 use crate::peers::Peers;
-use crate::remote::Parcel;
+use crate::remote::{Parcel, Replies};
 use crate::salvage::{Beginning, SalvageFault};
 use crate::starts;
 use crate::storage::{CoreDirectory, Storage};
@@ -56,14 +57,6 @@ const PEER_QUEUE_SHARE: usize = 4;
 const PEER_QUEUE_SIZE_MIN: usize = 8 << 20;
 /// Log segments beyond this many times the snapshot interval make the group that holds the oldest one take a snapshot.
 const LOG_SIZE_FACTOR: u64 = 2;
-
-/// Bytes of memory that this machine has, if the system says so: a snapshot becomes a state in memory.
-fn memory_size() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kibibytes * 1024)
-}
 
 /// With fewer members no majority is left without one of them.
 const REJOIN_MEMBERS_MIN: usize = 3;
@@ -250,8 +243,9 @@ impl Node {
         // One port more than cores: the control port, through which the node is stopped.
         let mut ports = mesh::connect::<Parcel>(cores + 1, MESH_CAPACITY).map_err(io("eventfd"))?;
         let control = Arc::new(ports.pop().expect("one port per core and one more"));
-        let reports = Arc::new(Reports::new(cores));
+        let reports = Arc::new(Reports::new(cores, options.protocols.len()));
         let seats = Arc::new(Seats::new(options.connections_max));
+        let memory = Arc::new(Memory::new(options.client_memory_max, options.connections_max, cores));
         let changes = Arc::new(Changes::new(cores));
         let options = Arc::new(options);
         let failed = Arc::new(AtomicBool::new(false));
@@ -271,6 +265,7 @@ impl Node {
                 started: clock::now(),
                 reports: Arc::clone(&reports),
                 seats: Arc::clone(&seats),
+                memory: Arc::clone(&memory),
                 changes: Arc::clone(&changes),
             };
             let (ready, go) = (ready_sender.clone(), go.clone());
@@ -542,9 +537,15 @@ fn open_core(
             Arc::clone(data),
             options.secret.clone(),
         ),
-        clients: Clients::new(view.core, view.cores(), Arc::clone(&view.seats), overrun_size(&options)),
+        clients: Clients::new(
+            view.core,
+            view.cores(),
+            Arc::clone(&view.seats),
+            Share::new(Arc::clone(&view.memory)).into(),
+            ring.send_buffers().clone(),
+        ),
         storage,
-        replies: vec![Vec::new(); view.cores()],
+        replies: (0..view.cores()).map(|_| Replies::default()).collect(),
         changes: Arc::clone(&view.changes),
         loads: Default::default(),
     };

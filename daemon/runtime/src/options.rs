@@ -113,8 +113,12 @@ pub struct NodeOptions {
     pub frame_pool_size: usize,
     /// Connections of clients, over all cores.
     pub connections_max: usize,
-    /// Bytes of unsent replies at which no more is read from a client.
-    pub output_size_max: usize,
+    /// Bytes of memory that the data may take on this node when it takes in a command that may make them grow.
+    pub data_memory_max: u64,
+    /// Bytes that the clients of all cores may make the node hold: unfinished requests, unread replies, replies to come.
+    pub client_memory_max: usize,
+    /// Gives memory that a core's thread has freed back to the machine, on which it is called. Once in a while after clients held much.
+    pub release_memory: fn(),
 }
 
 impl NodeOptions {

@@ -16,7 +16,7 @@ use crate::changes::Changes;
 use crate::clients::connection::ConnectionKey;
 use crate::clients::table::Clients;
 use crate::peers::Peers;
-use crate::remote;
+use crate::remote::Replies;
 use crate::storage::{Job, Storage};
 
 /// The world as the pure core sees it.
@@ -26,7 +26,7 @@ pub(crate) struct Outputs {
     pub(crate) clients: Clients,
     pub(crate) storage: Storage,
     /// Replies for the clients of other cores, gathering during this turn.
-    pub(crate) replies: Vec<Vec<u8>>,
+    pub(crate) replies: Vec<Replies>,
     /// Of keys, for clients that watch some.
     pub(crate) changes: Arc<Changes>,
     /// Reads from the log to be started.
@@ -59,7 +59,7 @@ impl Outbox for Outputs {
         if core == self.core {
             self.clients.reply(to, reply, commit);
         } else {
-            remote::push_reply(&mut self.replies[core], to, reply, commit);
+            self.replies[core].push(to, reply, commit);
         }
     }
 

@@ -5,6 +5,7 @@
 //! What a core has been given and has not taken in is bounded by a credit ([`OUTSTANDING_SIZE_MAX`]): the giver counts, the
 //! taker says how much has left its [`Backlog`], and clients whose commands find no credit wait.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use panch_replica::batcher::Refusal;
@@ -14,6 +15,7 @@ use panch_wire::client::{self, Answer, Commit, Operation, ReadLevel, ReplyView, 
 use panch_wire::command::{Command, Reply};
 use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
 use panch_wire::peer::Hello;
+use panch_wire::reply;
 use panch_wire::time::Instant;
 
 use crate::clients::submitted_level;
@@ -25,7 +27,7 @@ const OUTSTANDING_SIZE_MAX: usize = 4 << 20;
 pub(crate) enum Parcel {
     /// Commands of this core's clients for the other's groups.
     Requests(Requests),
-    /// Replies to the other's requests: see [`push_reply`].
+    /// Replies to the other's requests, see [`Replies`].
     Replies(Vec<u8>),
     /// So many bytes of the other's requests have been taken in.
     Taken(usize),
@@ -201,6 +203,41 @@ impl Backlog {
     }
 }
 
+/// Bytes of replies in one parcel, so that none has to grow by much; one reply may be longer.
+const REPLIES_SIZE_MAX: usize = 256 << 10;
+
+/// Replies for the clients of another core, in the parcels in which they will leave.
+#[derive(Default)]
+pub(crate) struct Replies(VecDeque<Vec<u8>>);
+
+impl Replies {
+    /// Adds one.
+    pub(crate) fn push(&mut self, to: ReplyTo, reply: Reply<'_>, commit: Option<&Commit>) {
+        let size = reply::size(&reply) + REPLY_SIZE;
+        if self.0.back().is_none_or(|parcel| parcel.len() + size > REPLIES_SIZE_MAX) {
+            // A long one has a parcel of its size.
+            let capacity = if size > REPLIES_SIZE_MAX { size } else { 0 };
+            self.0.push_back(Vec::with_capacity(capacity));
+        }
+        push_reply(self.0.back_mut().expect("there is one"), to, reply, commit);
+    }
+
+    /// Hands the parcels to `send` in their order until it gives one back.
+    pub(crate) fn send(&mut self, mut send: impl FnMut(Vec<u8>) -> Result<(), Vec<u8>>) {
+        while let Some(parcel) = self.0.pop_front() {
+            if let Err(unsent) = send(parcel) {
+                return self.0.push_front(unsent);
+            }
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// What a reply takes in a parcel beside what it says.
+const REPLY_SIZE: usize = 128;
 const REQUEST_PREFIX: usize = 26;
 const REPLY_PREFIX: usize = 8;
 
@@ -272,7 +309,7 @@ pub(crate) fn request_at(bytes: &[u8], at: usize) -> Option<(RemoteRequest<'_>, 
 }
 
 /// Appends a reply.
-pub(crate) fn push_reply(out: &mut Vec<u8>, to: ReplyTo, reply: Reply<'_>, commit: Option<&Commit>) {
+fn push_reply(out: &mut Vec<u8>, to: ReplyTo, reply: Reply<'_>, commit: Option<&Commit>) {
     out.extend_from_slice(&to.connection.to_le_bytes());
     let commit = commit.copied();
     client::write_reply(&ReplyView { number: to.request, stages: None, commit, answer: reply.into() }, out);

@@ -7,6 +7,7 @@ use panch_wire::ids::{GroupId, Incarnation, ReplicaId};
 use panch_wire::time::Instant;
 
 use crate::changes::Changes;
+use crate::clients::memory::Memory;
 use crate::clients::seats::Seats;
 use crate::counters::Reports;
 use crate::options::NodeOptions;
@@ -23,6 +24,8 @@ pub(crate) struct NodeView {
     pub(crate) started: Instant,
     pub(crate) reports: Arc<Reports>,
     pub(crate) seats: Arc<Seats>,
+    /// What clients hold, on all cores.
+    pub(crate) memory: Arc<Memory>,
     /// Of keys on this node, for clients that watch some.
     pub(crate) changes: Arc<Changes>,
 }

@@ -50,7 +50,9 @@ fn options(data_dir: &Path, cores: usize, durability: Durability) -> NodeOptions
         spin: Duration::ZERO,
         frame_pool_size: 16 << 20,
         connections_max: 10,
-        output_size_max: 1 << 20,
+        client_memory_max: 1 << 20,
+        data_memory_max: u64::MAX,
+        release_memory: || (),
     }
 }
 

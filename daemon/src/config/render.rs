@@ -106,7 +106,8 @@ fn node(node: &NodeConfig) -> String {
     put("snapshot_log_size", size(node.snapshot_log_size));
     put("frame_pool_size", size(node.frame_pool_size as u64));
     put("client_connections_max", node.client_connections_max.to_string());
-    put("client_output_max", size(node.client_output_max as u64));
+    put("data_memory_max", size(node.data_memory_max));
+    put("client_memory_max", size(node.client_memory_max as u64));
     put("request_timeout", period(node.request_timeout));
     put("default_read_level", quoted(node.default_read_level.word()));
     text

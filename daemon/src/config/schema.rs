@@ -212,8 +212,10 @@ pub struct NodeConfig {
     pub frame_pool_size: usize,
     /// The most client connections, RESP and native together.
     pub client_connections_max: usize,
-    /// Replies waiting for one slow client, in bytes; at this much the node stops reading its requests.
-    pub client_output_max: usize,
+    /// Bytes of memory that the data may take; 0: a share of what the machine has.
+    pub data_memory_max: u64,
+    /// Bytes that clients may make the node hold, all together: unfinished requests, unread replies, replies to come.
+    pub client_memory_max: usize,
     /// A request that arrived this long ago is answered, whatever is known of it.
     pub request_timeout: Duration,
     /// How fresh the answer to a read must be if its client does not say: every Redis client, and native requests that

@@ -271,7 +271,7 @@ fn order_of_the_member_list_does_not_count() {
 fn largest_value_that_is_allowed_fits_a_frame() {
     use panch_wire::frame::FRAME_SIZE_MAX;
     let sets = ["node.log_segment_size=1GiB", "node.snapshot_log_size=1GiB", "node.frame_pool_size=1GiB"];
-    let with = |set: &str| read(HEAD, &[sets.as_slice(), &[set, "node.client_output_max=1GiB"]].concat());
+    let with = |set: &str| read(HEAD, &[sets.as_slice(), &[set, "node.client_memory_max=1GiB"]].concat());
     assert!(with("cluster.value_size_max=128MiB").is_err());
     let largest = with("cluster.value_size_max=127MiB").unwrap().config.cluster.value_size_max;
     let session = Some(panch_wire::command::SessionHeader { session: 1, number: 1, acked_below: 1 });

@@ -28,6 +28,8 @@ const GIB: u64 = 1 << 30;
 const FRAMES_MIN: u64 = 4;
 /// The longest reply beyond the value itself: a RESP length line.
 const REPLY_OVERHEAD: u64 = 64;
+/// So many of the largest values fit into the memory for clients.
+const CLIENT_VALUES_MIN: u64 = 4;
 
 const fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
@@ -82,7 +84,7 @@ struct ClusterSizes {
 struct NodeSizes {
     log_segment_size: Located<u64>,
     frame_pool_size: Located<u64>,
-    client_output_max: Located<u64>,
+    client_memory_max: Located<u64>,
 }
 
 fn cluster(reader: &mut Reader<'_>, notes: &Notes) -> (ClusterConfig, ClusterSizes) {
@@ -248,7 +250,8 @@ fn node(
     let client_connections_max = reader.number("client_connections_max", 1..=1_000_000, 10_000);
     let request_timeout = reader.period("request_timeout", ms(100)..=ms(60_000), ms(3000));
     let default_read_level = reader.choice("default_read_level", ReadLevel::ALL, ReadLevel::Quorum);
-    let client_output_max = reader.size("client_output_max", 16 * KIB..=4 * GIB, 8 * MIB);
+    let data_memory_max = reader.size("data_memory_max", 0..=64 << 40, 0);
+    let client_memory_max = reader.size("client_memory_max", MIB..=64 * GIB, 128 * MIB);
 
     let segment = &log_segment_size;
     if segment.sound && !segment.value.is_multiple_of(PAGE_SIZE as u64) {
@@ -304,11 +307,12 @@ fn node(
         snapshot_log_size: snapshot_log_size.value,
         frame_pool_size: frame_pool_size.value as usize,
         client_connections_max: client_connections_max.value as usize,
-        client_output_max: client_output_max.value as usize,
+        data_memory_max: data_memory_max.value,
+        client_memory_max: client_memory_max.value as usize,
         request_timeout: request_timeout.value,
         default_read_level: default_read_level.value,
     };
-    (config, NodeSizes { log_segment_size, frame_pool_size, client_output_max })
+    (config, NodeSizes { log_segment_size, frame_pool_size, client_memory_max })
 }
 
 /// A relative path of the file starts from the file's folder, so that the node finds its data wherever it is started
@@ -388,20 +392,25 @@ fn between(cluster: &ClusterSizes, node: &NodeSizes, notes: &Notes) {
     let from_value = value.value + command_overhead();
     let (largest, cause) = if from_value > batch.value { (from_value, value) } else { (batch.value, batch) };
     let frame = footprint(largest);
-    let too_small = |size: &Located<u64>, key: &str, least: u64, label: &str, reason: &str| {
-        if !size.sound || size.value >= least {
-            return;
-        }
-        let title = format!("`{key}` ({}) is too small: {reason}", Size(size.value));
-        let (place, context) =
-            if size.place.is_some() { (&size.place, &cause.place) } else { (&cause.place, &None) };
-        let diagnostic =
-            Diagnostic::error(title).near(place.as_ref(), label).with(context.as_ref(), "because of this");
-        notes.push(diagnostic.help(format!("set `{key}` to at least {}, or allow less here", Size(least))));
-    };
+    let too_small =
+        |size: &Located<u64>, cause: &Located<u64>, key: &str, least: u64, label: &str, reason: &str| {
+            if !size.sound || size.value >= least {
+                return;
+            }
+            let title = format!("`{key}` ({}) is too small: {reason}", Size(size.value));
+            let (place, context) =
+                if size.place.is_some() { (&size.place, &cause.place) } else { (&cause.place, &None) };
+            let diagnostic = Diagnostic::error(title)
+                .near(place.as_ref(), label)
+                .with(context.as_ref(), "because of this");
+            notes.push(
+                diagnostic.help(format!("set `{key}` to at least {}, or allow less here", Size(least))),
+            );
+        };
     let need = format!("the largest batch takes {}", Size(frame));
     too_small(
         &node.log_segment_size,
+        cause,
         "node.log_segment_size",
         2 * frame,
         "a segment must hold two of the largest",
@@ -409,24 +418,20 @@ fn between(cluster: &ClusterSizes, node: &NodeSizes, notes: &Notes) {
     );
     too_small(
         &node.frame_pool_size,
+        cause,
         "node.frame_pool_size",
         FRAMES_MIN * frame,
         "a core must hold four of the largest",
         &need,
     );
-    let output = &node.client_output_max;
-    let least = (value.value + REPLY_OVERHEAD).next_multiple_of(64 * KIB);
-    if output.sound && output.value < least {
-        let (place, context) =
-            if output.place.is_some() { (&output.place, &value.place) } else { (&value.place, &None) };
-        let title = format!(
-            "`node.client_output_max` ({}) cannot hold the largest value ({})",
-            Size(output.value),
-            Size(value.value)
-        );
-        let diagnostic = Diagnostic::error(title)
-            .near(place.as_ref(), "a reply with such a value could never be sent")
-            .with(context.as_ref(), "the largest value");
-        notes.push(diagnostic.help(format!("set `node.client_output_max` to at least {}", Size(least))));
-    }
+    let least = CLIENT_VALUES_MIN * (value.value + REPLY_OVERHEAD).next_multiple_of(64 * KIB);
+    let need = format!("the largest value takes {}", Size(value.value));
+    too_small(
+        &node.client_memory_max,
+        value,
+        "node.client_memory_max",
+        least,
+        "clients must be able to be owed four of the largest",
+        &need,
+    );
 }

@@ -38,7 +38,7 @@ const NODE_LIMITS: [(&str, &str, &str); 4] = [
     ("log_segment_size", "\"2MiB\"", "\"4MiB\""),
     ("snapshot_log_size", "\"4MiB\"", "\"8MiB\""),
     ("frame_pool_size", "\"16MiB\"", "\"64MiB\""),
-    ("client_output_max", "\"256KiB\"", "\"8MiB\""),
+    ("client_memory_max", "\"8MiB\"", "\"64MiB\""),
 ];
 /// How a node says that its data directory is to be emptied.
 const EMPTY: [&str; 4] =

@@ -466,7 +466,8 @@ fn flood(port: u16, opening: &[u8], request: &[u8], size_max: usize) -> (Raw, us
 fn a_client_that_reads_nothing_is_held_back(listener: Listener, request: &[u8], value_size: usize) {
     const GROWTH_MAX: u64 = 64 << 20;
     let mut cluster = Cluster::start(Settings {
-        node: "log_segment_size = \"4MiB\"\nsnapshot_log_size = \"8MiB\"\nframe_pool_size = \"16MiB\"\n"
+        node: "log_segment_size = \"4MiB\"\nsnapshot_log_size = \"8MiB\"\nframe_pool_size = \"16MiB\"\n\
+               client_memory_max = \"16MiB\"\n"
             .into(),
         ..Settings::default()
     });

@@ -557,6 +557,16 @@ fn take<'a, const SIZE: usize>(payload: &mut &'a [u8]) -> Result<&'a [u8; SIZE],
     Ok(block)
 }
 
+/// Bytes of the request at the front of `bytes`, as it says itself; 0 if it has not said it yet. [`parse_request`] judges it.
+pub fn request_size(bytes: &[u8]) -> usize {
+    bytes.split_first_chunk::<4>().map_or(0, |(length, _)| u32::from_le_bytes(*length) as usize)
+}
+
+/// The number of the request at the front of `bytes`, once its header is there.
+pub fn request_number(bytes: &[u8]) -> Option<u64> {
+    (bytes.len() >= REQUEST_HEADER_SIZE).then(|| u64_at(bytes, 16))
+}
+
 /// The length in the first four bytes, once the header is there. A bad length is refused as soon as it is known.
 fn whole(bytes: &[u8], header_size: usize, size_max: u32) -> Result<Option<usize>, ClientFault> {
     let Some((length, _)) = bytes.split_first_chunk::<4>() else { return Ok(None) };

@@ -212,6 +212,8 @@ errors! {
     Overdue = 16, "TRYAGAIN the node could not propose the command, or confirm the read, within request_timeout, since its log or the other nodes are slow: it was not applied";
     /// The node has no part in the group yet; the command was not applied by it.
     NotMember = 17, "CLUSTERDOWN the node is starting, or on its way back after the loss of its disk, and serves nothing yet: the command was not applied, try another node";
+    /// The data have taken the memory that this node may use for them; the command was not applied.
+    OutOfMemory = 19, "OOM command not allowed when used memory > 'maxmemory'.";
     /// The node takes nothing in any more; the command was not applied by it.
     Stopping = 18, "CLUSTERDOWN the node is stopping: the command was not applied, try another node";
 }
@@ -221,7 +223,7 @@ impl CommandError {
     /// this node or to another.
     pub fn is_passing(self) -> bool {
         use CommandError::*;
-        matches!(self, Unavailable | LogFull | NoRoom | Overdue | NotMember | Stopping)
+        matches!(self, Unavailable | LogFull | OutOfMemory | NoRoom | Overdue | NotMember | Stopping)
     }
 }
 
@@ -297,6 +299,18 @@ impl<'a> Command<'a> {
         self.kind.is_read() && keys.any(|key| Some(key) != first)
     }
 
+    /// Whether the data may take more memory for it.
+    pub fn may_grow(&self) -> bool {
+        use CommandKind::*;
+        match self.kind {
+            Set | SetNx | GetSet | IncrBy | Append | MSet | CompareAndSet => true,
+            Transaction => transaction::steps(self.value).any(|step| matches!(step, Step::Set(..))),
+            Exec => exec::commands(self.value).any(|command| command.may_grow()),
+            Get | GetDel | StrLen | Type | MGet | Del | Exists | OpenSession | CloseSession
+            | ExpireSessions => false,
+        }
+    }
+
     /// The length of the longest value that the command brings along to be written, in bytes. Of a list that means nothing, 0.
     pub fn longest_value(&self) -> usize {
         use CommandKind::*;
@@ -370,6 +384,33 @@ mod tests {
         ] {
             let command = Command { kind, flags: 0, session: None, key: b"k", value: &value };
             assert_eq!(command.longest_value(), longest, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn what_only_reads_or_deletes_takes_no_memory() {
+        let (mut deletes, mut sets) = (Vec::new(), Vec::new());
+        Step::Delete(b"k").push(&mut deletes);
+        Step::Absent(b"k").push(&mut sets);
+        Step::Set(b"k", b"v").push(&mut sets);
+        let command = |kind, value| Command { kind, flags: 0, session: None, key: b"k", value };
+        let held = |inner: &Command<'_>| {
+            let mut value = Vec::new();
+            exec::push_command(&command(CommandKind::Get, b""), &mut value);
+            exec::push_command(inner, &mut value);
+            value
+        };
+        use CommandKind::*;
+        for (kind, value, may) in [
+            (Set, &b"v"[..], true),
+            (IncrBy, &[1; 8], true),
+            (GetDel, b"", false),
+            (Transaction, &deletes, false),
+            (Transaction, &sets, true),
+            (Exec, &held(&command(Append, b"v")), true),
+            (Exec, &held(&command(Transaction, &deletes)), false),
+        ] {
+            assert_eq!(command(kind, value).may_grow(), may, "{kind:?}");
         }
     }
 

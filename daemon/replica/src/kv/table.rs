@@ -1,16 +1,20 @@
 //! Bytes to bytes: index, entries, digest, and the hook that lets a snapshot see the past.
 //!
-//! Invariants: `digest` is the wrapping sum of the digests of all entries; every change of an entry first offers its old
-//! content to the running scan.
+//! Invariants: `digest` is the wrapping sum of the digests of all entries, `lengths` counts the values of all; every change of
+//! an entry first offers its old content to the running scan.
 
 use super::entry::Entry;
 use super::index::Index;
+use super::lengths::Lengths;
 use super::slab::Slab;
 use crate::snapshot::record;
 use crate::snapshot::scan::Scan;
 
 /// The most keys that [`Table::foresee`] looks at: what fits the nearest caches until it is used.
 pub(super) const FORESEEN_MAX: usize = 32;
+
+/// Bytes of a pair's place and its index entry.
+const PAIR_SIZE: usize = size_of::<Entry>() + 12;
 
 /// The key-value table.
 pub(super) struct Table {
@@ -19,6 +23,7 @@ pub(super) struct Table {
     count: usize,
     digest: u64,
     heap_size: usize,
+    lengths: Lengths,
     scan: Option<Scan>,
 }
 
@@ -40,7 +45,15 @@ fn save(scan: &mut Option<Scan>, index: u32, entry: &Entry) {
 
 impl Table {
     pub(super) fn new(seed: u64) -> Self {
-        Self { index: Index::new(seed), slab: Slab::new(), count: 0, digest: 0, heap_size: 0, scan: None }
+        Self {
+            index: Index::new(seed),
+            slab: Slab::new(),
+            count: 0,
+            digest: 0,
+            heap_size: 0,
+            lengths: Lengths::default(),
+            scan: None,
+        }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -49,6 +62,17 @@ impl Table {
 
     pub(super) fn digest(&self) -> u64 {
         self.digest
+    }
+
+    /// No value is longer: at most twice the length of the longest.
+    #[inline]
+    pub(super) fn value_size_bound(&self) -> usize {
+        self.lengths.bound()
+    }
+
+    /// Bytes that the pairs take, without memory that is kept for others to come.
+    pub(super) fn data_size(&self) -> usize {
+        self.count * PAIR_SIZE + self.heap_size
     }
 
     pub(super) fn size_bytes(&self) -> usize {
@@ -98,6 +122,7 @@ impl Table {
         *place = Entry::new(key.key, value);
         self.digest = self.digest.wrapping_add(place.digest());
         self.heap_size += place.heap_size();
+        self.lengths.add(value.len());
         self.count += 1;
         self.index.insert(key.hash, index);
     }
@@ -107,7 +132,9 @@ impl Table {
         save(&mut self.scan, index, entry);
         self.digest = self.digest.wrapping_sub(entry.digest());
         self.heap_size -= entry.heap_size();
+        let before = entry.value().len();
         change(entry);
+        self.lengths.replace(before, entry.value().len());
         self.digest = self.digest.wrapping_add(entry.digest());
         self.heap_size += entry.heap_size();
     }
@@ -144,6 +171,7 @@ impl Table {
         save(&mut self.scan, index, entry);
         self.digest = self.digest.wrapping_sub(entry.digest());
         self.heap_size -= entry.heap_size();
+        self.lengths.remove(entry.value().len());
         self.count -= 1;
         self.slab.release(index);
         true

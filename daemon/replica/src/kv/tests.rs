@@ -346,3 +346,24 @@ fn foreseeing_takes_so_many_commands_and_no_more_whether_their_keys_are_there_or
     kv.foresee(std::iter::empty());
     assert_eq!(kv.digest(), digest);
 }
+
+#[test]
+fn the_size_of_a_reply_is_foreseen_by_the_values_that_are_there() {
+    let mut kv = Kv::new(1);
+    let get = |key| Command { kind: Get, flags: 0, session: None, key, value: b"" };
+    let mut scratch = Vec::new();
+    let mut set = |kv: &mut Kv, key, length: usize| {
+        let value = vec![b'x'; length];
+        kv.apply(&Command { kind: Set, flags: 0, session: None, key, value: &value }, &mut scratch);
+    };
+    set(&mut kv, b"a", 100);
+    assert!((100..300).contains(&kv.reply_size(&get(b"a"), 0)) && kv.reply_size(&get(b"a"), 5000) >= 5000);
+    set(&mut kv, b"b", 100_000);
+    assert!((100_000..100_300).contains(&kv.reply_size(&get(b"b"), 0)));
+    assert!((100..300).contains(&kv.reply_size(&get(b"a"), 0)), "one long value makes others no longer");
+    assert!((100_000..200_000).contains(&kv.value_size_bound()));
+    set(&mut kv, b"b", 10);
+    assert!((100..200).contains(&kv.value_size_bound()), "{}", kv.value_size_bound());
+    kv.apply(&Command { kind: GetDel, ..get(b"a") }, &mut scratch);
+    assert!((10..20).contains(&kv.value_size_bound()));
+}

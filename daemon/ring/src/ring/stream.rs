@@ -153,6 +153,28 @@ impl Ring {
         self.descriptors.get(socket.0).map_or(0, |descriptor| descriptor.sends.size)
     }
 
+    /// Bytes that the peer of a TCP connection has acknowledged, and those that have come from it; `None` if the kernel does not tell.
+    pub fn progress(&self, socket: SocketId) -> Option<(u64, u64)> {
+        /// Where `tcp_info` of linux/tcp.h has them, since Linux 4.1.
+        const ACKED: usize = 120;
+        const RECEIVED: usize = 128;
+        let descriptor = self.descriptors.get(socket.0)?;
+        let mut info = [0_u8; RECEIVED + 8];
+        let mut length = info.len() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes to `info`, which has as many, and says how many.
+        let result = unsafe {
+            libc::getsockopt(
+                descriptor.fd.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                info.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        let word = |at: usize| u64::from_ne_bytes(info[at..at + 8].try_into().expect("eight bytes"));
+        (result == 0 && length as usize == info.len()).then(|| (word(ACKED), word(RECEIVED)))
+    }
+
     pub(super) fn start_sends(&mut self) {
         while let Some(socket) = self.unsent.pop() {
             if self.descriptors.get(socket).is_some_and(|descriptor| descriptor.closing.is_none()) {

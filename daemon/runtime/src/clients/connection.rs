@@ -2,17 +2,19 @@
 
 use std::net::SocketAddr;
 
+use panch_replica::kv::SMALL_REPLY_SIZE;
 use panch_replica::outbox::ReplyTo;
 use panch_ring::ring::SocketId;
-use panch_wire::client::{self, Commit, ReplyView, Terms};
-use panch_wire::command::Reply;
+use panch_wire::client::{self, Answer, Commit, ReplyView, Terms};
+use panch_wire::command::{CommandError, Reply, list};
 use panch_wire::resp::{self, Parser};
 use panch_wire::time::Instant;
 
+use super::OUTSTANDING_MAX;
 use super::arrivals::Arrivals;
 use super::multi::{Multi, Told};
-use super::order::ReplyOrder;
-use super::{OUTSTANDING_MAX, Room};
+use super::order::{Class, ReplyOrder};
+use super::output::Output;
 
 /// Names a connection for as long as it lives: the core, a generation and a place in the core's table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,10 +70,35 @@ pub(crate) struct RespSpeech {
 }
 
 /// The state of a native connection.
+#[derive(Default)]
 pub(crate) struct NativeSpeech {
     /// `None` before the hello.
     pub(crate) terms: Option<Terms>,
     pub(crate) outstanding: usize,
+    /// Bytes that the replies to those will take, as far as that can be foreseen.
+    pub(crate) reserved: usize,
+    /// Requests whose replies take more than the least, and how much more.
+    pub(crate) long: Vec<(u64, usize)>,
+}
+
+impl NativeSpeech {
+    /// A request is outstanding whose reply will take so much more than the least.
+    pub(crate) fn begin(&mut self, number: u64, reserved: usize) {
+        self.outstanding += 1;
+        self.reserved += SMALL_REPLY_SIZE + reserved;
+        if reserved > 0 {
+            self.long.push((number, reserved));
+        }
+    }
+
+    /// One is answered. Returns what was reserved for it.
+    fn end(&mut self, number: u64) -> usize {
+        self.outstanding = self.outstanding.saturating_sub(1);
+        let place = self.long.iter().position(|(of, _)| *of == number);
+        let reserved = SMALL_REPLY_SIZE + place.map_or(0, |place| self.long.swap_remove(place).1);
+        self.reserved = self.reserved.saturating_sub(reserved);
+        reserved
+    }
 }
 
 /// One client connection.
@@ -85,14 +112,30 @@ pub(crate) struct Connection {
     pub(crate) speech: Speech,
     /// Received and not yet consumed.
     pub(crate) input: Vec<u8>,
+    /// Bytes of it without which the request at its front is not complete, as far as that is known.
+    pub(crate) needed: usize,
+    /// There is no memory for that, since then.
+    pub(crate) lacks_room: Option<Instant>,
+    /// When the request at the front began to come.
+    pub(crate) began: Instant,
     /// When that arrived.
     pub(crate) arrivals: Arrivals,
     /// When the request at the front of the input, which waits for room, is to be refused.
     pub(crate) waits_until: Option<Instant>,
     /// Replies not yet given to the ring.
-    pub(crate) output: Vec<u8>,
-    /// The largest reply so far, or value written: what the next read may return. 0 if there was none.
-    pub(crate) largest: usize,
+    pub(crate) output: Output,
+    /// Bytes with the ring that the kernel had not taken when it was last looked at.
+    pub(crate) unsent: usize,
+    /// The longest value that it wrote since it last had no unanswered write: what a read behind that may return.
+    pub(crate) written: usize,
+    /// What it is counted with, see [`Share`](super::memory::Share).
+    pub(crate) counted: usize,
+    /// When its client last did something for it: took replies, or sent something.
+    pub(crate) moved: Instant,
+    /// What the kernel knew of that: bytes acknowledged and received.
+    pub(crate) progress: (u64, u64),
+    /// How long values were lately that it asked for: what one that cannot be looked up may return.
+    pub(crate) likely_size: usize,
     /// In the table's list of connections with output.
     pub(crate) dirty: bool,
     /// A list of replies is with the ring.
@@ -126,10 +169,18 @@ impl Connection {
             since,
             speech,
             input: Vec::new(),
+            needed: 0,
+            lacks_room: None,
+            began: since,
             arrivals: Arrivals::default(),
             waits_until: None,
-            output: Vec::new(),
-            largest: 0,
+            output: Output::default(),
+            unsent: 0,
+            written: 0,
+            counted: 0,
+            moved: since,
+            progress: (0, 0),
+            likely_size: usize::MAX,
             dirty: false,
             sending: false,
             stalled: false,
@@ -140,38 +191,54 @@ impl Connection {
         }
     }
 
-    /// Encodes the reply to request `number`; with `commit` if the request asked for it.
-    pub(crate) fn reply(&mut self, number: u64, reply: Reply<'_>, commit: Option<&Commit>) {
-        let size = match &mut self.speech {
+    /// Encodes the reply to request `number`; with `commit` if the request asked for it. Returns by how many bytes it is longer than
+    /// what was reserved.
+    pub(crate) fn reply(&mut self, number: u64, reply: Reply<'_>, commit: Option<&Commit>) -> usize {
+        if let Some(size) = longest_value(&reply) {
+            self.likely_size = size.max(self.likely_size / 2);
+        }
+        match &mut self.speech {
             Speech::Resp(speech) => {
                 let (resp3, output) = (speech.resp3, &mut self.output);
-                match speech.multi.on_reply(number, &reply) {
+                let reserved = speech.order.reserved_of(number);
+                let size = match speech.multi.on_reply(number, &reply) {
                     Told::Reply => speech.order.reply(number, &reply, resp3, output),
                     Told::Watched => speech.order.complete(number, output, resp::ok),
                     Told::Changed => {
                         speech.order.complete(number, output, |out| resp::null_array(resp3, out))
                     }
-                }
+                };
+                size.saturating_sub(reserved)
             }
             Speech::Native(speech) => {
-                speech.outstanding = speech.outstanding.saturating_sub(1);
+                let reserved = speech.end(number);
                 let view = ReplyView { number, stages: None, commit: commit.copied(), answer: reply.into() };
-                let before = self.output.len();
-                client::write_reply(&view, &mut self.output);
-                self.output.len() - before
+                let output = self.output.tail(panch_wire::reply::size(&reply));
+                let before = output.len();
+                client::write_reply(&view, output);
+                (output.len() - before).saturating_sub(reserved)
             }
-        };
-        self.largest = self.largest.max(size);
+        }
     }
 
-    /// Whether no more requests are to be taken in: the replies owed and those still expected would not fit into `room`.
-    /// With nothing owed there is always room for one.
-    pub(crate) fn is_full(&self, room: &Room) -> bool {
-        let outstanding = self.outstanding();
-        let outstanding_max = if self.largest == 0 { room.unknown_max } else { OUTSTANDING_MAX };
-        let expected = outstanding.saturating_mul(self.largest);
-        outstanding >= outstanding_max
-            || expected.saturating_add(self.held()).saturating_add(room.unsent) > room.size_max
+    /// Answers a request that is not all there, before the connection is closed.
+    pub(crate) fn refuse_unfinished(&mut self, error: CommandError) {
+        match &mut self.speech {
+            Speech::Resp(speech) => {
+                let number = speech.order.begin(Class::Immediate);
+                speech.order.complete(number, &mut self.output, |out| resp::error(error.text(), out));
+            }
+            Speech::Native(_) => {
+                let Some(number) = client::request_number(&self.input) else { return };
+                let view = ReplyView { number, stages: None, commit: None, answer: Answer::Error(error) };
+                client::write_reply(&view, self.output.tail(0));
+            }
+        }
+    }
+
+    /// Whether no request is to be taken in, however small its reply.
+    pub(crate) fn is_full(&self, room: usize) -> bool {
+        self.outstanding() >= OUTSTANDING_MAX || self.owed() + SMALL_REPLY_SIZE > room
     }
 
     /// Whether replies are still to be sent.
@@ -193,6 +260,52 @@ impl Connection {
             Speech::Resp(speech) => speech.order.side_size(),
             Speech::Native(_) => 0,
         };
-        self.output.len() + side
+        self.output.size() + side
+    }
+
+    /// Bytes of replies, those that are to come included, the ring's not.
+    pub(crate) fn owed(&self) -> usize {
+        let expected = match &self.speech {
+            Speech::Resp(speech) => speech.order.owed(),
+            Speech::Native(speech) => speech.reserved,
+        };
+        self.output.size() + expected
+    }
+
+    /// Bytes of memory that the connection takes, or will once its replies are there.
+    pub(crate) fn size(&self) -> usize {
+        let (queued, parsed) = self.begun_size();
+        self.input.capacity() + self.output.spare_size() + self.owed() + self.unsent + queued + parsed
+    }
+
+    /// Bytes of what was begun beside the input: commands that are queued, and arguments that were found.
+    fn begun_size(&self) -> (usize, usize) {
+        match &self.speech {
+            Speech::Resp(speech) => (speech.multi.size(), speech.parser.size()),
+            Speech::Native(_) => (0, 0),
+        }
+    }
+
+    /// Bytes that are held until its client does something: reads, or finishes what it has begun.
+    pub(crate) fn lying(&self) -> usize {
+        if self.sending {
+            self.held() + self.unsent
+        } else if self.outstanding() > 0 || self.stalled {
+            0 // the client waits for the node
+        } else {
+            let (queued, parsed) = self.begun_size();
+            self.input.len() + queued + if self.input.is_empty() { 0 } else { parsed }
+        }
+    }
+}
+
+/// The length of the longest value in the reply to a command that asks for some.
+fn longest_value(reply: &Reply<'_>) -> Option<usize> {
+    match reply {
+        Reply::Bytes(value) => Some(value.len()),
+        Reply::Nil => Some(0),
+        Reply::Array(items) if items.len() <= SMALL_REPLY_SIZE => Some(items.len()),
+        Reply::Array(items) | Reply::Replies(items) => list::items(items).map(<[u8]>::len).max(),
+        Reply::Ok | Reply::Int(_) | Reply::Status(_) | Reply::Error(_) => None,
     }
 }

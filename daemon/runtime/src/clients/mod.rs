@@ -5,68 +5,34 @@ pub(crate) mod connection;
 pub(crate) mod describe;
 pub(crate) mod groups;
 pub(crate) mod latency;
+pub(crate) mod memory;
 mod multi;
 pub(crate) mod native;
 pub(crate) mod order;
+pub(crate) mod output;
 pub(crate) mod resp;
 pub(crate) mod seats;
 pub(crate) mod table;
 pub(crate) mod topology;
 
 use panch_replica::batcher::Refusal;
-use panch_replica::ceilings::REPLY_SIZE_MAX;
 use panch_replica::client_batch::{BatchRefusal, Sound, Terms};
 use panch_replica::core::Core;
+use panch_replica::kv::{SMALL_REPLY_SIZE, reply_size};
 use panch_replica::outbox::ReplyTo;
 use panch_replica::replica::Level;
 use panch_wire::client::{Commit, ReadLevel};
-use panch_wire::command::{Command, CommandError, Reply};
+use panch_wire::command::{Command, CommandError, CommandKind, Reply};
 use panch_wire::frame::Frame;
 use panch_wire::ids::GroupId;
 use panch_wire::time::Instant;
 
-use crate::options::NodeOptions;
+use crate::clients::memory::Share;
 use crate::remote::Forwarding;
 use crate::view::NodeView;
 
 /// Requests of one connection that may be outstanding before no more are taken in.
 const OUTSTANDING_MAX: usize = 64 << 10;
-/// The same while nothing is known about the size of its replies; fewer if values may be large.
-const OUTSTANDING_UNKNOWN_MAX: usize = 4096;
-/// A connection that is owed this many times the bytes at which nothing more is read from it is closed. Requests are held
-/// back long before that by an estimate of their replies; this is for when the estimate was wrong.
-const OVERRUN_FACTOR: usize = 64;
-
-/// Bytes of replies held for a connection at which it is closed. The largest reply fits always: a value may have become longer
-/// than any that this node would take in.
-pub(crate) fn overrun_size(options: &NodeOptions) -> usize {
-    let largest = options.output_size_max.saturating_add(REPLY_SIZE_MAX);
-    options.output_size_max.saturating_mul(OVERRUN_FACTOR).max(largest)
-}
-
-/// How much more a connection may be owed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Room {
-    /// Bytes of replies: on their way, held, and expected for outstanding requests.
-    size_max: usize,
-    /// Those on their way.
-    unsent: usize,
-    /// Outstanding requests while nothing is known about the size of their replies.
-    unknown_max: usize,
-}
-
-impl Room {
-    /// The room of a connection with `unsent` bytes of replies that the kernel has not taken yet.
-    pub(crate) fn new(options: &NodeOptions, unsent: usize) -> Self {
-        // Even if all of them are of the largest size, the connection stays well below its end.
-        let worst = overrun_size(options) / 4 / options.replica.batch.value_size_max.max(1);
-        Self {
-            size_max: options.output_size_max,
-            unsent,
-            unknown_max: worst.clamp(1, OUTSTANDING_UNKNOWN_MAX),
-        }
-    }
-}
 
 /// Why the input of a connection is not consumed further now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,6 +52,17 @@ pub(crate) fn submitted_level(level: ReadLevel) -> Level {
         ReadLevel::Log => Level::Log,
         ReadLevel::Lease => Level::Lease,
         ReadLevel::Quorum | ReadLevel::Stale | ReadLevel::Default => Level::Quorum,
+    }
+}
+
+impl Past {
+    /// The longest value that it may have written once it has sent this command, too.
+    pub(crate) fn written_with(&self, command: &Command<'_>) -> usize {
+        match command.kind {
+            kind if kind.is_read() => self.written,
+            CommandKind::Append => self.written + command.value.len(),
+            _ => self.written.max(command.value.len()),
+        }
     }
 }
 
@@ -121,12 +98,29 @@ pub(crate) struct Counter<'a> {
     pub(crate) now: Instant,
     /// The node stops and takes nothing in any more.
     pub(crate) is_closed: bool,
+    /// The data have all the memory that they may: what makes them grow is refused.
+    pub(crate) is_data_full: bool,
     pub(crate) core: &'a mut Core,
     pub(crate) view: &'a NodeView,
     /// Requests for the other cores, gathering during this turn.
     pub(crate) forwarding: &'a mut [Forwarding],
     /// Counts what is submitted.
     pub(crate) requests: &'a mut u64,
+    /// What clients make this core hold.
+    pub(crate) share: &'a Share,
+    /// What may be owed to the connection whose requests are taken in.
+    pub(crate) room: usize,
+}
+
+/// What is known of a connection that tells how long replies to it will be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Past {
+    /// The longest value that it may have written, and has had no answer to.
+    pub(crate) written: usize,
+    /// How long values were that it asked for lately.
+    pub(crate) likely: usize,
+    /// Requests without a reply.
+    pub(crate) outstanding: usize,
 }
 
 impl Counter<'_> {
@@ -142,6 +136,16 @@ impl Counter<'_> {
         }
         let is_late = self.deadline(arrived) <= self.now;
         is_late.then(|| if self.core.is_live() { CommandError::NoRoom } else { CommandError::NotMember })
+    }
+
+    /// Why this command is not looked at any more, if it is not; it arrived then.
+    pub(crate) fn refusal_of(&self, arrived: Instant, command: &Command<'_>) -> Option<CommandError> {
+        self.refusal(arrived).or_else(|| self.lack_of_memory(command))
+    }
+
+    /// Why there is no memory for what this command adds, if there is none.
+    pub(crate) fn lack_of_memory(&self, command: &Command<'_>) -> Option<CommandError> {
+        (self.is_data_full && command.may_grow()).then_some(CommandError::OutOfMemory)
     }
 
     /// Takes in a command that arrived then.
@@ -176,6 +180,10 @@ impl Counter<'_> {
             return Err(Denial::Busy);
         }
         let (frame, sound) = receive_batch(self.core, self.view, group, bytes, session)?;
+        // Only its home refuses it: what the others say nobody hears.
+        if self.is_data_full && sound.home == self.view.node() && sound.may_grow {
+            return Err(Denial::For(CommandError::OutOfMemory));
+        }
         let core = self.view.core_of(group);
         if core == self.view.core {
             self.core.submit_batch(self.now, arrived, group, frame, connection, true)?;
@@ -184,6 +192,42 @@ impl Counter<'_> {
         }
         *self.requests += 1;
         Ok(sound)
+    }
+
+    /// Reserves what the reply to a command of that group will take beside what every reply does, as far as that can be foreseen. `owed` is what
+    /// the connection is owed now. `None` if there is no room for it.
+    pub(crate) fn reserve(
+        &mut self,
+        group: GroupId,
+        command: &Command<'_>,
+        past: Past,
+        owed: usize,
+    ) -> Option<usize> {
+        let size = match self.core.reply_size(group, command, past.written) {
+            Some(size) => size,
+            None => self.unknown_size(group, command, past)?,
+        };
+        let reserved = size.saturating_sub(SMALL_REPLY_SIZE);
+        if reserved == 0 || owed + size <= self.room {
+            return Some(reserved);
+        }
+        self.share.claim(reserved).then(|| {
+            self.room += reserved;
+            reserved
+        })
+    }
+
+    /// Of a group of another core only the longest value is known. It will return what it returned lately; few enough are outstanding for
+    /// that to be wrong.
+    fn unknown_size(&self, group: GroupId, command: &Command<'_>, past: Past) -> Option<usize> {
+        let bound = self.view.reports.value_size_bound(group).max(past.written);
+        let likely = past.likely.max(past.written);
+        let worst = reply_size(command, &mut |_| bound);
+        if worst <= SMALL_REPLY_SIZE || likely >= bound {
+            return Some(worst);
+        }
+        let may_be_unknown = past.outstanding < self.share.unknown_max(bound);
+        may_be_unknown.then(|| reply_size(command, &mut |_| likely))
     }
 
     /// Answers a read from what this core has executed; `None` if another core would have to.
@@ -219,11 +263,13 @@ pub(crate) fn receive_batch(
 #[cfg(test)]
 mod tests {
     use super::connection::{Connection, ConnectionKey, NativeSpeech, Speech};
+    use super::memory::Memory;
     use super::*;
     use panch_consensus::protocol::{ProtocolKind, Tuning, random};
     use panch_replica::batcher::BatchLimits;
     use panch_replica::core::CoreConfig;
     use panch_replica::replica::ReplicaConfig;
+    use panch_ring::buffers::SendBuffers;
     use panch_ring::doorbell::Doorbell;
     use panch_ring::ring::{Ring, RingConfig};
     use panch_wire::frame::FramePool;
@@ -233,13 +279,11 @@ mod tests {
 
     use crate::changes::Changes;
     use crate::counters::{CoreCounters, Reports};
-    use crate::options::{Idle, Member};
-
-    const ROOM: Room = Room { size_max: 1000, unsent: 0, unknown_max: 16 };
+    use crate::options::{Idle, Member, NodeOptions};
 
     fn connections() -> [Connection; 2] {
         let mut ring = Ring::new(&RingConfig::default(), Doorbell::new().unwrap()).unwrap();
-        [resp::speech(1 << 20), Speech::Native(NativeSpeech { terms: None, outstanding: 0 })].map(|speech| {
+        [resp::speech(1 << 20), Speech::Native(NativeSpeech::default())].map(|speech| {
             let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
             Connection::new(ConnectionKey(1), ring.add_socket(socket), None, 1, Instant(0), speech)
         })
@@ -249,7 +293,7 @@ mod tests {
         match &mut connection.speech {
             Speech::Resp(speech) => speech.order.begin(order::Class::Read),
             Speech::Native(speech) => {
-                speech.outstanding += 1;
+                speech.begin(0, 0);
                 0
             }
         }
@@ -291,7 +335,9 @@ mod tests {
             spin: Duration::ZERO,
             frame_pool_size: 1 << 20,
             connections_max: 1,
-            output_size_max: 1 << 20,
+            client_memory_max: 1 << 20,
+            data_memory_max: u64::MAX,
+            release_memory: || (),
         };
         NodeView {
             options: options.into(),
@@ -299,8 +345,9 @@ mod tests {
             incarnation: Incarnation(1),
             rejoining: false,
             started: Instant(0),
-            reports: Reports::new(1).into(),
+            reports: Reports::new(1, 1).into(),
             seats: seats::Seats::new(1).into(),
+            memory: Memory::new(1 << 20, 1, 1).into(),
             changes: Changes::new(1).into(),
         }
     }
@@ -320,19 +367,27 @@ mod tests {
         };
         let pool = FramePool::new(view.options.frame_pool_size);
         let mut core = Core::open(&config, view.incarnation, pool, |_| random(1), |_| None);
-        let clients = table::Clients::new(0, 1, seats::Seats::new(1).into(), 1 << 20);
+        let clients = table::Clients::new(
+            0,
+            1,
+            seats::Seats::new(1).into(),
+            Share::new(Memory::new(1 << 20, 1, 1).into()).into(),
+            SendBuffers::new(0, 0),
+        );
         let neighbours = describe::Neighbours { clients: &clients, counters: &CoreCounters::default() };
         let (mut forwarding, mut requests) = (vec![Forwarding::default()], 0);
         let mut counter = Counter {
             now: Instant(0),
             is_closed: false,
+            is_data_full: false,
             core: &mut core,
             view: &view,
             forwarding: &mut forwarding,
             requests: &mut requests,
+            share: clients.share(),
+            room: connection.owed() + (1 << 20),
         };
-        let room = Room::new(&view.options, 0);
-        resp::consume(connection, input, &room, &mut counter, &neighbours, &mut Vec::new())
+        resp::consume(connection, input, &mut counter, &neighbours, &mut Vec::new())
     }
 
     #[test]
@@ -344,9 +399,10 @@ mod tests {
             let first = begin(&mut connection);
             assert_eq!(consume(&mut connection, command), (0, Stop::Stalled));
             connection.reply(first, Reply::Nil, None);
-            assert_eq!(connection.output, b"$-1\r\n", "asked for in RESP2");
+            assert_eq!(connection.output.bytes(), b"$-1\r\n", "asked for in RESP2");
             assert_eq!(consume(&mut connection, command), (command.len(), Stop::NeedBytes));
-            assert!(connection.output[5..].starts_with(answer), "{}", connection.output.escape_ascii());
+            let output = connection.output.bytes();
+            assert!(output[5..].starts_with(answer), "{}", output.escape_ascii());
         }
         // One that changes nothing waits for nothing.
         let [mut connection, _] = connections();
@@ -360,7 +416,7 @@ mod tests {
         let stream = b"HELLO 3 AUTH nobody x SETNAME thief\r\nCLIENT GETNAME\r\n";
         assert_eq!(consume(&mut connection, stream), (stream.len(), Stop::NeedBytes));
         let text = format!("-{}\r\n$-1\r\n", panch_wire::resp::WRONG_PASSWORD);
-        assert_eq!(String::from_utf8_lossy(&connection.output), text);
+        assert_eq!(String::from_utf8_lossy(&connection.output.bytes()), text);
     }
 
     #[test]
@@ -374,7 +430,7 @@ mod tests {
             assert_eq!(consume(&mut connection, command), (0, Stop::Stalled));
             connection.reply(write, Reply::Ok, None);
             assert_eq!(consume(&mut connection, command), (command.len(), Stop::NeedBytes));
-            assert_eq!(connection.output, answer);
+            assert_eq!(connection.output.bytes(), answer);
         }
     }
 
@@ -416,7 +472,7 @@ mod tests {
             let line = format!("{line}\r\n");
             assert_eq!(consume(&mut connection, line.as_bytes()), (line.len(), Stop::NeedBytes), "{line}");
             expected.push_str(&format!("{answer}\r\n"));
-            assert_eq!(String::from_utf8_lossy(&connection.output), expected);
+            assert_eq!(String::from_utf8_lossy(&connection.output.bytes()), expected);
         }
         // The core is not live: EXEC waits for it, and what is queued stays.
         let queued = b"MULTI\r\nSET a 1\r\n";
@@ -431,44 +487,35 @@ mod tests {
     }
 
     #[test]
-    fn few_requests_are_taken_in_while_nothing_is_known_of_their_replies() {
+    fn requests_wait_when_the_replies_reserved_would_not_fit() {
+        let room = 16 * SMALL_REPLY_SIZE + 1000;
         for mut connection in connections() {
-            while !connection.is_full(&ROOM) {
+            while !connection.is_full(room) {
                 begin(&mut connection);
             }
-            assert_eq!(connection.outstanding(), 16);
+            let taken = connection.outstanding();
+            assert!((16..32).contains(&taken), "{taken}");
+            let number = if matches!(connection.speech, Speech::Resp(_)) { taken as u64 - 1 } else { 0 };
+            connection.reply(number, Reply::Nil, None);
+            assert!(!connection.is_full(room), "a short one gives its room back");
+            begin(&mut connection);
+            connection.reply(number, Reply::Bytes(&[b'x'; 5000]), None);
+            assert!(connection.is_full(room), "a long one takes what it takes");
         }
     }
 
     #[test]
-    fn requests_wait_when_the_replies_expected_would_not_fit() {
+    fn long_replies_have_buffers_of_their_own_and_leave_in_order() {
         for mut connection in connections() {
-            let first = begin(&mut connection);
-            connection.reply(first, Reply::Bytes(&[b'x'; 60]), None);
-            connection.output.clear();
-            let mut last = 0;
-            while !connection.is_full(&ROOM) {
-                last = begin(&mut connection);
+            let mut expected = 0;
+            for size in [10, 100_000, 10, 20, 200_000, 5, 60_000, 10_000, 1] {
+                let number = begin(&mut connection);
+                connection.reply(number, Reply::Bytes(&vec![b'x'; size]), None);
+                expected += size;
             }
-            assert!((8..17).contains(&connection.outstanding()), "{}", connection.outstanding());
-            // Small replies change nothing: the next may be as large as the largest.
-            connection.reply(last, Reply::Nil, None);
-            begin(&mut connection);
-            assert!(connection.is_full(&ROOM));
-        }
-    }
-
-    #[test]
-    fn one_request_is_taken_in_whatever_the_size_of_its_reply() {
-        for mut connection in connections() {
-            let first = begin(&mut connection);
-            connection.reply(first, Reply::Bytes(&[b'x'; 5000]), None);
-            assert!(connection.is_full(&ROOM), "until it has left");
-            connection.output.clear();
-            assert!(!connection.is_full(&ROOM));
-            assert!(connection.is_full(&Room { unsent: 1001, ..ROOM }), "the kernel still has to take it");
-            begin(&mut connection);
-            assert!(connection.is_full(&ROOM));
+            let (held, size) = (connection.held(), connection.size());
+            assert!((expected..expected + 9 * 64).contains(&held), "{held}");
+            assert!(connection.output.buffer_count() >= 3 && size < expected + (80 << 10), "{size}");
         }
     }
 }

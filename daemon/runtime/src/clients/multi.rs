@@ -152,6 +152,11 @@ impl Multi {
         self.is_watching() || !self.watch.keys.is_empty()
     }
 
+    /// Bytes of what is queued and watched.
+    pub(crate) fn size(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.steps.capacity()) + 2 * self.watch.size()
+    }
+
     /// MULTI; false within another.
     pub(crate) fn open(&mut self) -> bool {
         let is_new = self.queue.is_none();

@@ -6,25 +6,21 @@ use panch_wire::client::{
 use panch_wire::command::{CommandError, Reply};
 
 use super::connection::{Connection, Speech};
-use super::{Counter, Denial, Room, Stop, submitted_level};
+use super::output::Output;
+use super::{Counter, Denial, Past, Stop, submitted_level};
 use crate::view::NodeView;
 
 /// What a request may have beyond its value: key and header.
 const REQUEST_OVERHEAD: usize = 128 << 10;
 
 /// Consumes requests from the front of `input`. Returns how many bytes, and why it stopped.
-pub(crate) fn consume(
-    connection: &mut Connection,
-    input: &[u8],
-    room: &Room,
-    counter: &mut Counter<'_>,
-) -> (usize, Stop) {
-    connection.waits_until = None;
+pub(crate) fn consume(connection: &mut Connection, input: &[u8], counter: &mut Counter<'_>) -> (usize, Stop) {
+    (connection.waits_until, connection.needed) = (None, 0);
     let Speech::Native(speech) = &mut connection.speech else { unreachable!("the caller looked") };
     let mut at = 0;
     let terms = match speech.terms {
         Some(terms) => terms,
-        None => match greet(input, counter, &mut connection.output) {
+        None => match greet(input, counter, connection.output.tail(0)) {
             Ok(Some(terms)) => {
                 at = HELLO_SIZE;
                 *speech.terms.insert(terms)
@@ -34,21 +30,26 @@ pub(crate) fn consume(
         },
     };
     loop {
-        if connection.is_full(room) {
+        if connection.is_full(counter.room) {
             return (at, Stop::Stalled);
         }
         let Speech::Native(speech) = &mut connection.speech else { unreachable!("as above") };
         let (request, size) = match client::parse_request(&input[at..], &terms) {
             Ok(Some(request)) => request,
-            Ok(None) => return (at, Stop::NeedBytes),
+            Ok(None) => {
+                connection.needed = client::request_size(&input[at..]);
+                return (at, Stop::NeedBytes);
+            }
             Err(_) => return (input.len(), Stop::Close(true)),
         };
         let number = request.number;
         let arrived = connection.arrivals.of(at + size).unwrap_or(counter.now);
-        let tell = |answer: Answer<'_>, commit: Option<Commit>, output: &mut Vec<u8>| {
-            client::write_reply(&ReplyView { number, stages: None, commit, answer }, output);
+        let tell = |answer: Answer<'_>, commit: Option<Commit>, output: &mut Output| {
+            let size =
+                if let Answer::Bytes(bytes) | Answer::Array(bytes) = &answer { bytes.len() } else { 0 };
+            client::write_reply(&ReplyView { number, stages: None, commit, answer }, output.tail(size));
         };
-        let answer = |answer: Answer<'_>, output: &mut Vec<u8>| tell(answer, None, output);
+        let answer = |answer: Answer<'_>, output: &mut Output| tell(answer, None, output);
         match request.operation {
             Operation::Ping => answer(Answer::Pong, &mut connection.output),
             Operation::Invalid(error) => answer(Answer::Error(error), &mut connection.output),
@@ -61,8 +62,7 @@ pub(crate) fn consume(
                 match taken {
                     // Only its home answers, each command under its own number.
                     Ok(sound) if sound.home == counter.view.node() => {
-                        connection.largest = connection.largest.max(sound.value_size);
-                        speech.outstanding += sound.command_count;
+                        (0..sound.command_count).for_each(|_| speech.begin(number, 0));
                     }
                     Ok(_) => {}
                     Err(Denial::Busy) => {
@@ -73,19 +73,29 @@ pub(crate) fn consume(
                 }
             }
             Operation::Command(command) => {
-                connection.largest = connection.largest.max(command.value.len());
                 let group = counter.view.options.routing.group_of_command(&command);
                 let Some(group) = group else {
                     answer(Answer::Error(CommandError::CrossSlot), &mut connection.output);
                     at += size;
                     continue;
                 };
+                if speech.outstanding == 0 {
+                    connection.written = 0;
+                }
+                let past = Past {
+                    written: connection.written,
+                    likely: connection.likely_size,
+                    outstanding: connection.outstanding(),
+                };
+                let reserved = counter.reserve(group, &command, past, connection.owed());
+                let Speech::Native(speech) = &mut connection.speech else { unreachable!("as above") };
                 let output = &mut connection.output;
                 let level = match request.level {
                     ReadLevel::Default => counter.view.options.default_read_level,
                     named => named,
                 };
                 let stale = level == ReadLevel::Stale
+                    && reserved.is_some()
                     && counter
                         .read_stale(group, &command, |reply: Reply<'_>, seen: Option<&Commit>| {
                             tell(reply.into(), seen.copied().filter(|_| request.ask_commit), output);
@@ -94,12 +104,18 @@ pub(crate) fn consume(
                 if !stale {
                     let level = submitted_level(level);
                     let token = connection.key.address(number, request.ask_commit);
-                    let taken = match counter.refusal(arrived) {
-                        Some(error) => Err(Denial::For(error)),
-                        None => counter.submit(arrived, group, &command, level, token),
+                    let taken = match (counter.refusal_of(arrived, &command), reserved) {
+                        (Some(error), _) => Err(Denial::For(error)),
+                        (None, None) => Err(Denial::Busy),
+                        (None, Some(reserved)) => {
+                            counter.submit(arrived, group, &command, level, token).map(|()| reserved)
+                        }
                     };
                     match taken {
-                        Ok(()) => speech.outstanding += 1,
+                        Ok(reserved) => {
+                            speech.begin(number, reserved);
+                            connection.written = past.written_with(&command);
+                        }
                         Err(Denial::Busy) => {
                             connection.waits_until = Some(counter.deadline(arrived));
                             return (at, Stop::Stalled);

@@ -13,7 +13,8 @@ use super::connection::{Connection, RespSpeech, Speech};
 use super::describe::{self, Neighbours};
 use super::multi::{self, Execution, Multi, Unfit};
 use super::order::{Class, Form, ReplyOrder};
-use super::{Counter, Denial, Room, Stop, submitted_level, topology};
+use super::output::Output;
+use super::{Counter, Denial, Past, Stop, submitted_level, topology};
 
 /// The state of a new connection.
 pub(crate) fn speech(value_size_max: usize) -> Speech {
@@ -36,15 +37,14 @@ pub(crate) fn speech(value_size_max: usize) -> Speech {
 pub(crate) fn consume(
     connection: &mut Connection,
     input: &[u8],
-    room: &Room,
     counter: &mut Counter<'_>,
     neighbours: &Neighbours<'_>,
     scratch: &mut Vec<u8>,
 ) -> (usize, Stop) {
     let mut at = 0;
-    connection.waits_until = None;
+    (connection.waits_until, connection.needed) = (None, 0);
     loop {
-        if connection.is_full(room) {
+        if connection.is_full(counter.room) {
             return (at, Stop::Stalled);
         }
         let Speech::Resp(speech) = &mut connection.speech else { unreachable!("the caller looked") };
@@ -55,7 +55,10 @@ pub(crate) fn consume(
                 at += consumed;
                 continue;
             }
-            Ok(Parsed::Incomplete { .. }) => return (at, Stop::NeedBytes),
+            Ok(Parsed::Incomplete { needed }) => {
+                connection.needed = needed;
+                return (at, Stop::NeedBytes);
+            }
             Ok(Parsed::Oversize { consumed, what }) => {
                 let sizes = sizes(&counter.view.options.replica.batch);
                 let refusal = resp::Refusal::of_oversize(what, speech.parser.arguments(rest), &sizes);
@@ -103,21 +106,30 @@ pub(crate) fn consume(
                 if multi.open() { resp::ok(out) } else { resp::error(multi::NESTED, out) }
             }),
             Request::Exec => {
+                if order.logged() == 0 {
+                    connection.written = 0;
+                }
                 let arrived = connection.arrivals.of(at + size).unwrap_or(counter.now);
-                let asker = Asker { connection: connection.key.0, arrived, readonly: false, resp3: *resp3 };
+                let (written, likely) = (connection.written, connection.likely_size);
+                let past = Past { written, likely, outstanding: order.len() };
+                let asker =
+                    Asker { connection: connection.key.0, arrived, readonly: false, resp3: *resp3, past };
                 let waits_for_replies = multi.must_wait() && order.len() > 0;
-                if execute(asker, multi, order, output, counter, scratch).is_err() {
+                let Ok(written) = execute(asker, multi, order, output, counter, scratch) else {
                     connection.waits_until = (!waits_for_replies).then(|| counter.deadline(arrived));
                     return (at, Stop::Stalled);
-                }
+                };
+                connection.written = connection.written.max(written);
             }
             Request::Watch(_) if multi.is_open() => {
                 answer(order, output, |out| resp::error(multi::WATCH_INSIDE_MULTI, out));
             }
             Request::Watch(command) => {
                 let arrived = connection.arrivals.of(at + size).unwrap_or(counter.now);
-                let asker = Asker { connection: connection.key.0, arrived, readonly: false, resp3: *resp3 };
                 let waits_for_replies = order.len() > 0;
+                let past = Past { written: 0, likely: connection.likely_size, outstanding: 0 };
+                let asker =
+                    Asker { connection: connection.key.0, arrived, readonly: false, resp3: *resp3, past };
                 if watch(asker, multi, order, output, &command, counter).is_err() {
                     connection.waits_until = (!waits_for_replies).then(|| counter.deadline(arrived));
                     return (at, Stop::Stalled);
@@ -138,11 +150,18 @@ pub(crate) fn consume(
             Request::Data(command) if multi.is_open() => {
                 let options = &counter.view.options;
                 let group = options.routing.group_of_command(&command);
-                let queued = multi.push(&command, group, &options.replica.batch);
-                answer(order, output, |out| match queued {
-                    Ok(()) => resp::simple("QUEUED", out),
-                    Err(unfit) => write_unfit(unfit, out),
-                });
+                let has_room = multi.size() <= counter.share.little() || counter.share.free() > 0;
+                let no_room = (!has_room).then_some(CommandError::NoRoom);
+                if let Some(error) = counter.lack_of_memory(&command).or(no_room) {
+                    multi.spoil();
+                    answer(order, output, |out| resp::error(error.text(), out));
+                } else {
+                    let queued = multi.push(&command, group, &options.replica.batch);
+                    answer(order, output, |out| match queued {
+                        Ok(()) => resp::simple("QUEUED", out),
+                        Err(unfit) => write_unfit(unfit, out),
+                    });
+                }
             }
             _ if multi.is_open() && !matches!(request, Request::Quit | Request::Reset) => {
                 multi.spoil();
@@ -155,10 +174,15 @@ pub(crate) fn consume(
             Request::Data(command) | Request::TimeToLive(command) => {
                 let about_time = matches!(request, Request::TimeToLive(_));
                 order.set_form(if about_time { Form::TimeToLive } else { Form::Plain });
-                connection.largest = connection.largest.max(command.value.len());
+                if order.logged() == 0 {
+                    connection.written = 0;
+                }
                 let arrived = connection.arrivals.of(at + size).unwrap_or(counter.now);
+                let (written, likely) = (connection.written, connection.likely_size);
+                let past = Past { written, likely, outstanding: order.len() };
                 let asker =
-                    Asker { connection: connection.key.0, arrived, readonly: *readonly, resp3: *resp3 };
+                    Asker { connection: connection.key.0, arrived, readonly: *readonly, resp3: *resp3, past };
+                connection.written = past.written_with(&command);
                 if submit(asker, order, output, &command, counter).is_err() {
                     connection.waits_until = Some(counter.deadline(arrived));
                     return (at, Stop::Stalled);
@@ -328,7 +352,7 @@ fn apply_hello(hello: &HelloRequest<'_>, resp3: &mut bool, name: &mut Vec<u8>) {
 }
 
 /// Answers at once, in the request's turn.
-fn answer(order: &mut ReplyOrder, output: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) {
+fn answer(order: &mut ReplyOrder, output: &mut Output, encode: impl FnOnce(&mut Vec<u8>)) {
     let number = order.begin(Class::Immediate);
     order.complete(number, output, encode);
 }
@@ -346,20 +370,21 @@ fn write_unfit(unfit: Unfit, out: &mut Vec<u8>) {
     }
 }
 
-/// EXEC: proposes what is queued, if nothing speaks against it.
+/// EXEC: proposes what is queued, if nothing speaks against it. Returns the length of the longest value that it writes.
 fn execute(
     asker: Asker,
     multi: &mut Multi,
     order: &mut ReplyOrder,
-    output: &mut Vec<u8>,
+    output: &mut Output,
     counter: &mut Counter<'_>,
     scratch: &mut Vec<u8>,
-) -> Result<(), Stalled> {
+) -> Result<usize, Stalled> {
     let was_open = multi.is_open();
     if was_open && multi.must_wait() && order.len() > 0 {
         return Err(Stalled);
     }
     order.set_form(Form::Plain);
+    let mut written = 0;
     let view = counter.view;
     match multi.execution(|group, key| view.changes.of(view.core_of(group), key), scratch) {
         Execution::Refused(text) => answer(order, output, |out| resp::error(text, out)),
@@ -367,13 +392,14 @@ fn execute(
         Execution::Empty => answer(order, output, |out| resp::array(0, out)),
         Execution::Proposed(command) => {
             submit(asker, order, output, &command, counter)?;
+            written = command.longest_value();
             multi.proposed(order.last());
         }
     }
     if was_open {
         multi.clear();
     }
-    Ok(())
+    Ok(written)
 }
 
 /// WATCH: asks for the values of keys. It waits for all that was asked for before, so that it sees what that did.
@@ -381,7 +407,7 @@ fn watch(
     asker: Asker,
     multi: &mut Multi,
     order: &mut ReplyOrder,
-    output: &mut Vec<u8>,
+    output: &mut Output,
     command: &Command<'_>,
     counter: &mut Counter<'_>,
 ) -> Result<(), Stalled> {
@@ -389,7 +415,7 @@ fn watch(
         return Err(Stalled);
     }
     order.set_form(Form::Plain);
-    let Asker { connection, arrived, .. } = asker;
+    let Asker { connection, arrived, past, .. } = asker;
     let view = counter.view;
     let group = view.options.routing.group_of_command(command);
     let changes = |group, key: &[u8]| view.changes.of(view.core_of(group), key);
@@ -410,6 +436,10 @@ fn watch(
         answer(order, output, |out| resp::error(error.text(), out));
         return Ok(());
     }
+    let Some(reserved) = counter.reserve(watching.group(), &read, past, output.size() + order.owed()) else {
+        return Err(Stalled);
+    };
+    order.reserve(reserved);
     let request = order.begin(Class::Read);
     let level = submitted_level(view.options.default_read_level);
     match counter.submit(arrived, watching.group(), &read, level, ReplyTo { connection, request }) {
@@ -440,6 +470,7 @@ struct Asker {
     arrived: Instant,
     readonly: bool,
     resp3: bool,
+    past: Past,
 }
 
 /// There is no room for a command now, or it has to wait for others of its connection.
@@ -449,18 +480,19 @@ struct Stalled;
 fn submit(
     asker: Asker,
     order: &mut ReplyOrder,
-    output: &mut Vec<u8>,
+    output: &mut Output,
     command: &Command<'_>,
     counter: &mut Counter<'_>,
 ) -> Result<(), Stalled> {
-    let Asker { connection, arrived, readonly, resp3 } = asker;
+    let Asker { connection, arrived, readonly, resp3, past } = asker;
     let Some(group) = counter.view.options.routing.group_of_command(command) else {
         answer(order, output, |out| resp::error(CommandError::CrossSlot.text(), out));
         return Ok(());
     };
+    let reserved = counter.reserve(group, command, past, output.size() + order.owed());
     let read = command.kind.is_read();
     let wanted = counter.view.options.default_read_level;
-    if read && (readonly || wanted == ReadLevel::Stale) && order.logged() == 0 {
+    if reserved.is_some() && read && (readonly || wanted == ReadLevel::Stale) && order.logged() == 0 {
         let number = order.begin(Class::Immediate);
         let done = counter.read_stale(group, command, |reply: Reply<'_>, _: Option<&Commit>| {
             order.reply(number, &reply, resp3, output);
@@ -470,15 +502,17 @@ fn submit(
         }
         order.cancel_last();
     }
-    if let Some(error) = counter.refusal(arrived) {
+    if let Some(error) = counter.refusal_of(arrived, command) {
         answer(order, output, |out| resp::error(error.text(), out));
         return Ok(());
     }
+    let Some(reserved) = reserved else { return Err(Stalled) };
     let of_group = counter.view.options.protocols.get(group.index()).map_or(Order::Log, |kind| kind.order());
     let (class, level) = way_of(command, wanted, of_group, order.logged());
     if class == Class::Logged && order.reads() > 0 {
         return Err(Stalled);
     }
+    order.reserve(reserved);
     let request = order.begin(class);
     match counter.submit(arrived, group, command, level, ReplyTo { connection, request }) {
         Ok(()) => Ok(()),

@@ -1,9 +1,11 @@
 //! The client connections of one core.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use panch_replica::outbox::ReplyTo;
+use panch_ring::buffers::SendBuffers;
 use panch_ring::event::Token;
 use panch_ring::parts::SendList;
 use panch_ring::ring::{Ring, SocketId};
@@ -12,6 +14,8 @@ use panch_wire::command::Reply;
 use panch_wire::time::Instant;
 
 use super::connection::{CONNECTIONS_MAX, Connection, ConnectionKey, Speech};
+use super::memory::Share;
+use super::output::Output;
 use super::seats::Seats;
 use crate::token;
 
@@ -31,16 +35,24 @@ pub(crate) struct Clients {
     accepted: u64,
     /// Of the whole node.
     seats: Arc<Seats>,
-    /// Bytes of replies held for a connection at which it is closed.
-    overrun_size: usize,
+    /// What they hold.
+    share: Rc<Share>,
     dirty: Vec<ConnectionKey>,
     stalled: Vec<ConnectionKey>,
     overrun: Vec<ConnectionKey>,
     list: SendList,
+    buffers: SendBuffers,
 }
 
 impl Clients {
-    pub(crate) fn new(core: usize, cores: usize, seats: Arc<Seats>, overrun_size: usize) -> Self {
+    /// No connections yet, on one of so many cores. `buffers` are those of the core's ring.
+    pub(crate) fn new(
+        core: usize,
+        cores: usize,
+        seats: Arc<Seats>,
+        share: Rc<Share>,
+        buffers: SendBuffers,
+    ) -> Self {
         Self {
             core,
             cores,
@@ -49,11 +61,12 @@ impl Clients {
             count: 0,
             accepted: 0,
             seats,
-            overrun_size,
+            share,
             dirty: Vec::new(),
             stalled: Vec::new(),
             overrun: Vec::new(),
             list: SendList::new(),
+            buffers,
         }
     }
 
@@ -102,6 +115,7 @@ impl Clients {
     }
 
     pub(crate) fn put_back(&mut self, mut connection: Box<Connection>) {
+        self.share.count(&mut connection);
         if !connection.output.is_empty() && !connection.dirty {
             connection.dirty = true;
             self.dirty.push(connection.key);
@@ -116,6 +130,7 @@ impl Clients {
         self.free.push(key.index());
         self.count -= 1;
         self.seats.give_back();
+        self.share.change(connection.counted, 0);
         Some(connection)
     }
 
@@ -130,15 +145,30 @@ impl Clients {
         if connection.overrun {
             return;
         }
-        connection.reply(to.request, reply, commit);
-        if connection.held() > self.overrun_size {
-            connection.overrun = true;
-            connection.output = Vec::new();
-            self.overrun.push(key);
+        connection.output.reuse(&self.buffers);
+        // Requests reserve what their replies take. This is for values that became long while they were asked for.
+        let surplus = connection.reply(to.request, reply, commit);
+        if surplus > 0 {
+            self.share.exceed(surplus);
+            if self.share.is_exceeded() {
+                self.share.count(connection);
+                connection.overrun = true;
+                connection.output = Output::default();
+                self.overrun.push(key);
+            }
         }
         if !connection.dirty {
             connection.dirty = true;
             self.dirty.push(key);
+        }
+    }
+
+    /// A connection keeps bytes for which there was no memory: if that is too much, it is to be closed.
+    pub(crate) fn give_up_if_exceeded(&mut self, connection: &mut Connection) {
+        self.share.count(connection);
+        if self.share.is_exceeded() && !connection.overrun {
+            connection.overrun = true;
+            self.overrun.push(connection.key);
         }
     }
 
@@ -184,7 +214,7 @@ impl Clients {
     }
 
     /// Gives this turn's replies to the ring: one send per connection.
-    pub(crate) fn flush(&mut self, ring: &mut Ring) {
+    pub(crate) fn flush(&mut self, now: Instant, ring: &mut Ring) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for key in dirty.drain(..) {
             let Some(place) = self.places.get_mut(key.index()) else { continue };
@@ -192,27 +222,87 @@ impl Clients {
                 continue;
             };
             connection.dirty = false;
-            if connection.sending || connection.output.is_empty() {
-                continue; // what comes meanwhile goes with the next send
+            // What comes while others are on their way goes with the next send.
+            if !connection.sending && !connection.output.is_empty() {
+                connection.output.drain_into(&mut self.list);
+                connection.sending = true;
+                connection.unsent = self.list.size();
+                connection.moved = now;
+                ring.send(connection.socket, &mut self.list, token::client(key));
             }
-            let bytes = std::mem::replace(&mut connection.output, ring.send_buffers().take());
-            self.list.push_bytes(bytes);
-            connection.sending = true;
-            ring.send(connection.socket, &mut self.list, token::client(key));
+            self.share.count(connection);
         }
         self.dirty = dirty;
+        self.share.end_turn();
     }
 
     /// A send of `key` has ended: what gathered meanwhile may go.
-    pub(crate) fn sent(&mut self, key: ConnectionKey) -> Option<&mut Connection> {
-        let place = self.places.get_mut(key.index())?;
-        let connection = place.connection.as_deref_mut().filter(|connection| connection.key == key)?;
+    pub(crate) fn sent(&mut self, now: Instant, key: ConnectionKey) {
+        let Some(place) = self.places.get_mut(key.index()) else { return };
+        let Some(connection) = place.connection.as_deref_mut().filter(|connection| connection.key == key)
+        else {
+            return;
+        };
         connection.sending = false;
+        connection.unsent = 0;
+        connection.moved = now;
+        self.share.count(connection);
         if !connection.output.is_empty() && !connection.dirty {
             connection.dirty = true;
             self.dirty.push(key);
         }
-        Some(connection)
+    }
+
+    /// What the connections of this core hold.
+    pub(crate) fn share(&self) -> &Rc<Share> {
+        &self.share
+    }
+
+    /// Makes memory for the rest of the request at the front of a connection's input, once that is more than a little; false if there is none.
+    pub(crate) fn make_room_for_input(&mut self, connection: &mut Connection) -> bool {
+        let Connection { input, needed, .. } = &mut *connection;
+        let missing = needed.saturating_sub(input.capacity());
+        if input.len() <= self.share.little() || missing == 0 {
+            return true;
+        }
+        if !self.share.grants_input(missing) {
+            return false;
+        }
+        // Growing step by step would take the memory of a long value several times over; one step for each of many short ones would take time.
+        if *needed > 2 * input.len() {
+            input.reserve_exact(*needed - input.len());
+        } else {
+            input.reserve(*needed - input.len());
+        }
+        self.share.count(connection);
+        true
+    }
+
+    /// Memory is short: finds whose clients have let it lie for long, those that hold most first, as many as it takes.
+    pub(crate) fn find_idle(&mut self, now: Instant, ring: &Ring) -> Vec<ConnectionKey> {
+        let mut idle: Vec<(usize, ConnectionKey)> = Vec::new();
+        for connection in self.places.iter_mut().filter_map(|place| place.connection.as_deref_mut()) {
+            if connection.lying() <= self.share.little() {
+                continue;
+            }
+            let progress = ring.progress(connection.socket).unwrap_or_default();
+            let before = std::mem::replace(&mut connection.progress, progress);
+            // What its client sends while it does not read changes nothing.
+            if progress.0 != before.0 || (progress.1 != before.1 && !connection.sending) {
+                connection.moved = now;
+            }
+            if self.share.is_idle(connection, now) {
+                idle.push((connection.counted, connection.key));
+            }
+        }
+        idle.sort_unstable_by_key(|(size, _)| std::cmp::Reverse(*size));
+        let mut excess = self.share.take_excess();
+        idle.retain(|(size, _)| {
+            let is_needed = excess > 0;
+            excess = excess.saturating_sub(*size);
+            is_needed
+        });
+        idle.into_iter().map(|(_, key)| key).collect()
     }
 
     /// Every connection of this core.
@@ -235,24 +325,105 @@ mod tests {
     use panch_ring::ring::RingConfig;
 
     use crate::clients::connection::NativeSpeech;
+    use crate::clients::memory::Memory;
+
+    const MAX: usize = 4 << 20;
+
+    fn clients(ring: &Ring) -> Clients {
+        let share = Share::new(Memory::new(MAX, 10, 1).into());
+        Clients::new(0, 1, Seats::new(10).into(), share.into(), ring.send_buffers().clone())
+    }
+
+    fn open(clients: &mut Clients, ring: &mut Ring) -> (ConnectionKey, std::os::unix::net::UnixStream) {
+        let (socket, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let speech = Speech::Native(NativeSpeech::default());
+        assert!(clients.make_room());
+        (clients.add(Instant(0), ring.add_socket(socket), None, speech), other)
+    }
 
     #[test]
-    fn a_connection_that_is_owed_too_much_is_given_up_and_holds_nothing_more() {
+    fn replies_that_nothing_was_reserved_for_are_given_up_before_they_take_all() {
         let mut ring = Ring::new(&RingConfig::default(), Doorbell::new().unwrap()).unwrap();
-        let mut clients = Clients::new(0, 1, Seats::new(10).into(), 1000);
-        let keys = [(); 2].map(|()| {
-            let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
-            let speech = Speech::Native(NativeSpeech { terms: None, outstanding: 100 });
-            clients.add(Instant(0), ring.add_socket(socket), None, speech)
-        });
-        let value = [b'x'; 300];
-        for request in 0..100 {
-            clients.reply(ReplyTo { connection: keys[0].0, request }, Reply::Bytes(&value), None);
-            let held = clients.find(keys[0]).unwrap().held();
-            assert!(held <= 1000, "{held}");
+        let mut clients = clients(&ring);
+        let (one, other) = (open(&mut clients, &mut ring), open(&mut clients, &mut ring));
+        // Long ones and, in a turn of their own, short ones.
+        for size in [100 << 10, 10 << 10] {
+            let value = vec![b'x'; size];
+            for request in 0..2 * MAX / size {
+                let to = ReplyTo { connection: one.0.0, request: request as u64 };
+                clients.reply(to, Reply::Bytes(&value), None);
+                let held = clients.find(one.0).unwrap().held();
+                assert!(held <= MAX / 10 * 13 + value.len(), "{held}");
+            }
+            assert_eq!((clients.take_overrun(), clients.take_overrun()), (Some(one.0), None));
+            clients.find(one.0).unwrap().overrun = false;
+            clients.flush(Instant(1), &mut ring);
+            assert!(clients.share.total() < MAX / 100, "{}", clients.share.total());
         }
-        clients.reply(ReplyTo { connection: keys[1].0, request: 0 }, Reply::Bytes(&value), None);
-        assert_eq!((clients.take_overrun(), clients.take_overrun()), (Some(keys[0]), None));
-        assert!(clients.find(keys[1]).unwrap().held() > 300, "others keep theirs");
+        // As many bytes as were reserved are no reason.
+        let Speech::Native(speech) = &mut clients.find(other.0).unwrap().speech else {
+            unreachable!("see open")
+        };
+        speech.begin(7, 2 * MAX);
+        let value = vec![b'x'; 2 * MAX];
+        clients.reply(ReplyTo { connection: other.0.0, request: 7 }, Reply::Bytes(&value), None);
+        assert!(clients.take_overrun().is_none() && clients.find(other.0).unwrap().held() > value.len());
+        clients.flush(Instant(1), &mut ring);
+        assert!(clients.share.total() > 2 * MAX);
+        clients.remove(one.0);
+        clients.remove(other.0);
+        assert_eq!(clients.share.total(), 0);
+    }
+
+    #[test]
+    fn whose_client_lets_memory_lie_gives_it_back_when_it_is_short_and_nobody_else_does() {
+        let mut ring = Ring::new(&RingConfig::default(), Doorbell::new().unwrap()).unwrap();
+        let mut clients = clients(&ring);
+        let sizes = [MAX / 3, 1000, MAX / 2, MAX / 5];
+        let open: Vec<_> = sizes.map(|_| open(&mut clients, &mut ring)).into();
+        for ((key, _), size) in open.iter().zip(sizes) {
+            clients.reply(ReplyTo { connection: key.0, request: 0 }, Reply::Bytes(&vec![b'x'; size]), None);
+        }
+        let at = |milliseconds| Instant(1) + panch_wire::time::Duration::from_millis(milliseconds);
+        clients.flush(at(0), &mut ring);
+        assert!(clients.share.is_short());
+        assert_eq!(clients.find_idle(at(900), &ring), [], "they have a second");
+        // The last one's client reads.
+        clients.find(open[3].0).unwrap().moved = at(500);
+        let idle = clients.find_idle(at(1000), &ring);
+        assert_eq!(idle, [open[2].0, open[0].0], "the largest, as many as it takes");
+        // These wait for the node: they have not been answered, or wait for room.
+        for (key, is_stalled) in [(open[2].0, false), (open[0].0, true)] {
+            let connection = clients.find(key).unwrap();
+            (connection.sending, connection.stalled) = (false, is_stalled);
+            connection.input = vec![0; 100 << 10];
+            if let Speech::Native(speech) = &mut connection.speech
+                && !is_stalled
+            {
+                speech.begin(1, MAX);
+            }
+        }
+        assert_eq!(clients.find_idle(at(60_000), &ring), [open[3].0]);
+        // This one began a request and does not finish it, though it sends something now and then.
+        let connection = clients.find(open[2].0).unwrap();
+        connection.speech = Speech::Native(NativeSpeech::default());
+        connection.moved = at(60_000);
+        assert!(clients.find_idle(at(60_000), &ring).contains(&open[2].0));
+    }
+
+    #[test]
+    fn who_holds_little_has_room_for_short_replies_however_little_is_free() {
+        let mut ring = Ring::new(&RingConfig::default(), Doorbell::new().unwrap()).unwrap();
+        let mut clients = clients(&ring);
+        let open = [open(&mut clients, &mut ring), open(&mut clients, &mut ring)];
+        let value = vec![b'x'; 100 << 10];
+        clients.reply(ReplyTo { connection: open[0].0.0, request: 0 }, Reply::Bytes(&value), None);
+        clients.share.change(0, MAX);
+        let [large, small] = open.map(|(key, _)| {
+            let mut connection = clients.take(key).unwrap();
+            let room = clients.share.room(&mut connection);
+            connection.is_full(room)
+        });
+        assert!(large && !small);
     }
 }

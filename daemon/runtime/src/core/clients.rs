@@ -3,20 +3,24 @@
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use panch_ring::event::Token;
 use panch_wire::client::RefusalCode;
 use panch_wire::command::CommandError;
-use panch_wire::time::Instant;
+use panch_wire::time::{Duration, Instant};
 
-use super::CoreLoop;
+use super::{CoreLoop, RECEIVED_MAX};
 use crate::clients::connection::{Connection, ConnectionKey, NativeSpeech, Speech};
 use crate::clients::describe::Neighbours;
-use crate::clients::{Counter, Room, Stop, native, resp};
+use crate::clients::{Counter, Stop, native, resp};
 use crate::token::{self, Subject};
 
 /// Bytes of unconsumed requests at which no more is received from a client.
 const INPUT_SIZE_MAX: usize = 256 << 10;
+
+/// While memory is short, between two looks for clients that let theirs lie.
+const MEMORY_CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// Says why, and closes. What does not fit into the buffer of a new socket is not said.
 fn send_off(stream: OwnedFd, words: &[u8]) {
@@ -54,32 +58,47 @@ impl CoreLoop {
         let speech = if listener == Subject::ListenResp {
             resp::speech(self.view.options.replica.batch.value_size_max)
         } else {
-            Speech::Native(NativeSpeech { terms: None, outstanding: 0 })
+            Speech::Native(NativeSpeech::default())
         };
         let key = self.out.clients.add(now, socket, address, speech);
         self.ring.receive(socket, token::client(key));
     }
 
     pub(super) fn on_client_bytes(&mut self, now: Instant, key: ConnectionKey, bytes: &[u8]) {
+        self.received += bytes.len();
         let Some(mut connection) = self.out.clients.take(key) else { return };
-        if connection.closing {
+        if connection.closing || connection.overrun {
             // Whatever follows a protocol error or QUIT is not looked at.
             return self.out.clients.put_back(connection);
         }
         connection.arrivals.received(now, bytes.len());
+        if !connection.sending {
+            connection.moved = now;
+        }
+        if connection.input.is_empty() {
+            connection.began = now;
+        }
         if connection.input.is_empty() && !connection.stalled {
             let (used, stop) = self.consume(now, &mut connection, bytes);
             connection.input.extend_from_slice(&bytes[used..]);
-            self.stop_consuming(&mut connection, stop);
+            self.stop_consuming(now, &mut connection, stop);
         } else {
             connection.input.extend_from_slice(bytes);
             if !connection.stalled {
                 self.consume_input(now, &mut connection);
             }
         }
-        if connection.stalled && connection.input.len() > INPUT_SIZE_MAX && !connection.paused {
+        let share = self.out.clients.share();
+        let size = connection.input.len();
+        let has_room = connection.lacks_room.is_none() && (size <= share.little() || share.free() > 0);
+        if connection.stalled && (size > INPUT_SIZE_MAX || !has_room) && !connection.paused {
             connection.paused = true;
             self.ring.pause_receive(connection.socket);
+            // That takes effect with the end of the turn.
+            self.received = RECEIVED_MAX;
+        }
+        if connection.lacks_room.is_some() {
+            self.out.clients.give_up_if_exceeded(&mut connection);
         }
         self.out.clients.put_back(connection);
     }
@@ -89,16 +108,18 @@ impl CoreLoop {
         let mut input = std::mem::take(&mut connection.input);
         let (used, stop) = self.consume(now, connection, &input);
         input.drain(..used);
-        if input.is_empty() && input.capacity() > INPUT_SIZE_MAX {
-            input = Vec::new();
+        // Not what the rest of a long request is to come into.
+        let is_spare = connection.needed <= input.len() && input.len() < input.capacity() / 4;
+        if is_spare && input.capacity() > INPUT_SIZE_MAX {
+            input.shrink_to_fit();
         }
         connection.input = input;
-        self.stop_consuming(connection, stop);
+        self.stop_consuming(now, connection, stop);
         used > 0
     }
 
     fn consume(&mut self, now: Instant, connection: &mut Connection, input: &[u8]) -> (usize, Stop) {
-        let room = Room::new(&self.view.options, self.ring.unsent_size(connection.socket));
+        let share = Rc::clone(self.out.clients.share());
         let is_resp = matches!(connection.speech, Speech::Resp(_));
         if is_resp {
             // INFO shows this core as of now; a handful of copies per received chunk.
@@ -108,24 +129,33 @@ impl CoreLoop {
         let mut counter = Counter {
             now,
             is_closed: self.stopping.is_some(),
+            is_data_full: self.is_data_full,
             core: &mut self.core,
             view: &self.view,
             forwarding: &mut self.forwarding,
             requests: &mut self.counters.requests,
+            room: share.room(connection),
+            share: &share,
         };
         let (used, stop) = if is_resp {
             let neighbours = Neighbours { clients: &self.out.clients, counters: &counters };
-            resp::consume(connection, input, &room, &mut counter, &neighbours, &mut self.scratch)
+            resp::consume(connection, input, &mut counter, &neighbours, &mut self.scratch)
         } else {
-            native::consume(connection, input, &room, &mut counter)
+            native::consume(connection, input, &mut counter)
         };
         connection.arrivals.consumed(used);
+        if used > 0 {
+            connection.began = now;
+        }
         (used, stop)
     }
 
-    fn stop_consuming(&mut self, connection: &mut Connection, stop: Stop) {
+    fn stop_consuming(&mut self, now: Instant, connection: &mut Connection, stop: Stop) {
+        if stop != Stop::NeedBytes {
+            connection.lacks_room = None;
+        }
         match stop {
-            Stop::NeedBytes => {}
+            Stop::NeedBytes => self.make_room_for_input(now, connection),
             Stop::Stalled => self.out.clients.stall(connection),
             Stop::Close(fault) => {
                 self.counters.client_faults += u64::from(fault);
@@ -133,6 +163,23 @@ impl CoreLoop {
                 self.begin_close(connection);
             }
         }
+    }
+
+    /// A request is not all there. For one that needs more than a little memory is made; it waits for that as long as any request waits.
+    fn make_room_for_input(&mut self, now: Instant, connection: &mut Connection) {
+        if self.out.clients.make_room_for_input(connection) {
+            connection.lacks_room = None;
+            return;
+        }
+        let since = *connection.lacks_room.get_or_insert(now);
+        let deadline = since + self.view.options.replica.request_timeout;
+        if now < deadline {
+            connection.waits_until = Some(deadline);
+            return self.out.clients.stall(connection);
+        }
+        connection.refuse_unfinished(CommandError::NoRoom);
+        connection.input = Vec::new();
+        self.begin_close(connection);
     }
 
     fn begin_close(&mut self, connection: &mut Connection) {
@@ -151,11 +198,11 @@ impl CoreLoop {
         self.out.clients.put_back(connection);
     }
 
-    pub(super) fn on_client_sent(&mut self, key: ConnectionKey, result: io::Result<()>) {
+    pub(super) fn on_client_sent(&mut self, now: Instant, key: ConnectionKey, result: io::Result<()>) {
         if result.is_err() {
             self.close_client(key);
         } else {
-            self.out.clients.sent(key);
+            self.out.clients.sent(now, key);
         }
     }
 
@@ -178,7 +225,7 @@ impl CoreLoop {
         for key in &stalled {
             let Some(mut connection) = self.out.clients.take(*key) else { continue };
             connection.stalled = false;
-            if !connection.closing && self.consume_input(now, &mut connection) {
+            if !connection.closing && !connection.overrun && self.consume_input(now, &mut connection) {
                 progressed = true;
                 served += usize::from(connection.stalled);
             }
@@ -198,12 +245,41 @@ impl CoreLoop {
         progressed
     }
 
-    /// Closes connections that asked for it and are owed nothing more, and those that are owed too much.
-    pub(super) fn close_finished(&mut self) {
-        while let Some(key) = self.out.clients.take_overrun() {
-            self.counters.output_overruns += 1;
-            self.close_client(key);
+    /// When to look next for clients that let memory lie, if it is short.
+    pub(super) fn memory_deadline(&self) -> Option<Instant> {
+        self.out.clients.share().is_short().then(|| self.memory_checked + MEMORY_CHECK_EVERY)
+    }
+
+    /// Closes clients that hold memory for which others may be waiting, and have let it lie.
+    fn take_memory_back(&mut self, now: Instant) {
+        if self.memory_deadline().is_none_or(|deadline| now < deadline) {
+            return;
         }
+        self.memory_checked = now;
+        for key in self.out.clients.find_idle(now, &self.ring) {
+            self.evict(now, key);
+        }
+    }
+
+    fn evict(&mut self, now: Instant, key: ConnectionKey) {
+        let Some(connection) = self.out.clients.find(key) else { return };
+        let (address, size) = (connection.address, connection.counted);
+        self.counters.clients_evicted += 1;
+        let node = u64::from(self.view.node().0) + 1;
+        let text = format_args!(
+            "node {node}: a client is closed while client_memory_max is used up: {size} bytes are held for it (replies that it does not read, or \
+             that became longer than was to be expected, or a request that it does not finish)"
+        );
+        self.complaints.print(now, "evicted client", address, text);
+        self.close_client(key);
+    }
+
+    /// Closes connections that asked for it and are owed nothing more, and those that hold what others need.
+    pub(super) fn close_finished(&mut self, now: Instant) {
+        while let Some(key) = self.out.clients.take_overrun() {
+            self.evict(now, key);
+        }
+        self.take_memory_back(now);
         let mut closing = std::mem::take(&mut self.closing);
         closing.retain(|key| {
             let Some(connection) = self.out.clients.find(*key) else { return false };

@@ -138,13 +138,11 @@ impl CoreLoop {
             {
                 *requests = unsent;
             }
-            let replies = &mut self.out.replies[core];
-            if !replies.is_empty()
-                && let Err(Parcel::Replies(unsent)) =
-                    self.port.send(core, Parcel::Replies(std::mem::take(replies)))
-            {
-                *replies = unsent;
-            }
+            let port = &mut self.port;
+            self.out.replies[core].send(|replies| match port.send(core, Parcel::Replies(replies)) {
+                Err(Parcel::Replies(unsent)) => Err(unsent),
+                _ => Ok(()),
+            });
         }
         for _ in 0..self.unsent.len() {
             let Some((core, parcel)) = self.unsent.pop_front() else { break };
@@ -157,7 +155,7 @@ impl CoreLoop {
     /// Whether parcels wait for room in the mesh.
     pub(crate) fn has_unsent_parcels(&self) -> bool {
         self.forwarding.iter().any(|forwarding| !forwarding.requests.is_empty())
-            || self.out.replies.iter().any(|parcel| !parcel.is_empty())
+            || self.out.replies.iter().any(|replies| !replies.is_empty())
             || self.backlog.has_taken()
             || !self.unsent.is_empty()
     }

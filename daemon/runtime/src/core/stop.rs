@@ -76,7 +76,7 @@ impl CoreLoop {
         if late && !std::mem::replace(&mut stopping.has_given_up, true) {
             self.core.give_up(&mut self.out);
             self.drain_backlog(now);
-            self.out.clients.flush(&mut self.ring);
+            self.out.clients.flush(now, &mut self.ring);
         }
         let Some(stopping) = &mut self.stopping else { unreachable!("as above") };
         if !stopping.drained && !self.out.clients.iter().any(Connection::is_owed) {

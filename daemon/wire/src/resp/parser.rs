@@ -203,6 +203,11 @@ impl Parser {
         }
     }
 
+    /// Bytes of memory that it holds.
+    pub fn size(&self) -> usize {
+        self.spans.capacity() * size_of::<Span>() + self.unquoted.capacity()
+    }
+
     /// Reads the request at the front of `input`. After [`Parsed::Incomplete`] the next call must offer the same bytes
     /// again (they may have moved) and more behind them.
     ///
