@@ -32,7 +32,7 @@ use panch_wire::time::{Duration, Instant};
 use crate::clients::connection::ConnectionKey;
 use crate::clients::groups::divergence;
 use crate::complaints::{Complaints, say, tell};
-use crate::counters::CoreCounters;
+use crate::counters::{CommandCounts, CoreCounters};
 use crate::events::{Events, Sight};
 use crate::identity::DataDir;
 use crate::inbound::InboundStreams;
@@ -40,7 +40,7 @@ use crate::log_io::LogIo;
 use crate::options::NodeOptions;
 use crate::outputs::Outputs;
 use crate::peers::PEER_LIVENESS;
-use crate::remote::{Backlog, Forwarding, Parcel};
+use crate::remote::{Backlog, Forwarding, Gathering, Parcel};
 use crate::token::{self, Subject};
 use crate::view::NodeView;
 use rejoin::{Returning, Unrecognised};
@@ -126,6 +126,9 @@ pub(crate) struct CoreLoop {
     listen_again: Vec<(Instant, SocketId, Token)>,
     listeners: Vec<SocketId>,
     counters: CoreCounters,
+    commands: CommandCounts,
+    /// Answers that other cores still have to add to.
+    gatherings: Vec<Gathering>,
     complaints: Complaints,
     events: Events,
     reported: Instant,
@@ -183,6 +186,8 @@ impl CoreLoop {
             listen_again: Vec::new(),
             listeners: Vec::new(),
             counters: CoreCounters::default(),
+            commands: CommandCounts::default(),
+            gatherings: Vec::new(),
             complaints: Complaints::default(),
             events,
             reported: Instant(0),
@@ -297,6 +302,7 @@ impl CoreLoop {
         report.groups.clear();
         report.groups.extend(self.core.status());
         report.latencies.clone_from(self.core.latencies());
+        report.commands.clone_from(&self.commands);
         drop(report);
         self.view.reports.set_data_size(self.view.core, self.core.data_size());
         self.is_data_full = self.view.reports.data_size() >= self.view.options.data_memory_max;
@@ -345,6 +351,7 @@ impl CoreLoop {
         self.counters.log_writes = self.log.write_count;
         self.counters.log_bytes = self.log.write_bytes;
         self.counters.connections = self.out.clients.count() as u64;
+        self.counters.connections_waiting = self.out.clients.waiting_count() as u64;
         self.counters.frames_used = self.pool.used() as u64;
         self.counters.peers_down = self.out.peers.down();
         self.counters.disk_full = u64::from(self.core.wal().is_some_and(|wal| wal.is_full()));

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 use panch_replica::latency::Latencies;
 use panch_replica::status::GroupStatus;
 use panch_wire::ids::{GroupId, ReplicaSet};
+use panch_wire::resp::{self, CommandName};
 
 /// Counters of one core since its node started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -27,6 +28,8 @@ pub struct CoreCounters {
     pub ring_enters: u64,
     /// Times the core slept.
     pub parks: u64,
+    /// Connections of clients whose next request waits for room.
+    pub connections_waiting: u64,
     /// Client connections open.
     pub connections: u64,
     /// Client connections ever accepted.
@@ -65,6 +68,7 @@ impl CoreCounters {
             log_bytes,
             ring_enters,
             parks,
+            connections_waiting,
             connections,
             connections_accepted,
             connections_refused,
@@ -86,6 +90,7 @@ impl CoreCounters {
         self.log_bytes += log_bytes;
         self.ring_enters += ring_enters;
         self.parks += parks;
+        self.connections_waiting += connections_waiting;
         self.connections += connections;
         self.connections_accepted += connections_accepted;
         self.connections_refused += connections_refused;
@@ -110,6 +115,60 @@ impl CoreCounters {
     }
 }
 
+/// How often each command was asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CommandCounts {
+    /// By [`CommandName`]: taken in.
+    calls: Box<[u64]>,
+    /// Refused for what it looked like.
+    rejected: Box<[u64]>,
+}
+
+impl Default for CommandCounts {
+    fn default() -> Self {
+        let none = || vec![0; resp::TABLE.len()].into();
+        Self { calls: none(), rejected: none() }
+    }
+}
+
+impl CommandCounts {
+    /// One was taken in.
+    pub(crate) fn call(&mut self, name: CommandName) {
+        self.calls[name as usize] += 1;
+    }
+
+    /// One was refused.
+    pub(crate) fn reject(&mut self, name: CommandName) {
+        self.rejected[name as usize] += 1;
+    }
+
+    fn merge(&mut self, other: &Self, change: impl Fn(u64, u64) -> u64) {
+        let pairs = [(&mut self.calls, &other.calls), (&mut self.rejected, &other.rejected)];
+        for (mine, theirs) in pairs {
+            mine.iter_mut().zip(theirs.iter()).for_each(|(mine, theirs)| *mine = change(*mine, *theirs));
+        }
+    }
+
+    /// Adds another core's.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.merge(other, |mine, theirs| mine + theirs);
+    }
+
+    /// Takes away what was counted before.
+    pub(crate) fn since(&mut self, before: &Self) {
+        self.merge(before, u64::saturating_sub);
+    }
+
+    /// Of each command that was asked for: its name, how often it was taken in, and refused.
+    pub(crate) fn asked(&self) -> impl Iterator<Item = (&'static str, u64, u64)> {
+        let counts = self.calls.iter().zip(self.rejected.iter());
+        let named = resp::TABLE.iter().zip(counts);
+        named
+            .map(|(info, (calls, rejected))| (info.name, *calls, *rejected))
+            .filter(|(_, calls, rejected)| calls + rejected > 0)
+    }
+}
+
 /// What one core shows to the others.
 #[derive(Clone, Debug, Default)]
 pub struct CoreReport {
@@ -119,6 +178,8 @@ pub struct CoreReport {
     pub groups: Vec<GroupStatus>,
     /// Latencies of all its groups together.
     pub latencies: Latencies,
+    /// What its RESP clients asked for.
+    pub commands: CommandCounts,
 }
 
 /// One core's place in the [`Reports`].
@@ -138,7 +199,7 @@ pub struct Reports {
     /// By group: no value is longer.
     value_size_bounds: Vec<AtomicUsize>,
     /// What the counters were when INFO was last told to count from there on.
-    since: Mutex<CoreCounters>,
+    since: Mutex<(CoreCounters, CommandCounts)>,
 }
 
 impl Reports {
@@ -208,7 +269,7 @@ impl Reports {
     }
 
     /// The counters from which INFO counts.
-    pub(crate) fn since(&self) -> MutexGuard<'_, CoreCounters> {
+    pub(crate) fn since(&self) -> MutexGuard<'_, (CoreCounters, CommandCounts)> {
         self.since.lock().expect("nobody panics with it: a panic aborts")
     }
 }
@@ -218,6 +279,19 @@ mod tests {
     use panch_wire::ids::ReplicaId;
 
     use super::*;
+
+    #[test]
+    fn commands_are_counted_by_their_names_from_when_they_are_told_to() {
+        let (mut one, mut two) = (CommandCounts::default(), CommandCounts::default());
+        one.call(CommandName::Get);
+        let before = one.clone();
+        one.call(CommandName::Get);
+        two.call(CommandName::Get);
+        two.reject(CommandName::Unwatch);
+        one.add(&two);
+        one.since(&before);
+        assert_eq!(one.asked().collect::<Vec<_>>(), [("get", 2, 0), ("unwatch", 0, 1)]);
+    }
 
     #[test]
     fn keys_are_those_of_all_cores() {

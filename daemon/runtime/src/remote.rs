@@ -35,10 +35,23 @@ pub(crate) enum Parcel {
     PeerStream { stream: OwnedFd, hello: Hello, answer: Vec<u8> },
     /// A message for a group of the other core, which arrived at this core.
     PeerMessage(Box<PeerMessage>),
+    /// A client of the sender wants to know who is connected to this core.
+    ListClients(ReplyTo),
+    /// The lines of the sender's clients for that.
+    Clients(ReplyTo, String),
     /// The node stops.
     Stop,
     /// The node stops, and no client of this core is owed a reply any more.
     Drained,
+}
+
+/// An answer to a client that every core has a part in.
+pub(crate) struct Gathering {
+    pub(crate) to: ReplyTo,
+    /// What is there of it.
+    pub(crate) text: String,
+    /// So many cores have not said theirs.
+    pub(crate) missing: usize,
 }
 
 /// A message on its way between cores; its body is copied, frames belong to one core.

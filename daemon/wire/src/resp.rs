@@ -32,7 +32,9 @@ pub use help::write_help;
 pub use parser::{Arguments, Limits, Oversize, Parsed, Parser, RespFault};
 pub use query::{CommandQuery, KeysOf, ListFilter};
 pub use refusal::{NO_PASSWORD_SET, Refusal, Sizes, WRONG_PASSWORD};
-pub use request::{ClientRequest, ClusterRequest, HelloRequest, Replies, Request, is_user, translate};
+pub use request::{
+    ClientRequest, ClusterRequest, HelloRequest, Replies, Request, is_user, translate, translate_named,
+};
 pub use table::{CommandInfo, CommandName, TABLE, flag};
 
 #[cfg(test)]

@@ -153,6 +153,13 @@ impl Ring {
         self.descriptors.get(socket.0).map_or(0, |descriptor| descriptor.sends.size)
     }
 
+    /// The number that the system knows a socket by, and its own address; `None` once it is closed.
+    pub fn identity(&self, socket: SocketId) -> Option<(i32, Option<SocketAddr>)> {
+        let descriptor = self.descriptors.get(socket.0)?;
+        let address = SockRef::from(&descriptor.fd).local_addr().ok().and_then(|address| address.as_socket());
+        Some((descriptor.fd.as_raw_fd(), address))
+    }
+
     /// Bytes that the peer of a TCP connection has acknowledged, and those that have come from it; `None` if the kernel does not tell.
     pub fn progress(&self, socket: SocketId) -> Option<(u64, u64)> {
         /// Where `tcp_info` of linux/tcp.h has them, since Linux 4.1.

@@ -109,6 +109,8 @@ pub(crate) struct Connection {
     /// Number for CLIENT ID: unique on the node.
     pub(crate) id: u64,
     pub(crate) since: Instant,
+    /// The last command, for people.
+    pub(crate) command: &'static str,
     pub(crate) speech: Speech,
     /// Received and not yet consumed.
     pub(crate) input: Vec<u8>,
@@ -167,6 +169,7 @@ impl Connection {
             address,
             id,
             since,
+            command: "NULL",
             speech,
             input: Vec::new(),
             needed: 0,

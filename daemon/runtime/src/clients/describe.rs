@@ -1,11 +1,13 @@
 //! What a node says of itself to Redis clients: HELLO, INFO, CONFIG GET and CLIENT LIST.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 
 use panch_replica::divergence::Standing;
 use panch_replica::latency::Latencies;
 use panch_replica::rejoin::Membership;
 use panch_replica::status::GroupStatus;
+use panch_ring::ring::Ring;
 use panch_wal::Durability;
 use panch_wire::resp::{self, Arguments, matches_glob};
 use panch_wire::time::Instant;
@@ -15,7 +17,7 @@ use super::connection::{Connection, Speech};
 use super::groups;
 use super::latency;
 use super::table::Clients;
-use crate::counters::CoreCounters;
+use crate::counters::{CommandCounts, CoreCounters};
 use crate::view::NodeView;
 
 /// The version of Redis whose commands and texts are followed.
@@ -25,6 +27,7 @@ const REDIS_VERSION: &str = "7.0.15";
 pub(crate) struct Neighbours<'a> {
     pub(crate) clients: &'a Clients,
     pub(crate) counters: &'a CoreCounters,
+    pub(crate) ring: &'a Ring,
 }
 
 /// The answer to HELLO.
@@ -67,26 +70,48 @@ pub(crate) fn others_for_certain(view: &NodeView) -> usize {
     view.options.members.len() / 2
 }
 
+/// The lines of CLIENT LIST of one core.
+pub(crate) fn client_lines(clients: &Clients, ring: &Ring, now: Instant) -> String {
+    clients.iter().map(|connection| client_line(connection, ring, now)).collect()
+}
+
 /// One line of CLIENT LIST.
-pub(crate) fn client_line(connection: &Connection, now: Instant) -> String {
+pub(crate) fn client_line(connection: &Connection, ring: &Ring, now: Instant) -> String {
     let show = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let address = connection.address.map_or_else(|| "?".to_string(), |address| address.to_string());
-    let (name, library, version, proto) = match &connection.speech {
+    let address = |address: Option<SocketAddr>| address.map_or_else(|| "?:0".to_string(), |it| it.to_string());
+    let (number, local) = ring.identity(connection.socket).unwrap_or((-1, None));
+    let (name, library, version, proto, queued, arguments_size, queued_size) = match &connection.speech {
         Speech::Resp(speech) => (
             show(&speech.name),
             show(&speech.library),
             show(&speech.library_version),
             if speech.resp3 { 3 } else { 2 },
+            speech.multi.queued(),
+            speech.parser.size(),
+            speech.multi.size(),
         ),
         Speech::Native(_) => Default::default(),
     };
+    let flags = if queued.is_some() { "x" } else { "N" };
+    let is_writable = connection.sending || !connection.output.is_empty();
     format!(
-        "id={} addr={address} name={name} age={} db=0 qbuf={} oll={} obl={} resp={proto} lib-name={library} lib-ver={version}\n",
+        "id={} addr={} laddr={} fd={number} name={name} age={} idle={} flags={flags} db=0 sub=0 psub=0 ssub=0 multi={} qbuf={} qbuf-free={} \
+         argv-mem={arguments_size} multi-mem={queued_size} obl={} oll={} omem={} tot-mem={} events={} cmd={} user=default redir=-1 \
+         resp={proto} lib-name={library} lib-ver={version}\n",
         connection.id,
+        address(connection.address),
+        address(local),
         now.since(connection.since).as_secs(),
+        now.since(connection.began).as_secs(),
+        queued.map_or(-1, |count| count as i64),
         connection.input.len(),
-        connection.outstanding(),
+        connection.input.capacity() - connection.input.len(),
         connection.held(),
+        connection.outstanding(),
+        connection.held() + connection.unsent,
+        connection.size() + size_of::<Connection>(),
+        if is_writable { "rw" } else { "r" },
+        connection.command,
     )
 }
 
@@ -126,10 +151,31 @@ fn counters(view: &NodeView, neighbours: &Neighbours<'_>) -> CoreCounters {
     sum
 }
 
-/// INFO counts from here on, in its section `stats`.
-pub(crate) fn reset_statistics(view: &NodeView, neighbours: &Neighbours<'_>) {
-    let now = counters(view, neighbours);
-    *view.reports.since() = now;
+/// What RESP clients of all cores have asked for, this core's as of now.
+fn commands(counter: &Counter<'_>) -> CommandCounts {
+    let mut sum = counter.commands.clone();
+    let view = counter.view;
+    for core in (0..view.cores()).filter(|core| *core != view.core) {
+        sum.add(&view.reports.core(core).commands);
+    }
+    sum
+}
+
+/// INFO counts from here on, in its sections `stats` and `commandstats`.
+pub(crate) fn reset_statistics(counter: &Counter<'_>, neighbours: &Neighbours<'_>) {
+    let now = (counters(counter.view, neighbours), commands(counter));
+    *counter.view.reports.since() = now;
+}
+
+/// Seconds of CPU that the process has used, in the system and in itself.
+fn cpu_times() -> (f64, f64) {
+    /// Of the fields behind the name of the program, which may hold anything.
+    const USER: usize = 11;
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let seconds = |at: usize| fields.get(at).and_then(|it| it.parse::<f64>().ok()).unwrap_or(0.0) / TICKS_PER_SECOND;
+    (seconds(USER + 1), seconds(USER))
 }
 
 /// The text of INFO.
@@ -186,6 +232,7 @@ pub(crate) fn info(
         &[
             ("connected_clients", counters.connections.to_string()),
             ("maxclients", view.options.connections_max.to_string()),
+            ("blocked_clients", counters.connections_waiting.to_string()),
         ],
     );
     let resident = resident_size();
@@ -205,7 +252,7 @@ pub(crate) fn info(
     let is_returning =
         |it: &GroupStatus| matches!(it.membership, Membership::Asking(_) | Membership::Mute(_));
     let applied: u64 = statuses.iter().map(|status| status.probe.applied).sum();
-    let since = *view.reports.since();
+    let (since, commands_since) = view.reports.since().clone();
     let count = |of: fn(&CoreCounters) -> u64| of(&counters).saturating_sub(of(&since)).to_string();
     section(
         "stats",
@@ -220,7 +267,17 @@ pub(crate) fn info(
         ],
     );
     section("replication", &[("role", "master".into()), ("connected_slaves", "0".into())]);
+    let (system, user) = cpu_times();
+    section("cpu", &[("used_cpu_sys", format!("{system:.2}")), ("used_cpu_user", format!("{user:.2}"))]);
     section("cluster", &[("cluster_enabled", "1".into())]);
+    let mut commands = commands(counter);
+    commands.since(&commands_since);
+    let of_commands: Vec<(String, String)> = commands
+        .asked()
+        .map(|(name, calls, rejected)| (format!("cmdstat_{name}"), format!("calls={calls},rejected_calls={rejected}")))
+        .collect();
+    let of_commands: Vec<(&str, String)> = of_commands.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    section("commandstats", &of_commands);
     let sum = |of: fn(&GroupStatus) -> u64| statuses.iter().map(of).sum::<u64>().to_string();
     let mut lines = vec![
         ("node_id", (u64::from(view.node().0) + 1).to_string()),

@@ -15,6 +15,8 @@ pub(crate) mod seats;
 pub(crate) mod table;
 pub(crate) mod topology;
 
+use std::collections::VecDeque;
+
 use panch_replica::batcher::Refusal;
 use panch_replica::client_batch::{BatchRefusal, Sound, Terms};
 use panch_replica::core::Core;
@@ -28,7 +30,8 @@ use panch_wire::ids::GroupId;
 use panch_wire::time::Instant;
 
 use crate::clients::memory::Share;
-use crate::remote::Forwarding;
+use crate::counters::CommandCounts;
+use crate::remote::{Forwarding, Gathering, Parcel};
 use crate::view::NodeView;
 
 /// Requests of one connection that may be outstanding before no more are taken in.
@@ -104,8 +107,14 @@ pub(crate) struct Counter<'a> {
     pub(crate) view: &'a NodeView,
     /// Requests for the other cores, gathering during this turn.
     pub(crate) forwarding: &'a mut [Forwarding],
-    /// Counts what is submitted.
+    /// Counts the requests of clients.
     pub(crate) requests: &'a mut u64,
+    /// And those of RESP clients by their names.
+    pub(crate) commands: &'a mut CommandCounts,
+    /// Answers that other cores have a part in.
+    pub(crate) gatherings: &'a mut Vec<Gathering>,
+    /// What leaves for other cores beside requests.
+    pub(crate) parcels: &'a mut VecDeque<(usize, Parcel)>,
     /// What clients make this core hold.
     pub(crate) share: &'a Share,
     /// What may be owed to the connection whose requests are taken in.
@@ -163,7 +172,6 @@ impl Counter<'_> {
         } else {
             self.forwarding[core].push(arrived, group, command, level, token)?;
         }
-        *self.requests += 1;
         Ok(())
     }
 
@@ -190,7 +198,6 @@ impl Counter<'_> {
         } else {
             self.forwarding[core].push_batch(arrived, group, bytes, session, connection)?;
         }
-        *self.requests += 1;
         Ok(sound)
     }
 
@@ -228,6 +235,15 @@ impl Counter<'_> {
         }
         let may_be_unknown = past.outstanding < self.share.unknown_max(bound);
         may_be_unknown.then(|| reply_size(command, &mut |_| likely))
+    }
+
+    /// Begins an answer that starts with `text` and to which every other core adds who is connected to it.
+    pub(crate) fn list_clients(&mut self, to: ReplyTo, text: String) {
+        let others = (0..self.view.cores()).filter(|core| *core != self.view.core);
+        let before = self.parcels.len();
+        self.parcels.extend(others.map(|core| (core, Parcel::ListClients(to))));
+        let missing = self.parcels.len() - before;
+        self.gatherings.push(Gathering { to, text, missing });
     }
 
     /// Answers a read from what this core has executed; `None` if another core would have to.
@@ -374,7 +390,8 @@ mod tests {
             Share::new(Memory::new(1 << 20, 1, 1).into()).into(),
             SendBuffers::new(0, 0),
         );
-        let neighbours = describe::Neighbours { clients: &clients, counters: &CoreCounters::default() };
+        let ring = Ring::new(&RingConfig::default(), Doorbell::new().unwrap()).unwrap();
+        let neighbours = describe::Neighbours { clients: &clients, counters: &CoreCounters::default(), ring: &ring };
         let (mut forwarding, mut requests) = (vec![Forwarding::default()], 0);
         let mut counter = Counter {
             now: Instant(0),
@@ -384,6 +401,9 @@ mod tests {
             view: &view,
             forwarding: &mut forwarding,
             requests: &mut requests,
+            commands: &mut CommandCounts::default(),
+            gatherings: &mut Vec::new(),
+            parcels: &mut VecDeque::new(),
             share: clients.share(),
             room: connection.owed() + (1 << 20),
         };

@@ -152,6 +152,11 @@ impl Multi {
         self.is_watching() || !self.watch.keys.is_empty()
     }
 
+    /// Commands that are queued; `None` outside MULTI.
+    pub(crate) fn queued(&self) -> Option<usize> {
+        self.queue.as_ref().map(|queue| exec::commands(&queue.steps).count())
+    }
+
     /// Bytes of what is queued and watched.
     pub(crate) fn size(&self) -> usize {
         self.queue.as_ref().map_or(0, |queue| queue.steps.capacity()) + 2 * self.watch.size()

@@ -125,6 +125,7 @@ pub(crate) fn consume(connection: &mut Connection, input: &[u8], counter: &mut C
                 }
             }
         }
+        *counter.requests += 1;
         at += size;
     }
 }

@@ -36,12 +36,15 @@ pub(crate) enum Form {
     Plain,
     /// How long the counted key will be there: -1, for ever; -2 if there is none.
     TimeToLive,
+    /// Text for people.
+    Text,
 }
 
 impl Form {
     fn write(self, reply: &Reply<'_>, resp3: bool, out: &mut Vec<u8>) {
         match (self, reply) {
             (Self::TimeToLive, Reply::Int(count)) => resp::integer(if *count > 0 { -1 } else { -2 }, out),
+            (Self::Text, Reply::Bytes(text)) => resp::verbatim(&String::from_utf8_lossy(text), resp3, out),
             _ => resp::write_reply(reply, resp3, out),
         }
     }

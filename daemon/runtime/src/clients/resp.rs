@@ -6,7 +6,7 @@ use panch_replica::outbox::ReplyTo;
 use panch_replica::replica::Level;
 use panch_wire::client::{Commit, ReadLevel};
 use panch_wire::command::{Command, CommandError, Reply};
-use panch_wire::resp::{self, ClientRequest, HelloRequest, Limits, Parsed, Parser, Replies, Request};
+use panch_wire::resp::{self, ClientRequest, CommandName, HelloRequest, Limits, Parsed, Parser, Replies, Request};
 use panch_wire::time::Instant;
 
 use super::connection::{Connection, RespSpeech, Speech};
@@ -79,7 +79,11 @@ pub(crate) fn consume(
             &mut **speech;
         let output = &mut connection.output;
         let limits = &counter.view.options.replica.batch;
-        let request = resp::translate(parser.arguments(rest), scratch);
+        let command_name = CommandName::find(parser.arguments(rest).get(0));
+        let request = match command_name {
+            Some(command) => resp::translate_named(command, parser.arguments(rest), scratch),
+            None => Err(resp::Refusal::UnknownCommand(parser.arguments(rest))),
+        };
         let request = match request.and_then(|request| admit(request, limits)) {
             Ok(request) => request,
             // As Redis has it: an EXEC with arguments ends what it was to execute.
@@ -94,6 +98,7 @@ pub(crate) fn consume(
                 continue;
             }
             Err(refusal) => {
+                command_name.into_iter().for_each(|name| counter.commands.reject(name));
                 refuse(parser.arguments(rest).iter().next().is_some_and(is_watch), multi);
                 answer(order, output, |out| refusal.write(out));
                 order.end_command();
@@ -237,7 +242,7 @@ pub(crate) fn consume(
                 answer(order, output, |out| describe::config(counter.view, patterns, *resp3, out));
             }
             Request::ResetStatistics => {
-                describe::reset_statistics(counter.view, neighbours);
+                describe::reset_statistics(counter, neighbours);
                 answer(order, output, resp::ok);
             }
             // They tell of what the connection wrote before.
@@ -284,24 +289,39 @@ pub(crate) fn consume(
                     answer(order, output, |out| resp::integer(connection.id as i64, out));
                 }
                 ClientRequest::List | ClientRequest::Info => {
-                    let list = request == ClientRequest::List;
-                    let mut text = describe::client_line(connection, counter.now);
+                    let (list, is_alone) = (request == ClientRequest::List, order.len() == 0);
+                    let has_others = list && counter.view.cores() > 1;
+                    if has_others && !is_alone {
+                        // What other cores say comes with the end of what was asked for before: one such text per connection at a time.
+                        return (at, Stop::Stalled);
+                    }
+                    connection.command = if list { "client|list" } else { "client|info" };
+                    let mut text = describe::client_line(connection, neighbours.ring, counter.now);
                     if list {
-                        for other in neighbours.clients.iter() {
-                            text.push_str(&describe::client_line(other, counter.now));
-                        }
+                        let others = describe::client_lines(neighbours.clients, neighbours.ring, counter.now);
+                        text.push_str(&others);
                     }
                     let Speech::Resp(speech) = &mut connection.speech else { unreachable!("as above") };
-                    let resp3 = speech.resp3;
-                    answer(&mut speech.order, &mut connection.output, |out| {
-                        resp::verbatim(&text, resp3, out);
-                    });
+                    let (resp3, order) = (speech.resp3, &mut speech.order);
+                    if has_others {
+                        order.set_form(Form::Text);
+                        let request = order.begin(Class::Immediate);
+                        order.set_form(Form::Plain);
+                        counter.list_clients(ReplyTo { connection: connection.key.0, request }, text);
+                    } else {
+                        answer(order, &mut connection.output, |out| resp::verbatim(&text, resp3, out));
+                    }
                 }
             },
         }
         if let Speech::Resp(speech) = &mut connection.speech {
             speech.order.end_command();
         }
+        if let Some(name) = command_name {
+            counter.commands.call(name);
+            connection.command = name.info().name;
+        }
+        *counter.requests += 1;
         at += size;
     }
 }

@@ -80,6 +80,11 @@ impl Clients {
         self.count < CONNECTIONS_MAX && self.seats.take()
     }
 
+    /// Connections whose next request waits for room.
+    pub(crate) fn waiting_count(&self) -> usize {
+        self.stalled.len()
+    }
+
     /// Takes a new connection in.
     pub(crate) fn add(
         &mut self,

@@ -134,11 +134,14 @@ impl CoreLoop {
             view: &self.view,
             forwarding: &mut self.forwarding,
             requests: &mut self.counters.requests,
+            commands: &mut self.commands,
+            gatherings: &mut self.gatherings,
+            parcels: &mut self.unsent,
             room: share.room(connection),
             share: &share,
         };
         let (used, stop) = if is_resp {
-            let neighbours = Neighbours { clients: &self.out.clients, counters: &counters };
+            let neighbours = Neighbours { clients: &self.out.clients, counters: &counters, ring: &self.ring };
             resp::consume(connection, input, &mut counter, &neighbours, &mut self.scratch)
         } else {
             native::consume(connection, input, &mut counter)

@@ -9,7 +9,7 @@ use panch_wire::time::Instant;
 
 use super::CoreLoop;
 use super::stop::Stopping;
-use crate::clients::receive_batch;
+use crate::clients::{describe, receive_batch};
 use crate::outputs::Outputs;
 use crate::remote::{self, Parcel, PeerMessage, RemoteRequest, RemoteWork};
 use crate::view::NodeView;
@@ -46,6 +46,11 @@ impl CoreLoop {
                 }
                 Parcel::PeerStream { stream, hello, answer } => self.adopt(now, stream, hello, answer),
                 Parcel::PeerMessage(message) => self.on_forwarded(now, *message),
+                Parcel::ListClients(to) => {
+                    let text = describe::client_lines(&self.out.clients, &self.ring, now);
+                    self.unsent.push_back((from, Parcel::Clients(to, text)));
+                }
+                Parcel::Clients(to, text) => self.gather(to, &text),
                 Parcel::Stop => self.begin_stop(now),
                 Parcel::Drained => self.cores_drained += 1,
             }
@@ -55,6 +60,18 @@ impl CoreLoop {
             self.drain_backlog(now);
         }
         busy
+    }
+
+    /// Another core has said its part of an answer.
+    fn gather(&mut self, to: ReplyTo, text: &str) {
+        let Some(place) = self.gatherings.iter().position(|gathering| gathering.to == to) else { return };
+        let gathering = &mut self.gatherings[place];
+        gathering.text.push_str(text);
+        gathering.missing -= 1;
+        if gathering.missing == 0 {
+            let gathering = self.gatherings.swap_remove(place);
+            self.out.clients.reply(to, Reply::Bytes(gathering.text.as_bytes()), None);
+        }
     }
 
     /// Submits commands of other cores until there is no room, and refuses those whose time is over; true if there was any of them.

@@ -163,9 +163,21 @@ pub enum ClusterRequest {
 /// # Panics
 /// If there are no arguments: the parser never returns such a command.
 pub fn translate<'a>(arguments: Arguments<'a>, scratch: &'a mut Vec<u8>) -> Result<Request<'a>, Refusal<'a>> {
-    let Some(name) = CommandName::find(arguments.get(0)) else {
-        return Err(Refusal::UnknownCommand(arguments));
-    };
+    match CommandName::find(arguments.get(0)) {
+        Some(name) => translate_named(name, arguments, scratch),
+        None => Err(Refusal::UnknownCommand(arguments)),
+    }
+}
+
+/// The same for a command whose name was found already.
+///
+/// # Errors
+/// As [`translate`].
+pub fn translate_named<'a>(
+    name: CommandName,
+    arguments: Arguments<'a>,
+    scratch: &'a mut Vec<u8>,
+) -> Result<Request<'a>, Refusal<'a>> {
     if !name.info().takes(arguments.len()) {
         return Err(Refusal::Arity(name.info()));
     }
