@@ -86,7 +86,10 @@ impl Kv {
         if bound <= SMALL_REPLY_SIZE {
             return reply_size(command, &mut |_| bound.max(written));
         }
-        reply_size(command, &mut |key| self.value(key).map_or(0, <[u8]>::len).max(written))
+        let size = reply_size(command, &mut |key| self.value(key).map_or(0, <[u8]>::len).max(written));
+        // What would be longer is an error instead.
+        let is_too_long = command.kind == CommandKind::MGet && size >= ceilings::REPLY_SIZE_MAX;
+        if is_too_long { SMALL_REPLY_SIZE } else { size }
     }
 
     /// No value is longer: at most twice the length of the longest.

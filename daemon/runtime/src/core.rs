@@ -135,8 +135,6 @@ pub(crate) struct CoreLoop {
     memory_checked: Instant,
     /// Bytes of clients in this turn.
     received: usize,
-    /// The data took all the memory that they may when this core last looked.
-    is_data_full: bool,
     scratch: Vec<u8>,
     stopping: Option<Stopping>,
     /// Other cores whose clients are owed nothing any more, since the node stops.
@@ -193,7 +191,6 @@ impl CoreLoop {
             reported: Instant(0),
             memory_checked: Instant(0),
             received: 0,
-            is_data_full: false,
             scratch: Vec::new(),
             stopping: None,
             cores_drained: 0,
@@ -305,7 +302,6 @@ impl CoreLoop {
         report.commands.clone_from(&self.commands);
         drop(report);
         self.view.reports.set_data_size(self.view.core, self.core.data_size());
-        self.is_data_full = self.view.reports.data_size() >= self.view.options.data_memory_max;
         if self.out.clients.share().has_come_back() {
             (self.view.options.release_memory)();
         }

@@ -3,6 +3,8 @@
 use panch_wire::command::{Command, CommandKind, flags, list};
 use panch_wire::exec;
 
+use crate::ceilings::{REPLIES_SIZE_MAX, REPLY_SIZE_MAX};
+
 /// Bytes that a reply takes at most beside the values in it, in whichever protocol it is written, with what it takes to know whom it is for.
 pub const SMALL_REPLY_SIZE: usize = 128;
 
@@ -14,12 +16,16 @@ pub fn reply_size(command: &Command<'_>, length_of: &mut dyn FnMut(&[u8]) -> usi
     let returned = match command.kind {
         CommandKind::Get | CommandKind::GetSet | CommandKind::GetDel => length_of(command.key),
         CommandKind::Set if command.flags & flags::RETURN_OLD != 0 => length_of(command.key),
-        CommandKind::MGet => list::items(command.value).map(|key| ITEM_SIZE + length_of(key)).sum(),
+        CommandKind::MGet => {
+            let size = list::items(command.value).map(|key| ITEM_SIZE + length_of(key)).sum();
+            REPLY_SIZE_MAX.min(size)
+        }
         CommandKind::Exec => {
             // One of its commands may return what another has written.
             let written = exec::commands(command.value).map(|inner| inner.longest_value()).max().unwrap_or(0);
             let mut length_of = |key: &[u8]| length_of(key).max(written);
-            exec::commands(command.value).map(|inner| inner_size(&inner, &mut length_of)).sum()
+            let size = exec::commands(command.value).map(|inner| inner_size(&inner, &mut length_of)).sum();
+            REPLIES_SIZE_MAX.min(size)
         }
         _ => 0,
     };

@@ -1,5 +1,6 @@
 //! One client connection: what it sent and was not understood yet, what it is owed, how it speaks.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use panch_replica::kv::SMALL_REPLY_SIZE;
@@ -77,25 +78,44 @@ pub(crate) struct NativeSpeech {
     pub(crate) outstanding: usize,
     /// Bytes that the replies to those will take, as far as that can be foreseen.
     pub(crate) reserved: usize,
-    /// Requests whose replies take more than the least, and how much more.
-    pub(crate) long: Vec<(u64, usize)>,
+    /// Requests whose replies are long, by number: how many, since nothing keeps a client from using a number twice, and how much more than
+    /// the least they take together.
+    long: HashMap<u64, (usize, usize)>,
 }
+
+/// Replies that are not so much longer than the least are counted like those.
+const LONG_SIZE_MIN: usize = 256;
 
 impl NativeSpeech {
     /// A request is outstanding whose reply will take so much more than the least.
     pub(crate) fn begin(&mut self, number: u64, reserved: usize) {
         self.outstanding += 1;
-        self.reserved += SMALL_REPLY_SIZE + reserved;
-        if reserved > 0 {
-            self.long.push((number, reserved));
+        self.reserved += SMALL_REPLY_SIZE;
+        if reserved > LONG_SIZE_MIN {
+            self.reserved += reserved;
+            let (count, sum) = self.long.entry(number).or_default();
+            (*count, *sum) = (*count + 1, *sum + reserved);
         }
+    }
+
+    /// What was reserved beyond the least for a request of that number.
+    fn take_long(&mut self, number: u64) -> usize {
+        if self.long.is_empty() {
+            return 0;
+        }
+        let Some((count, sum)) = self.long.get_mut(&number) else { return 0 };
+        let one = *sum / *count;
+        (*count, *sum) = (*count - 1, *sum - one);
+        if *count == 0 {
+            self.long.remove(&number);
+        }
+        one
     }
 
     /// One is answered. Returns what was reserved for it.
     fn end(&mut self, number: u64) -> usize {
         self.outstanding = self.outstanding.saturating_sub(1);
-        let place = self.long.iter().position(|(of, _)| *of == number);
-        let reserved = SMALL_REPLY_SIZE + place.map_or(0, |place| self.long.swap_remove(place).1);
+        let reserved = SMALL_REPLY_SIZE + self.take_long(number);
         self.reserved = self.reserved.saturating_sub(reserved);
         reserved
     }

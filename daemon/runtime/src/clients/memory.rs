@@ -15,6 +15,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use panch_replica::ceilings::REPLY_SIZE_MAX;
 use panch_wire::time::{Duration, Instant};
 
 use super::connection::Connection;
@@ -25,9 +26,9 @@ const LITTLE_MAX: usize = 64 << 10;
 /// A core tells the others what it counts once it differs by so much from what they know, and at the end of each turn.
 const STEP: usize = 256 << 10;
 /// Whoever holds memory for which somebody waits, and whose client has done nothing for it for so long, gives it back.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// The same if the client has done something, but has not finished the request that it began so long ago.
-const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The limit, and what all cores count.
 pub(crate) struct Memory {
@@ -63,7 +64,7 @@ pub(crate) struct Share {
     unreserved: Cell<usize>,
     /// The most that was refused since somebody last looked for memory that lies.
     wanted: Cell<usize>,
-    /// Most of the limit was held once, since when memory was last given back to the machine.
+    /// Half of the limit was held once, since when memory was last given back to the machine.
     was_short: Cell<bool>,
 }
 
@@ -103,11 +104,12 @@ impl Share {
         self.held.get() + self.claimed.get()
     }
 
-    /// Tells the other cores. Returns what all count.
-    fn tell(&self) -> usize {
+    /// Tells the other cores.
+    fn tell(&self) {
         let now = self.counted();
+        // Wraps as the sum does.
         let change = now.wrapping_sub(self.told.replace(now));
-        self.memory.held.fetch_add(change, Ordering::Relaxed).wrapping_add(change)
+        self.memory.held.fetch_add(change, Ordering::Relaxed);
     }
 
     /// A turn ends: every connection was counted, and the other cores are told.
@@ -146,13 +148,16 @@ impl Share {
     /// Claims so many bytes for the connection whose requests are being taken in; false if there is no room. One claim that is larger than half
     /// of the limit is granted while no more than the other half is held.
     pub(crate) fn claim(&self, size: usize) -> bool {
-        let half = self.memory.size_max / 2;
-        self.claimed.set(self.claimed.get() + size);
-        let others = self.tell().saturating_sub(size);
-        let is_granted = others + size <= self.memory.size_max || (size > half && others <= half);
-        if !is_granted {
-            self.claimed.set(self.claimed.get() - size);
-            self.tell();
+        let (size_max, half) = (self.memory.size_max, self.memory.size_max / 2);
+        self.tell();
+        let grant = |held: usize| {
+            (held + size <= size_max || (size > half && held <= half)).then(|| held + size)
+        };
+        let is_granted = self.memory.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grant).is_ok();
+        if is_granted {
+            self.claimed.set(self.claimed.get() + size);
+            self.told.set(self.told.get() + size);
+        } else {
             self.wanted.set(self.wanted.get().max(size));
         }
         is_granted
@@ -175,7 +180,7 @@ impl Share {
 
     /// Bytes that are kept free of requests that are not all there.
     fn headroom(&self) -> usize {
-        self.memory.size_max / 4
+        self.memory.size_max / 8 * 3
     }
 
     /// A reply is longer than what was reserved for it, by so much.
@@ -183,25 +188,42 @@ impl Share {
         self.unreserved.set(self.unreserved.get() + size);
     }
 
-    /// So much more is held than the limit that nothing is to be kept for which nothing was reserved.
+    /// So much more is held than the limit that nothing is to be kept for which nothing was reserved. One reply that is larger than half of
+    /// the limit is no reason.
     pub(crate) fn is_exceeded(&self) -> bool {
+        let with_one = self.memory.size_max / 2 + REPLY_SIZE_MAX;
+        self.total() > self.memory.size_max.max(with_one) + self.memory.size_max / 4
+    }
+
+    /// So much more is held than the limit that nobody may go on sending who was told to stop.
+    pub(crate) fn has_none_left(&self) -> bool {
         self.total() > self.memory.size_max + self.memory.size_max / 4
     }
 
-    /// So little is free that somebody may be waiting for it, or somebody is.
+    /// Somebody waits for memory.
     pub(crate) fn is_short(&self) -> bool {
-        self.wanted.get() > 0 || self.free() < self.headroom() + self.memory.size_max / 8
+        self.wanted.get() > 0
     }
 
-    /// So many bytes have to come back until nobody waits; to be asked once per look.
+    /// So many bytes are reserved at most where the length of values is not known.
+    pub(crate) fn unknown_size_max(&self) -> usize {
+        self.memory.size_max / 8
+    }
+
+    /// So many bytes have to come back since somebody waits for some: half of all, or what is waited for. To be asked once per look.
     pub(crate) fn take_excess(&self) -> usize {
-        let excess = self.total().saturating_sub(self.memory.size_max / 2);
-        excess.max(self.wanted.take().saturating_sub(self.free()))
+        match self.wanted.take() {
+            0 => 0,
+            wanted => {
+                let excess = self.total().saturating_sub(self.memory.size_max / 2);
+                excess.max(wanted.saturating_sub(self.free()))
+            }
+        }
     }
 
-    /// Whether memory is to be given back to the machine: almost all was held, and little is now. To be asked from time to time.
+    /// Whether memory is to be given back to the machine: much was held, and little is now. To be asked from time to time.
     pub(crate) fn has_come_back(&self) -> bool {
-        self.was_short.set(self.was_short.get() || self.is_short());
+        self.was_short.set(self.was_short.get() || self.free() < self.memory.size_max / 2);
         let is_free = self.total() < self.memory.size_max / 8;
         is_free && self.was_short.take()
     }
@@ -223,11 +245,12 @@ mod tests {
         let (one, two) = (Share::new(Arc::clone(&memory)), Share::new(Arc::clone(&memory)));
         one.change(0, 700);
         assert_eq!((one.free(), two.free()), (300, 1000), "the other has not heard yet");
-        assert!(one.is_short() && !two.is_short());
         one.end_turn();
         assert_eq!((one.free(), two.free()), (300, 300));
         two.change(0, 260);
-        assert_eq!((two.free(), two.is_short()), (40, true));
+        assert_eq!(two.free(), 40);
+        assert!(!two.claim(41) && two.is_short() && !one.is_short());
+        assert_eq!((two.take_excess(), two.is_short()), (460, false));
         two.change(260, 200);
         two.end_turn();
         assert_eq!((one.free(), two.free(), memory.held()), (100, 100, 900));
@@ -237,11 +260,13 @@ mod tests {
         two.end_turn();
         assert_eq!((one.total(), two.total(), memory.held()), (50, 50, 50));
         one.change(50, 1251);
-        assert_eq!((one.free(), one.is_exceeded(), one.take_excess()), (0, true, 751));
+        assert_eq!((one.free(), one.take_excess()), (0, 0), "nobody waits");
         assert!(!one.has_come_back(), "all is held");
         one.change(1251, 60);
         assert!(one.has_come_back() && !one.has_come_back(), "once");
-        one.exceed(1200);
+        one.exceed(REPLY_SIZE_MAX);
+        assert!(!one.is_exceeded(), "there may be one such");
+        one.exceed(1000);
         assert!(one.is_exceeded());
         one.end_turn();
         assert!(!one.is_exceeded(), "they are counted with their connections");

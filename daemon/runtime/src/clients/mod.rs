@@ -188,9 +188,10 @@ impl Counter<'_> {
             return Err(Denial::Busy);
         }
         let (frame, sound) = receive_batch(self.core, self.view, group, bytes, session)?;
-        // Only its home refuses it: what the others say nobody hears.
-        if self.is_data_full && sound.home == self.view.node() && sound.may_grow {
-            return Err(Denial::For(CommandError::OutOfMemory));
+        // Every node drops it, and only its home answers: it does not know what the others do.
+        if self.is_data_full && sound.may_grow {
+            let is_home = sound.home == self.view.node();
+            return if is_home { Err(Denial::For(CommandError::Unknown)) } else { Ok(sound) };
         }
         let core = self.view.core_of(group);
         if core == self.view.core {
@@ -229,12 +230,12 @@ impl Counter<'_> {
     fn unknown_size(&self, group: GroupId, command: &Command<'_>, past: Past) -> Option<usize> {
         let bound = self.view.reports.value_size_bound(group).max(past.written);
         let likely = past.likely.max(past.written);
-        let worst = reply_size(command, &mut |_| bound);
+        let worst = reply_size(command, &mut |_| bound).min(self.share.unknown_size_max());
         if worst <= SMALL_REPLY_SIZE || likely >= bound {
             return Some(worst);
         }
         let may_be_unknown = past.outstanding < self.share.unknown_max(bound);
-        may_be_unknown.then(|| reply_size(command, &mut |_| likely))
+        may_be_unknown.then(|| reply_size(command, &mut |_| likely).min(worst))
     }
 
     /// Begins an answer that starts with `text` and to which every other core adds who is connected to it.

@@ -55,8 +55,9 @@ pub(crate) fn consume(connection: &mut Connection, input: &[u8], counter: &mut C
             Operation::Invalid(error) => answer(Answer::Error(error), &mut connection.output),
             Operation::Propose { group, frame } => {
                 let address = connection.key.address(number, request.ask_commit);
+                // The other nodes may take it: that it was not applied nobody knows.
                 let taken = match counter.refusal(arrived) {
-                    Some(error) => Err(Denial::For(error)),
+                    Some(_) => Err(Denial::For(CommandError::Unknown)),
                     None => counter.submit_batch(arrived, group, frame, terms.session, address.connection),
                 };
                 match taken {

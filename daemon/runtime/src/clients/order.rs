@@ -84,8 +84,8 @@ struct Request {
 }
 
 /// Memory that was used once is kept up to so many requests, and so many bytes of replies that have overtaken others.
-const KEPT_COUNT_MAX: usize = 1024;
-const KEPT_SIZE_MAX: usize = 64 << 10;
+const KEPT_COUNT_MAX: usize = 128;
+const KEPT_SIZE_MAX: usize = 8 << 10;
 /// A reply that overtakes others and is longer has a buffer of its own, which need not be copied again.
 const LONG_SIZE_MIN: usize = 16 << 10;
 
@@ -95,7 +95,8 @@ pub(crate) struct ReplyOrder {
     head: u64,
     requests: VecDeque<Request>,
     side: Vec<u8>,
-    /// Bytes of replies in `side` that have not left.
+    /// Replies in `side` that have not left, and their bytes.
+    ready: usize,
     side_used: usize,
     /// Bytes of long replies that overtook the head.
     long_size: usize,
@@ -248,6 +249,7 @@ impl ReplyOrder {
                 let start = self.side.len();
                 let written = write(&mut self.side);
                 request.state = State::Ready { start, end: start + written };
+                self.ready += 1;
                 self.side_used += written;
                 written
             };
@@ -269,6 +271,7 @@ impl ReplyOrder {
                 State::Waiting => break,
                 State::Ready { start, end } => {
                     out.tail(*end - *start).extend_from_slice(&self.side[*start..*end]);
+                    self.ready -= 1;
                     self.side_used -= *end - *start;
                 }
                 State::Long(bytes) => {
@@ -279,7 +282,8 @@ impl ReplyOrder {
             self.requests.pop_front();
             self.head += 1;
         }
-        if self.side_used == 0 {
+        // A place without bytes is one, too.
+        if self.ready == 0 {
             self.side.clear();
             self.side.shrink_to(KEPT_SIZE_MAX);
         } else if self.side.len() > KEPT_SIZE_MAX + 2 * self.side_used {
@@ -447,6 +451,24 @@ mod tests {
             assert!(order.side.len() <= KEPT_SIZE_MAX + 4000, "{}", order.side.len());
         }
         assert!(bytes == expected);
+    }
+
+    #[test]
+    fn replies_that_nobody_hears_of_have_their_place_among_those_that_overtook_others() {
+        let mut order = ReplyOrder::default();
+        let mut out = Output::default();
+        let first = order.begin(Class::Read);
+        let second = order.begin(Class::Immediate);
+        order.complete(second, &mut out, resp::ok);
+        let third = order.begin(Class::Read);
+        order.hear(Replies::Skip);
+        order.end_command();
+        let muted = order.begin(Class::Immediate);
+        order.complete(muted, &mut out, resp::ok);
+        order.complete(first, &mut out, |out| out.extend_from_slice(b"1"));
+        assert_eq!((out.bytes().as_slice(), order.len()), (&b"1+OK\r\n"[..], 2));
+        order.complete(third, &mut out, |out| out.extend_from_slice(b"3"));
+        assert_eq!((out.bytes().as_slice(), order.len()), (&b"1+OK\r\n3"[..], 0));
     }
 
     #[test]

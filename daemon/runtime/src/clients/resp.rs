@@ -5,7 +5,7 @@ use panch_replica::batcher::{BatchLimits, Excess};
 use panch_replica::outbox::ReplyTo;
 use panch_replica::replica::Level;
 use panch_wire::client::{Commit, ReadLevel};
-use panch_wire::command::{Command, CommandError, Reply};
+use panch_wire::command::{Command, CommandError, CommandKind, Reply};
 use panch_wire::resp::{self, ClientRequest, CommandName, HelloRequest, Limits, Parsed, Parser, Replies, Request};
 use panch_wire::time::Instant;
 
@@ -187,11 +187,11 @@ pub(crate) fn consume(
                 let past = Past { written, likely, outstanding: order.len() };
                 let asker =
                     Asker { connection: connection.key.0, arrived, readonly: *readonly, resp3: *resp3, past };
-                connection.written = past.written_with(&command);
                 if submit(asker, order, output, &command, counter).is_err() {
                     connection.waits_until = Some(counter.deadline(arrived));
                     return (at, Stop::Stalled);
                 }
+                connection.written = past.written_with(&command);
             }
             Request::Ping(None) => answer(order, output, |out| resp::simple("PONG", out)),
             Request::Ping(Some(message)) | Request::Echo(message) => {
@@ -523,7 +523,9 @@ fn submit(
         order.cancel_last();
     }
     if let Some(error) = counter.refusal_of(arrived, command) {
-        answer(order, output, |out| resp::error(error.text(), out));
+        let is_discarded = command.kind == CommandKind::Exec && error == CommandError::OutOfMemory;
+        let before = if is_discarded { multi::DISCARDED } else { "" };
+        answer(order, output, |out| resp::error(&format!("{before}{}", error.text()), out));
         return Ok(());
     }
     let Some(reserved) = reserved else { return Err(Stalled) };
@@ -549,7 +551,7 @@ fn submit(
 
 #[cfg(test)]
 mod tests {
-    use panch_wire::command::{CommandKind, list};
+    use panch_wire::command::list;
 
     use super::*;
 

@@ -19,6 +19,9 @@ use super::output::Output;
 use super::seats::Seats;
 use crate::token;
 
+/// By fewer bytes than these no reply is too long: texts of errors are.
+const SURPLUS_MIN: usize = 1 << 10;
+
 #[derive(Default)]
 struct Place {
     generation: u32,
@@ -153,7 +156,7 @@ impl Clients {
         connection.output.reuse(&self.buffers);
         // Requests reserve what their replies take. This is for values that became long while they were asked for.
         let surplus = connection.reply(to.request, reply, commit);
-        if surplus > 0 {
+        if surplus > SURPLUS_MIN {
             self.share.exceed(surplus);
             if self.share.is_exceeded() {
                 self.share.count(connection);
@@ -171,7 +174,7 @@ impl Clients {
     /// A connection keeps bytes for which there was no memory: if that is too much, it is to be closed.
     pub(crate) fn give_up_if_exceeded(&mut self, connection: &mut Connection) {
         self.share.count(connection);
-        if self.share.is_exceeded() && !connection.overrun {
+        if self.share.has_none_left() && !connection.overrun {
             connection.overrun = true;
             self.overrun.push(connection.key);
         }
@@ -334,6 +337,9 @@ mod tests {
 
     const MAX: usize = 4 << 20;
 
+    /// What nothing beyond is kept of that was not reserved.
+    const LIMIT: usize = MAX / 2 + panch_replica::ceilings::REPLY_SIZE_MAX;
+
     fn clients(ring: &Ring) -> Clients {
         let share = Share::new(Memory::new(MAX, 10, 1).into());
         Clients::new(0, 1, Seats::new(10).into(), share.into(), ring.send_buffers().clone())
@@ -354,11 +360,11 @@ mod tests {
         // Long ones and, in a turn of their own, short ones.
         for size in [100 << 10, 10 << 10] {
             let value = vec![b'x'; size];
-            for request in 0..2 * MAX / size {
+            for request in 0..2 * LIMIT / size {
                 let to = ReplyTo { connection: one.0.0, request: request as u64 };
                 clients.reply(to, Reply::Bytes(&value), None);
                 let held = clients.find(one.0).unwrap().held();
-                assert!(held <= MAX / 10 * 13 + value.len(), "{held}");
+                assert!(held <= LIMIT / 10 * 13 + value.len(), "{held}");
             }
             assert_eq!((clients.take_overrun(), clients.take_overrun()), (Some(one.0), None));
             clients.find(one.0).unwrap().overrun = false;
@@ -391,11 +397,14 @@ mod tests {
         }
         let at = |milliseconds| Instant(1) + panch_wire::time::Duration::from_millis(milliseconds);
         clients.flush(at(0), &mut ring);
-        assert!(clients.share.is_short());
-        assert_eq!(clients.find_idle(at(900), &ring), [], "they have a second");
+        assert_eq!(clients.find_idle(at(60_000), &ring), [], "nobody waits");
+        let want = |clients: &Clients| assert!(!clients.share.claim(MAX / 2));
+        want(&clients);
+        assert_eq!(clients.find_idle(at(1900), &ring), [], "they have two seconds");
         // The last one's client reads.
         clients.find(open[3].0).unwrap().moved = at(500);
-        let idle = clients.find_idle(at(1000), &ring);
+        want(&clients);
+        let idle = clients.find_idle(at(2000), &ring);
         assert_eq!(idle, [open[2].0, open[0].0], "the largest, as many as it takes");
         // These wait for the node: they have not been answered, or wait for room.
         for (key, is_stalled) in [(open[2].0, false), (open[0].0, true)] {
@@ -408,11 +417,13 @@ mod tests {
                 speech.begin(1, MAX);
             }
         }
+        want(&clients);
         assert_eq!(clients.find_idle(at(60_000), &ring), [open[3].0]);
         // This one began a request and does not finish it, though it sends something now and then.
         let connection = clients.find(open[2].0).unwrap();
         connection.speech = Speech::Native(NativeSpeech::default());
         connection.moved = at(60_000);
+        want(&clients);
         assert!(clients.find_idle(at(60_000), &ring).contains(&open[2].0));
     }
 

@@ -19,6 +19,9 @@ use crate::token::{self, Subject};
 /// Bytes of unconsumed requests at which no more is received from a client.
 const INPUT_SIZE_MAX: usize = 256 << 10;
 
+/// Memory for requests that an idle connection keeps.
+const INPUT_KEPT_MAX: usize = 8 << 10;
+
 /// While memory is short, between two looks for clients that let theirs lie.
 const MEMORY_CHECK_EVERY: Duration = Duration::from_millis(100);
 
@@ -97,7 +100,8 @@ impl CoreLoop {
             // That takes effect with the end of the turn.
             self.received = RECEIVED_MAX;
         }
-        if connection.lacks_room.is_some() {
+        // What it has sent before it could hear of that is kept, up to this.
+        if connection.lacks_room.is_some() && connection.input.len() > INPUT_SIZE_MAX {
             self.out.clients.give_up_if_exceeded(&mut connection);
         }
         self.out.clients.put_back(connection);
@@ -110,7 +114,7 @@ impl CoreLoop {
         input.drain(..used);
         // Not what the rest of a long request is to come into.
         let is_spare = connection.needed <= input.len() && input.len() < input.capacity() / 4;
-        if is_spare && input.capacity() > INPUT_SIZE_MAX {
+        if is_spare && input.capacity() > INPUT_KEPT_MAX {
             input.shrink_to_fit();
         }
         connection.input = input;
@@ -129,7 +133,7 @@ impl CoreLoop {
         let mut counter = Counter {
             now,
             is_closed: self.stopping.is_some(),
-            is_data_full: self.is_data_full,
+            is_data_full: self.view.reports.data_size() >= self.view.options.data_memory_max,
             core: &mut self.core,
             view: &self.view,
             forwarding: &mut self.forwarding,

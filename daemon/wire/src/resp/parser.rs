@@ -154,7 +154,7 @@ impl<'a> Arguments<'a> {
 }
 
 /// Capacity that a parser keeps from one request to the next, in arguments and in inline bytes.
-const KEPT_CAPACITY: usize = 8192;
+const KEPT_CAPACITY: usize = 1024;
 
 #[derive(Clone, Copy, Debug)]
 enum State {
