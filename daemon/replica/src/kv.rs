@@ -88,7 +88,10 @@ impl Kv {
         }
         let size = reply_size(command, &mut |key| self.value(key).map_or(0, <[u8]>::len).max(written));
         // What would be longer is an error instead.
-        let is_too_long = command.kind == CommandKind::MGet && size >= ceilings::REPLY_SIZE_MAX;
+        let is_too_long = command.kind == CommandKind::MGet
+            && size >= ceilings::REPLY_SIZE_MAX
+            && reply_size(command, &mut |key| self.value(key).map_or(0, <[u8]>::len))
+                >= ceilings::REPLY_SIZE_MAX;
         if is_too_long { SMALL_REPLY_SIZE } else { size }
     }
 

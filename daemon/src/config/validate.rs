@@ -251,7 +251,7 @@ fn node(
     let request_timeout = reader.period("request_timeout", ms(100)..=ms(60_000), ms(3000));
     let default_read_level = reader.choice("default_read_level", ReadLevel::ALL, ReadLevel::Quorum);
     let data_memory_max = reader.size("data_memory_max", 0..=64 << 40, 0);
-    let client_memory_max = reader.size("client_memory_max", MIB..=64 * GIB, 128 * MIB);
+    let client_memory_max = reader.size("client_memory_max", MIB..=64 * GIB, 96 * MIB);
 
     let segment = &log_segment_size;
     if segment.sound && !segment.value.is_multiple_of(PAGE_SIZE as u64) {

@@ -188,6 +188,9 @@ fn clients_of_all_cores_are_listed_with_the_fields_of_redis() {
             assert_eq!(of("cmd"), last);
         }
     }
+    let long = format!("CLIENT SETNAME {}", "x".repeat(2000));
+    let answer = replies(&mut clients[3], &lines(&[&long])).concat();
+    assert!(answer.starts_with("-ERR Client names") && answer.contains("1024 bytes"), "{answer}");
     clients[3].send(&lines(&["CLIENT INFO"]).concat());
     let text = String::from_utf8_lossy(&clients[3].reply_bytes()).into_owned();
     assert!(text.contains(" name=client-3 ") && text.contains(" cmd=client|info "), "{text}");

@@ -1,7 +1,10 @@
 //! What clients make a node hold is bounded for all of them together, and whoever reads is served meanwhile.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::common::cluster::tag_of_group;
@@ -182,4 +185,79 @@ fn many_long_values_asked_for_at_once_come_to_who_reads_them() {
     let mut raw = Raw::connect(cluster.ports(id).resp);
     raw.send(&[encode(&[b"STRLEN", keys[0].as_bytes()]), encode(&[b"PING"])].concat());
     assert_eq!([raw.reply_bytes(), raw.reply_bytes()], [&b":1048576\r\n"[..], b"+PONG\r\n"]);
+}
+
+/// Keeps the kernel from taking in more than little for a client.
+fn receive_little(stream: &TcpStream) {
+    let size: libc::c_int = 64 << 10;
+    // SAFETY: the descriptor is open, and the option is read from `size`, of its size.
+    let result = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUF,
+            (&raw const size).cast(),
+            size_of_val(&size) as libc::socklen_t,
+        )
+    };
+    assert_eq!(result, 0);
+}
+
+#[test]
+fn a_request_whose_reply_finds_no_room_is_refused_in_time() {
+    const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+    const SLACK: Duration = Duration::from_millis(500);
+    let mut settings = settings();
+    settings.node.push_str("client_memory_max = \"8MiB\"\n");
+    let cluster = Cluster::start(settings);
+    let id = cluster.leader();
+    cmd("SET").arg("k").arg(vec![b'v'; MIB]).query::<()>(&mut cluster.connect(id)).expect("SET");
+    // These hold everything, and read so slowly that nothing comes back for half a minute, but they read.
+    let get = encode(&[b"GET", b"k"]);
+    let mut slow: Vec<TcpStream> = (0..16).map(|_| connect(&cluster, id)).collect();
+    for stream in &mut slow {
+        receive_little(stream);
+        // The kernel takes some of them.
+        stream.write_all(&get.repeat(10)).expect("the requests are small");
+        stream.set_nonblocking(true).expect("a socket can");
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let until = Arc::clone(&stop);
+    let reading = std::thread::spawn(move || {
+        let mut bytes = [0; 8192];
+        while !until.load(Ordering::Relaxed) {
+            for stream in &mut slow {
+                // Some of them wait for room themselves.
+                match stream.read(&mut bytes) {
+                    Ok(1..) => {}
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Ok(0) | Err(_) => return false,
+                }
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        true
+    });
+    let mut client = cluster.connect(id);
+    let full = || (cluster.info(id).number("mem_clients_normal") > 7 * MIB as u64).then_some(());
+    eventually("no room for one more", Duration::from_secs(10), full);
+    for _ in 0..2 {
+        let asked = Instant::now();
+        let answer = cmd("GET").arg("k").query::<Vec<u8>>(&mut client).map(|value| value.len());
+        let took = asked.elapsed();
+        let Err(error) = answer else {
+            let info = cluster.info(id);
+            let (held, closed) = (info.number("mem_clients_normal"), info.number("evicted_clients"));
+            panic!("{answer:?} after {took:?}, {held} bytes held, {closed} clients closed");
+        };
+        assert_eq!(error.code(), Some("TRYAGAIN"), "{error}");
+        assert!(took > REQUEST_TIMEOUT - SLACK && took < REQUEST_TIMEOUT + SLACK, "{took:?}");
+        assert_eq!(cmd("STRLEN").arg("k").query::<usize>(&mut client).expect("short replies have room"), MIB);
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert!(reading.join().expect("it reads"), "nobody who reads is closed");
+    assert_eq!(cluster.info(id).number("evicted_clients"), 0);
+    eventually("there is room again", Duration::from_secs(10), || {
+        cmd("GET").arg("k").query::<Vec<u8>>(&mut client).ok()
+    });
 }

@@ -85,6 +85,8 @@ pub(crate) struct NativeSpeech {
 
 /// Replies that are not so much longer than the least are counted like those.
 const LONG_SIZE_MIN: usize = 256;
+/// Memory for so many of them is kept.
+const LONG_KEPT_MAX: usize = 64;
 
 impl NativeSpeech {
     /// A request is outstanding whose reply will take so much more than the least.
@@ -108,6 +110,9 @@ impl NativeSpeech {
         (*count, *sum) = (*count - 1, *sum - one);
         if *count == 0 {
             self.long.remove(&number);
+        }
+        if self.long.is_empty() && self.long.capacity() > LONG_KEPT_MAX {
+            self.long = HashMap::new();
         }
         one
     }
@@ -304,7 +309,11 @@ impl Connection {
     /// Bytes of what was begun beside the input: commands that are queued, and arguments that were found.
     fn begun_size(&self) -> (usize, usize) {
         match &self.speech {
-            Speech::Resp(speech) => (speech.multi.size(), speech.parser.size()),
+            Speech::Resp(speech) => {
+                let names = [&speech.name, &speech.library, &speech.library_version];
+                let names: usize = names.iter().map(|name| name.capacity()).sum();
+                (speech.multi.size() + names, speech.parser.size())
+            }
             Speech::Native(_) => (0, 0),
         }
     }

@@ -70,6 +70,9 @@ pub(crate) fn others_for_certain(view: &NodeView) -> usize {
     view.options.members.len() / 2
 }
 
+/// What a line of CLIENT LIST takes, about.
+pub(crate) const CLIENT_LINE_SIZE: usize = 512;
+
 /// The lines of CLIENT LIST of one core.
 pub(crate) fn client_lines(clients: &Clients, ring: &Ring, now: Instant) -> String {
     clients.iter().map(|connection| client_line(connection, ring, now)).collect()
@@ -78,7 +81,8 @@ pub(crate) fn client_lines(clients: &Clients, ring: &Ring, now: Instant) -> Stri
 /// One line of CLIENT LIST.
 pub(crate) fn client_line(connection: &Connection, ring: &Ring, now: Instant) -> String {
     let show = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let address = |address: Option<SocketAddr>| address.map_or_else(|| "?:0".to_string(), |it| it.to_string());
+    let address =
+        |address: Option<SocketAddr>| address.map_or_else(|| "?:0".to_string(), |it| it.to_string());
     let (number, local) = ring.identity(connection.socket).unwrap_or((-1, None));
     let (name, library, version, proto, queued, arguments_size, queued_size) = match &connection.speech {
         Speech::Resp(speech) => (
@@ -174,7 +178,8 @@ fn cpu_times() -> (f64, f64) {
     const TICKS_PER_SECOND: f64 = 100.0;
     let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let seconds = |at: usize| fields.get(at).and_then(|it| it.parse::<f64>().ok()).unwrap_or(0.0) / TICKS_PER_SECOND;
+    let seconds =
+        |at: usize| fields.get(at).and_then(|it| it.parse::<f64>().ok()).unwrap_or(0.0) / TICKS_PER_SECOND;
     (seconds(USER + 1), seconds(USER))
 }
 
@@ -274,9 +279,12 @@ pub(crate) fn info(
     commands.since(&commands_since);
     let of_commands: Vec<(String, String)> = commands
         .asked()
-        .map(|(name, calls, rejected)| (format!("cmdstat_{name}"), format!("calls={calls},rejected_calls={rejected}")))
+        .map(|(name, calls, rejected)| {
+            (format!("cmdstat_{name}"), format!("calls={calls},rejected_calls={rejected}"))
+        })
         .collect();
-    let of_commands: Vec<(&str, String)> = of_commands.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    let of_commands: Vec<(&str, String)> =
+        of_commands.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
     section("commandstats", &of_commands);
     let sum = |of: fn(&GroupStatus) -> u64| statuses.iter().map(of).sum::<u64>().to_string();
     let mut lines = vec![

@@ -13,7 +13,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use panch_replica::ceilings::REPLY_SIZE_MAX;
 use panch_wire::time::{Duration, Instant};
@@ -25,6 +25,8 @@ const LITTLE_MIN: usize = 4 << 10;
 const LITTLE_MAX: usize = 64 << 10;
 /// A core tells the others what it counts once it differs by so much from what they know, and at the end of each turn.
 const STEP: usize = 256 << 10;
+/// Who finds no room tries again with every turn; after so long without a try nobody waits any more.
+const WANTED_FOR: Duration = Duration::from_millis(500);
 /// Whoever holds memory for which somebody waits, and whose client has done nothing for it for so long, gives it back.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The same if the client has done something, but has not finished the request that it began so long ago.
@@ -37,13 +39,15 @@ pub(crate) struct Memory {
     little: usize,
     cores: usize,
     held: AtomicUsize,
+    /// When somebody on any core last found no room.
+    wanted: AtomicU64,
 }
 
 impl Memory {
     /// So many bytes for so many connections on so many cores.
     pub(crate) fn new(size_max: usize, connections_max: usize, cores: usize) -> Self {
         let little = (size_max / 2 / connections_max.max(1)).clamp(LITTLE_MIN, LITTLE_MAX);
-        Self { size_max, little, cores, held: AtomicUsize::new(0) }
+        Self { size_max, little, cores, held: AtomicUsize::new(0), wanted: AtomicU64::new(0) }
     }
 
     /// Bytes held on all cores, as far as they have told.
@@ -62,8 +66,6 @@ pub(crate) struct Share {
     told: Cell<usize>,
     /// Bytes of replies for which nothing had been reserved, in this turn.
     unreserved: Cell<usize>,
-    /// The most that was refused since somebody last looked for memory that lies.
-    wanted: Cell<usize>,
     /// Half of the limit was held once, since when memory was last given back to the machine.
     was_short: Cell<bool>,
 }
@@ -76,7 +78,6 @@ impl Share {
             claimed: Cell::default(),
             told: Cell::default(),
             unreserved: Cell::default(),
-            wanted: Cell::default(),
             was_short: Cell::default(),
         }
     }
@@ -147,20 +148,24 @@ impl Share {
 
     /// Claims so many bytes for the connection whose requests are being taken in; false if there is no room. One claim that is larger than half
     /// of the limit is granted while no more than the other half is held.
-    pub(crate) fn claim(&self, size: usize) -> bool {
+    pub(crate) fn claim(&self, now: Instant, size: usize) -> bool {
         let (size_max, half) = (self.memory.size_max, self.memory.size_max / 2);
         self.tell();
-        let grant = |held: usize| {
-            (held + size <= size_max || (size > half && held <= half)).then(|| held + size)
-        };
+        let grant =
+            |held: usize| (held + size <= size_max || (size > half && held <= half)).then(|| held + size);
         let is_granted = self.memory.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grant).is_ok();
         if is_granted {
             self.claimed.set(self.claimed.get() + size);
             self.told.set(self.told.get() + size);
         } else {
-            self.wanted.set(self.wanted.get().max(size));
+            self.want(now);
         }
         is_granted
+    }
+
+    /// Somebody finds no room now.
+    pub(crate) fn want(&self, now: Instant) {
+        self.memory.wanted.fetch_max(now.0, Ordering::Relaxed);
     }
 
     /// Requests with long replies of unknown length that one connection may have outstanding, if none is longer than so much.
@@ -169,11 +174,11 @@ impl Share {
     }
 
     /// Whether a request that is not all there may take so much more memory.
-    pub(crate) fn grants_input(&self, size: usize) -> bool {
+    pub(crate) fn grants_input(&self, now: Instant, size: usize) -> bool {
         // More may come than what was asked for, before the kernel hears that it was enough.
         let is_granted = self.free() >= size + self.headroom();
         if !is_granted {
-            self.wanted.set(self.wanted.get().max(size + self.headroom()));
+            self.want(now);
         }
         is_granted
     }
@@ -200,9 +205,10 @@ impl Share {
         self.total() > self.memory.size_max + self.memory.size_max / 4
     }
 
-    /// Somebody waits for memory.
-    pub(crate) fn is_short(&self) -> bool {
-        self.wanted.get() > 0
+    /// Somebody, on whichever core, waited for memory then.
+    pub(crate) fn is_short(&self, then: Instant) -> bool {
+        let wanted = self.memory.wanted.load(Ordering::Relaxed);
+        wanted > 0 && Instant(wanted) + WANTED_FOR > then
     }
 
     /// So many bytes are reserved at most where the length of values is not known.
@@ -210,15 +216,9 @@ impl Share {
         self.memory.size_max / 8
     }
 
-    /// So many bytes have to come back since somebody waits for some: half of all, or what is waited for. To be asked once per look.
-    pub(crate) fn take_excess(&self) -> usize {
-        match self.wanted.take() {
-            0 => 0,
-            wanted => {
-                let excess = self.total().saturating_sub(self.memory.size_max / 2);
-                excess.max(wanted.saturating_sub(self.free()))
-            }
-        }
+    /// So many bytes have to come back so that whoever waits has room: a quarter of all beside what is kept free of unfinished requests.
+    pub(crate) fn excess(&self) -> usize {
+        self.total().saturating_sub(self.memory.size_max / 8 * 3)
     }
 
     /// Whether memory is to be given back to the machine: much was held, and little is now. To be asked from time to time.
@@ -249,8 +249,13 @@ mod tests {
         assert_eq!((one.free(), two.free()), (300, 300));
         two.change(0, 260);
         assert_eq!(two.free(), 40);
-        assert!(!two.claim(41) && two.is_short() && !one.is_short());
-        assert_eq!((two.take_excess(), two.is_short()), (460, false));
+        let at = |milliseconds| Instant(1) + Duration::from_millis(milliseconds);
+        assert!(!one.is_short(at(0)));
+        assert!(
+            !two.claim(at(0), 41) && two.is_short(at(400)) && one.is_short(at(400)),
+            "all cores hear of it"
+        );
+        assert_eq!((two.excess(), two.is_short(at(600))), (585, false));
         two.change(260, 200);
         two.end_turn();
         assert_eq!((one.free(), two.free(), memory.held()), (100, 100, 900));
@@ -260,7 +265,7 @@ mod tests {
         two.end_turn();
         assert_eq!((one.total(), two.total(), memory.held()), (50, 50, 50));
         one.change(50, 1251);
-        assert_eq!((one.free(), one.take_excess()), (0, 0), "nobody waits");
+        assert_eq!(one.free(), 0);
         assert!(!one.has_come_back(), "all is held");
         one.change(1251, 60);
         assert!(one.has_come_back() && !one.has_come_back(), "once");
@@ -279,7 +284,7 @@ mod tests {
         let granted: usize = std::thread::scope(|scope| {
             let claim = || {
                 let share = Share::new(Arc::clone(&memory));
-                (0..100).filter(|_| share.claim(7)).count()
+                (0..100).filter(|_| share.claim(Instant(1), 7)).count()
             };
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(claim)).collect();
             threads.into_iter().map(|thread| thread.join().expect("it counts")).sum()
@@ -292,8 +297,9 @@ mod tests {
     fn what_is_larger_than_half_of_all_is_granted_while_the_other_half_is_free() {
         let share = Share::new(Arc::new(Memory::new(1000, 1, 1)));
         share.change(0, 501);
-        assert!(!share.claim(5000) && share.is_short(), "somebody waits");
+        let claim = |size| share.claim(Instant(1), size);
+        assert!(!claim(5000) && share.is_short(Instant(1)), "somebody waits");
         share.change(501, 500);
-        assert!(share.claim(5000) && !share.claim(5000) && !share.claim(1));
+        assert!(claim(5000) && !claim(5000) && !claim(1));
     }
 }

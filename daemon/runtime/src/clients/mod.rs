@@ -216,13 +216,19 @@ impl Counter<'_> {
             None => self.unknown_size(group, command, past)?,
         };
         let reserved = size.saturating_sub(SMALL_REPLY_SIZE);
-        if reserved == 0 || owed + size <= self.room {
-            return Some(reserved);
+        self.grant(reserved, owed).then_some(reserved)
+    }
+
+    /// Whether a connection that is owed so much may be owed so much more, beside what every reply takes.
+    pub(crate) fn grant(&mut self, size: usize, owed: usize) -> bool {
+        if size == 0 || owed + size + SMALL_REPLY_SIZE <= self.room {
+            return true;
         }
-        self.share.claim(reserved).then(|| {
-            self.room += reserved;
-            reserved
-        })
+        let is_granted = self.share.claim(self.now, size);
+        if is_granted {
+            self.room += size;
+        }
+        is_granted
     }
 
     /// Of a group of another core only the longest value is known. It will return what it returned lately; few enough are outstanding for
@@ -230,12 +236,16 @@ impl Counter<'_> {
     fn unknown_size(&self, group: GroupId, command: &Command<'_>, past: Past) -> Option<usize> {
         let bound = self.view.reports.value_size_bound(group).max(past.written);
         let likely = past.likely.max(past.written);
-        let worst = reply_size(command, &mut |_| bound).min(self.share.unknown_size_max());
-        if worst <= SMALL_REPLY_SIZE || likely >= bound {
+        let worst = reply_size(command, &mut |_| bound);
+        if likely > bound {
+            // It has asked for too little to tell: values as long as the longest are rare.
+            return Some(worst.min(self.share.unknown_size_max()));
+        }
+        if worst <= SMALL_REPLY_SIZE || likely == bound {
             return Some(worst);
         }
         let may_be_unknown = past.outstanding < self.share.unknown_max(bound);
-        may_be_unknown.then(|| reply_size(command, &mut |_| likely).min(worst))
+        may_be_unknown.then(|| reply_size(command, &mut |_| likely))
     }
 
     /// Begins an answer that starts with `text` and to which every other core adds who is connected to it.
@@ -392,7 +402,8 @@ mod tests {
             SendBuffers::new(0, 0),
         );
         let ring = Ring::new(&RingConfig::default(), Doorbell::new().unwrap()).unwrap();
-        let neighbours = describe::Neighbours { clients: &clients, counters: &CoreCounters::default(), ring: &ring };
+        let neighbours =
+            describe::Neighbours { clients: &clients, counters: &CoreCounters::default(), ring: &ring };
         let (mut forwarding, mut requests) = (vec![Forwarding::default()], 0);
         let mut counter = Counter {
             now: Instant(0),

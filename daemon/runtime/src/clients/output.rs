@@ -62,6 +62,11 @@ impl Output {
         }
     }
 
+    /// Nothing was written: the buffer is not needed yet.
+    pub(crate) fn give_back(&mut self, buffers: &SendBuffers) {
+        buffers.give(std::mem::take(&mut self.last));
+    }
+
     /// Moves everything to the end of `list`.
     pub(crate) fn drain_into(&mut self, list: &mut SendList) {
         self.seal();

@@ -6,7 +6,9 @@ use panch_replica::outbox::ReplyTo;
 use panch_replica::replica::Level;
 use panch_wire::client::{Commit, ReadLevel};
 use panch_wire::command::{Command, CommandError, CommandKind, Reply};
-use panch_wire::resp::{self, ClientRequest, CommandName, HelloRequest, Limits, Parsed, Parser, Replies, Request};
+use panch_wire::resp::{
+    self, ClientRequest, CommandName, HelloRequest, Limits, Parsed, Parser, Replies, Request,
+};
 use panch_wire::time::Instant;
 
 use super::connection::{Connection, RespSpeech, Speech};
@@ -32,6 +34,9 @@ pub(crate) fn speech(value_size_max: usize) -> Speech {
         library_version: Vec::new(),
     }))
 }
+
+/// Answers to which other cores add that are under way on one core.
+const GATHERINGS_MAX: usize = 4;
 
 /// Consumes commands from the front of `input`. Returns how many bytes, and why it stopped.
 pub(crate) fn consume(
@@ -156,6 +161,9 @@ pub(crate) fn consume(
                 let options = &counter.view.options;
                 let group = options.routing.group_of_command(&command);
                 let has_room = multi.size() <= counter.share.little() || counter.share.free() > 0;
+                if !has_room {
+                    counter.share.want(counter.now);
+                }
                 let no_room = (!has_room).then_some(CommandError::NoRoom);
                 if let Some(error) = counter.lack_of_memory(&command).or(no_room) {
                     multi.spoil();
@@ -224,7 +232,7 @@ pub(crate) fn consume(
             }
             Request::Reset => {
                 (*resp3, *readonly) = (false, false);
-                name.clear();
+                *name = Vec::new();
                 order.reset();
                 multi.clear();
                 answer(order, output, |out| resp::simple("RESET", out));
@@ -291,8 +299,19 @@ pub(crate) fn consume(
                 ClientRequest::List | ClientRequest::Info => {
                     let (list, is_alone) = (request == ClientRequest::List, order.len() == 0);
                     let has_others = list && counter.view.cores() > 1;
-                    if has_others && !is_alone {
-                        // What other cores say comes with the end of what was asked for before: one such text per connection at a time.
+                    let arrived = connection.arrivals.of(at + size).unwrap_or(counter.now);
+                    if let Some(error) = counter.refusal(arrived).filter(|_| list) {
+                        answer(order, output, |out| resp::error(error.text(), out));
+                        order.end_command();
+                        at += size;
+                        continue;
+                    }
+                    // The texts are long: few at a time, and one per connection.
+                    let text_size =
+                        if list { counter.view.seats.taken() * describe::CLIENT_LINE_SIZE } else { 0 };
+                    let is_busy = has_others && (!is_alone || counter.gatherings.len() >= GATHERINGS_MAX);
+                    if is_busy || !counter.grant(text_size, output.size() + order.owed()) {
+                        connection.waits_until = Some(counter.deadline(arrived));
                         return (at, Stop::Stalled);
                     }
                     connection.command = if list { "client|list" } else { "client|info" };
@@ -304,6 +323,7 @@ pub(crate) fn consume(
                     let Speech::Resp(speech) = &mut connection.speech else { unreachable!("as above") };
                     let (resp3, order) = (speech.resp3, &mut speech.order);
                     if has_others {
+                        order.reserve(text_size);
                         order.set_form(Form::Text);
                         let request = order.begin(Class::Immediate);
                         order.set_form(Form::Plain);

@@ -20,6 +20,11 @@ impl Seats {
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 
+    /// How many are taken.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
     /// One that was taken is free again.
     pub(crate) fn give_back(&self) {
         let before = self.taken.fetch_sub(1, Ordering::Relaxed);

@@ -174,7 +174,7 @@ impl CoreLoop {
 
     /// A request is not all there. For one that needs more than a little memory is made; it waits for that as long as any request waits.
     fn make_room_for_input(&mut self, now: Instant, connection: &mut Connection) {
-        if self.out.clients.make_room_for_input(connection) {
+        if self.out.clients.make_room_for_input(now, connection) {
             connection.lacks_room = None;
             return;
         }
@@ -254,7 +254,8 @@ impl CoreLoop {
 
     /// When to look next for clients that let memory lie, if it is short.
     pub(super) fn memory_deadline(&self) -> Option<Instant> {
-        self.out.clients.share().is_short().then(|| self.memory_checked + MEMORY_CHECK_EVERY)
+        let is_short = self.out.clients.share().is_short(self.memory_checked);
+        is_short.then(|| self.memory_checked + MEMORY_CHECK_EVERY)
     }
 
     /// Closes clients that hold memory for which others may be waiting, and have let it lie.

@@ -256,10 +256,10 @@ fn translate_subcommand<'a>(
         ClientSetInfo => {
             let (option, value) = (arguments.get(2), arguments.get(3));
             if option.eq_ignore_ascii_case(b"lib-name") {
-                is_name(value).then_some(()).ok_or(Refusal::Text(BAD_LIBRARY_NAME))?;
+                name_or(value, BAD_LIBRARY_NAME)?;
                 client(ClientRequest::SetLibraryName(value))
             } else if option.eq_ignore_ascii_case(b"lib-ver") {
-                is_name(value).then_some(()).ok_or(Refusal::Text(BAD_LIBRARY_VERSION))?;
+                name_or(value, BAD_LIBRARY_VERSION)?;
                 client(ClientRequest::SetLibraryVersion(value))
             } else {
                 Err(Refusal::Option("ERR Unrecognized option '", option, "'"))
@@ -313,12 +313,22 @@ fn translate_subcommand<'a>(
     }
 }
 
-fn is_name(name: &[u8]) -> bool {
-    name.iter().all(|byte| matches!(byte, b'!'..=b'~'))
+/// The longest name of a client, its library or that one's version: a node keeps them for as long as the connection lasts.
+const NAME_SIZE_MAX: usize = 1024;
+const LONG_NAME: &str =
+    "ERR Client names, and those of libraries and their versions, have at most 1024 bytes here";
+
+/// A name, or else the refusal with that text.
+fn name_or<'a>(name: &'a [u8], bad: &'static str) -> Result<&'a [u8], Refusal<'a>> {
+    match name {
+        name if name.len() > NAME_SIZE_MAX => Err(Refusal::Text(LONG_NAME)),
+        name if name.iter().all(|byte| matches!(byte, b'!'..=b'~')) => Ok(name),
+        _ => Err(Refusal::Text(bad)),
+    }
 }
 
 fn client_name(name: &[u8]) -> Result<&[u8], Refusal<'_>> {
-    if is_name(name) { Ok(name) } else { Err(Refusal::Text(BAD_NAME)) }
+    name_or(name, BAD_NAME)
 }
 
 fn hello(arguments: Arguments<'_>) -> Result<Request<'_>, Refusal<'_>> {
