@@ -46,6 +46,12 @@ impl Script {
             for leads in ["this node leads", "node LEADER leads", "node OTHER leads"] {
                 rest = rest.replace(leads, "SOMEBODY leads");
             }
+            if let Some((who, ballot)) = rest.split_once(" (ballot ") {
+                let is_number = |text: &str| text.parse::<u64>().is_ok();
+                let (round, node) = ballot.trim_end_matches(')').split_once('.')?;
+                assert!(is_number(round) && is_number(node), "{line}");
+                rest = who.to_owned();
+            }
             let words = rest.split(' ').collect::<Vec<_>>();
             let is_number = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
             let is_time = |index: usize| {

@@ -20,7 +20,10 @@ fn settings(protocol: &str) -> Settings {
 fn write(cluster: &Cluster, through: usize, keys: std::ops::Range<usize>) {
     let mut connection = cluster.connect(through);
     for key in keys {
-        cmd("SET").arg(key).arg("acknowledged").query::<()>(&mut connection).expect("a majority decides");
+        // Right after a start or a stop nobody may lead for longer than a request waits.
+        eventually("a majority decides", PATIENCE, || {
+            cmd("SET").arg(key).arg("acknowledged").query::<()>(&mut connection).ok()
+        });
     }
 }
 
