@@ -5,11 +5,12 @@
 
 use std::fmt;
 
+use panch_replica::rejoin::Membership;
 use panch_replica::status::GroupStatus;
 use panch_wire::ids::{GroupId, ReplicaId};
 use panch_wire::time::{Duration, Instant};
 
-use crate::clients::groups::has_leader;
+use crate::clients::groups::{self, has_leader};
 use crate::complaints::Level;
 
 /// What is over within this time is not told.
@@ -61,6 +62,9 @@ struct GroupSeen {
     /// Who leads, and in which ballot.
     leader: Option<ReplicaId>,
     leaderless: Trouble,
+    /// How often this replica has given up the lead.
+    step_downs: u64,
+    membership: Membership,
     snapshots: u64,
     installs: u64,
 }
@@ -153,6 +157,8 @@ impl Events {
                     group: status.group,
                     leader: None,
                     leaderless: Trouble::default(),
+                    step_downs: status.counters.step_downs,
+                    membership: Membership::Member,
                     snapshots: status.probe.snapshots,
                     installs: status.probe.installs,
                 });
@@ -168,7 +174,8 @@ impl Events {
                     Some(id) => format!("node {} leads", u64::from(id.0) + 1),
                     None => unreachable!("it is there"),
                 };
-                self.lines.tell(Level::Info, format_args!("group {group}: {who}"), tell);
+                let ballot = groups::ballot(status.kind, status.protocol.ballot);
+                self.lines.tell(Level::Info, format_args!("group {group}: {who} (ballot {ballot})"), tell);
             }
             match seen.leaderless.update(now, leader.is_none()) {
                 Some(Turn::Begun) => {
@@ -183,6 +190,15 @@ impl Events {
                 Some(Turn::Over(_)) | None => {}
             }
         }
+        if status.counters.step_downs > seen.step_downs {
+            seen.step_downs = status.counters.step_downs;
+            let text = "this node gives up the lead: it reaches no majority, or its own log does not follow";
+            self.lines.tell(Level::Warning, format_args!("group {group}: {text}"), tell);
+        }
+        if let Some(text) = news_of_membership(seen.membership, status.membership) {
+            self.lines.tell(Level::Info, format_args!("group {group}: {text}"), tell);
+        }
+        seen.membership = status.membership;
         if status.probe.snapshots > seen.snapshots {
             self.lines.tell(
                 Level::Info,
@@ -258,6 +274,22 @@ impl Events {
     }
 }
 
+/// What is to be told of a replica's way back after the loss of its disk.
+fn news_of_membership(before: Membership, now: Membership) -> Option<&'static str> {
+    use Membership::*;
+    match (before, now) {
+        (Asking(_) | Mute(_), Member) => Some("this replica is a member again"),
+        (Asking(_), Asking(_)) | (Mute(_), Mute(_)) => None,
+        (_, Asking(_)) => {
+            Some("this replica asks the others what it may have said, and says nothing until it knows")
+        }
+        (_, Mute(_)) => {
+            Some("this replica catches up with what it may have said, and says nothing meanwhile")
+        }
+        (_, Member | Unrecognised) => None,
+    }
+}
+
 /// Bounds what is told.
 #[derive(Default)]
 struct Lines {
@@ -295,6 +327,8 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use panch_wire::ids::ReplicaSet;
+
     use super::*;
 
     fn at(seconds: u64) -> Instant {
@@ -357,6 +391,24 @@ mod tests {
         // Of the node only one core speaks.
         let mut other = Events::new(ReplicaId(0), 3, false);
         assert_eq!(told(&mut other, 0, 100, &[], false), [""; 0]);
+    }
+
+    #[test]
+    fn a_way_back_is_told_once_per_step() {
+        use Membership::*;
+        let steps = [
+            Unrecognised,
+            Member,
+            Asking(ReplicaSet::first(3)),
+            Asking(ReplicaSet::first(1)),
+            Mute(7),
+            Mute(3),
+            Member,
+            Member,
+        ];
+        let told: Vec<usize> =
+            (1..steps.len()).filter(|at| news_of_membership(steps[at - 1], steps[*at]).is_some()).collect();
+        assert_eq!(told, [2, 4, 6]);
     }
 
     #[test]

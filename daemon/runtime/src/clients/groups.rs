@@ -71,7 +71,7 @@ fn telling(kind: ProtocolKind) -> &'static [&'static str] {
 
 /// `round.node`. Rounds of Basic Paxos hold an attempt in the high 32 bits and the incarnation of the node in the low 32:
 /// `attempt.incarnation.node`. In both the larger ballot is the one whose first number that differs is larger.
-fn ballot(kind: ProtocolKind, ballot: Ballot) -> String {
+pub(crate) fn ballot(kind: ProtocolKind, ballot: Ballot) -> String {
     let (round, node) = (ballot.round, u64::from(ballot.owner) + 1);
     match kind {
         ProtocolKind::Basic => format!("{}.{}.{node}", round >> 32, round & u64::from(u32::MAX)),
