@@ -66,6 +66,12 @@ const ONCE_FAILED: &[(Mix, usize, u64, &str)] = &[
     ),
     (Mix::Mixed, 3, 300, "an own vote refused for want of memory was never asked for again"),
     (Mix::Mixed, 3, 200, "a full log with nothing to give up made its core spin"),
+    (
+        EPAXOS,
+        4,
+        1564,
+        "what a node had executed of a log that was not durable yet was held against the others",
+    ),
 ];
 
 #[test]

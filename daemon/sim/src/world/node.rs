@@ -22,7 +22,7 @@ use panch_wire::peer::{PacketReader, PacketWriter};
 use super::clock::Clock;
 use super::helper::Helper;
 use super::log_watch::{self, Watched};
-use super::outbox::{Deed, Deeds};
+use super::outbox::{Deed, Deeds, Execution};
 use super::rejoin::Memory;
 use super::restore::Recognition;
 use super::{Event, Shared};
@@ -128,6 +128,8 @@ pub(crate) struct Life {
     pub(crate) live: bool,
     /// What the log gave back.
     pub(crate) replayed: Vec<(GroupId, Entry)>,
+    /// What was executed of that before it was known to be durable.
+    pub(crate) executed: Vec<Execution>,
     /// What it said to be decided.
     pub(crate) committed: Vec<(GroupId, Commitment)>,
     /// Packets that wait for frame memory, each with its reader and how far that has come.
@@ -477,6 +479,7 @@ impl Node {
             deeds,
             live: false,
             replayed,
+            executed: Vec::new(),
             committed,
             waiting: VecDeque::new(),
             helper: Helper::default(),

@@ -37,7 +37,17 @@ pub(crate) enum Deed {
     SnapshotRemove(GroupId, Slot),
     SnapshotAbandon(GroupId, Slot),
     Installed(GroupId, Frontier),
-    Executed(GroupId, Position, Decision, Option<Box<Access>>),
+    Executed(Execution),
+}
+
+/// What a node has executed at a position.
+#[derive(Clone, Debug)]
+pub(crate) struct Execution {
+    pub(crate) group: GroupId,
+    pub(crate) position: Position,
+    pub(crate) decision: Decision,
+    /// Where no log orders what is executed.
+    pub(crate) access: Option<Box<Access>>,
 }
 
 /// The outbox of a core, in order.
@@ -112,6 +122,7 @@ impl Outbox for Deeds {
     fn executed(&mut self, group: GroupId, position: Position, value: &Value) {
         let graph = self.graphs.contains(&group);
         let access = graph.then(|| Box::new(value.body().map(Access::of).unwrap_or_default()));
-        self.list.push(Deed::Executed(group, position, Decision::from(value), access));
+        let decision = Decision::from(value);
+        self.list.push(Deed::Executed(Execution { group, position, decision, access }));
     }
 }

@@ -23,7 +23,7 @@ use panch_wire::time::Instant;
 
 use super::log_watch::{Watched, records};
 use super::node::{Input, Life, LogWrite, Node, State, Tag};
-use super::outbox::{Deed, Sent};
+use super::outbox::{Deed, Execution, Sent};
 use super::rejoin::Memory;
 use super::{Event, Letter, Shared, Verdict};
 use crate::client::{Outcome, outcome_of};
@@ -221,21 +221,15 @@ impl Node {
                 shared.invariants.on_boot(self.index, &status, executed, replayed);
             }
         }
+        if life.live {
+            let executed = std::mem::take(&mut life.executed);
+            executed.iter().for_each(|execution| note_execution(shared, self.index, execution));
+        }
         for deed in &life.deeds.list {
             match deed {
-                Deed::Executed(group, position, decision, access) => {
-                    shared.trace(|| {
-                        let Position { row, number } = position;
-                        let id = decision.id;
-                        format!("node {} executed {row}.{number} of group {}: {id:?}", self.index, group.0)
-                    });
-                    match access {
-                        None => shared.invariants.on_slot(self.index, *group, *position, *decision),
-                        Some(access) => {
-                            shared.invariants.on_instance(self.index, *group, *position, *decision, access);
-                        }
-                    }
-                }
+                Deed::Executed(execution) if life.live => note_execution(shared, self.index, execution),
+                // Another power failure may still take away what was read of the log; nothing is said of it before.
+                Deed::Executed(execution) => life.executed.push(execution.clone()),
                 Deed::Installed(group, covered) => {
                     shared.invariants.on_restored(self.index, *group, covered.clone());
                 }
@@ -250,6 +244,9 @@ impl Node {
                 }
                 _ => {}
             }
+        }
+        if !life.live {
+            return;
         }
         for status in life.core.status() {
             let size = status.counters.component_max;
@@ -398,6 +395,19 @@ fn push(writer: &mut PacketWriter, sent: &Sent) -> bool {
     writer.push_bytes(sent.group, sent.kind as u8, &sent.message, sent.body.as_ref())
 }
 
+/// Tells the invariants what a node has executed.
+fn note_execution(shared: &mut Shared, node: usize, execution: &Execution) {
+    let Execution { group, position, decision, access } = execution;
+    shared.trace(|| {
+        let Position { row, number } = position;
+        format!("node {node} executed {row}.{number} of group {}: {:?}", group.0, decision.id)
+    });
+    match access {
+        None => shared.invariants.on_slot(node, *group, *position, *decision),
+        Some(access) => shared.invariants.on_instance(node, *group, *position, *decision, access),
+    }
+}
+
 /// Asks the script what becomes of a message.
 fn judge(shared: &mut Shared, from: usize, sent: &Sent) -> Verdict {
     if shared.filter.is_none() && !shared.is_tracing() {
@@ -421,10 +431,11 @@ fn judge(shared: &mut Shared, from: usize, sent: &Sent) -> Verdict {
     shared.trace(|| {
         let body = sent.body.as_ref().map_or(String::new(), |frame| format!(" {frame:?}"));
         let fate = if let Verdict::Pass = verdict { String::new() } else { format!(" {verdict:?}") };
+        let way = format!("node {from} -> {} of group {}", letter.to, sent.group.0);
         match (&letter.said, &letter.transfer) {
-            (Some(message), _) => format!("node {from} -> {}: {message:?}{body}{fate}", letter.to),
-            (_, Some(transfer)) => format!("node {from} -> {}: {transfer:?}{fate}", letter.to),
-            _ => format!("node {from} -> {}: {:?}{fate}", letter.to, letter.rejoin),
+            (Some(message), _) => format!("{way}: {message:?}{body}{fate}"),
+            (_, Some(transfer)) => format!("{way}: {transfer:?}{fate}"),
+            _ => format!("{way}: {:?}{fate}", letter.rejoin),
         }
     });
     verdict
