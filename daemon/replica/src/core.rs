@@ -262,14 +262,15 @@ impl Core {
         }
     }
 
-    /// Answers a read with whatever this node has executed; `None` if the group is not here or the command is no read.
+    /// Answers a read with whatever this node has executed; `None` if the group is not here, the command is no read, or the core does not
+    /// live yet: what it has executed of its log may still be lost.
     pub fn read_stale<R>(
         &mut self,
         group: GroupId,
         command: &Command<'_>,
         answer: impl FnOnce(Reply<'_>, Option<&Commit>) -> R,
     ) -> Option<R> {
-        let index = self.index_of(group).filter(|_| command.kind.is_read())?;
+        let index = self.index_of(group).filter(|_| command.kind.is_read() && self.is_live())?;
         Some(each!(&mut self.replicas[index], replica => replica.read_stale(command, answer)))
     }
 

@@ -40,8 +40,8 @@ impl Outbox for Nothing {
     fn executed(&mut self, _: GroupId, _: Position, _: &Value) {}
 }
 
-/// The digest after a node with these limits has replayed a log in which a long value is set and one grows.
-fn digest_after_replay(limits: BatchLimits) -> (Slot, u64) {
+/// A node with these limits that has replayed a log in which a long value is set and one grows.
+fn replayed(limits: BatchLimits) -> Core {
     let pool = FramePool::new(1 << 24);
     let config = config(ReplicaId(0), ProtocolKind::Multi, Duration::from_secs(60), limits);
     let mut core = Core::open(&config, Incarnation(2), pool.clone(), |_| random(1), |_| None);
@@ -60,8 +60,22 @@ fn digest_after_replay(limits: BatchLimits) -> (Slot, u64) {
             Entry { group, kind, bytes: &bytes, body, body_at: None, lsn: Lsn(slot), restated: false };
         core.replay(entry, &mut Nothing).unwrap();
     }
+    core
+}
+
+fn digest_after_replay(limits: BatchLimits) -> (Slot, u64) {
+    let core = replayed(limits);
     let status = core.status().next().unwrap();
     (status.executed, status.digest)
+}
+
+/// What a power failure may still take back nobody is told.
+#[test]
+fn what_was_read_of_the_log_is_not_told_before_it_is_durable() {
+    let mut core = replayed(limits(1 << 20));
+    assert!(core.status().next().unwrap().executed > Slot(0) && !core.is_live());
+    let told = core.read_stale(GroupId(0), &command(CommandKind::Get, b""), |reply, _| reply != Reply::Nil);
+    assert_eq!(told, None);
 }
 
 #[test]
