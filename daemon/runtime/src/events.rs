@@ -191,7 +191,8 @@ impl Events {
             }
         }
         if status.counters.step_downs > seen.step_downs {
-            seen.step_downs = status.counters.step_downs;
+            // Who leads next is told, though it be the same.
+            (seen.step_downs, seen.leader) = (status.counters.step_downs, None);
             let text = "this node gives up the lead: it reaches no majority, or its own log does not follow";
             self.lines.tell(Level::Warning, format_args!("group {group}: {text}"), tell);
         }

@@ -306,13 +306,13 @@ impl Connection {
         self.input.capacity() + self.output.spare_size() + self.owed() + self.unsent + queued + parsed
     }
 
-    /// Bytes of what was begun beside the input: commands that are queued, and arguments that were found.
+    /// Bytes beside the input: of commands that are queued, and of arguments that were found and names.
     fn begun_size(&self) -> (usize, usize) {
         match &self.speech {
             Speech::Resp(speech) => {
                 let names = [&speech.name, &speech.library, &speech.library_version];
                 let names: usize = names.iter().map(|name| name.capacity()).sum();
-                (speech.multi.size() + names, speech.parser.size())
+                (speech.multi.size(), speech.parser.size() + names)
             }
             Speech::Native(_) => (0, 0),
         }

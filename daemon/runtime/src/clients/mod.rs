@@ -211,7 +211,12 @@ impl Counter<'_> {
         past: Past,
         owed: usize,
     ) -> Option<usize> {
-        let size = match self.core.reply_size(group, command, past.written) {
+        // What the values have now is certain; what they may have once its own writes are executed is a guess.
+        let size = match self.core.reply_size(group, command, 0) {
+            Some(size) if past.written > 0 => {
+                let written = self.core.reply_size(group, command, past.written).unwrap_or(size);
+                written.min(self.share.unknown_size_max()).max(size)
+            }
             Some(size) => size,
             None => self.unknown_size(group, command, past)?,
         };
@@ -236,16 +241,13 @@ impl Counter<'_> {
     fn unknown_size(&self, group: GroupId, command: &Command<'_>, past: Past) -> Option<usize> {
         let bound = self.view.reports.value_size_bound(group).max(past.written);
         let likely = past.likely.max(past.written);
-        let worst = reply_size(command, &mut |_| bound);
-        if likely > bound {
-            // It has asked for too little to tell: values as long as the longest are rare.
-            return Some(worst.min(self.share.unknown_size_max()));
-        }
-        if worst <= SMALL_REPLY_SIZE || likely == bound {
-            return Some(worst);
+        // Values as long as the longest are rare: no guess takes a large part of everybody's memory.
+        let guess = |length: usize| reply_size(command, &mut |_| length).min(self.share.unknown_size_max());
+        if guess(bound) <= SMALL_REPLY_SIZE || likely >= bound {
+            return Some(guess(bound));
         }
         let may_be_unknown = past.outstanding < self.share.unknown_max(bound);
-        may_be_unknown.then(|| reply_size(command, &mut |_| likely))
+        may_be_unknown.then(|| guess(likely))
     }
 
     /// Begins an answer that starts with `text` and to which every other core adds who is connected to it.
