@@ -279,7 +279,7 @@ impl Events {
 fn news_of_membership(before: Membership, now: Membership) -> Option<&'static str> {
     use Membership::*;
     match (before, now) {
-        (Asking(_) | Mute(_), Member) => Some("this replica is a member again"),
+        (Asking(_) | Mute(_), Member) => Some("this replica takes part again"),
         (Asking(_), Asking(_)) | (Mute(_), Mute(_)) => None,
         (_, Asking(_)) => {
             Some("this replica asks the others what it may have said, and says nothing until it knows")
