@@ -213,7 +213,7 @@ impl Counter<'_> {
     ) -> Option<usize> {
         // What the values have now is certain; what they may have once its own writes are executed is a guess.
         let size = match self.core.reply_size(group, command, 0) {
-            Some(size) if past.written > 0 => {
+            Some(size) if past.written > SMALL_REPLY_SIZE => {
                 let written = self.core.reply_size(group, command, past.written).unwrap_or(size);
                 written.min(self.share.unknown_size_max()).max(size)
             }

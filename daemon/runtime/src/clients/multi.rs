@@ -31,6 +31,8 @@ pub(crate) const NOT_INSIDE_MULTI: &str = "ERR Command not allowed inside a tran
 /// Answer to EXEC with arguments, whatever is queued.
 pub(crate) const EXEC_WITH_ARGUMENTS: &str =
     "EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command";
+/// Answer between MULTI and EXEC while clients hold all the memory that they may.
+pub(crate) const NO_MEMORY: &str = "TRYAGAIN the node has no memory for more commands between MULTI and EXEC now (client_memory_max): nothing of them is executed";
 /// Before the reason why EXEC executes nothing.
 pub(crate) const DISCARDED: &str = "EXECABORT Transaction discarded because of: ";
 const EXEC_WITHOUT_MULTI: &str = "ERR EXEC without MULTI";

@@ -116,12 +116,8 @@ pub(crate) fn consume(
                 if multi.open() { resp::ok(out) } else { resp::error(multi::NESTED, out) }
             }),
             Request::Exec => {
-                if order.logged() == 0 {
-                    connection.written = 0;
-                }
                 let arrived = connection.arrivals.of(at + size).unwrap_or(counter.now);
-                let (written, likely) = (connection.written, connection.likely_size);
-                let past = Past { written, likely, outstanding: order.len() };
+                let past = past(&mut connection.written, connection.likely_size, order);
                 let asker =
                     Asker { connection: connection.key.0, arrived, readonly: false, resp3: *resp3, past };
                 let waits_for_replies = multi.must_wait() && order.len() > 0;
@@ -137,7 +133,7 @@ pub(crate) fn consume(
             Request::Watch(command) => {
                 let arrived = connection.arrivals.of(at + size).unwrap_or(counter.now);
                 let waits_for_replies = order.len() > 0;
-                let past = Past { written: 0, likely: connection.likely_size, outstanding: 0 };
+                let past = past(&mut connection.written, connection.likely_size, order);
                 let asker =
                     Asker { connection: connection.key.0, arrived, readonly: false, resp3: *resp3, past };
                 if watch(asker, multi, order, output, &command, counter).is_err() {
@@ -164,10 +160,11 @@ pub(crate) fn consume(
                 if !has_room {
                     counter.share.want(counter.now);
                 }
-                let no_room = (!has_room).then_some(CommandError::NoRoom);
-                if let Some(error) = counter.lack_of_memory(&command).or(no_room) {
+                let no_room = (!has_room).then_some(multi::NO_MEMORY);
+                let lack = counter.lack_of_memory(&command).map(CommandError::text);
+                if let Some(text) = lack.or(no_room) {
                     multi.spoil();
-                    answer(order, output, |out| resp::error(error.text(), out));
+                    answer(order, output, |out| resp::error(text, out));
                 } else {
                     let queued = multi.push(&command, group, &options.replica.batch);
                     answer(order, output, |out| match queued {
@@ -187,12 +184,8 @@ pub(crate) fn consume(
             Request::Data(command) | Request::TimeToLive(command) => {
                 let about_time = matches!(request, Request::TimeToLive(_));
                 order.set_form(if about_time { Form::TimeToLive } else { Form::Plain });
-                if order.logged() == 0 {
-                    connection.written = 0;
-                }
                 let arrived = connection.arrivals.of(at + size).unwrap_or(counter.now);
-                let (written, likely) = (connection.written, connection.likely_size);
-                let past = Past { written, likely, outstanding: order.len() };
+                let past = past(&mut connection.written, connection.likely_size, order);
                 let asker =
                     Asker { connection: connection.key.0, arrived, readonly: *readonly, resp3: *resp3, past };
                 if submit(asker, order, output, &command, counter).is_err() {
@@ -515,6 +508,14 @@ struct Asker {
 
 /// There is no room for a command now, or it has to wait for others of its connection.
 struct Stalled;
+
+/// What tells how long replies will be. What was written before is forgotten once all of it is answered.
+fn past(written: &mut usize, likely: usize, order: &ReplyOrder) -> Past {
+    if order.logged() == 0 {
+        *written = 0;
+    }
+    Past { written: *written, likely, outstanding: order.len() }
+}
 
 /// Hands a command to its group.
 fn submit(

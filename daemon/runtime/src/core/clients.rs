@@ -275,7 +275,7 @@ impl CoreLoop {
         self.counters.clients_evicted += 1;
         let node = u64::from(self.view.node().0) + 1;
         let text = format_args!(
-            "node {node}: a client is closed while client_memory_max is used up: {size} bytes are held for it (replies that it does not read, or \
+            "node {node}: a client is closed to keep to client_memory_max: {size} bytes are held for it (replies that it does not read, or \
              that became longer than was to be expected, or a request that it does not finish)"
         );
         self.complaints.print(now, "evicted client", address, text);
