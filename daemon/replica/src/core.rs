@@ -492,6 +492,13 @@ impl Core {
         Some(each!(&self.replicas[index], replica => replica.kv().reply_size(command, written)))
     }
 
+    /// Whether a group of this core remembers the reply to this command, so that a copy of it changes nothing, see
+    /// [`Sessions::remembers`](crate::sessions::Sessions::remembers).
+    pub fn remembers(&self, group: GroupId, command: &Command<'_>) -> bool {
+        let Some((index, header)) = self.index_of(group).zip(command.session) else { return false };
+        each!(&self.replicas[index], replica => replica.remembers(header))
+    }
+
     /// How long the values of each group are at most.
     pub fn value_size_bounds(&self) -> impl Iterator<Item = (GroupId, usize)> {
         self.replicas

@@ -9,7 +9,7 @@ use panch_consensus::frontier::Frontier;
 use panch_consensus::protocol::{Dest, Effects, Event, Group, Order, Persist, Protocol, Value};
 use panch_wal::{BodyRef, Location, Lsn, RecordKind, Restatement, Wal};
 use panch_wire::client::Commit;
-use panch_wire::command::{Command, CommandError, CommandKind, Reply};
+use panch_wire::command::{Command, CommandError, CommandKind, Reply, SessionHeader};
 use panch_wire::frame::{Frame, FramePool};
 use panch_wire::ids::{Incarnation, Position, ReplicaId, ReplicaSet, Slot};
 use panch_wire::record::Fixed;
@@ -424,6 +424,10 @@ impl<P: Protocol> Replica<P> {
     /// The group's table.
     pub(crate) fn kv(&self) -> &Kv {
         self.machine.kv()
+    }
+
+    pub(crate) fn remembers(&self, header: SessionHeader) -> bool {
+        self.machine.sessions().remembers(header)
     }
 
     /// For operators.

@@ -394,6 +394,12 @@ impl Sessions {
         SessionAdmission::Execute(place)
     }
 
+    /// Whether the command of `header` was executed and its reply is known: another copy of it would change nothing.
+    pub fn remembers(&self, header: SessionHeader) -> bool {
+        let session = self.place(header.session).map(|place| &self.places[place.0 as usize]);
+        session.is_some_and(|session| session.reply(header.number).is_some())
+    }
+
     /// Remembers the reply of a command that [`admit`](Self::admit) let execute just before.
     pub fn remember(&mut self, place: SessionPlace, number: u64, reply: Reply<'_>) {
         // `admit` has shown the session to the scan.

@@ -46,6 +46,11 @@ impl NodeView {
         self.options.groups_of(self.core)
     }
 
+    /// Whether the data have all the memory that they may: what makes them grow is refused.
+    pub(crate) fn is_data_full(&self) -> bool {
+        self.reports.data_size() >= self.options.data_memory_max
+    }
+
     /// This node.
     pub(crate) fn node(&self) -> ReplicaId {
         self.options.node

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::common::raw::encode;
+use crate::common::session::{Answered, SessionClient};
 use crate::common::{Cluster, Raw, Settings, eventually};
+use panch_wire::command::{CommandError, CommandKind};
 use redis::cmd;
 
 const OOM: &str = "-OOM command not allowed when used memory > 'maxmemory'.\r\n";
@@ -27,6 +29,14 @@ fn a_full_cluster_refuses_what_grows_and_serves_the_rest_until_something_is_dele
     let mut cluster = Cluster::start(settings);
     let value = "v".repeat(10_000);
     let mut client = cluster.connect(1);
+    // Keys of both groups, so that some are of the core that their client is connected to and some are not.
+    let mut counted = std::array::from_fn::<_, 8, _>(|number| {
+        let mut session = SessionClient::of_node(&cluster, 1, 1 + number as u64);
+        let key = format!("counter{number}");
+        session.open_at(key.as_bytes());
+        assert_eq!(session.call(CommandKind::IncrBy, &key, &1i64.to_le_bytes()), Answered::Number(1));
+        (session, key)
+    });
     let written = (0..2000)
         .take_while(|number| {
             let set = cmd("SET").arg(format!("key{number}")).arg(&value).query::<()>(&mut client);
@@ -70,6 +80,13 @@ fn a_full_cluster_refuses_what_grows_and_serves_the_rest_until_something_is_dele
         let info = cluster.info(id);
         assert!(info.number("used_memory_dataset") >= MAX && info.number("maxmemory") == MAX);
         assert!(info.number("used_memory_dataset") < MAX + (1 << 20));
+    }
+    // Another copy of what was executed adds nothing.
+    for (session, key) in &mut counted {
+        let again = session.again(CommandKind::IncrBy, key, &1i64.to_le_bytes());
+        assert_eq!(again, Some(Answered::Number(1)), "{key}");
+        let next = session.call_once(CommandKind::IncrBy, key, &1i64.to_le_bytes());
+        assert_eq!(next, Some(Answered::Refused(CommandError::OutOfMemory)), "{key}");
     }
     // What was decided is executed whatever the limits say: a node with another limit comes to the same state.
     let id = cluster.follower();

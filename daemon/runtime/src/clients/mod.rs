@@ -69,6 +69,11 @@ impl Past {
     }
 }
 
+/// Why there is no memory for what this command adds to full data. A copy of what was executed adds nothing, and is to hear its reply.
+pub(crate) fn lack_of_memory(core: &Core, group: GroupId, command: &Command<'_>) -> Option<CommandError> {
+    (command.may_grow() && !core.remembers(group, command)).then_some(CommandError::OutOfMemory)
+}
+
 /// Why a command was not taken in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Denial {
@@ -101,7 +106,7 @@ pub(crate) struct Counter<'a> {
     pub(crate) now: Instant,
     /// The node stops and takes nothing in any more.
     pub(crate) is_closed: bool,
-    /// The data have all the memory that they may: what makes them grow is refused.
+    /// See [`NodeView::is_data_full`].
     pub(crate) is_data_full: bool,
     pub(crate) core: &'a mut Core,
     pub(crate) view: &'a NodeView,
@@ -147,14 +152,25 @@ impl Counter<'_> {
         is_late.then(|| if self.core.is_live() { CommandError::NoRoom } else { CommandError::NotMember })
     }
 
-    /// Why this command is not looked at any more, if it is not; it arrived then.
-    pub(crate) fn refusal_of(&self, arrived: Instant, command: &Command<'_>) -> Option<CommandError> {
-        self.refusal(arrived).or_else(|| self.lack_of_memory(command))
+    /// Why this command of that group is not looked at any more, if it is not; it arrived then.
+    pub(crate) fn refusal_of(
+        &self,
+        arrived: Instant,
+        group: GroupId,
+        command: &Command<'_>,
+    ) -> Option<CommandError> {
+        let lack = || if self.is_data_full { self.lack_of_memory(group, command) } else { None };
+        self.refusal(arrived).or_else(lack)
     }
 
-    /// Why there is no memory for what this command adds, if there is none.
-    pub(crate) fn lack_of_memory(&self, command: &Command<'_>) -> Option<CommandError> {
-        (self.is_data_full && command.may_grow()).then_some(CommandError::OutOfMemory)
+    /// Why there is no memory for what this command adds. Of a session the core of its group judges, which knows its replies.
+    fn lack_of_memory(&self, group: GroupId, command: &Command<'_>) -> Option<CommandError> {
+        let is_elsewhere = self.view.core_of(group) != self.view.core;
+        if is_elsewhere && command.session.is_some() {
+            None
+        } else {
+            lack_of_memory(self.core, group, command)
+        }
     }
 
     /// Takes in a command that arrived then.

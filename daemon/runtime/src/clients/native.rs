@@ -105,7 +105,7 @@ pub(crate) fn consume(connection: &mut Connection, input: &[u8], counter: &mut C
                 if !stale {
                     let level = submitted_level(level);
                     let token = connection.key.address(number, request.ask_commit);
-                    let taken = match (counter.refusal_of(arrived, &command), reserved) {
+                    let taken = match (counter.refusal_of(arrived, group, &command), reserved) {
                         (Some(error), _) => Err(Denial::For(error)),
                         (None, None) => Err(Denial::Busy),
                         (None, Some(reserved)) => {

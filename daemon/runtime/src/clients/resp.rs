@@ -161,7 +161,8 @@ pub(crate) fn consume(
                     counter.share.want(counter.now);
                 }
                 let no_room = (!has_room).then_some(multi::NO_MEMORY);
-                let lack = counter.lack_of_memory(&command).map(CommandError::text);
+                let adds = counter.is_data_full && command.may_grow();
+                let lack = adds.then_some(CommandError::OutOfMemory.text());
                 if let Some(text) = lack.or(no_room) {
                     multi.spoil();
                     answer(order, output, |out| resp::error(text, out));
@@ -543,7 +544,7 @@ fn submit(
         }
         order.cancel_last();
     }
-    if let Some(error) = counter.refusal_of(arrived, command) {
+    if let Some(error) = counter.refusal_of(arrived, group, command) {
         let is_discarded = command.kind == CommandKind::Exec && error == CommandError::OutOfMemory;
         let before = if is_discarded { multi::DISCARDED } else { "" };
         answer(order, output, |out| resp::error(&format!("{before}{}", error.text()), out));

@@ -9,7 +9,7 @@ use panch_wire::time::Instant;
 
 use super::CoreLoop;
 use super::stop::Stopping;
-use crate::clients::{describe, receive_batch};
+use crate::clients::{describe, lack_of_memory, receive_batch};
 use crate::outputs::Outputs;
 use crate::remote::{self, Parcel, PeerMessage, RemoteRequest, RemoteWork};
 use crate::view::NodeView;
@@ -90,6 +90,11 @@ impl CoreLoop {
                 Ok(())
             }
             RemoteWork::Command(command, level) => {
+                let lack = command.session.filter(|_| view.is_data_full());
+                if let Some(error) = lack.and_then(|_| lack_of_memory(core, group, &command)) {
+                    out.reply(token, Reply::Error(error), None);
+                    return Ok(());
+                }
                 match core.submit(now, arrived, group, &command, level, token) {
                     Err(Refusal::TooLarge) => {
                         out.reply(token, Reply::Error(CommandError::TooLarge), None);

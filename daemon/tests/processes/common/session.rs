@@ -81,6 +81,17 @@ impl SessionClient {
         self.ask(self.number, kind, key.as_bytes(), value)
     }
 
+    /// Asks again for the last command, as if its answer had been lost; once.
+    pub fn again(&mut self, kind: CommandKind, key: &str, value: &[u8]) -> Option<Answered> {
+        self.attempt(self.number, kind, key.as_bytes(), value)
+    }
+
+    /// Asks once for a new command.
+    pub fn call_once(&mut self, kind: CommandKind, key: &str, value: &[u8]) -> Option<Answered> {
+        self.number += 1;
+        self.attempt(self.number, kind, key.as_bytes(), value)
+    }
+
     fn ask(&mut self, number: u64, kind: CommandKind, key: &[u8], value: &[u8]) -> Answered {
         let start = Instant::now();
         loop {
