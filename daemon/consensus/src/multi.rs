@@ -134,6 +134,8 @@ pub struct Multi {
     window: Window,
     /// Everything up to here is known to be chosen.
     commit: Slot,
+    /// The own log says so of everything up to here.
+    commit_noted: Slot,
     /// Everything up to here is known to be chosen, or accepted in `promised`.
     accepted_upto: Slot,
     /// Chosen values below this cannot be read back from the own log.
@@ -219,6 +221,18 @@ impl Multi {
         }
         self.window.set(slot, Entry { ballot, value });
         self.due.ack = true;
+    }
+
+    /// Writes down what is chosen when nothing more comes: the next acceptance would have said it. Who is restarted then still knows what
+    /// was decided, even if those that decided it with him have forgotten.
+    fn note_commit(&mut self, effects: &mut Effects<Self>) {
+        let is_at_rest = self.window.last() <= self.commit;
+        if is_at_rest && self.commit > self.commit_noted && holds(Rule::CommitNoted) {
+            self.commit_noted = self.commit;
+            self.recorded = self.promised;
+            let record = PromiseRecord { ballot: self.promised, commit: self.commit };
+            let _ = effects.persist(Record::Promise(record), None);
+        }
     }
 
     /// Says at the end of the turn what was left for it.
@@ -337,6 +351,7 @@ impl Protocol for Multi {
             // No tail while the log is replayed: what is chosen is executed and leaves memory.
             window: Window::new(executed, 0),
             commit: executed,
+            commit_noted: executed,
             accepted_upto: executed,
             // Below the snapshot the log may hold values that lost: the snapshot may have come from a peer.
             loadable_from: executed.next(),

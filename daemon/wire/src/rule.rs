@@ -27,6 +27,8 @@ rules! {
     AckOwnBallot = "ack-own-ballot",
     /// A follower commits only entries accepted in the ballot that announced the commit index (PM3).
     FollowerCommitBallot = "follower-commit-ballot",
+    /// What is chosen when a group comes to rest is written down, so that a restarted replica knows it (T-D9).
+    CommitNoted = "commit-noted",
     /// Phase 1 adopts the value of the highest accepted ballot (T-M4).
     AdoptHighestBallot = "adopt-highest-ballot",
     /// A slot is filled with a no-op only if no promise reported a value for it (PM5, T-M2).

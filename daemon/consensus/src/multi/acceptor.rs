@@ -176,6 +176,7 @@ impl Multi {
         if obeyed {
             granted = self.grant_lease(message.round, message.lease, effects);
             self.follow_commit(message.commit, effects);
+            self.note_commit(effects);
             // An acknowledgement may have been lost.
             self.due.ack |= message.acked < self.acknowledged();
             self.ask_to_fill(effects);
@@ -255,6 +256,7 @@ impl Multi {
             let next = self.commit.next();
             self.commit_to(next, effects);
         }
+        self.commit_noted = self.commit_noted.max(commit.min(self.commit));
         if rises {
             self.trust.replay_ballot(self.commit);
         }

@@ -236,6 +236,7 @@ impl Multi {
         self.fitness.watch_answers(self.now, &self.tuning);
         self.fitness.tell_condition(self.now, &self.tuning, effects);
         self.consider_transfer(effects);
+        self.note_commit(effects);
         self.arm_heartbeat();
     }
 

@@ -26,6 +26,7 @@ const KNOWN: &[(Rule, Known)] = &[
     (Rule::BasicReadQuorum, Known::Scenario("T-B6")),
     (Rule::BasicVotePerMember, Known::Seed(3, 13)),
     (Rule::BatchInOrder, Known::Scenario("T-X7")),
+    (Rule::CommitNoted, Known::Scenario("T-D9")),
     (Rule::ContactOwnBallot, Known::Scenario("T-M11")),
     (Rule::ContradictionDeserts, Known::Scenario("T-D6")),
     (Rule::DecisionsCompared, Known::Scenario("T-D5")),

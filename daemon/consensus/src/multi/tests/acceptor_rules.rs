@@ -8,7 +8,7 @@ use super::solo::{ME, R1, R2, Solo, accepted, ballot, claim, hint, promised};
 use crate::ballot::Ballot;
 use crate::protocol::{Counters, Dest, Event, Protocol, Value};
 use crate::rejoin::Horizon;
-use crate::testing::TIMEOUT;
+use crate::testing::{TIMEOUT, tuning};
 
 #[test]
 fn promises_a_higher_ballot_after_writing_it_down_and_reports_what_it_accepted() {
@@ -105,6 +105,52 @@ fn acknowledges_once_per_turn_and_after_the_last_record() {
     assert_eq!(solo.records(), []);
     assert_eq!(solo.sent(), [claim(2, R1, Accepted { ballot: leader, upto: Slot(2) })]);
     assert!(solo.effects.repropose, "the leader became known");
+}
+
+/// The next acceptance says what was chosen before it; where none comes, a record of its own does, once.
+#[test]
+fn what_is_chosen_at_rest_is_written_down() {
+    let mut solo = Solo::new(3);
+    let frames = [solo.frame(1), solo.frame(2)];
+    let leader = ballot(1, 1);
+    solo.accept(R1, leader, 1, 0, &frames[0]);
+    solo.accept(R1, leader, 2, 0, &frames[1]);
+    solo.settle();
+    let heartbeat = |commit| Heartbeat {
+        ballot: leader,
+        round: 1,
+        commit: Slot(commit),
+        sent: Slot(2),
+        acked: Slot(2),
+        lease: 0,
+    };
+    solo.deliver(R1, heartbeat(1), None);
+    assert_eq!(solo.records(), [], "more is to come");
+    solo.deliver(R1, heartbeat(2), None);
+    assert_eq!(solo.records(), [promised(leader, 2)]);
+    solo.deliver(R1, heartbeat(2), None);
+    assert_eq!(solo.records(), []);
+    // Whoever was restarted knows it.
+    let [first, second] = frames;
+    let records = [
+        (accepted(leader, 1, 0), Some(first)),
+        (accepted(leader, 2, 0), Some(second)),
+        (promised(leader, 2), None),
+    ];
+    let mut solo = Solo::restarted(3, Slot(0), &records);
+    assert_eq!(solo.chosen().len(), 2);
+    solo.deliver(R1, heartbeat(2), None);
+    assert_eq!(solo.records(), []);
+}
+
+/// A leader that comes to rest does the same, and none of its followers has to be asked.
+#[test]
+fn a_leader_at_rest_writes_down_what_is_chosen() {
+    let (mut solo, ballot) = Solo::leader(3);
+    solo.pass(tuning().heartbeat_interval);
+    assert_eq!(solo.records(), [promised(ballot, 1)]);
+    solo.pass(tuning().heartbeat_interval);
+    assert_eq!(solo.records(), []);
 }
 
 #[test]

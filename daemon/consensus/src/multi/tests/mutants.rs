@@ -28,6 +28,7 @@ mutants! {
 
     acks_of_older_ballots: AckOwnBallot, leader_rules::old_acknowledgement_is_ignored;
     commit_over_older_ballots: FollowerCommitBallot, scenarios::commit_index_over_a_value_that_lost;
+    chosen_and_not_written_down: CommitNoted, acceptor_rules::what_is_chosen_at_rest_is_written_down;
     any_reported_value: AdoptHighestBallot, acceptor_rules::highest_ballot_is_adopted;
     noop_over_a_minority_report: NoopOnlyIfFree, scenarios::chosen_value_reported_once;
     promise_without_entries: PromiseComplete, scenarios::promise_whose_entries_are_lost;
