@@ -445,6 +445,10 @@ impl Protocol for Epaxos {
         self.installing = false;
     }
 
+    fn awaits_snapshot(&self) -> bool {
+        self.may_get_snapshot()
+    }
+
     fn remnants(&self) -> Vec<(Remnant, Value)> {
         self.known_instances()
     }

@@ -712,6 +712,11 @@ pub trait Protocol: Sized {
     /// The snapshot could not be written down.
     fn abandon_install(&mut self) {}
 
+    /// Whether this replica waits for a snapshot of a peer, which must cover what an own one covers: none is made meanwhile.
+    fn awaits_snapshot(&self) -> bool {
+        false
+    }
+
     /// Whether this replica knows of anybody who could decide a batch that is proposed now. While it does not, batches are better
     /// kept where they can still be given up: nothing of them has left. A replica that reaches no majority need not know that.
     fn may_decide(&self) -> bool {

@@ -253,7 +253,8 @@ impl<P: Protocol> Replica<P> {
         let due =
             self.snapshots.is_due() && self.snapshots.is_idle() && self.snapshots.retry_at <= around.now;
         let grows = |it: &Receiving| !it.yields(around.now, Duration::MAX);
-        if due && P::ORDER == Order::Graph && self.snapshots.receiving.as_ref().is_some_and(grows) {
+        let comes = self.snapshots.receiving.as_ref().is_some_and(grows) || self.protocol.awaits_snapshot();
+        if due && P::ORDER == Order::Graph && comes {
             // An own snapshot has what the one on its way may lack, which could not replace it then.
             self.snapshots.retry_at = around.now + RETRY_AFTER;
         } else if due {

@@ -246,7 +246,13 @@ impl Epaxos {
         }
         effects.send(Dest::One(to), Covered { position }, None);
         if to != self.group.me && !std::mem::replace(&mut self.members[to.index()].snapshotting, true) {
-            effects.send_snapshot(to, self.left_memory_at);
+            // The peer goes on executing what it can until it hears that it is to wait, and keeps about as much of that in memory as is kept
+            // here: a snapshot that lacks more could be of no use when it has arrived.
+            let kept = self.tail.len() as u64;
+            effects.send_snapshot(
+                to,
+                Slot(self.executed_count().0.saturating_sub(kept)).max(self.left_memory_at),
+            );
         }
     }
 

@@ -46,6 +46,12 @@ impl Epaxos {
         self.held_size > self.tuning.unchosen_size_max / 2 && others < self.quorum()
     }
 
+    /// Whether a snapshot may still begin to arrive, or grows.
+    pub(super) fn may_get_snapshot(&self) -> bool {
+        let within = MADE_WITHIN * self.tuning.recover_always_after;
+        self.pause.is_some_and(|pause| self.now.since(pause.grown) < within)
+    }
+
     /// The pause ends with its cause.
     pub(super) fn end_pause(&mut self) {
         self.pause.take_if(|pause| self.committed.contains(pause.position));

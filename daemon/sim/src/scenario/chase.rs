@@ -78,11 +78,16 @@ fn write_on(world: &mut Script, node: usize, key: &str, time: Time) -> Result<()
 
 /// A world in which a replica is back that was cut off until the others have forgotten what it lacks, that replica, and another.
 fn begin(settings: Settings, count: usize) -> Result<(Script, usize, usize), String> {
+    let seed = settings.seed;
     let kind = settings.protocols[0];
     let mut world = Script::new(settings, false);
     let from = world.wait_for_leader().unwrap_or(0);
     let away = others(3, from)[1];
     ensure!(fill(&mut world, from, count), "no writes: {}", world.describe());
+    if kind == ProtocolKind::Epaxos {
+        // Whenever it is that snapshots are made and heartbeats sent.
+        world.run_for(seed * 17 * MILLISECOND);
+    }
     world.isolate(away);
     ensure!(fill(&mut world, from, 60), "no writes: {}", world.describe());
     // EPaxos waits a while for a replica that is away.
