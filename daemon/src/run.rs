@@ -307,6 +307,8 @@ pub(crate) fn node_options(
         log: panch_wal::Config {
             segment_size: node.log_segment_size,
             writes_in_flight_max: node.log_writes_in_flight,
+            // What one snapshot frees is enough until the next one.
+            reuse_max: (node.snapshot_log_size / node.log_segment_size + 1) as usize,
             durability: match node.durability {
                 config::Durability::Sync => Durability::Sync,
                 config::Durability::Periodic => Durability::Periodic { interval: node.periodic_interval },

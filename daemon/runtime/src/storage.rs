@@ -17,7 +17,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
@@ -91,6 +91,8 @@ pub(crate) struct Storage {
     done: Receiver<Done>,
     /// Set when nothing that still waits is wanted any more.
     ending: Arc<AtomicBool>,
+    /// See [`Storage::note_use`].
+    used: Arc<AtomicU64>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -101,11 +103,13 @@ impl Storage {
         let (log, log_jobs) = unbounded();
         let (snapshots, snapshot_jobs) = unbounded();
         let ending = Arc::new(AtomicBool::new(false));
+        let used = Arc::new(AtomicU64::new(1000));
         let mut storage = Self {
             log: Some(log),
             snapshots: Some(snapshots),
             done,
             ending: Arc::clone(&ending),
+            used: Arc::clone(&used),
             threads: Vec::new(),
         };
         for (name, inbox) in [("panch-log", log_jobs), ("panch-snapshot", snapshot_jobs)] {
@@ -116,6 +120,7 @@ impl Storage {
                 outbox: outbox.clone(),
                 doorbell: doorbell.clone(),
                 ending: Arc::clone(&ending),
+                used: Arc::clone(&used),
             };
             let thread = std::thread::Builder::new().name(name.into()).spawn(move || worker.run(&inbox))?;
             storage.threads.push(thread);
@@ -136,6 +141,11 @@ impl Storage {
             // A helper ends only after its sender is dropped.
             let _ = jobs.send(job);
         }
+    }
+
+    /// So many thousandths of the current segment are used: the next one is prepared no faster than it is needed.
+    pub(crate) fn note_use(&self, permille: u64) {
+        self.used.store(permille, Ordering::Relaxed);
     }
 
     /// The next thing done.
@@ -177,6 +187,7 @@ struct Worker {
     outbox: Sender<Done>,
     doorbell: Doorbell,
     ending: Arc<AtomicBool>,
+    used: Arc<AtomicU64>,
 }
 
 impl Worker {
@@ -230,6 +241,12 @@ impl Worker {
         }
     }
 
+    /// Whether the next segment, of which so many thousandths are there, is half as much again ahead of what is used of the current one.
+    fn may_rest(&self, prepared: u64) -> bool {
+        let used = self.used.load(Ordering::Relaxed);
+        prepared > used + used / 2 && !self.ending.load(Ordering::Relaxed)
+    }
+
     fn prepare(&self, preparation: Preparation) -> io::Result<OwnedFd> {
         let path = self.directory.segment(preparation.sequence);
         // Left by an earlier try that failed late, when its name was there already.
@@ -249,7 +266,7 @@ impl Worker {
                 file::sync_directory(&self.directory.log)?;
                 log
             }
-            None => LogFile::create(&path, self.segment_size)?,
+            None => LogFile::create(&path, self.segment_size, |prepared| self.may_rest(prepared))?,
         };
         // The file is there for good, and the log is not told yet: nothing in it may be forgotten from now on.
         self.directory.note(|inventory| inventory.add(preparation.sequence, self.segment_size))?;
@@ -594,7 +611,7 @@ mod tests {
     fn a_segment_that_is_there_already_is_taken_if_it_is_whole() {
         let dir = tempfile::tempdir().unwrap();
         let (directory, storage) = storage(dir.path());
-        drop(LogFile::create(&directory.segment(SegmentSequence(1)), SEGMENT_SIZE).unwrap());
+        drop(LogFile::create(&directory.segment(SegmentSequence(1)), SEGMENT_SIZE, |_| false).unwrap());
         prepare(&storage, 1, None).unwrap();
         fs::write(directory.segment(SegmentSequence(2)), b"short").unwrap();
         assert_eq!(prepare(&storage, 2, None).unwrap_err().kind(), io::ErrorKind::AlreadyExists);

@@ -279,6 +279,7 @@ impl Settings {
                 group_size_max: 64 << 10,
                 writes_in_flight_max: 2,
                 spares: 1,
+                reuse_max: 2,
                 attest_after: Duration::from_millis(20),
                 retry_after: Duration::from_millis(50),
                 durability: Durability::Sync,
@@ -392,6 +393,8 @@ impl Settings {
             group_size_max: random.range(4, segment_pages / 2) as usize * PAGE_SIZE,
             writes_in_flight_max: random.range(1, 4) as usize,
             spares: random.range(1, 2) as usize,
+            // Not drawn, so that what seeds mean does not change.
+            reuse_max: (segment_pages % 5) as usize,
             attest_after: Duration::from_millis(random.range(1, 50)),
             retry_after: Duration::from_millis(50),
             durability: Durability::Sync,

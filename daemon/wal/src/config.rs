@@ -34,6 +34,9 @@ pub struct Config {
     pub writes_in_flight_max: usize,
     /// Segments kept prepared beyond the current one; at least 1.
     pub spares: usize,
+    /// Segments that are not part of the log any more and are kept to be used again, so that none has to be made: a snapshot frees
+    /// several at once. At least [`Config::spares`] are.
+    pub reuse_max: usize,
     /// Quiet time after which the last commit groups are attested by an empty one.
     pub attest_after: Duration,
     /// Time between attempts to prepare a segment after a failure.
@@ -49,6 +52,7 @@ impl Default for Config {
             group_size_max: 1 << 20,
             writes_in_flight_max: 1,
             spares: 1,
+            reuse_max: 1,
             attest_after: Duration::from_millis(50),
             retry_after: Duration::from_secs(1),
             durability: Durability::Sync,

@@ -28,8 +28,13 @@ pub struct WriteFailed {
 impl WriteFailed {
     /// Whether the disk failed, rather than that it had no room.
     pub fn is_of_disk(&self) -> bool {
-        !matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        !is_out_of_room(&self.source)
     }
+}
+
+/// Whether something could not be written because the disk is full, or what the user may have of it.
+pub fn is_out_of_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Why a log was refused. Whatever recovery reported before the error must be dropped.

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use panch_wire::ids::GroupId;
 use panch_wire::time::{Duration, Instant};
 
+use crate::config::Config;
 use crate::segment::{Preparation, SegmentSequence};
 use crate::{BodyRef, Location, Lsn};
 
@@ -56,6 +57,7 @@ pub(crate) struct Placed {
 pub(crate) struct Ledger {
     segment_size: u64,
     spares: usize,
+    reuse_max: usize,
     retry_after: Duration,
     /// Oldest first; the last is the current one.
     retained: VecDeque<Segment>,
@@ -79,11 +81,12 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new(segment_size: u64, spares: usize, retry_after: Duration) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
         Self {
-            segment_size,
-            spares,
-            retry_after,
+            segment_size: config.segment_size,
+            spares: config.spares,
+            reuse_max: config.reuse_max.max(config.spares),
+            retry_after: config.retry_after,
             retained: VecDeque::new(),
             current: SegmentSequence(0),
             ready: Vec::new(),
@@ -165,7 +168,7 @@ impl Ledger {
         request.expect("only a segment that was asked for is reported")
     }
 
-    /// Whether the last preparation failed and no spare is left.
+    /// Whether the last preparation failed, for whatever reason, and no spare is left.
     pub(crate) fn is_full(&self) -> bool {
         self.failed && !self.has_next()
     }
@@ -263,7 +266,7 @@ impl Ledger {
     /// Releases the segments before `oldest`, which is durably stated to be the log's oldest.
     pub(crate) fn release(&mut self, oldest: SegmentSequence) {
         while let Some(segment) = self.retained.pop_front_if(|segment| segment.sequence < oldest) {
-            if segment.size == self.segment_size && self.released.len() < self.spares {
+            if segment.size == self.segment_size && self.released.len() < self.reuse_max {
                 self.released.push(segment.sequence);
             } else {
                 self.surplus.push_back(segment.sequence);

@@ -40,7 +40,7 @@ pub mod writer;
 
 pub use config::{Config, ConfigFault, Durability};
 pub use disk::{SegmentFile, SegmentReader};
-pub use error::{RecoverError, WriteFailed};
+pub use error::{RecoverError, WriteFailed, is_out_of_room};
 pub use format::FORMAT_VERSION;
 pub use inventory::{INVENTORY_SIZE, Inventory};
 pub use recover::{End, Entry, Recovered, recover};

@@ -217,7 +217,7 @@ impl Wal {
     pub fn create(config: Config, identity: u64) -> Self {
         config.check().expect("the configuration was checked");
         Self {
-            ledger: Ledger::new(config.segment_size, config.spares, config.retry_after),
+            ledger: Ledger::new(&config),
             config,
             identity,
             cursor: None,
@@ -598,8 +598,13 @@ impl Wal {
         self.config.durability != Durability::Memory && !self.has_room(pages)
     }
 
-    /// Whether the disk is full: preparing a segment failed and the spare is in use. What is left of it is for votes on
-    /// commands under way and for snapshots, so the replicas should refuse proposals.
+    /// How much of the current segment is used, in thousandths: at 1000, or without one, the next is wanted now.
+    pub fn used_permille(&self) -> u64 {
+        self.cursor.map_or(1000, |cursor| 1000 * cursor.offset / cursor.size)
+    }
+
+    /// Whether the log cannot grow: preparing a segment failed, because the disk is full or for another reason, and the spare is in
+    /// use. What is left of that is for votes on commands under way and for snapshots, so the replicas should refuse proposals.
     pub fn is_full(&self) -> bool {
         self.config.durability != Durability::Memory && self.ledger.is_full()
     }
@@ -617,7 +622,8 @@ impl Wal {
         self.ledger.on_ready(sequence);
     }
 
-    /// The segment could not be prepared, for example because the disk is full. It is asked for again later.
+    /// The segment could not be prepared, because the disk is full ([`is_out_of_room`](crate::is_out_of_room)) or for another reason. It
+    /// is asked for again later.
     ///
     /// # Panics
     /// If it was not asked for.

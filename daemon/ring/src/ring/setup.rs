@@ -52,16 +52,18 @@ pub enum RingError {
     Forbidden,
     /// ENOMEM.
     #[error(
-        "not enough locked memory for io_uring: raise it with LimitMEMLOCK= in the unit, or with `ulimit -l`"
+        "not enough locked memory for io_uring: raise it with LimitMEMLOCK= in the unit, or with `ulimit -l` as root or as far as \
+         /etc/security/limits.conf allows"
     )]
     Memory,
     /// EMFILE or ENFILE.
     #[error(
-        "no file descriptor left for io_uring: raise the limit with LimitNOFILE= in the unit, or with `ulimit -n`"
+        "no file descriptor left for io_uring: raise the limit with LimitNOFILE= in the unit, or with `ulimit -n` as root or as far as \
+         /etc/security/limits.conf allows"
     )]
     Descriptors,
     /// Anything else.
-    #[error("cannot set up io_uring")]
+    #[error("cannot set up io_uring: {0}")]
     Other(#[source] io::Error),
 }
 
@@ -149,5 +151,7 @@ mod tests {
         assert!(message(libc::EPERM, Some("0\n")).contains("seccomp"));
         assert!(message(libc::ENOMEM, None).contains("LimitMEMLOCK="));
         assert!(message(libc::EMFILE, None).contains("LimitNOFILE="));
+        let other = io::Error::from_raw_os_error(libc::EBUSY).to_string();
+        assert_eq!(message(libc::EBUSY, None), format!("cannot set up io_uring: {other}"));
     }
 }

@@ -16,6 +16,7 @@ impl CoreLoop {
         }
         self.start_syncs(now);
         let Some(wal) = self.core.wal() else { return };
+        self.out.storage.note_use(wal.used_permille());
         while let Some(preparation) = wal.wants_segment(now) {
             if let Some(recycled) = preparation.recycle {
                 self.log.close(recycled, &mut self.ring);

@@ -74,6 +74,7 @@ impl Own {
         wal.group_size_max = random.range(4, pages / 2) as usize * PAGE_SIZE;
         wal.writes_in_flight_max = random.range(1, 4) as usize;
         wal.spares = random.range(1, 2) as usize;
+        wal.reuse_max = (pages % 5) as usize;
         self.log_size_max = wal.segment_size * random.range(2, 8);
     }
 }

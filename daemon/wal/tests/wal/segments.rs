@@ -105,6 +105,37 @@ fn a_released_segment_is_renamed_and_its_records_never_come_back() {
     assert!(*node.disk.files.keys().next().unwrap() > 5);
 }
 
+/// A snapshot frees several at once: as many as are wanted are kept, also over a restart, and no other file is made until they are used up.
+#[test]
+fn what_is_freed_is_used_again() {
+    let kept = || Config { reuse_max: 3, ..config() };
+    let mut node = Node::create(kept());
+    let mut last = Lsn(0);
+    while sequences(&node).len() < 8 {
+        last = fill(&mut node, 0);
+    }
+    node.wal.set_floor(GroupId(0), last);
+    // The next segment says that the first ones are not needed.
+    let fill_segment = |node: &mut Node| {
+        let newest = sequences(node).pop();
+        while sequences(node).pop() == newest {
+            fill(node, 0);
+        }
+        node.settle();
+        sequences(node)
+    };
+    let after = fill_segment(&mut node);
+    assert_eq!(after[..2], [1, 2], "three are kept, of which one was used just now");
+    assert!(after[2] > 5, "{after:?}");
+    node.restart(kept()).unwrap();
+    let count = after.len();
+    for _ in 0..2 {
+        assert_eq!(fill_segment(&mut node).len(), count);
+    }
+    let used_up = fill_segment(&mut node);
+    assert!(used_up[0] > 3 && used_up.len() > count, "{used_up:?}");
+}
+
 #[test]
 fn the_group_with_the_lowest_floor_blocks_the_oldest_segment() {
     let mut node = Node::create(config());

@@ -24,6 +24,7 @@ pub(crate) fn config() -> Config {
         group_size_max: 4 * PAGE_SIZE,
         writes_in_flight_max: 4,
         spares: 1,
+        reuse_max: 1,
         attest_after: Duration::from_millis(50),
         retry_after: Duration::from_secs(1),
         durability: Durability::Sync,

@@ -14,6 +14,11 @@ fn pages(count: usize, fill: u8) -> LogPart {
     LogPart::Pages { pages: pages.into_vec(), count }
 }
 
+/// Nobody rests while a segment is made.
+fn never(_: u64) -> bool {
+    false
+}
+
 fn written(ring: &mut Ring) -> (Token, io::Result<()>, Vec<LogPart>) {
     match next(ring) {
         Event::Written { token, result, parts } => (token, result, parts),
@@ -32,7 +37,7 @@ fn read(ring: &mut Ring, file: FileId, offset: u64, size: usize, buffer: ReadBuf
 #[test]
 fn a_durable_write_of_pages_and_frames_is_read_back() {
     let directory = tempfile::tempdir().unwrap();
-    let log = LogFile::create(&directory.path().join("log"), 64 * PAGE).unwrap();
+    let log = LogFile::create(&directory.path().join("log"), 64 * PAGE, never).unwrap();
     let mut ring = ring(&small());
     let file = ring.add_file(log);
     let pool = FramePool::new(1 << 20);
@@ -74,7 +79,7 @@ fn a_write_of_more_parts_than_one_call_takes_is_whole() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let mut ring = ring(&small());
-    let file = ring.add_file(LogFile::create(&path, 400 * PAGE).unwrap());
+    let file = ring.add_file(LogFile::create(&path, 400 * PAGE, never).unwrap());
     let parts = (0..300).map(|number| pages(1, number as u8)).collect();
     ring.write_log(file, 50 * PAGE, parts, true, Token(1));
     let (_, result, parts) = written(&mut ring);
@@ -93,7 +98,7 @@ fn a_write_of_more_parts_than_one_call_takes_is_whole() {
 fn a_read_stops_at_the_end_of_the_file() {
     let directory = tempfile::tempdir().unwrap();
     let mut ring = ring(&small());
-    let file = ring.add_file(LogFile::create(&directory.path().join("log"), 3 * PAGE).unwrap());
+    let file = ring.add_file(LogFile::create(&directory.path().join("log"), 3 * PAGE, never).unwrap());
     let (size, buffer) = read(&mut ring, file, PAGE, 10 * PAGE_SIZE, ReadBuffer::Pages(zeroed_pages(10)));
     assert_eq!(size, 2 * PAGE_SIZE);
     let (size, _) = read(&mut ring, file, 3 * PAGE, 10 * PAGE_SIZE, buffer);
@@ -104,7 +109,7 @@ fn a_read_stops_at_the_end_of_the_file() {
 fn a_failed_write_is_reported_once_and_returns_its_parts() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
-    drop(LogFile::create(&path, 4 * PAGE).unwrap());
+    drop(LogFile::create(&path, 4 * PAGE, never).unwrap());
     let mut ring = ring(&small());
     let file = ring.add_file(std::fs::File::open(&path).unwrap());
     ring.write_log(file, 0, vec![pages(2, 1)], true, Token(1));
@@ -119,7 +124,7 @@ fn a_closed_file_reports_its_writes_first() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let mut ring = ring(&small());
-    let file = ring.add_file(LogFile::create(&path, 64 * PAGE).unwrap());
+    let file = ring.add_file(LogFile::create(&path, 64 * PAGE, never).unwrap());
     for number in 0..8 {
         ring.write_log(file, number * PAGE, vec![pages(1, 1 + number as u8)], true, Token(number));
     }
@@ -154,7 +159,7 @@ fn a_dropped_ring_waits_for_its_writes() {
     let pool = FramePool::new(8 << 20);
     let frame = frame(&pool, 2 << 20, 5);
     let (size, count) = (frame.padded().len() as u64, frame.page_count());
-    let file = ring.add_file(LogFile::create(&path, COUNT * size).unwrap());
+    let file = ring.add_file(LogFile::create(&path, COUNT * size, never).unwrap());
     for number in 0..COUNT {
         ring.write_log(file, number * size, vec![LogPart::Frame(frame.clone())], true, Token(number));
     }
@@ -175,7 +180,7 @@ fn memory_of_a_dropped_ring_is_not_written_to_any_more() {
     const COUNT: usize = 8;
     const SIZE: usize = 1 << 20;
     let directory = tempfile::tempdir().unwrap();
-    let log = LogFile::create(&directory.path().join("log"), (COUNT * SIZE) as u64).unwrap();
+    let log = LogFile::create(&directory.path().join("log"), (COUNT * SIZE) as u64, never).unwrap();
     let mut ring = ring(&small());
     let file = ring.add_file(log);
     let pool = FramePool::new(COUNT * SIZE);
@@ -196,7 +201,7 @@ fn memory_of_a_dropped_ring_is_not_written_to_any_more() {
 fn operations_reuse_their_slots_and_never_meet_a_stranger() {
     let directory = tempfile::tempdir().unwrap();
     let mut ring = ring(&small());
-    let file = ring.add_file(LogFile::create(&directory.path().join("log"), 16 * PAGE).unwrap());
+    let file = ring.add_file(LogFile::create(&directory.path().join("log"), 16 * PAGE, never).unwrap());
     const COUNT: u64 = 10_000;
     const DEPTH: u64 = 32;
     let (mut started, mut ended) = (0, 0);
@@ -228,4 +233,21 @@ fn operations_reuse_their_slots_and_never_meet_a_stranger() {
     ring.complete(0, 0, 0);
     assert_eq!(ring.counters().stale_completions, 1);
     assert_eq!(ring.operation_count(), 1);
+}
+
+/// The rest is left as soon as there is no time for it.
+#[test]
+fn a_segment_is_made_at_leisure_while_there_is_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let size = 1 << 20;
+    let asked = std::cell::RefCell::new(Vec::new());
+    let may_rest = |prepared| {
+        asked.borrow_mut().push(prepared);
+        prepared <= 500 && asked.borrow().iter().filter(|before| **before == prepared).count() < 3
+    };
+    drop(LogFile::create(&directory.path().join("log"), size, may_rest).unwrap());
+    let asked = asked.into_inner();
+    assert!(asked.is_sorted() && asked.first() == Some(&125) && asked.last() == Some(&1000), "{asked:?}");
+    assert!((875..1000).all(|prepared| asked.iter().filter(|it| **it == prepared).count() <= 1), "{asked:?}");
+    assert_eq!(std::fs::metadata(directory.path().join("log")).unwrap().len(), size);
 }
