@@ -7,6 +7,7 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use panch_runtime::options::CORES_MAX;
 
 use crate::config::dev::{DevPlan, default_folder};
 use crate::config::{self, Address, Durability, Loaded, ProtocolKind};
@@ -14,7 +15,7 @@ use crate::exit::Exit;
 
 /// A replicated key-value service.
 #[derive(Parser, Debug)]
-#[command(name = "panchd", version, about, propagate_version = true)]
+#[command(name = "panchd", version, propagate_version = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -124,7 +125,7 @@ pub struct DevArgs {
     #[arg(long, default_value_t = ProtocolKind::Multi, value_name = "NAME")]
     pub protocol: ProtocolKind,
     /// Core threads of each node
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=CORES_MAX as i64))]
     pub cores: u16,
     /// When a write counts as remembered: sync, periodic or memory
     #[arg(long, default_value_t = Durability::Sync, value_name = "MODE")]
@@ -213,6 +214,8 @@ mod tests {
     fn the_definition_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+        let about = Cli::command().get_about().map(ToString::to_string);
+        assert_eq!(about.as_deref(), Some("A replicated key-value service"));
     }
 
     #[test]
@@ -231,6 +234,7 @@ mod tests {
         let text = cli("panchd dev --protocol raft").unwrap_err().to_string();
         assert!(text.contains("choose basic, multi, fast or epaxos"), "{text}");
         assert!(cli("panchd dev --replicas 10").is_err());
+        assert!(cli("panchd dev --cores 255").is_ok() && cli("panchd dev --cores 256").is_err());
         assert!(cli("panchd run --config a.toml --found").is_ok());
         assert!(cli("panchd run --config a.toml --found --rejoin").is_err());
         assert!(cli("panchd run --config a.toml --found --from a --from b").is_ok());

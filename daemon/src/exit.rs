@@ -15,7 +15,7 @@ use panch_wal::RecoverError;
 
 use crate::config::LoadError;
 use crate::config::dev::DevError;
-use crate::run::OptionsFault;
+use crate::options::OptionsFault;
 
 macro_rules! exits {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $meaning:literal;)*) => {
@@ -42,13 +42,13 @@ macro_rules! exits {
 
 exits! {
     /// EX_OK.
-    Done = 0, "What was asked for is done; of `run` and `dev`: stopped in order, by SIGTERM or SIGINT. `status`: all nodes answer, every group that needs a leader has one, no data differ";
+    Done = 0, "What was asked for is done; of `run` and `dev`: stopped in order, by SIGTERM or SIGINT. `status`: all nodes answer and reach a majority, a majority has room on its disks, every group that needs a leader has one, no data differ";
     /// EX_USAGE.
     Usage = 64, "The command line makes no sense";
     /// EX_DATAERR.
     Differ = 65, "`status`: nodes have different data, or do not serve a group because of that";
     /// EX_UNAVAILABLE.
-    Unavailable = 69, "`status`: a node does not answer, or a group has no leader";
+    Unavailable = 69, "`status`: a node does not answer or reaches no majority, a group has no leader, or a majority has no room on its disks";
     /// EX_IOERR.
     Temporary = 74, "Something failed that another try may find mended: no room on the disk, a disk that fails, a name that has no address yet, a port or data directory in use, no memory, threads or descriptors left. Start it again after a pause";
     /// EX_CONFIG.

@@ -5,9 +5,12 @@
 //! * Nothing is left behind: test files have no name by the time they are written to, test sockets are closed.
 
 mod disk;
+mod limits;
+mod memory;
 mod preflight;
 mod sys;
 
+pub use memory::data_memory_max;
 pub use preflight::{connections_possible, preflight};
 
 use std::fmt::Write;
@@ -19,24 +22,16 @@ use panch_runtime::placement::allowed_cpus;
 use crate::cli::{self, CheckArgs, complain};
 use crate::config::schema::list;
 use crate::config::units::Size;
-use crate::config::{Address, Config};
+use crate::config::{Address, ClusterConfig, Config};
 use crate::exit::Exit;
 use crate::secret;
 
-use sys::{Limit, UNLIMITED};
+use limits::LOCKED_MEMORY_REMEDY;
 
 /// Single-issuer rings with deferred task work, as the core threads use them.
 const KERNEL_MIN: (u32, u32) = (6, 1);
-/// glommio refuses to make an executor with less.
-const LOCKED_MEMORY_MIN: u64 = 512 << 10;
-/// Descriptors beyond client connections: rings, eventfds, segments, snapshots, listeners.
-const OPEN_FILES_RESERVE: u64 = 128;
-/// Descriptors that each core thread adds to the reserve.
-const OPEN_FILES_PER_CORE: u64 = 32;
 /// Read to find the CPUs that core threads are kept on.
 const CPUS_ONLINE: &str = "/sys/devices/system/cpu/online";
-/// A node that could serve fewer clients at once than this is not started.
-const CONNECTIONS_MIN: u64 = 16;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -98,6 +93,8 @@ pub fn check(arguments: &CheckArgs) -> Exit {
         Ok(loaded) => loaded,
         Err(exit) => return exit,
     };
+    // As a node does.
+    preflight::raise_limits();
     let findings = examine(&loaded.config);
     let text = render(&findings);
     if arguments.print {
@@ -118,17 +115,27 @@ pub fn examine(config: &Config) -> Vec<Finding> {
         Ok(_) => Finding::fine("cluster secret", path.display().to_string()),
         Err(text) => Finding::failure("cluster secret", text, "every node needs the same"),
     }));
-    findings.extend(disk::examine(&config.node, config.cluster.groups, cores(config)));
+    findings.extend(disk::examine(&config.node, cores(config)));
     let listeners = [
         ("node.resp_listen", config.node.resp_listen),
         ("node.native_listen", config.node.native_listen),
         ("node.peer_listen", config.node.peer_listen),
     ];
     findings.extend(listeners.map(|(key, address)| port(key, address)));
-    for member in &config.cluster.members {
-        findings.extend(name(&member.peer));
-    }
+    findings.extend(names(&config.cluster).into_iter().map(|address| name(address, address.resolve())));
     findings
+}
+
+/// Where members are reached by name, each name once: a node needs the addresses of all of them when it is started.
+fn names(cluster: &ClusterConfig) -> Vec<&Address> {
+    let all = cluster.members.iter().flat_map(|member| [&member.peer, &member.client, &member.native]);
+    let mut names: Vec<&Address> = Vec::new();
+    for address in all.filter(|address| address.ip().is_none()) {
+        if !names.iter().any(|other| other.host() == address.host()) {
+            names.push(address);
+        }
+    }
+    names
 }
 
 /// How many core threads the node has, as far as the process may use CPUs.
@@ -231,53 +238,6 @@ fn ring(made: Result<(), sys::RingRefused>, disabled: &str) -> Finding {
         .passing_if(matches!(code, Some(libc::ENOMEM | libc::ENFILE)))
 }
 
-const LOCKED_MEMORY_REMEDY: &str = "in a systemd drop-in `LimitMEMLOCK=infinity`, or `docker run --ulimit memlock=-1`, or `ulimit -l unlimited` in the shell";
-
-/// The soft limit does not count: the node raises it.
-fn locked_memory(limit: Limit, cores: u64) -> Finding {
-    let what = "locked memory";
-    let remedy = LOCKED_MEMORY_REMEDY;
-    let text =
-        if limit.hard == UNLIMITED { "no limit".to_owned() } else { format!("limit {}", Size(limit.hard)) };
-    if limit.hard < LOCKED_MEMORY_MIN {
-        Finding::failure(what, format!("{text}; at least {} are needed", Size(LOCKED_MEMORY_MIN)), remedy)
-    } else if limit.hard < LOCKED_MEMORY_MIN.saturating_mul(cores) {
-        let need = Size(LOCKED_MEMORY_MIN * cores);
-        Finding::warning(what, format!("{text}; {cores} cores are safe with {need}"), remedy)
-    } else {
-        Finding::fine(what, text)
-    }
-}
-
-/// Descriptors that a process needs beside those of its clients: `nodes` of them, with `cores` in all.
-fn reserve(nodes: u64, cores: u64) -> u64 {
-    nodes * OPEN_FILES_RESERVE + cores * OPEN_FILES_PER_CORE
-}
-
-/// The soft limit does not count: the node raises it. `connections`: of all nodes of the process together.
-fn open_files(limit: Limit, connections: u64, nodes: u64, cores: u64) -> Finding {
-    let what = "open files";
-    let reserve = reserve(nodes, cores);
-    let need = connections + reserve;
-    let text = if limit.hard == UNLIMITED { "no limit".to_owned() } else { format!("limit {}", limit.hard) };
-    if limit.hard >= need {
-        return Finding::fine(what, format!("{text}; {need} may be needed"));
-    }
-    let raise = format!("in a systemd drop-in `LimitNOFILE={need}`, or `docker run --ulimit nofile={need}`");
-    let possible = limit.hard.saturating_sub(reserve);
-    if possible < (nodes * CONNECTIONS_MIN).min(connections) {
-        return Finding::failure(
-            what,
-            format!("{text}, but {reserve} are needed beside those of clients"),
-            raise,
-        );
-    }
-    let text =
-        format!("{text}: that is enough for {possible} client connections at a time, not for {connections}");
-    let per_node = possible / nodes;
-    Finding::warning(what, text, format!("{raise}, or lower node.client_connections_max to {per_node}"))
-}
-
 /// Whether threads can be kept on their CPUs. `topology`: what the system says of its CPUs.
 fn affinity(allowed: io::Result<()>, topology: io::Result<String>) -> Finding {
     let what = "CPU affinity";
@@ -342,20 +302,25 @@ fn port(key: &'static str, address: SocketAddr) -> Finding {
         .passing_if(may_pass)
 }
 
-/// Nothing to say about an address that is not a name.
-fn name(address: &Address) -> Option<Finding> {
-    if address.ip().is_some() {
-        return None;
-    }
+/// What the name of an address is found to stand for.
+fn name(address: &Address, found: io::Result<SocketAddr>) -> Finding {
     let host = address.host();
-    Some(match address.resolve() {
+    match found {
         Ok(found) => Finding::fine("name", format!("{host} is {}", found.ip())),
-        Err(error) => Finding::warning(
+        // Whatever the resolver says: it may know more at another try.
+        Err(error) => Finding::failure(
             "name",
             format!("{host} has no address: {error}"),
             format!("add {host} to the DNS or to /etc/hosts, or use an IP address in cluster.members"),
-        ),
-    })
+        )
+        .passing_if(true),
+    }
+}
+
+/// About so much, for people.
+fn rounded(size: u64) -> Size {
+    let digits = if size >> 34 == 0 { 20 } else { 30 };
+    Size(size >> digits << digits)
 }
 
 #[cfg(test)]
@@ -392,23 +357,18 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_compared_with_what_the_config_needs() {
-        let limit = |soft, hard| Limit { soft, hard };
-        assert_eq!(locked_memory(limit(UNLIMITED, UNLIMITED), 64).level, Level::Fine);
-        assert_eq!(locked_memory(limit(64 << 10, 64 << 10), 1).exit(), Exit::Config);
-        assert_eq!(locked_memory(limit(512 << 10, 512 << 10), 2).level, Level::Warning);
-        // The soft limits do not count: the node raises them.
-        assert_eq!(locked_memory(limit(64 << 10, UNLIMITED), 1).level, Level::Fine);
-        assert_eq!(open_files(limit(1024, 20_000), 10_000, 1, 2).level, Level::Fine);
-        let finding = open_files(limit(1024, 4096), 10_000, 1, 2);
-        assert_eq!(finding.level, Level::Warning, "fewer clients are better than none");
-        assert!(finding.remedy.contains("client_connections_max to 3904"), "{}", finding.remedy);
-        let finding = open_files(limit(1024, 4096), 30_000, 3, 3);
-        assert!(finding.remedy.contains("client_connections_max to 1205"), "{}", finding.remedy);
-        let finding = open_files(limit(64, 64), 10_000, 1, 1);
-        assert_eq!(finding.exit(), Exit::Config);
-        assert!(finding.remedy.contains("LimitNOFILE=10160"), "{}", finding.remedy);
-        assert_eq!(open_files(limit(161, 161), 1, 1, 1).level, Level::Fine, "as few as are wanted");
+    fn each_name_of_a_member_is_looked_up_once_and_fails_as_at_a_start() {
+        let text = include_str!("../../configs/cluster-3/1.toml");
+        let members =
+            r#"cluster.members=[{ node = 1, peer = "one:1", client = "one:2", native = "other:3" }]"#;
+        let listen = [("resp", 1), ("native", 2), ("peer", 3)];
+        let listen = listen.map(|(key, port)| format!("node.{key}_listen=127.0.0.1:{port}"));
+        let sets = [&[members.to_owned()][..], &listen].concat();
+        let config = parse(Path::new("1.toml"), text, &sets).unwrap().config;
+        assert_eq!(names(&config.cluster).iter().map(|it| it.host()).collect::<Vec<_>>(), ["one", "other"]);
+        let address = names(&config.cluster)[0];
+        assert_eq!(name(address, Ok("10.0.0.1:1".parse().unwrap())).level, Level::Fine);
+        assert_eq!(name(address, Err(io::ErrorKind::NotFound.into())).exit(), Exit::Temporary);
     }
 
     #[test]
@@ -439,9 +399,17 @@ mod tests {
         let text = include_str!("../../configs/cluster-3/1.toml");
         let config = parse(&folder.path().join("1.toml"), text, &[]).unwrap().config;
         let findings = examine(&config);
-        for what in
-            ["kernel", "io_uring", "locked memory", "open files", "CPUs", "data folder", "disk space", "port"]
-        {
+        for what in [
+            "kernel",
+            "io_uring",
+            "locked memory",
+            "open files",
+            "memory",
+            "CPUs",
+            "data folder",
+            "disk space",
+            "port",
+        ] {
             assert!(findings.iter().any(|finding| finding.what == what), "{what} is missing");
         }
         assert!(findings.iter().all(|finding| finding.level == Level::Fine || !finding.remedy.is_empty()));

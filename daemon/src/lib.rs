@@ -7,6 +7,7 @@ pub mod exit;
 pub mod host;
 pub mod log;
 pub mod memory;
+mod options;
 pub mod run;
 pub mod salvage;
 pub mod secret;

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use panchd::cli::{self, Command};
+use panchd::cli::{self, Command, complain};
+use panchd::exit::Exit;
 use panchd::{host, log, run, salvage, status};
 
 #[global_allocator]
@@ -13,7 +14,13 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(exit) => return exit.into(),
     };
-    let _log = log::start();
+    let _log = match log::start() {
+        Ok(log) => log,
+        Err(error) => {
+            complain(&format!("panchd: cannot start the thread that writes the log: {error}\n"));
+            return Exit::from(&error).into();
+        }
+    };
     let exit = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Dev(arguments) => run::dev(&arguments),

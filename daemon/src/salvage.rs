@@ -10,7 +10,8 @@ use panch_replica::salvage::{Salvage, Salvaged};
 use crate::cli::{SalvageArgs, complain, print};
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::run::{Order, node_options};
+use crate::options::{Surroundings, node_options};
+use crate::run::Order;
 
 /// Writes the file and prints what is in it, what may be lost, and how to go on.
 pub fn salvage(arguments: &SalvageArgs) -> Exit {
@@ -19,13 +20,14 @@ pub fn salvage(arguments: &SalvageArgs) -> Exit {
         Err(exit) => return exit,
     };
     let order = Order::about(&arguments.config.config);
-    let options = match node_options(&loaded.config, &order, Arc::new(AtomicBool::new(false))) {
-        Ok(options) => options,
+    let surroundings = match Surroundings::without(&loaded.config) {
+        Ok(surroundings) => surroundings,
         Err(fault) => {
             complain(&format!("panchd salvage: {fault}\n"));
             return Exit::from(&fault);
         }
     };
+    let options = node_options(&loaded.config, &order, Arc::new(AtomicBool::new(false)), surroundings);
     match panch_runtime::salvage::salvage(&options, &arguments.out) {
         Ok(found) => {
             print(&describe(&found, &loaded.config, arguments));

@@ -10,18 +10,18 @@ mod report;
 mod table;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::thread::scope;
+use std::net::{SocketAddr, TcpStream};
+use std::thread::{Builder, scope};
 use std::time::Duration;
 
 use crate::cli::{ConfigArgs, StatusArgs, complain, print};
-use crate::config::Address;
+use crate::config::{Address, Member};
 use crate::exit::Exit;
-use report::{Asked, Report};
+use report::{Asked, Report, Silence};
 
 const DEFAULT_ADDRESS: &str = "127.0.0.1:7001";
 const PATIENCE: Duration = Duration::from_secs(3);
-const REQUEST: &[u8] = b"*3\r\n$4\r\nINFO\r\n$6\r\nserver\r\n$5\r\npanch\r\n";
+const REQUEST: &[u8] = b"*4\r\n$4\r\nINFO\r\n$6\r\nserver\r\n$6\r\nmemory\r\n$5\r\npanch\r\n";
 /// A section for 1024 groups is a third of this.
 const SECTION_SIZE_MAX: usize = 1 << 20;
 const LINE_SIZE_MAX: u64 = 512;
@@ -59,27 +59,17 @@ impl GroupStatus {
 
 /// `panchd status`: prints what nodes say, and what is wrong with it.
 pub fn status(arguments: &StatusArgs) -> Exit {
-    let mut addresses = Vec::new();
-    match (&arguments.config, &arguments.address) {
-        (Some(config), _) => {
-            let config = ConfigArgs { config: config.clone(), overrides: arguments.overrides.clone() };
-            match config.load() {
-                Ok(loaded) => {
-                    let members = &loaded.config.cluster.members;
-                    addresses.extend(
-                        members.iter().map(|member| (member.node.to_string(), member.client.clone())),
-                    );
-                }
-                Err(exit) => return exit,
-            }
+    let questions = match questions(arguments) {
+        Ok(questions) => questions,
+        Err(exit) => return exit,
+    };
+    let report = match ask_all(questions) {
+        Ok(asked) => Report::new(asked, arguments.config.is_some()),
+        Err(error) => {
+            complain(&format!("panchd status: cannot start a thread: {error}\n"));
+            return Exit::from(&error);
         }
-        (None, Some(address)) => addresses.push((address.to_string(), address.clone())),
-        (None, None) => {
-            let address: Address = DEFAULT_ADDRESS.parse().expect("the default is an address");
-            addresses.push((address.to_string(), address));
-        }
-    }
-    let report = Report::new(ask_all(addresses), arguments.config.is_some());
+    };
     if arguments.json {
         print(&report.json());
     } else {
@@ -89,28 +79,87 @@ pub fn status(arguments: &StatusArgs) -> Exit {
     report.exit
 }
 
+/// A node to be asked.
+struct Question {
+    /// Its number in the configuration, or its address.
+    name: String,
+    address: Address,
+    /// What the configuration says that it is.
+    wanted: Option<Identity>,
+}
+
+/// Which node, in the spelling of INFO.
+struct Identity {
+    node: String,
+    cluster: String,
+}
+
+/// Whom to ask; or how to end.
+fn questions(arguments: &StatusArgs) -> Result<Vec<Question>, Exit> {
+    let Some(config) = &arguments.config else {
+        let default = || DEFAULT_ADDRESS.parse().expect("the default is an address");
+        let address = arguments.address.clone().unwrap_or_else(default);
+        return Ok(vec![Question { name: address.to_string(), address, wanted: None }]);
+    };
+    let config = ConfigArgs { config: config.clone(), overrides: arguments.overrides.clone() };
+    let cluster = config.load()?.config.cluster;
+    let id = format!("{:016x}", cluster.cluster_id());
+    let question = |member: &Member| {
+        let name = member.node.to_string();
+        let wanted = Identity { node: name.clone(), cluster: id.clone() };
+        Question { name, address: member.client.clone(), wanted: Some(wanted) }
+    };
+    Ok(cluster.members.iter().map(question).collect())
+}
+
 /// Asks all of them at once: each may take its time.
-fn ask_all(addresses: Vec<(String, Address)>) -> Vec<Asked> {
+///
+/// # Errors
+/// If there is no thread for one of them.
+fn ask_all(questions: Vec<Question>) -> io::Result<Vec<Asked>> {
     scope(|scope| {
-        let asked: Vec<_> = addresses
+        let threads: Vec<_> = questions
             .into_iter()
-            .map(|(name, address)| {
-                scope.spawn(move || {
-                    let answer = ask(&address).map_err(|error| error.to_string());
-                    Asked { name, address: address.to_string(), answer }
-                })
-            })
-            .collect();
-        asked.into_iter().map(|thread| thread.join().expect("a panic aborts the process")).collect()
+            .map(|question| Builder::new().spawn_scoped(scope, move || question.ask()))
+            .collect::<io::Result<_>>()?;
+        Ok(threads.into_iter().map(|thread| thread.join().expect("a panic aborts the process")).collect())
     })
 }
 
-/// Asks the node at `address`. Blocks for a few seconds at most, unless a name takes longer to look up.
+impl Question {
+    fn ask(self) -> Asked {
+        let answer = match ask(&self.address) {
+            Ok(status) => match stranger(&status, self.wanted.as_ref()) {
+                None => Ok(status),
+                Some(who) => Err(Silence::Foreign(who)),
+            },
+            Err(error) => Err(Silence::Mute(error.to_string())),
+        };
+        Asked { name: self.name, address: self.address.to_string(), answer }
+    }
+}
+
+/// Who this is, if it is not the node that is wanted, or none at all.
+fn stranger(status: &NodeStatus, wanted: Option<&Identity>) -> Option<String> {
+    let (Some(node), Some(cluster)) = (status.fact("node_id"), status.fact("cluster_id")) else {
+        return Some("what answers there does not say which node of which cluster it is".to_owned());
+    };
+    let wanted = wanted?;
+    if cluster != wanted.cluster {
+        Some(format!("it is node {node} of another cluster, {cluster} instead of {}", wanted.cluster))
+    } else if node != wanted.node {
+        Some(format!("it is node {node}"))
+    } else {
+        None
+    }
+}
+
+/// Asks the node at `address`. Blocks for a few seconds at most for each address that a name has, unless the name takes longer to look up.
 ///
 /// # Errors
 /// If the node cannot be reached, does not answer in time, or answers with something else.
 pub fn ask(address: &Address) -> io::Result<NodeStatus> {
-    let mut stream = TcpStream::connect_timeout(&address.resolve()?, PATIENCE)?;
+    let mut stream = connect(address.resolve_all()?)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.write_all(REQUEST)?;
@@ -121,6 +170,18 @@ pub fn ask(address: &Address) -> io::Result<NodeStatus> {
         _ => error,
     })?;
     Ok(parse(&answer))
+}
+
+/// Connects to the first of the addresses where somebody listens; if nobody does, the error is that of the last.
+fn connect(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut result = Err(io::ErrorKind::NotFound.into());
+    for address in addresses {
+        result = TcpStream::connect_timeout(&address, PATIENCE);
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
 }
 
 /// One bulk or verbatim string, or the error that came instead.
@@ -205,22 +266,75 @@ mod tests {
         assert_eq!(status.groups[0].field("leader"), Some("\u{1b}[31m"));
     }
 
-    #[test]
-    fn a_node_is_asked_over_resp() {
+    /// Somebody who answers one question with this section, and returns the question.
+    fn answering(section: &'static str) -> (Address, thread::JoinHandle<Vec<u8>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address: Address = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let address = listener.local_addr().unwrap().to_string().parse().unwrap();
         let node = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = vec![0; REQUEST.len()];
             stream.read_exact(&mut request).unwrap();
-            stream.write_all(format!("${}\r\n{SECTION}\r\n", SECTION.len()).as_bytes()).unwrap();
+            stream.write_all(format!("${}\r\n{section}\r\n", section.len()).as_bytes()).unwrap();
             request
         });
+        (address, node)
+    }
+
+    #[test]
+    fn a_node_is_asked_over_resp() {
+        let (address, node) = answering(SECTION);
         let status = ask(&address).unwrap();
         assert_eq!(node.join().unwrap(), REQUEST);
         assert_eq!(status, parse(SECTION));
         assert_eq!((status.groups[0].field("ballot"), status.fact("node_id")), (Some("3.0"), Some("1")));
         assert_eq!(status.groups.iter().map(|group| group.group).collect::<Vec<_>>(), [0, 1]);
         assert!(ask(&address).is_err(), "nobody listens any more");
+    }
+
+    #[test]
+    fn an_answer_of_somebody_else_is_none_of_the_node() {
+        let sections =
+            ["node_id:1\r\ncluster_id:ab\r\n", "node_id:1\r\ncluster_id:ab\r\n", "role:master\r\n"];
+        let question = |(index, section): (usize, &'static str)| {
+            let name = (index + 1).to_string();
+            let wanted = Identity { node: name.clone(), cluster: "ab".to_owned() };
+            Question { name, address: answering(section).0, wanted: Some(wanted) }
+        };
+        let report =
+            Report::new(ask_all(sections.into_iter().enumerate().map(question).collect()).unwrap(), true);
+        assert_eq!(report.exit, Exit::Unavailable);
+        let states: Vec<&str> = report.nodes.iter().map(|node| node.state.word()).collect();
+        assert_eq!(states, ["serving", "foreign", "foreign"], "{:?}", report.problems);
+        assert!(
+            report.problems[0].ends_with("as node 2 of this cluster: it is node 1."),
+            "{:?}",
+            report.problems
+        );
+    }
+
+    #[test]
+    fn every_address_of_a_name_is_tried() {
+        let [left, listener] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let (closed, open) = (left.local_addr().unwrap(), listener.local_addr().unwrap());
+        drop(left);
+        assert_eq!(connect(vec![closed, open]).unwrap().peer_addr().unwrap(), open);
+        assert_eq!(connect(vec![closed, closed]).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert!(connect(Vec::new()).is_err());
+    }
+
+    #[test]
+    fn only_the_node_that_is_wanted_is_taken_for_it() {
+        let wanted = Identity { node: "2".to_owned(), cluster: "00ab".to_owned() };
+        let who = |section: &str, wanted| stranger(&parse(section), wanted);
+        let own = "node_id:2\r\ncluster_id:00ab\r\n";
+        assert_eq!((who(own, Some(&wanted)), who(own, None)), (None, None));
+        let redis = "redis_version:7.0.15\r\n";
+        for wanted in [Some(&wanted), None] {
+            assert!(who(redis, wanted).is_some_and(|who| who.contains("does not say which node")));
+        }
+        let other = who("node_id:3\r\ncluster_id:00ab\r\n", Some(&wanted));
+        assert_eq!(other.as_deref(), Some("it is node 3"));
+        let other = who("node_id:2\r\ncluster_id:00ac\r\n", Some(&wanted));
+        assert!(other.is_some_and(|who| who.contains("another cluster, 00ac instead of 00ab")));
     }
 }

@@ -316,10 +316,12 @@ impl CoreLoop {
 
     /// Tells what has happened since the last time.
     fn tell_events(&mut self, now: Instant) {
-        let is_disk_full = self.core.wal().is_some_and(|wal| wal.is_full());
+        let lacks_segment = self.core.wal().is_some_and(|wal| wal.is_full());
+        let is_data_full = self.view.is_data_full();
         let node = u64::from(self.view.node().0) + 1;
         let (core, peers) = (&self.core, &self.out.peers);
-        let sight = Sight { groups: &mut core.status(), reaches: &|id| peers.is_up(id), is_disk_full };
+        let reaches = |id| peers.is_up(id);
+        let sight = Sight { groups: &mut core.status(), reaches: &reaches, lacks_segment, is_data_full };
         self.events.look(now, sight, &mut |level, text| tell(level, format_args!("node {node}: {text}")));
     }
 

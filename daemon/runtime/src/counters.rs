@@ -50,7 +50,7 @@ pub struct CoreCounters {
     pub note_trouble_ms: u64,
     /// Bytes of frame memory in use.
     pub frames_used: u64,
-    /// Cores whose log has no room on its disk.
+    /// Cores whose log refuses proposals, because no further segment of it can be prepared.
     pub disk_full: u64,
     /// Nodes to which a core has no stream.
     pub peers_down: ReplicaSet,

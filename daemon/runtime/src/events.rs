@@ -1,12 +1,16 @@
-//! What happens to a node, for whoever reads its log: who leads, who is out of reach, whether there is a majority, room on the disk, snapshots.
+//! What happens to a node, for whoever reads its log: who leads, who is out of reach, whether there is a majority, room on the disk and in
+//! memory, snapshots.
 //!
 //! A core looks at itself whenever it publishes what it is, and tells what has changed since. What passes by itself within a moment is not told,
-//! what lasts is told again every minute. The lines of a core are bounded: a cluster that cannot settle does not fill a disk with words.
+//! what lasts is told again every minute. The lines about groups are bounded: a cluster that cannot settle does not fill a disk with words. What
+//! finds no place among them is told later, as far as it is still so.
 
 use std::fmt;
+use std::io;
 
 use panch_replica::rejoin::Membership;
 use panch_replica::status::GroupStatus;
+use panch_wal::is_out_of_room;
 use panch_wire::ids::{GroupId, ReplicaId};
 use panch_wire::time::{Duration, Instant};
 
@@ -17,8 +21,13 @@ use crate::complaints::Level;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// What lasts is told again after this.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
-/// The most lines within one [`AGAIN_AFTER`].
+/// The most lines about groups within one [`AGAIN_AFTER`].
 const LINES_MAX: u32 = 200;
+/// As many of them may say of a group only that something lasts: news of other groups find a place among them all the same.
+const REPEATED_MAX: u32 = LINES_MAX / 2;
+
+/// Where lines go.
+type Tell<'a> = dyn FnMut(Level, fmt::Arguments<'_>) + 'a;
 
 /// A state that should not last.
 #[derive(Clone, Copy, Default)]
@@ -39,20 +48,44 @@ enum Turn {
 }
 
 impl Trouble {
-    fn update(&mut self, now: Instant, is_there: bool) -> Option<Turn> {
+    /// Looks at it. `tell` is given what is new and returns whether it could tell that: what it could not is given again at the next look.
+    fn update(&mut self, now: Instant, is_there: bool, tell: impl FnOnce(Turn) -> bool) {
         if !is_there {
-            let since = self.since.take()?;
-            return self.told.take().map(|_| Turn::Over(now.since(since)));
+            let Some(since) = self.since else { return };
+            if self.told.is_none() || tell(Turn::Over(now.since(since))) {
+                *self = Self::default();
+            }
+            return;
         }
         let since = *self.since.get_or_insert(now);
         let (turn, due) = match self.told {
             None => (Turn::Begun, since + PATIENCE),
             Some(told) => (Turn::Lasts(now.since(since)), told + AGAIN_AFTER),
         };
-        (due <= now).then(|| {
+        if due <= now && tell(turn) {
             self.told = Some(now);
-            turn
-        })
+        }
+    }
+
+    /// The same for a state of which everything is told, because there are few of its kind and [`PATIENCE`] bounds how often each changes.
+    /// `words`: that it has begun, that it lasts, and that it is over; for how long is added.
+    fn tell(
+        &mut self,
+        now: Instant,
+        is_there: bool,
+        level: Level,
+        words: [fmt::Arguments<'_>; 3],
+        tell: &mut Tell<'_>,
+    ) {
+        let [begun, lasts, over] = words;
+        self.update(now, is_there, |turn| {
+            match turn {
+                Turn::Begun => tell(level, begun),
+                Turn::Lasts(time) => tell(level, format_args!("{lasts}, for {} s now", time.as_secs())),
+                Turn::Over(time) => tell(Level::Info, format_args!("{over}, after {} s", time.as_secs())),
+            }
+            true
+        });
     }
 }
 
@@ -74,7 +107,10 @@ pub(crate) struct Sight<'a> {
     pub(crate) groups: &'a mut dyn Iterator<Item = GroupStatus>,
     /// Whether this node reaches another.
     pub(crate) reaches: &'a dyn Fn(ReplicaId) -> bool,
-    pub(crate) is_disk_full: bool,
+    /// Whether the core's log refuses proposals, because no further segment of it can be prepared.
+    pub(crate) lacks_segment: bool,
+    /// Whether the data have all the memory that they may.
+    pub(crate) is_data_full: bool,
 }
 
 /// What a core has told.
@@ -87,7 +123,10 @@ pub(crate) struct Events {
     /// By node.
     unreached: Vec<Trouble>,
     no_majority: Trouble,
-    disk_full: Trouble,
+    no_segment: Trouble,
+    /// The last segment that could not be prepared found no room on the disk.
+    is_disk_full: bool,
+    data_full: Trouble,
     lines: Lines,
 }
 
@@ -100,60 +139,60 @@ impl Events {
             groups: Vec::new(),
             unreached: vec![Trouble::default(); node_count],
             no_majority: Trouble::default(),
-            disk_full: Trouble::default(),
+            no_segment: Trouble::default(),
+            is_disk_full: false,
+            data_full: Trouble::default(),
             lines: Lines::default(),
         }
     }
 
+    /// A segment of the log could not be prepared, for this reason.
+    pub(crate) fn note_segment_failure(&mut self, error: &io::Error) {
+        self.is_disk_full = is_out_of_room(error);
+    }
+
     /// Tells what has changed.
-    pub(crate) fn look(
-        &mut self,
-        now: Instant,
-        sight: Sight<'_>,
-        tell: &mut dyn FnMut(Level, fmt::Arguments<'_>),
-    ) {
-        let Self { lines, .. } = self;
-        lines.begin(now, tell);
+    pub(crate) fn look(&mut self, now: Instant, sight: Sight<'_>, tell: &mut Tell<'_>) {
+        self.lines.begin(now, tell);
         if self.tells_of_node {
             self.look_at_nodes(now, sight.reaches, tell);
-        }
-        match self.disk_full.update(now, sight.is_disk_full) {
-            Some(Turn::Begun) => self.lines.tell(
-                Level::Warning,
-                format_args!("the log's disk has no room: writes are refused until there is some"),
-                tell,
-            ),
-            Some(Turn::Lasts(time)) => self.lines.tell(
-                Level::Warning,
+            let words = [
                 format_args!(
-                    "the log's disk still has no room, for {} s now: writes are refused",
-                    time.as_secs()
+                    "the data take all of data_memory_max: what makes them grow is refused until they take less"
                 ),
-                tell,
-            ),
-            Some(Turn::Over(time)) => self.lines.tell(
-                Level::Info,
-                format_args!("the log's disk has room again, after {} s", time.as_secs()),
-                tell,
-            ),
-            None => {}
+                format_args!("the data still take all of data_memory_max: what makes them grow is refused"),
+                format_args!("the data take less than data_memory_max again"),
+            ];
+            self.data_full.tell(now, sight.is_data_full, Level::Warning, words, tell);
         }
+        let words = if self.is_disk_full {
+            [
+                format_args!("the log's disk has no room: writes are refused until there is some"),
+                format_args!("the log's disk still has no room: writes are refused"),
+                format_args!("the log's disk has room again"),
+            ]
+        } else {
+            [
+                format_args!(
+                    "the next log segment cannot be prepared: writes are refused until it can. The line \"cannot prepare log segment\" says why"
+                ),
+                format_args!("the next log segment still cannot be prepared: writes are refused"),
+                format_args!("the next log segment is prepared: writes are taken again"),
+            ]
+        };
+        self.no_segment.tell(now, sight.lacks_segment, Level::Warning, words, tell);
         for status in &mut *sight.groups {
             self.look_at_group(now, &status, tell);
         }
     }
 
-    fn look_at_group(
-        &mut self,
-        now: Instant,
-        status: &GroupStatus,
-        tell: &mut dyn FnMut(Level, fmt::Arguments<'_>),
-    ) {
+    fn look_at_group(&mut self, now: Instant, status: &GroupStatus, tell: &mut Tell<'_>) {
+        let Self { me, groups, lines, .. } = self;
         let group = status.group.0;
-        let seen = match self.groups.iter_mut().find(|seen| seen.group == status.group) {
+        let seen = match groups.iter_mut().find(|seen| seen.group == status.group) {
             Some(seen) => seen,
             None => {
-                self.groups.push(GroupSeen {
+                groups.push(GroupSeen {
                     group: status.group,
                     leader: None,
                     leaderless: Trouble::default(),
@@ -162,116 +201,86 @@ impl Events {
                     snapshots: status.probe.snapshots,
                     installs: status.probe.installs,
                 });
-                self.groups.last_mut().expect("one was added")
+                groups.last_mut().expect("one was added")
             }
         };
         if has_leader(status.kind) {
             let leader = status.protocol.leader;
-            if leader.is_some() && leader != seen.leader {
-                seen.leader = leader;
-                let who = match leader {
-                    Some(id) if id == self.me => "this node leads".to_string(),
-                    Some(id) => format!("node {} leads", u64::from(id.0) + 1),
-                    None => unreachable!("it is there"),
+            if let Some(id) = leader.filter(|_| leader != seen.leader) {
+                let who = if id == *me {
+                    "this node leads".to_string()
+                } else {
+                    format!("node {} leads", u64::from(id.0) + 1)
                 };
                 let ballot = groups::ballot(status.kind, status.protocol.ballot);
-                self.lines.tell(Level::Info, format_args!("group {group}: {who} (ballot {ballot})"), tell);
-            }
-            match seen.leaderless.update(now, leader.is_none()) {
-                Some(Turn::Begun) => {
-                    seen.leader = None;
-                    self.lines.tell(Level::Warning, format_args!("group {group}: no leader is known"), tell);
+                if lines.tell(Level::Info, format_args!("group {group}: {who} (ballot {ballot})"), tell) {
+                    seen.leader = leader;
                 }
-                Some(Turn::Lasts(time)) => self.lines.tell(
+            }
+            seen.leaderless.update(now, leader.is_none(), |turn| match turn {
+                Turn::Begun => {
+                    let text = format_args!("group {group}: no leader is known");
+                    let is_told = lines.tell(Level::Warning, text, tell);
+                    if is_told {
+                        seen.leader = None;
+                    }
+                    is_told
+                }
+                Turn::Lasts(time) => lines.repeat(
                     Level::Warning,
                     format_args!("group {group}: still no leader is known, for {} s now", time.as_secs()),
                     tell,
                 ),
-                Some(Turn::Over(_)) | None => {}
-            }
+                // Who leads is told instead.
+                Turn::Over(_) => true,
+            });
         }
         if status.counters.step_downs > seen.step_downs {
-            // Who leads next is told, though it be the same.
-            (seen.step_downs, seen.leader) = (status.counters.step_downs, None);
-            let text = "this node gives up the lead: it reaches no majority, or its own log does not follow";
-            self.lines.tell(Level::Warning, format_args!("group {group}: {text}"), tell);
+            let text = "this node has given up the lead: it reached no majority, its own log did not follow, or its data are not those of others";
+            if lines.tell(Level::Warning, format_args!("group {group}: {text}"), tell) {
+                // Who leads next is told, though it be the same.
+                (seen.step_downs, seen.leader) = (status.counters.step_downs, None);
+            }
         }
-        if let Some(text) = news_of_membership(seen.membership, status.membership) {
-            self.lines.tell(Level::Info, format_args!("group {group}: {text}"), tell);
+        let news = news_of_membership(seen.membership, status.membership);
+        if news.is_none_or(|text| lines.tell(Level::Info, format_args!("group {group}: {text}"), tell)) {
+            seen.membership = status.membership;
         }
-        seen.membership = status.membership;
-        if status.probe.snapshots > seen.snapshots {
-            self.lines.tell(
-                Level::Info,
-                format_args!(
-                    "group {group}: a snapshot is complete ({} since the start)",
-                    status.probe.snapshots
-                ),
-                tell,
-            );
+        let probe = &status.probe;
+        let counts = [
+            (&mut seen.snapshots, probe.snapshots, "a snapshot is complete"),
+            (&mut seen.installs, probe.installs, "a snapshot of another node is installed"),
+        ];
+        for (seen, count, text) in counts {
+            let text = format_args!("group {group}: {text} ({count} since the start)");
+            if count > *seen && lines.tell(Level::Info, text, tell) {
+                *seen = count;
+            }
         }
-        if status.probe.installs > seen.installs {
-            self.lines.tell(
-                Level::Info,
-                format_args!(
-                    "group {group}: a snapshot of another node is installed ({} since the start)",
-                    status.probe.installs
-                ),
-                tell,
-            );
-        }
-        (seen.snapshots, seen.installs) = (status.probe.snapshots, status.probe.installs);
     }
 
-    fn look_at_nodes(
-        &mut self,
-        now: Instant,
-        reaches: &dyn Fn(ReplicaId) -> bool,
-        tell: &mut dyn FnMut(Level, fmt::Arguments<'_>),
-    ) {
+    fn look_at_nodes(&mut self, now: Instant, reaches: &dyn Fn(ReplicaId) -> bool, tell: &mut Tell<'_>) {
         let mut reached = 1;
         for id in (0..self.node_count as u8).map(ReplicaId).filter(|id| *id != self.me) {
             let is_reached = reaches(id);
             reached += usize::from(is_reached);
             let node = u64::from(id.0) + 1;
-            match self.unreached[id.index()].update(now, !is_reached) {
-                Some(Turn::Begun) => {
-                    self.lines.tell(Level::Warning, format_args!("node {node} is out of reach"), tell);
-                }
-                Some(Turn::Lasts(time)) => self.lines.tell(
-                    Level::Warning,
-                    format_args!("node {node} is still out of reach, for {} s now", time.as_secs()),
-                    tell,
-                ),
-                Some(Turn::Over(time)) => self.lines.tell(
-                    Level::Info,
-                    format_args!("node {node} is in reach again, after {} s", time.as_secs()),
-                    tell,
-                ),
-                None => {}
-            }
+            let words = [
+                format_args!("node {node} is out of reach"),
+                format_args!("node {node} is still out of reach"),
+                format_args!("node {node} is in reach again"),
+            ];
+            self.unreached[id.index()].tell(now, !is_reached, Level::Warning, words, tell);
         }
-        match self.no_majority.update(now, 2 * reached <= self.node_count) {
-            Some(Turn::Begun) => self.lines.tell(
-                Level::Error,
-                format_args!(
-                    "only {reached} of {} nodes are in reach, this one included: without a majority nothing is decided, and no read is confirmed",
-                    self.node_count
-                ),
-                tell,
+        let words = [
+            format_args!(
+                "only {reached} of {} nodes are in reach, this one included: without a majority nothing is decided, and no read is confirmed",
+                self.node_count
             ),
-            Some(Turn::Lasts(time)) => self.lines.tell(
-                Level::Error,
-                format_args!("still no majority of the nodes is in reach, for {} s now", time.as_secs()),
-                tell,
-            ),
-            Some(Turn::Over(time)) => self.lines.tell(
-                Level::Info,
-                format_args!("a majority of the nodes is in reach again, after {} s", time.as_secs()),
-                tell,
-            ),
-            None => {}
-        }
+            format_args!("still no majority of the nodes is in reach"),
+            format_args!("a majority of the nodes is in reach again"),
+        ];
+        self.no_majority.tell(now, 2 * reached <= self.node_count, Level::Error, words, tell);
     }
 }
 
@@ -291,135 +300,47 @@ fn news_of_membership(before: Membership, now: Membership) -> Option<&'static st
     }
 }
 
-/// Bounds what is told.
+/// Bounds what is told of groups: there may be many.
 #[derive(Default)]
 struct Lines {
     since: Instant,
     count: u32,
-    left_out: u32,
+    /// Something found no place.
+    is_short: bool,
 }
 
 impl Lines {
-    fn begin(&mut self, now: Instant, tell: &mut dyn FnMut(Level, fmt::Arguments<'_>)) {
+    fn begin(&mut self, now: Instant, tell: &mut Tell<'_>) {
         if now.since(self.since) < AGAIN_AFTER {
             return;
         }
-        if self.left_out > 0 {
-            tell(Level::Warning, format_args!("{} more such lines were left out", self.left_out));
+        if self.is_short {
+            tell(
+                Level::Warning,
+                format_args!(
+                    "{LINES_MAX} lines in a minute were too few for what has changed in groups: what is still so is told now"
+                ),
+            );
         }
-        *self = Self { since: now, count: 0, left_out: 0 };
+        *self = Self { since: now, ..Self::default() };
     }
 
-    fn tell(
-        &mut self,
-        level: Level,
-        text: fmt::Arguments<'_>,
-        tell: &mut dyn FnMut(Level, fmt::Arguments<'_>),
-    ) {
-        // What is not of one group is rare, and what an error says must not be missed.
-        if level != Level::Error && self.count >= LINES_MAX {
-            self.left_out += 1;
-            return;
+    /// Tells something, if there is a place for it; whether there was.
+    fn tell(&mut self, level: Level, text: fmt::Arguments<'_>, tell: &mut Tell<'_>) -> bool {
+        let has_place = self.count < LINES_MAX;
+        if has_place {
+            self.count += 1;
+            tell(level, text);
         }
-        self.count += 1;
-        tell(level, text);
+        self.is_short |= !has_place;
+        has_place
+    }
+
+    /// The same for what was told before and lasts.
+    fn repeat(&mut self, level: Level, text: fmt::Arguments<'_>, tell: &mut Tell<'_>) -> bool {
+        self.count < REPEATED_MAX && self.tell(level, text, tell)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use panch_wire::ids::ReplicaSet;
-
-    use super::*;
-
-    fn at(seconds: u64) -> Instant {
-        Instant(1) + Duration::from_secs(seconds)
-    }
-
-    #[test]
-    fn what_passes_within_a_moment_is_not_told_and_what_lasts_is_told_again() {
-        let mut trouble = Trouble::default();
-        assert_eq!(trouble.update(at(0), true), None);
-        assert_eq!(trouble.update(at(0) + PATIENCE / 2, false), None);
-        assert_eq!(trouble.update(at(10), true), None);
-        assert_eq!(trouble.update(at(11), true), Some(Turn::Begun));
-        assert_eq!(trouble.update(at(70), true), None);
-        assert_eq!(trouble.update(at(71), true), Some(Turn::Lasts(Duration::from_secs(61))));
-        assert_eq!(trouble.update(at(72), false), Some(Turn::Over(Duration::from_secs(62))));
-        assert_eq!(trouble.update(at(73), false), None);
-    }
-
-    /// Looks every half second at what the nodes from 1 are that are reached; the lines.
-    fn told(events: &mut Events, from: u64, to: u64, reached: &[u8], is_disk_full: bool) -> Vec<String> {
-        let mut lines = Vec::new();
-        for half in 2 * from..2 * to {
-            let sight = Sight {
-                groups: &mut std::iter::empty(),
-                reaches: &|id| reached.contains(&(id.0 + 1)),
-                is_disk_full,
-            };
-            let now = at(0) + Duration::from_millis(500) * half as u32;
-            events.look(now, sight, &mut |level, text| lines.push(format!("{level:?} {text}")));
-        }
-        lines
-    }
-
-    #[test]
-    fn a_node_that_is_without_majority_for_a_minute_has_said_so_twice() {
-        let mut events = Events::new(ReplicaId(0), 3, true);
-        assert_eq!(told(&mut events, 0, 10, &[2, 3], false), [""; 0]);
-        assert_eq!(told(&mut events, 10, 20, &[2], false), ["Warning node 3 is out of reach"]);
-        assert_eq!(
-            told(&mut events, 20, 30, &[], true),
-            [
-                "Warning node 2 is out of reach",
-                "Error only 1 of 3 nodes are in reach, this one included: without a majority nothing is decided, and no read is confirmed",
-                "Warning the log's disk has no room: writes are refused until there is some",
-            ]
-        );
-        let later = told(&mut events, 30, 82, &[], true);
-        let still = "Error still no majority of the nodes is in reach, for 61 s now";
-        assert!(later.iter().any(|line| line == still), "{later:?}");
-        assert_eq!(
-            told(&mut events, 82, 90, &[2, 3], false),
-            [
-                "Info node 2 is in reach again, after 62 s",
-                "Info node 3 is in reach again, after 72 s",
-                "Info a majority of the nodes is in reach again, after 62 s",
-                "Info the log's disk has room again, after 62 s",
-            ]
-        );
-        // Of the node only one core speaks.
-        let mut other = Events::new(ReplicaId(0), 3, false);
-        assert_eq!(told(&mut other, 0, 100, &[], false), [""; 0]);
-    }
-
-    #[test]
-    fn a_way_back_is_told_once_per_step() {
-        use Membership::*;
-        let steps = [
-            Unrecognised,
-            Member,
-            Asking(ReplicaSet::first(3)),
-            Asking(ReplicaSet::first(1)),
-            Mute(7),
-            Mute(3),
-            Member,
-            Member,
-        ];
-        let told: Vec<usize> =
-            (1..steps.len()).filter(|at| news_of_membership(steps[at - 1], steps[*at]).is_some()).collect();
-        assert_eq!(told, [2, 4, 6]);
-    }
-
-    #[test]
-    fn a_cluster_that_cannot_settle_fills_no_disk() {
-        let mut events = Events::new(ReplicaId(0), 3, true);
-        let mut lines = Vec::new();
-        for turn in 0..200 {
-            let from = 4 * turn / 10;
-            lines.extend(told(&mut events, from, from + 2, if turn % 2 == 0 { &[] } else { &[2, 3] }, false));
-        }
-        assert!(lines.len() as u32 <= 2 * LINES_MAX + 2, "{}", lines.len());
-    }
-}
+mod tests;

@@ -9,7 +9,7 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::Ordering;
-use std::thread::{scope, sleep};
+use std::thread::{Builder, scope, sleep};
 use std::time::{Duration, Instant};
 
 use panch_consensus::quorum::classic_quorum;
@@ -135,7 +135,7 @@ impl<'a> Inquiry<'a> {
         Ok(Self { options, addresses, data, hello, since: Instant::now(), _answering: answering })
     }
 
-    /// Asks all others at once.
+    /// Asks all others at once. One that there is no thread for is not asked in this round.
     fn ask_all(&self) -> Round {
         let others = (0..self.options.members.len() as u8).map(ReplicaId);
         let others = others.filter(|id| *id != self.options.node);
@@ -144,16 +144,22 @@ impl<'a> Inquiry<'a> {
             let asked: Vec<_> = others
                 .map(|id| {
                     let address = self.addresses.of(id);
-                    let question = move || ask(address, id, &self.hello, secret, &self.data.peers);
-                    (id, address, scope.spawn(question))
+                    let question = move || {
+                        let answer = ask(address, id, &self.hello, secret, &self.data.peers);
+                        if answer.is_err() {
+                            self.addresses.is_not(id, address);
+                        }
+                        answer
+                    };
+                    (id, address, Builder::new().name("panch-inquiry".into()).spawn_scoped(scope, question))
                 })
                 .collect();
             let answers = asked.into_iter().map(|(id, address, thread)| {
-                let answer = thread.join().expect("a panic aborts the process");
-                if answer.is_err() {
-                    self.addresses.is_not(id, address);
-                }
-                (id, address, answer)
+                let answer = thread.map_err(|error| {
+                    let text = format!("not asked, since no thread can be started: {error}");
+                    io::Error::new(error.kind(), text)
+                });
+                (id, address, answer.and_then(|thread| thread.join().expect("a panic aborts the process")))
             });
             answers.collect()
         })

@@ -36,7 +36,7 @@ use crate::inquiry::{before_first_incarnation, before_next_incarnation};
 use crate::log_io::LogIo;
 use crate::machine::memory_size;
 use crate::notes::Notes;
-use crate::options::NodeOptions;
+use crate::options::{CORES_MAX, NodeOptions};
 use crate::outputs::Outputs;
 use crate::park;
 use crate::past::Past;
@@ -189,7 +189,7 @@ impl Node {
     /// See [`NodeFault`]; each says what to do.
     pub fn start(options: NodeOptions) -> Result<Self, NodeFault> {
         let cores = options.cpus.len();
-        assert!(cores > 0 && cores < 256, "the configuration was checked");
+        assert!((1..=CORES_MAX).contains(&cores), "the configuration was checked");
         assert_eq!(
             options.routing.group_count(),
             options.group_count(),

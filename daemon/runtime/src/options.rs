@@ -17,6 +17,9 @@ use panch_wire::time::Duration;
 
 pub use crate::identity::Loss;
 
+/// The most core threads of a node.
+pub const CORES_MAX: usize = 255;
+
 /// Where a member of the cluster is reached.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Member {
@@ -74,7 +77,7 @@ pub struct NodeOptions {
     pub protocols: Vec<ProtocolKind>,
     /// Which of the groups every key lives in: for as many groups as there are `protocols`.
     pub routing: Routing,
-    /// One core thread per entry, pinned to that CPU; `None` leaves it to the scheduler.
+    /// One core thread per entry, pinned to that CPU; `None` leaves it to the scheduler. One to [`CORES_MAX`].
     pub cpus: Vec<Option<usize>>,
     /// Where everything is kept.
     pub data_dir: PathBuf,

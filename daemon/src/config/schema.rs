@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use panch_consensus::protocol;
+use panch_runtime::options::CORES_MAX;
 use panch_wire::checksum::checksum;
 use panch_wire::ids::{GroupId, ReplicaId};
 use panch_wire::routing::Routing;
@@ -345,9 +346,13 @@ impl Cores {
     /// The CPUs for the core threads, given those that the process may use (ascending).
     ///
     /// # Errors
-    /// If a CPU is not available; the text says which and what would work.
+    /// If a CPU is not available, or there are too many; the text says which and what would work.
     pub fn place(&self, allowed: &[usize]) -> Result<Vec<usize>, String> {
         match self {
+            Cores::All if allowed.len() > CORES_MAX => Err(format!(
+                "node.cores = \"all\" would be {} cores, and a node has {CORES_MAX} at most: set it to a number",
+                allowed.len()
+            )),
             Cores::All => Ok(allowed.to_vec()),
             Cores::Count(count) if *count <= allowed.len() => Ok(allowed[..*count].to_vec()),
             Cores::Count(count) => Err(format!(
@@ -410,15 +415,24 @@ impl Address {
         if self.ip().is_some() { None } else { Some(self.host.clone()) }
     }
 
-    /// Where to connect. Looks a name up, which may take seconds: not for a core thread.
+    /// Where to connect: the first of [`Address::resolve_all`].
     ///
     /// # Errors
     /// If the name has no address.
     pub fn resolve(&self) -> io::Result<SocketAddr> {
-        let mut addresses = (self.host.as_str(), self.port).to_socket_addrs()?;
-        addresses
-            .next()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{self} has no address")))
+        Ok(self.resolve_all()?.remove(0))
+    }
+
+    /// All that the name stands for, at least one. Looks it up, which may take seconds: not for a core thread.
+    ///
+    /// # Errors
+    /// If the name has no address.
+    pub fn resolve_all(&self) -> io::Result<Vec<SocketAddr>> {
+        let addresses: Vec<_> = (self.host.as_str(), self.port).to_socket_addrs()?.collect();
+        if addresses.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("{self} has no address")));
+        }
+        Ok(addresses)
     }
 }
 

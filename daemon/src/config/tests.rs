@@ -289,6 +289,25 @@ fn core_placement_respects_what_the_process_may_use() {
     assert_eq!(Cores::List(vec![5, 1]).place(&allowed), Ok(vec![5, 1]));
     assert!(Cores::Count(4).place(&allowed).unwrap_err().contains("only 3 CPUs (1-2,5)"));
     assert!(Cores::List(vec![0]).place(&allowed).unwrap_err().contains("CPU 0"));
+    let many: Vec<usize> = (0..256).collect();
+    assert_eq!(Cores::All.place(&many[1..]), Ok(many[1..].to_vec()));
+    assert!(Cores::All.place(&many).unwrap_err().contains("a node has 255 at most"));
+    assert!(read(HEAD, &["node.cores=255"]).is_ok() && read(HEAD, &["node.cores=256"]).is_err());
+    let list = |count| format!("node.cores={:?}", &many[..count]);
+    assert!(read(HEAD, &[&list(255)]).is_ok() && read(HEAD, &[&list(256)]).is_err());
+}
+
+#[test]
+fn clients_whose_connections_alone_may_take_more_than_half_of_their_memory_are_warned_of() {
+    let warned = |sets: &[&str]| read(HEAD, sets).unwrap().warnings.to_string();
+    let (little, much) = ("node.client_memory_max=8MiB", "node.client_connections_max=100_000");
+    assert!(
+        warned(&[little]).contains("`node.client_connections_max` to at most 1024"),
+        "{}",
+        warned(&[little])
+    );
+    assert!(warned(&[much]).contains("at least 800000KiB"), "{}", warned(&[much]));
+    assert_eq!(warned(&[little, "node.client_connections_max=1024"]), "");
 }
 
 #[test]

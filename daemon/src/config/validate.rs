@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use panch_replica::ceilings::VALUE_SIZE_MAX;
+use panch_runtime::options;
 use panch_wire::batch;
 use panch_wire::command::{Command, CommandKind, KEY_SIZE_MAX, SessionHeader};
 use panch_wire::frame::{PAGE_SIZE, pages_for};
@@ -30,6 +31,8 @@ const FRAMES_MIN: u64 = 4;
 const REPLY_OVERHEAD: u64 = 64;
 /// So many of the largest values fit into the memory for clients.
 const CLIENT_VALUES_MIN: u64 = 4;
+/// Bytes that the runtime lets every client hold, whatever the others do, if half of their memory is enough for that.
+const CLIENT_LITTLE: u64 = 4 * KIB;
 
 const fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
@@ -85,6 +88,7 @@ struct NodeSizes {
     log_segment_size: Located<u64>,
     frame_pool_size: Located<u64>,
     client_memory_max: Located<u64>,
+    client_connections_max: Located<u64>,
 }
 
 fn cluster(reader: &mut Reader<'_>, notes: &Notes) -> (ClusterConfig, ClusterSizes) {
@@ -312,7 +316,7 @@ fn node(
         request_timeout: request_timeout.value,
         default_read_level: default_read_level.value,
     };
-    (config, NodeSizes { log_segment_size, frame_pool_size, client_memory_max })
+    (config, NodeSizes { log_segment_size, frame_pool_size, client_memory_max, client_connections_max })
 }
 
 /// A relative path of the file starts from the file's folder, so that the node finds its data wherever it is started
@@ -344,17 +348,24 @@ fn secret_file(reader: &mut Reader<'_>, file_folder: &Path) -> Option<PathBuf> {
 
 fn cores(reader: &mut Reader<'_>) -> Cores {
     const CPU_MAX: i128 = 4095;
+    const COUNT_MAX: i128 = options::CORES_MAX as i128;
     let help = "write a number of cores (`cores = 2`), `cores = \"all\"`, or the CPUs (`cores = [0, 2]`)";
     let Some(value) = reader.find("cores") else {
         reader.note_default("cores");
         return Cores::Count(1);
     };
     match &value.item {
-        Item::Integer(count @ 1..=1024) => return Cores::Count(*count as usize),
+        Item::Integer(count @ 1..=COUNT_MAX) => return Cores::Count(*count as usize),
         Item::String(word) if word == "all" => return Cores::All,
-        Item::Integer(_) => reader.refuse("cores", value, "is out of range", "must be from 1 to 1024", ""),
+        Item::Integer(_) => {
+            reader.refuse("cores", value, "is out of range", format!("must be from 1 to {COUNT_MAX}"), "")
+        }
         Item::Array(items) if items.is_empty() => {
             reader.refuse("cores", value, "is empty", "no CPU at all", help)
+        }
+        Item::Array(items) if items.len() > options::CORES_MAX => {
+            let reason = format!("{} CPUs; a node has {COUNT_MAX} cores at most", items.len());
+            reader.refuse("cores", value, "is too long", reason, "")
         }
         Item::Array(items) => {
             let mut cpus = Vec::new();
@@ -381,6 +392,34 @@ fn cores(reader: &mut Reader<'_>) -> Cores {
         }
     }
     Cores::Count(1)
+}
+
+/// Whether what every client may hold, whatever the others do, leaves half of their memory to share.
+fn clients(node: &NodeSizes, notes: &Notes) {
+    let (memory, connections) = (&node.client_memory_max, &node.client_connections_max);
+    let least = 2 * CLIENT_LITTLE * connections.value;
+    if !(memory.sound && connections.sound) || memory.value >= least {
+        return;
+    }
+    let title = format!(
+        "`node.client_memory_max` ({}) is little for {} clients (`node.client_connections_max`)",
+        Size(memory.value),
+        connections.value
+    );
+    let (place, context) = if memory.place.is_some() {
+        (&memory.place, &connections.place)
+    } else {
+        (&connections.place, &None)
+    };
+    let label =
+        format!("each may hold {} whatever the others do: together they may exceed it", Size(CLIENT_LITTLE));
+    let diagnostic =
+        Diagnostic::warning(title).near(place.as_ref(), label).with(context.as_ref(), "so many clients");
+    notes.push(diagnostic.help(format!(
+        "set `node.client_memory_max` to at least {}, or `node.client_connections_max` to at most {}",
+        Size(least),
+        memory.value / (2 * CLIENT_LITTLE)
+    )));
 }
 
 /// Rules between `[cluster]` and `[node]`: what is agreed on must fit what this node sets aside.
@@ -434,4 +473,7 @@ fn between(cluster: &ClusterSizes, node: &NodeSizes, notes: &Notes) {
         "clients must be able to be owed four of the largest",
         &need,
     );
+    if node.client_memory_max.value >= least {
+        clients(node, notes);
+    }
 }

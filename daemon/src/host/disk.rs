@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use panch_wire::frame::{PAGE_SIZE, Page};
 
-use super::{Finding, sys};
+use super::{Finding, rounded, sys};
 use crate::config::units::Size;
 use crate::config::{Durability, NodeConfig};
 use crate::exit::Exit;
@@ -17,10 +17,12 @@ const WHAT: &str = "data folder";
 const WRITE_COUNT: usize = 50;
 /// Above this a disk is too slow for what people expect of a commit.
 const WRITE_SLOW: Duration = Duration::from_millis(20);
-/// Segments a core has at the least: the current one, a spare, and one that is being released.
+/// Segments that a core has beside what its log is to be kept to, and at the least: the current one, a spare, and one that is being released.
 const SEGMENTS_MIN: u64 = 3;
+/// The log of a core is kept to so many times what makes a snapshot due.
+const LOG_SIZE_FACTOR: u64 = 2;
 
-pub(super) fn examine(node: &NodeConfig, groups: u16, cores: u64) -> Vec<Finding> {
+pub(super) fn examine(node: &NodeConfig, cores: u64) -> Vec<Finding> {
     let folder = match existing(&node.data_dir) {
         Some(folder) if folder.is_dir() => folder,
         other => {
@@ -58,7 +60,7 @@ pub(super) fn examine(node: &NodeConfig, groups: u16, cores: u64) -> Vec<Finding
         findings.push(writes(&folder));
     }
     findings.push(match sys::free_bytes(&file) {
-        Ok(free) => space(free, node, groups, cores),
+        Ok(free) => space(free, node, cores),
         Err(error) => {
             let remedy = "check by hand that the log and the snapshots fit";
             Finding::warning("disk space", format!("cannot be read: {error}"), remedy)
@@ -80,6 +82,8 @@ pub(super) fn file_system(node: &NodeConfig) -> Option<Finding> {
 
 fn brief(folder: &Path, magic: u32) -> Option<Finding> {
     let what = "file system";
+    // A volume is not mounted at a path that depends on where a command is given.
+    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let shown = folder.display();
     match magic {
         TMPFS | RAMFS => {
@@ -175,20 +179,22 @@ fn measure(file: &File) -> io::Result<Vec<Duration>> {
     (0..WRITE_COUNT).map(timed).collect()
 }
 
-fn space(free: u64, node: &NodeConfig, groups: u16, cores: u64) -> Finding {
+fn space(free: u64, node: &NodeConfig, cores: u64) -> Finding {
     let what = "disk space";
     let segments = cores.saturating_mul(SEGMENTS_MIN).saturating_mul(node.log_segment_size);
-    let retained = u64::from(groups).saturating_mul(node.snapshot_log_size);
-    let digits = if free >> 34 == 0 { 20 } else { 30 };
-    let text = format!("{} free", Size(free >> digits << digits));
+    let retained = cores.saturating_mul(LOG_SIZE_FACTOR).saturating_mul(node.snapshot_log_size);
+    let need = segments.saturating_add(retained);
+    let text = format!("{} free", rounded(free));
     let remedy = "free some space, or lower node.log_segment_size or node.snapshot_log_size";
     if free < segments {
         let text = format!("{text}; the first segments alone take {}", Size(segments));
         Finding::failure(what, text, remedy).passing_if(true)
-    } else if free < segments.saturating_add(retained) {
-        let need = Size(segments.saturating_add(retained));
-        Finding::warning(what, format!("{text}; the log alone can grow to {need} between snapshots"), remedy)
+    } else if free < need {
+        let text = format!("{text}; the log may take {}, and snapshots of the data come on top", Size(need));
+        Finding::warning(what, text, remedy)
     } else {
+        let text =
+            format!("{text}; the log may take {} of it, and snapshots of the data come on top", Size(need));
         Finding::fine(what, text)
     }
 }
@@ -207,23 +213,24 @@ mod tests {
     }
 
     #[test]
-    fn room_is_counted_per_core_and_per_group() {
+    fn room_is_counted_per_core() {
         let node = node(Path::new("/"));
         let (segment, snapshot) = (node.log_segment_size, node.snapshot_log_size);
-        let level = |free, groups, cores| space(free, &node, groups, cores).level;
-        assert_eq!(level(3 * segment - 1, 1, 1), Level::Failure);
-        assert_eq!(level(3 * segment, 1, 1), Level::Warning);
-        assert_eq!(level(3 * segment + snapshot, 1, 1), Level::Fine);
-        assert_eq!(level(3 * segment + snapshot, 2, 1), Level::Warning);
-        assert_eq!(level(3 * segment + snapshot, 1, 4), Level::Failure);
-        assert_eq!(level(u64::MAX, u16::MAX, u64::MAX), Level::Fine);
+        let level = |free, cores| space(free, &node, cores).level;
+        assert_eq!(level(3 * segment - 1, 1), Level::Failure);
+        assert_eq!(level(3 * segment, 1), Level::Warning);
+        assert_eq!(level(3 * segment + 2 * snapshot - 1, 1), Level::Warning);
+        assert_eq!(level(3 * segment + 2 * snapshot, 1), Level::Fine);
+        assert_eq!(level(3 * segment + 2 * snapshot, 2), Level::Warning);
+        assert_eq!(level(3 * segment + 2 * snapshot, 4), Level::Failure);
+        assert_eq!(level(u64::MAX, u64::MAX), Level::Fine);
     }
 
     #[test]
     fn a_folder_that_does_not_exist_is_judged_by_its_parent_and_not_made() {
         let folder = tempfile::tempdir().unwrap();
         let inner = folder.path().join("a/b");
-        let findings = examine(&node(&inner), 1, 1);
+        let findings = examine(&node(&inner), 1);
         assert!(findings[0].text.ends_with("a/b can be created"), "{findings:?}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
@@ -233,6 +240,8 @@ mod tests {
         let warned = |magic| brief(Path::new("/data"), magic).map(|finding| finding.text).unwrap_or_default();
         assert!(warned(TMPFS).contains("in memory") && warned(RAMFS).contains("in memory"));
         assert!(warned(OVERLAYFS).contains("container"));
+        let relative = brief(Path::new("data"), OVERLAYFS).map(|finding| finding.remedy).unwrap_or_default();
+        assert!(relative.contains("panch-data:/") && relative.contains("/data`"), "{relative}");
         // EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC.
         assert_eq!((warned(0xef53), warned(0x5846_5342)), (String::new(), String::new()));
         let shared = Path::new("/dev/shm");
@@ -249,7 +258,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
-        let findings = examine(&node(&file.join("data")), 1, 1);
+        let findings = examine(&node(&file.join("data")), 1);
         assert_eq!(findings[0].level, Level::Failure, "{findings:?}");
         assert!(findings[0].text.ends_with("file is not a folder"), "{findings:?}");
     }

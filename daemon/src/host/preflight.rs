@@ -3,10 +3,9 @@
 
 use std::fs;
 
+use super::limits::{self, locked_memory, open_files};
 use super::sys::{self, Resource};
-use super::{
-    CPUS_ONLINE, Finding, Level, affinity, cores, disk, kernel, locked_memory, open_files, reserve, ring,
-};
+use super::{CPUS_ONLINE, Finding, Level, affinity, cores, disk, kernel, memory, ring};
 use crate::cli::complain;
 use crate::config::Config;
 use crate::exit::Exit;
@@ -17,14 +16,19 @@ use crate::exit::Exit;
 /// # Errors
 /// How to end, if it cannot.
 pub fn preflight(configs: &[Config]) -> Result<(), Exit> {
+    raise_limits();
+    let (text, exit) = judge(&needs(configs));
+    complain(&text);
+    if exit == Exit::Done { Ok(()) } else { Err(exit) }
+}
+
+/// Raises the limits of this process as far as it may. What it may not is judged as it is.
+pub(super) fn raise_limits() {
     for (resource, what) in [(Resource::OpenFiles, "open files"), (Resource::LockedMemory, "locked memory")] {
         if let Err(error) = sys::raise(resource) {
             complain(&format!("panchd: cannot raise the limit on {what}: {error}\n"));
         }
     }
-    let (text, exit) = judge(&needs(configs));
-    complain(&text);
-    if exit == Exit::Done { Ok(()) } else { Err(exit) }
 }
 
 /// What to say of these findings, and how to end.
@@ -45,7 +49,7 @@ fn judge(findings: &[Finding]) -> (String, Exit) {
     (format!("panchd: cannot run here: {what}: {text}. To change that: {remedy}{more}\n"), exit)
 }
 
-/// What nodes in one process need of the machine, each kind once.
+/// What nodes in one process need of the machine, each kind once. Limits are judged as they are now.
 pub(super) fn needs(configs: &[Config]) -> Vec<Finding> {
     let (nodes, cores) = (configs.len() as u64, configs.iter().map(cores).sum());
     let connections = configs.iter().map(|config| config.node.client_connections_max as u64).sum();
@@ -61,13 +65,14 @@ pub(super) fn needs(configs: &[Config]) -> Vec<Finding> {
         kernel(&fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()),
         ring(sys::try_ring(), disabled.trim()),
         match sys::limit(Resource::LockedMemory) {
-            Ok(limit) => locked_memory(limit, cores),
+            Ok(limit) => locked_memory(limit.soft, cores),
             Err(error) => unread("locked memory", error),
         },
         match sys::limit(Resource::OpenFiles) {
-            Ok(limit) => open_files(limit, connections, nodes, cores),
+            Ok(limit) => open_files(limit.soft, connections, nodes, reserve(configs)),
             Err(error) => unread("open files", error),
         },
+        memory::memory(configs),
     ];
     if configs.iter().any(|config| config.node.is_pinned()) {
         findings.push(affinity(sys::try_affinity(), fs::read_to_string(CPUS_ONLINE)));
@@ -76,11 +81,15 @@ pub(super) fn needs(configs: &[Config]) -> Vec<Finding> {
     findings
 }
 
+/// Descriptors that these nodes need together beside those of their clients.
+fn reserve(configs: &[Config]) -> u64 {
+    configs.iter().map(|config| limits::reserve(&config.node, cores(config))).sum()
+}
+
 /// The most connections of clients for which each of these nodes, in one process, has descriptors.
 pub fn connections_possible(configs: &[Config]) -> usize {
-    let (nodes, cores) = (configs.len() as u64, configs.iter().map(cores).sum());
     let Ok(limit) = sys::limit(Resource::OpenFiles) else { return usize::MAX };
-    let possible = limit.soft.saturating_sub(reserve(nodes, cores)) / nodes.max(1);
+    let possible = limit.soft.saturating_sub(reserve(configs)) / configs.len().max(1) as u64;
     usize::try_from(possible).unwrap_or(usize::MAX).max(1)
 }
 

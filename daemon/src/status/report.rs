@@ -19,7 +19,23 @@ pub(super) struct Asked {
     pub(super) name: String,
     pub(super) address: String,
     /// What it has answered, or why it has not.
-    pub(super) answer: Result<NodeStatus, String>,
+    pub(super) answer: Result<NodeStatus, Silence>,
+}
+
+/// Why a node says nothing of itself.
+pub(super) enum Silence {
+    /// Nobody answers, or nothing that can be understood: what happened.
+    Mute(String),
+    /// Somebody else answers: who.
+    Foreign(String),
+}
+
+impl Silence {
+    fn text(&self) -> String {
+        match self {
+            Silence::Mute(text) | Silence::Foreign(text) => printable(text),
+        }
+    }
 }
 
 /// Everything, for people and for programs.
@@ -51,6 +67,8 @@ pub(super) enum State {
     Rejoining,
     /// Its data, of some group, are not those of others.
     Diverged,
+    /// Somebody else answers at its address.
+    Foreign,
     /// It does not answer.
     Unreachable,
 }
@@ -62,6 +80,7 @@ impl State {
             State::Starting => "starting",
             State::Rejoining => "rejoining",
             State::Diverged => "diverged",
+            State::Foreign => "foreign",
             State::Unreachable => "unreachable",
         }
     }
@@ -72,7 +91,7 @@ impl State {
 #[serde(rename_all = "lowercase")]
 pub(super) enum Disk {
     Ok,
-    /// There is no room for more log: writes are refused.
+    /// No further segment of the log can be prepared, for want of room or because the disk fails: writes are refused.
     Full,
     /// Small files cannot be written: it hangs or fails.
     Hangs,
@@ -104,6 +123,24 @@ pub(super) struct NodeReport {
     pub(super) disk: Option<Disk>,
     /// All that it says of itself, as it spells it.
     pub(super) facts: BTreeMap<String, String>,
+}
+
+impl NodeReport {
+    /// The value of a fact that is a number.
+    fn count(&self, name: &str) -> Option<u64> {
+        self.facts.get(name)?.parse().ok()
+    }
+
+    /// Whether it cannot prepare more log.
+    fn is_full(&self) -> bool {
+        self.count("disk_full").is_some_and(|full| full > 0)
+    }
+
+    /// Whether it misses so many of the nodes, of which there are `count`, that it has no majority.
+    fn is_cut_off(&self, count: usize) -> bool {
+        let down = self.peers_down.as_ref().map_or(0, Vec::len);
+        2 * count.saturating_sub(down) <= count
+    }
 }
 
 /// One group on all nodes that answer.
@@ -151,15 +188,16 @@ impl Report {
         let absent = absences(&asked, is_whole);
         let leaderless: Vec<String> =
             groups.iter().filter_map(|group| leaderless(group, is_whole && !absent.is_empty())).collect();
+        let impotent = if is_whole { impotence(&nodes) } else { Vec::new() };
         let differences = differences(&answers);
         let exit = if !differences.is_empty() {
             Exit::Differ
-        } else if !absent.is_empty() || !leaderless.is_empty() {
+        } else if !absent.is_empty() || !leaderless.is_empty() || !impotent.is_empty() {
             Exit::Unavailable
         } else {
             Exit::Done
         };
-        let problems = [absent, leaderless, troubles(&nodes), differences].concat();
+        let problems = [absent, leaderless, impotent, troubles(&nodes), differences].concat();
         Self { exit, problems, nodes, groups }
     }
 
@@ -191,28 +229,30 @@ fn node_report(asked: &Asked) -> NodeReport {
     };
     let status = match &asked.answer {
         Ok(status) => status,
-        Err(error) => {
-            report.error = Some(printable(error));
+        Err(silence) => {
+            report.error = Some(silence.text());
+            if let Silence::Foreign(_) = silence {
+                report.state = State::Foreign;
+            }
             return report;
         }
     };
-    let count = |name: &str| status.fact(name)?.parse::<u64>().ok();
+    report.facts = status.facts.iter().map(|(name, value)| (printable(name), printable(value))).collect();
     let has_role = |role: &str| status.groups.iter().any(|group| group.field("role") == Some(role));
     report.node = number(&asked.name, status);
     let unfit = [State::Diverged, State::Rejoining, State::Starting];
     report.state = unfit.into_iter().find(|state| has_role(state.word())).unwrap_or(State::Serving);
-    report.uptime_s = count("uptime_in_seconds");
+    report.uptime_s = report.count("uptime_in_seconds");
     report.durability = status.fact("durability").map(printable);
     report.peers_down = status
         .fact("peers_down")
         .map(|list| list.split(',').filter(|node| !node.is_empty()).map(printable).collect());
-    report.disk = match (count("disk_full"), count("small_file_trouble_ms")) {
+    report.disk = match (report.count("disk_full"), report.count("small_file_trouble_ms")) {
         (_, Some(1..)) => Some(Disk::Hangs),
         (Some(1..), _) => Some(Disk::Full),
         (Some(0), _) => Some(Disk::Ok),
         (None, _) => None,
     };
-    report.facts = status.facts.iter().map(|(name, value)| (printable(name), printable(value))).collect();
     report
 }
 
@@ -270,9 +310,15 @@ fn replica_report(node: &str, status: &GroupStatus, position: Option<u64>) -> Re
 /// Nodes that do not answer, and what that means if they are many.
 fn absences(asked: &[Asked], is_whole: bool) -> Vec<String> {
     let line = |node: &Asked| {
-        let error = node.answer.as_ref().err()?;
-        let name = if node.name == node.address { String::new() } else { format!(" {}", node.name) };
-        Some(format!("Node{name} at {} does not answer: {}.", node.address, printable(error)))
+        let silence = node.answer.as_ref().err()?;
+        let is_named = node.name != node.address;
+        let name = if is_named { format!(" {}", node.name) } else { String::new() };
+        let as_whom = match silence {
+            Silence::Foreign(_) if is_named => format!(" as node {} of this cluster", node.name),
+            Silence::Foreign(_) => " as a node of panch".to_owned(),
+            Silence::Mute(_) => String::new(),
+        };
+        Some(format!("Node{name} at {} does not answer{as_whom}: {}.", node.address, silence.text()))
     };
     let mut lines: Vec<String> = asked.iter().filter_map(line).collect();
     let answering = asked.len() - lines.len();
@@ -301,26 +347,48 @@ fn leaderless(group: &GroupReport, has_absent: bool) -> Option<String> {
     Some(text)
 }
 
-/// Nodes whose disks are full, hang or fail, and that miss others, as far as they say so.
+/// What keeps nodes that answer from deciding anything, though all of them may; these are all nodes of the cluster.
+fn impotence(nodes: &[NodeReport]) -> Vec<String> {
+    let cut_off = nodes.iter().filter(|node| node.is_cut_off(nodes.len()));
+    let mut lines: Vec<String> = cut_off
+        .map(|node| format!("Node {} reaches no majority of the nodes: it decides nothing.", node.node))
+        .collect();
+    let full = nodes.iter().filter(|node| node.is_full()).count();
+    if 2 * (nodes.len() - full) <= nodes.len() {
+        lines.push(format!(
+            "{full} of {} nodes cannot prepare more log, which leaves no majority: what nodes have left of it is soon used up, and then \
+             nothing is written.",
+            nodes.len()
+        ));
+    }
+    lines
+}
+
+/// Nodes that have no room for more log or more data, whose disks hang or fail, and that miss others, as far as they say so.
 fn troubles(nodes: &[NodeReport]) -> Vec<String> {
     let mut lines = Vec::new();
     for node in nodes {
         let name = &node.node;
-        match node.disk {
-            Some(Disk::Hangs) => {
-                let time = node.facts.get("small_file_trouble_ms").and_then(|time| time.parse::<u64>().ok());
-                let seconds = time.unwrap_or_default().div_ceil(1000);
-                lines.push(format!(
-                    "Node {name} has not been able to write a small file for {seconds} s: its disk hangs or fails. Nodes that start again are \
-                     not taken in by it until it can."
-                ));
-            }
-            Some(Disk::Full) => {
-                lines.push(format!(
-                    "The disk of node {name} is full: it has no room for more log, and refuses writes."
-                ));
-            }
-            Some(Disk::Ok) | None => {}
+        if let Some(time @ 1..) = node.count("small_file_trouble_ms") {
+            let seconds = time.div_ceil(1000);
+            lines.push(format!(
+                "Node {name} has not been able to write a small file for {seconds} s: its disk hangs or fails. Nodes that start again are \
+                 not taken in by it until it can."
+            ));
+        }
+        if node.is_full() {
+            lines.push(format!(
+                "Node {name} cannot prepare more log, because its disk is full or fails, and refuses writes. Its log says why."
+            ));
+        }
+        if let (Some(size), Some(max @ 1..)) = (node.count("used_memory_dataset"), node.count("maxmemory"))
+            && size >= max
+        {
+            lines.push(format!(
+                "The data of node {name} take {} MiB, all of its data_memory_max: it refuses what makes them grow, and serves reads and \
+                 deletions.",
+                size >> 20
+            ));
         }
         if let Some(down) = node.peers_down.as_ref().filter(|down| !down.is_empty()) {
             lines.push(format!("Node {name} does not reach node {}.", down.join(", ")));
@@ -379,135 +447,9 @@ pub(super) fn answered(name: &str, section: &str) -> Asked {
 /// Node `name`, which does not answer.
 #[cfg(test)]
 pub(super) fn silent(name: &str) -> Asked {
-    let answer = Err("Connection refused".to_owned());
+    let answer = Err(Silence::Mute("Connection refused".to_owned()));
     Asked { name: name.to_owned(), address: format!("10.0.0.{name}:7001"), answer }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn group(line: &str) -> String {
-        format!("disk_full:0\r\npeers_down:\r\ngroup_3:{line}\r\n")
-    }
-
-    fn multi(leading: u8, leader: &str, executed: u64) -> String {
-        group(&format!(
-            "protocol=multi,role=x,leader={leader},leading={leading},committed={executed},executed={executed}"
-        ))
-    }
-
-    fn lags(report: &Report) -> Vec<Option<u64>> {
-        report.groups[0].replicas.iter().map(|replica| replica.lag).collect()
-    }
-
-    #[test]
-    fn who_is_behind_is_told_by_who_leads() {
-        let (leader, close, far) = (multi(1, "1", 120), multi(0, "1", 118), multi(0, "1", 20));
-        let all = vec![answered("1", &leader), answered("2", &close), answered("3", &far)];
-        let report = Report::new(all, true);
-        assert_eq!((lags(&report), report.exit), (vec![Some(0), Some(2), Some(100)], Exit::Done));
-        assert_eq!(report.groups[0].leader.as_deref(), Some("1"));
-        assert_eq!(report.problems, [""; 0]);
-        // A single node does not know how far the leader is.
-        let report = Report::new(vec![answered("2", &close)], false);
-        assert_eq!((lags(&report), report.exit), (vec![None], Exit::Done));
-        assert_eq!(report.groups[0].leader.as_deref(), Some("1"), "so it says");
-        let report = Report::new(vec![answered("1", &leader)], false);
-        assert_eq!(lags(&report), [Some(0)]);
-    }
-
-    #[test]
-    fn groups_without_leaders_are_compared_with_whoever_is_furthest() {
-        let line = |executed| group(&format!("protocol=epaxos,leader=-,committed=0,executed={executed}"));
-        let report = Report::new(vec![answered("1", &line(7)), answered("2", &line(9))], true);
-        assert_eq!((lags(&report), report.exit), (vec![Some(2), Some(0)], Exit::Done));
-        assert!(!report.groups[0].needs_leader);
-    }
-
-    #[test]
-    fn a_node_that_is_missing_and_a_group_without_a_leader_are_no_success() {
-        let follower = || answered("2", &multi(0, "1", 5));
-        let report = Report::new(vec![answered("1", &multi(1, "1", 5)), follower(), silent("3")], true);
-        assert_eq!(report.exit, Exit::Unavailable);
-        assert_eq!(report.problems, ["Node 3 at 10.0.0.3:7001 does not answer: Connection refused."]);
-        assert_eq!(report.nodes[2].state, State::Unreachable);
-
-        let report = Report::new(vec![silent("1"), follower(), silent("3")], true);
-        assert_eq!(report.exit, Exit::Unavailable);
-        assert!(report.problems[2].starts_with("1 of 3 nodes answer"), "{:?}", report.problems);
-        assert_eq!(report.problems[3], "Group 3 has no leader that answers: node 2 follows node 1.");
-        assert_eq!(lags(&report), [None]);
-
-        let nobody = || multi(0, "none", 5);
-        let report = Report::new(vec![answered("1", &nobody()), answered("2", &nobody())], true);
-        assert_eq!(report.exit, Exit::Unavailable);
-        assert_eq!(report.problems, ["Group 3 has no leader: it cannot write until one is elected."]);
-        let report = Report::new(vec![answered("1", &nobody())], false);
-        assert_eq!(report.exit, Exit::Unavailable);
-        assert_eq!(Report::new(vec![silent("1")], false).exit, Exit::Unavailable);
-    }
-
-    #[test]
-    fn disks_and_peers_that_fail_are_worth_a_line() {
-        let of = |lines: &str| {
-            let report = Report::new(vec![answered("2", &format!("node_id:2\r\n{lines}"))], false);
-            (report.problems, report.nodes[0].disk, report.exit)
-        };
-        assert_eq!(
-            of("disk_full:0\r\nsmall_file_trouble_ms:0\r\npeers_down:\r\n"),
-            (vec![], Some(Disk::Ok), Exit::Done)
-        );
-        assert_eq!(of("small_file_trouble_ms:soon\r\n"), (vec![], None, Exit::Done), "an older version");
-        let (lines, disk, _) = of("disk_full:0\r\nsmall_file_trouble_ms:2100\r\n");
-        assert!(
-            lines.len() == 1 && lines[0].starts_with("Node 2") && lines[0].contains("for 3 s"),
-            "{lines:?}"
-        );
-        assert_eq!(disk, Some(Disk::Hangs));
-        let (lines, disk, _) = of("disk_full:1\r\npeers_down:1,3\r\n");
-        assert_eq!(disk, Some(Disk::Full));
-        assert!(lines.len() == 2 && lines[0].contains("disk of node 2 is full"), "{lines:?}");
-        assert_eq!(lines[1], "Node 2 does not reach node 1, 3.");
-    }
-
-    #[test]
-    fn digests_are_compared_where_nodes_have_executed_the_same() {
-        let node = |name: &str, line: &str| answered(name, &format!("group_3:protocol=basic,{line}"));
-        let one = || node("1", "digest=aa,diverged=0,frontier=10,checkpoints=0.512:11;0.1024:12;");
-        let two = || node("2", "digest=bb,diverged=0,frontier=11,checkpoints=0.1024:12;0.1536:13;");
-        let differences = |nodes| {
-            let report = Report::new(nodes, true);
-            assert_eq!(report.exit == Exit::Differ, !report.problems.is_empty());
-            report.problems
-        };
-        let three = node("3", "digest=bb,diverged=0,frontier=11");
-        assert_eq!(differences(vec![one(), two(), three, node("4", "protocol=older")]), [""; 0]);
-        assert_eq!(
-            differences(vec![two(), node("5", "digest=cc,frontier=11")]),
-            ["The data of group 3 differ after the same commands (11): digest bb on node 2; cc on node 5."]
-        );
-        assert_eq!(
-            differences(vec![one(), two(), node("5", "digest=cc,frontier=9,checkpoints=0.1024:13;")]),
-            [
-                "The data of group 3 differ after the same commands (0.1024): digest 12 on node 1, 2; 13 on node 5."
-            ]
-        );
-        let stopped = differences(vec![node("5", "digest=cc,diverged=1,frontier=9")]);
-        assert!(stopped[0].starts_with("Node 5 does not serve group 3"), "{stopped:?}");
-    }
-
-    #[test]
-    fn foreign_text_is_made_printable_and_json_is_an_object() {
-        let foreign = "node_id:\u{1b}[2J\r\npeers_down:\u{1b}\r\nx\u{1b}:\u{1b}\r\n\
-            group_3:protocol=\u{1b},role=\u{1b},ballot=\u{1b},diverged=1,frontier=1,digest=\u{1b}";
-        let report =
-            Report::new(vec![answered("1", foreign), answered("2", "group_3:frontier=1,digest=2")], true);
-        assert!(!report.problems.iter().any(|line| line.contains('\u{1b}')), "{:?}", report.problems);
-        let text = report.json();
-        assert!(!text.contains("\\u001b"), "{text}");
-        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((&value["exit_code"], &value["nodes"][1]["node"]), (&65.into(), &"2".into()));
-        assert_eq!(value["groups"][0]["replicas"][1]["lag"], serde_json::Value::Null);
-    }
-}
+mod tests;

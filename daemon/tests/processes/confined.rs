@@ -73,13 +73,13 @@ fn descriptors_may_be_too_few_and_clients_may_get_fewer() {
     let few = Confined::with_limit(libc::RLIMIT_NOFILE, 64, 64);
     assert_refused(
         &mut prepare(few),
-        &["open files: limit 64", "LimitNOFILE=10160", "--ulimit nofile=10160"],
+        &["open files: limit 64", "LimitNOFILE=10174", "--ulimit nofile=10174"],
     );
     let mut cluster = prepare(Confined::with_limit(libc::RLIMIT_NOFILE, 64, 512));
     cluster.start_node(1);
     let errors = cluster.errors(1);
-    assert!(errors.contains("warning: open files: limit 512") && errors.contains("to 352"), "{errors}");
-    assert_eq!(cluster.info(1).text("maxclients"), "352");
+    assert!(errors.contains("warning: open files: limit 512") && errors.contains("to 338"), "{errors}");
+    assert_eq!(cluster.info(1).text("maxclients"), "338");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::{CoreLoop, RECEIVED_MAX};
 use crate::clients::connection::{Connection, ConnectionKey, NativeSpeech, Speech};
 use crate::clients::describe::Neighbours;
 use crate::clients::{Counter, Stop, native, resp};
+use crate::complaints::without_port;
 use crate::token::{self, Subject};
 
 /// Bytes of unconsumed requests at which no more is received from a client.
@@ -48,6 +49,9 @@ impl CoreLoop {
         };
         if let Some((text, code)) = refusal {
             self.counters.connections_refused += 1;
+            if code == RefusalCode::TooManyConnections {
+                self.complain_of_connections(now);
+            }
             let mut words = Vec::new();
             if listener == Subject::ListenResp {
                 panch_wire::resp::error(text, &mut words);
@@ -65,6 +69,15 @@ impl CoreLoop {
         };
         let key = self.out.clients.add(now, socket, address, speech);
         self.ring.receive(socket, token::client(key));
+    }
+
+    fn complain_of_connections(&mut self, now: Instant) {
+        let (node, max) = (u64::from(self.view.node().0) + 1, self.view.options.connections_max);
+        let text = format_args!(
+            "node {node}: clients are refused, because {max} are connected, which is all that client_connections_max and the limit on open \
+             files allow"
+        );
+        self.complaints.print_rarely(now, "too many clients", None, text);
     }
 
     pub(super) fn on_client_bytes(&mut self, now: Instant, key: ConnectionKey, bytes: &[u8]) {
@@ -133,7 +146,7 @@ impl CoreLoop {
         let mut counter = Counter {
             now,
             is_closed: self.stopping.is_some(),
-            is_data_full: self.view.reports.data_size() >= self.view.options.data_memory_max,
+            is_data_full: self.view.is_data_full(),
             core: &mut self.core,
             view: &self.view,
             forwarding: &mut self.forwarding,
@@ -274,11 +287,12 @@ impl CoreLoop {
         let (address, size) = (connection.address, connection.counted);
         self.counters.clients_evicted += 1;
         let node = u64::from(self.view.node().0) + 1;
+        let shown = address.map_or_else(|| "?".to_string(), |address| address.to_string());
         let text = format_args!(
-            "node {node}: a client is closed to keep to client_memory_max: {size} bytes are held for it (replies that it does not read, or \
-             that became longer than was to be expected, or a request that it does not finish)"
+            "node {node}: the client at {shown} is closed to keep to client_memory_max: {size} bytes are held for it (replies that it does \
+             not read, or that became longer than was to be expected, or a request that it does not finish)"
         );
-        self.complaints.print(now, "evicted client", address, text);
+        self.complaints.print(now, "evicted client", without_port(address), text);
         self.close_client(key);
     }
 

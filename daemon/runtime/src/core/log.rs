@@ -49,6 +49,7 @@ impl CoreLoop {
                     }
                     Err(error) => {
                         wal.segment_failed(sequence);
+                        self.events.note_segment_failure(&error);
                         let text = format_args!(
                             "cannot prepare log segment {sequence}: {error}; writes are refused once the current one is full"
                         );

@@ -33,7 +33,11 @@ impl Peers {
                     Opening { socket, since: now, is_connected: false, before, answer, is_proven: false };
                 self.outbound[id.index()].state = State::Opening(opening);
             }
-            Err(error) => self.fail(now, id, ring, Some(("cannot connect", &error.to_string()))),
+            Err(error) => {
+                self.fail(now, id, ring, Some(("cannot connect", &error.to_string())));
+                // This machine may lack the kind of address that this one is of, and the name may have others.
+                self.is_not_reached(now, id, None);
+            }
         }
     }
 
