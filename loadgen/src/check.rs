@@ -16,6 +16,7 @@
 use panch_wire::time::Instant;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::workload::{Operation, OperationKind, Workload, write_of};
 
@@ -23,6 +24,8 @@ use crate::workload::{Operation, OperationKind, Workload, write_of};
 const SAMPLES_MAX: u64 = 1024;
 /// A write with this acknowledgement has none: it may take effect at any time.
 const NEVER: Instant = Instant(u64::MAX);
+/// After so many failed reads in a row an audit ends.
+const FAILURES_MAX: usize = 3;
 /// Candidates that are kept without a look at them.
 const PRUNE_MIN: usize = 16;
 
@@ -155,55 +158,81 @@ impl Check {
         Ok(())
     }
 
-    /// Reads every sampled key that was written and compares.
-    ///
-    /// # Errors
-    /// Those of `read`.
-    pub fn audit<E>(
+    /// Reads every sampled key that was written and compares. `read` returns the value of a key. What it cannot read leaves the audit
+    /// incomplete; after some failures in a row, or at a stop, the rest is not read.
+    pub fn audit<E: fmt::Display>(
         &self,
         mut read: impl FnMut(OperationKind, u64) -> Result<Option<Vec<u8>>, E>,
-    ) -> Result<Verdict, E> {
+        stop: &AtomicBool,
+    ) -> Verdict {
         let mut verdict = Verdict::default();
-        for (sample, history) in self.values.iter().enumerate() {
-            if history.last_sent.is_none() {
-                continue;
+        let mut failures = 0;
+        for (kind, sample) in self.written() {
+            if stop.load(Ordering::Relaxed) {
+                verdict.unread.push("it was stopped before all keys were read".to_owned());
+                break;
             }
             let key = sample as u64 * self.stride;
-            let value = read(OperationKind::Set, key)?;
-            verdict.checked += 1;
-            let found = value.as_deref().and_then(|value| write_of(value, self.run));
-            let fits = found.is_some_and(|found| history.may_remain(found));
-            if !fits {
-                verdict.violations.push(match (value, found) {
-                    (None, _) => format!("key {key}: an acknowledged write is gone, there is no value"),
-                    (_, None) => format!("key {key}: an acknowledged write is gone, an older value is back"),
-                    (_, Some(found)) => {
-                        format!("key {key}: write {found:#x} is there, but a later write was acknowledged")
+            match read(kind, key) {
+                Ok(value) => {
+                    failures = 0;
+                    verdict.checked += 1;
+                    verdict.violations.extend(match kind {
+                        OperationKind::Incr => self.counter_fault(sample, value.as_deref()),
+                        _ => self.value_fault(sample, value.as_deref()),
+                    });
+                }
+                Err(error) => {
+                    failures += 1;
+                    let is_last = failures == FAILURES_MAX;
+                    let end =
+                        if is_last { "; it was the last of several, and the rest is not read" } else { "" };
+                    verdict.unread.push(format!("key {key}: {error}{end}"));
+                    if is_last {
+                        break;
                     }
-                });
+                }
             }
         }
-        for (sample, counter) in self.counters.iter().enumerate() {
-            if counter.acknowledged == 0 {
-                continue;
-            }
-            let key = sample as u64 * self.stride;
-            let value = read(OperationKind::Incr, key)?;
-            verdict.checked += 1;
-            let number = value.as_deref().and_then(|value| str::from_utf8(value).ok()?.parse::<i64>().ok());
-            let least = counter.base.wrapping_add_unsigned(counter.acknowledged);
-            let most = least.wrapping_add_unsigned(counter.unknown);
-            if !number.is_some_and(|number| (least..=most).contains(&number)) {
-                verdict.violations.push(format!(
-                    "counter {key}: {} increments were acknowledged and {} are unknown, so {least} to {most} is right, \
-                     but it is {}",
-                    counter.acknowledged,
-                    counter.unknown,
-                    number.map_or("no number".to_owned(), |number| number.to_string())
-                ));
+        verdict
+    }
+
+    /// The samples with an acknowledged write.
+    fn written(&self) -> impl Iterator<Item = (OperationKind, usize)> {
+        let values = (0..self.values.len()).filter(|sample| self.values[*sample].last_sent.is_some());
+        let counters = (0..self.counters.len()).filter(|sample| self.counters[*sample].acknowledged > 0);
+        let values = values.map(|sample| (OperationKind::Set, sample));
+        values.chain(counters.map(|sample| (OperationKind::Incr, sample)))
+    }
+
+    /// What is wrong with the value that was read of a sample, if anything is.
+    fn value_fault(&self, sample: usize, value: Option<&[u8]>) -> Option<String> {
+        let key = sample as u64 * self.stride;
+        let found = value.and_then(|value| write_of(value, self.run));
+        match (value, found) {
+            (_, Some(found)) if self.values[sample].may_remain(found) => None,
+            (None, _) => Some(format!("key {key}: an acknowledged write is gone, there is no value")),
+            (_, None) => Some(format!("key {key}: an acknowledged write is gone, an older value is back")),
+            (_, Some(found)) => {
+                Some(format!("key {key}: write {found:#x} is there, but a later write was acknowledged"))
             }
         }
-        Ok(verdict)
+    }
+
+    /// The same of a counter.
+    fn counter_fault(&self, sample: usize, value: Option<&[u8]>) -> Option<String> {
+        let key = sample as u64 * self.stride;
+        let CounterHistory { base, acknowledged, unknown } = self.counters[sample];
+        let number = value.and_then(|value| str::from_utf8(value).ok()?.parse::<i64>().ok());
+        let least = base.wrapping_add_unsigned(acknowledged);
+        let most = least.wrapping_add_unsigned(unknown);
+        (!number.is_some_and(|number| (least..=most).contains(&number))).then(|| {
+            format!(
+                "counter {key}: {acknowledged} increments were acknowledged and {unknown} are unknown, so {least} to {most} is \
+                 right, but it is {}",
+                number.map_or("no number".to_owned(), |number| number.to_string())
+            )
+        })
     }
 }
 
@@ -216,7 +245,7 @@ pub struct Verdict {
     pub checked: usize,
     /// What was wrong, a line each.
     pub violations: Vec<String>,
-    /// Servers that could not be asked, a line each.
+    /// What could not be read and why, a line each: a server, a key, or the rest of the keys.
     pub unread: Vec<String>,
 }
 
@@ -232,13 +261,25 @@ impl Verdict {
         self.violations.extend(other.violations);
         self.unread.extend(other.unread);
     }
+
+    /// What has to be said of it, at most so many lines of each kind; and how many more there are.
+    pub fn remarks(&self, most: usize) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (name, all) in [("AUDIT", &self.violations), ("AUDIT INCOMPLETE", &self.unread)] {
+            lines.extend(all.iter().take(most).map(|text| format!("{name}: {text}")));
+            if all.len() > most {
+                lines.push(format!("{name}: and {} more", all.len() - most));
+            }
+        }
+        lines
+    }
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.violations.len(), self.unread.len()) {
             (0, 0) => write!(f, "ok, {} reads", self.checked),
-            (0, count) => write!(f, "INCOMPLETE, {count} not read; ok, {} reads", self.checked),
+            (0, _) => write!(f, "INCOMPLETE; ok, {} reads", self.checked),
             (1, _) => write!(f, "1 VIOLATION in {} reads", self.checked),
             (count, _) => write!(f, "{count} VIOLATIONS in {} reads", self.checked),
         }
@@ -271,7 +312,7 @@ mod tests {
     }
 
     fn violations(check: &Check, value: Option<Vec<u8>>) -> Vec<String> {
-        check.audit(|_, _| Ok::<_, Infallible>(value.clone())).unwrap().violations
+        check.audit(|_, _| Ok::<_, Infallible>(value.clone()), &AtomicBool::new(false)).violations
     }
 
     fn value(run: u64, write: u64) -> Option<Vec<u8>> {
@@ -349,6 +390,36 @@ mod tests {
         check.unknown(&incr);
         assert!(at(&check, 105) && at(&check, 106) && !at(&check, 107));
         assert_eq!(violations(&check, None).len(), 1);
+    }
+
+    /// An audit of one write to each of ten keys, every one of which is gone, where reads of these keys fail.
+    fn audit_with_failures(is_failing: impl Fn(u64) -> bool, stop: &AtomicBool) -> Verdict {
+        let mut check = Check::new(&workload("set", 10), RUN);
+        for key in 0..10 {
+            check.acknowledged(&Operation { key, ..set(key + 1) }, Instant(10), Instant(20));
+        }
+        let read = |_, key| if is_failing(key) { Err("no answer") } else { Ok(None) };
+        check.audit(read, stop)
+    }
+
+    #[test]
+    fn a_failed_read_takes_nothing_along_and_several_in_a_row_end_the_audit() {
+        let on = AtomicBool::new(false);
+        let some = audit_with_failures(|key| [2, 3, 5, 6].contains(&key), &on);
+        assert_eq!((some.checked, some.violations.len(), some.unread.len()), (6, 6, 4));
+        assert_eq!(some.unread[0], "key 2: no answer");
+        let ended = audit_with_failures(|key| key >= 4, &on);
+        assert_eq!((ended.checked, ended.violations.len(), ended.unread.len()), (4, 4, 3));
+        assert!(ended.unread[2].starts_with("key 6: no answer; ") && !ended.is_clean(), "{:?}", ended.unread);
+        assert_eq!(ended.remarks(2).len(), 6);
+        assert_eq!(ended.remarks(2)[2], "AUDIT: and 2 more");
+    }
+
+    #[test]
+    fn a_stop_ends_an_audit_and_leaves_it_incomplete() {
+        let stopped = audit_with_failures(|_| false, &AtomicBool::new(true));
+        assert_eq!((stopped.checked, stopped.violations.len(), stopped.is_clean()), (0, 0, false));
+        assert!(stopped.to_string().starts_with("INCOMPLETE"), "{stopped}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use panch_wire::client::ReadLevel;
 
-use crate::connection::{PIPELINE_MAX, Protocol};
+use crate::connection::{PIPELINE_MAX, Protocol, pipeline_max};
 use crate::host;
 use crate::keys::KeyDistribution;
 use crate::quantity::{Count, Period, Size};
@@ -35,9 +35,13 @@ pub const EXIT_INTERRUPTED: u8 = 130;
 ///
 /// In an open loop latency counts from when a request was due, so a server that stalls cannot hide it; in a closed loop nothing is due, and
 /// it counts from when a request was sent. A request without success counts with the time for which it had waited, and quantiles that rest on
-/// such are shown with >=. The exit code is 0 only if every request that was due was sent and succeeded and the audit, if there was one,
-/// found nothing; 3 if the load generator may have been the limit (compare says that of each run, and ends with 0); 64 if the options make no
-/// sense.
+/// such are shown with >=.
+///
+/// The exit code is 0 only if every request that was due was sent and succeeded and the audit, if there was one, read everything and found
+/// nothing wrong. It is 1 if something failed, was not sent or was not audited; 3 if nothing did, but the load generator may have been the
+/// limit (compare says that of each run, and ends with 0); 64 if the options make no sense; 65 if a file that was to be read is no report,
+/// and 66 if it could not be read; 74 if there is no measurement for another reason, or the report could not be written; 130 if a signal
+/// stopped it.
 #[derive(Parser, Debug)]
 #[command(name = "panch-loadgen", version, about, propagate_version = true, max_term_width = 110)]
 pub struct Cli {
@@ -59,7 +63,7 @@ pub enum Command {
     Diff(DiffArgs),
 }
 
-/// What both commands can be told.
+/// What `local` and `run` can both be told.
 #[derive(Args, Clone, Debug)]
 pub struct LoadArgs {
     /// Measured time of each run
@@ -86,7 +90,7 @@ pub struct LoadArgs {
     /// How many keys
     #[arg(short = 'r', long, value_name = "COUNT", default_value = "100k")]
     pub key_count: Count,
-    /// Which keys are used: uniform, zipf, zipf:THETA or sequential
+    /// Which keys are used: uniform, zipf, zipf:THETA, sequential or hot:PERCENT, of which so many percent of the commands share one
     #[arg(long, value_name = "DISTRIBUTION", default_value_t = KeyDistribution::Uniform)]
     pub keys: KeyDistribution,
     /// How the arrivals of an open loop are spread
@@ -532,6 +536,12 @@ impl LoadArgs {
         if !(1..=PIPELINE_MAX).contains(&self.outstanding) {
             return Err(format!("--outstanding is from 1 to {PIPELINE_MAX}"));
         }
+        if self.outstanding > pipeline_max(self.sessions) {
+            return Err(format!(
+                "with --sessions --outstanding is at most {}: the nodes remember so many answers of each",
+                pipeline_max(true)
+            ));
+        }
         measurable(self.duration)?;
         if self.sessions && self.repeat_after.0.is_zero() {
             return Err("--repeat-after must be above zero".to_owned());
@@ -587,6 +597,25 @@ mod tests {
     }
 
     #[test]
+    fn the_help_names_every_exit_code() {
+        use clap::CommandFactory;
+        let help = Cli::command().render_long_help().to_string();
+        let words: Vec<&str> = help.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+        for code in [
+            0,
+            EXIT_UNCLEAN,
+            EXIT_NO_VERDICT,
+            EXIT_USAGE,
+            EXIT_DATA,
+            EXIT_NO_INPUT,
+            EXIT_IO,
+            EXIT_INTERRUPTED,
+        ] {
+            assert!(words.contains(&code.to_string().as_str()), "{code} is missing in {help}");
+        }
+    }
+
+    #[test]
     fn defaults_fit_each_other() {
         assert!(load("local").workload(Mix::WRITES).is_ok());
         assert!(load("local --check").workload(Mix::WRITES).is_ok());
@@ -617,6 +646,7 @@ mod tests {
             ("local --check --value-size 8", "--value-size"),
             ("local --key-size 3", "key size"),
             ("local --sessions --repeat-after 0", "--repeat-after"),
+            ("local --sessions -P 129", "--outstanding is at most 128"),
         ] {
             let fault = load(text).workload(Mix::WRITES).unwrap_err();
             assert!(fault.contains(part), "{text}: {fault}");

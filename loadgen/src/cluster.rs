@@ -20,6 +20,7 @@ use panch_wire::client::ReadLevel;
 
 use crate::connection::Protocol;
 use crate::control::Control;
+use crate::stderr;
 use crate::truth::Source;
 use crate::workload::OperationKind;
 
@@ -309,7 +310,8 @@ impl Drop for Cluster {
         if !self.keep
             && let Err(error) = fs::remove_dir_all(&self.folder)
         {
-            eprintln!("panch-loadgen: cannot remove {}: {error}", self.folder.display());
+            let folder = self.folder.display();
+            stderr::line(format_args!("panch-loadgen: cannot remove {folder}: {error}"));
         }
     }
 }

@@ -19,20 +19,19 @@ mod remarks;
 mod settings;
 pub mod table;
 
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::check::{Check, Verdict};
+use crate::audit;
 use crate::cli::{CompareArgs, ProtocolKind};
 use crate::cluster::{Cluster, ClusterError};
-use crate::control::Control;
-use crate::drive::{DriveError, PATIENCE, audit_level, preload_with, run_name};
+use crate::drive::DriveError;
 use crate::engine::{self, EngineError, Plan};
-use crate::keys::KeyText;
 use crate::local::START_PATIENCE;
+use crate::preload::preload;
 use crate::quantity::{Period, short};
 use crate::report::Run;
+use crate::stderr;
 use crate::truth::{Snapshot, Source, Truth, scrape};
 
 pub use comparison::{Agreement, Comparison, Entry, EqualLoad, Measured, SCHEMA, Series};
@@ -41,8 +40,6 @@ use phases::Phases;
 
 /// How long giving every key a value may take, if the mix reads.
 const PRELOAD_LIMIT: Duration = Duration::from_secs(10);
-/// Clients that propose themselves ask again after so long.
-const REPEAT_AFTER: Duration = Duration::from_secs(2);
 /// How long nodes may take to execute what the others have.
 const AGREEMENT_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -55,7 +52,7 @@ pub fn run(arguments: &CompareArgs, stop: &AtomicBool) -> Result<Comparison, Dri
     let plan = settings::plan(arguments, workload).map_err(DriveError::Usage)?;
     let equal_part = settings::equal_part(arguments).map_err(DriveError::Usage)?;
     let order_seed = settings::order_seed(arguments).map_err(DriveError::Usage)?;
-    eprintln!("{}", settings::announcement(arguments, equal_part.is_some()));
+    stderr::line(settings::announcement(arguments, equal_part.is_some()));
     let comparison = Comparison {
         schema: SCHEMA.to_owned(),
         title: settings::title(arguments),
@@ -109,6 +106,7 @@ impl Campaign<'_> {
                 let mut phases = Phases::new(&format!("[{name}{place}] {}", entry.label));
                 match measure(self.arguments, self.arguments.protocols[index], plan, &mut phases, self.stop) {
                     Ok(measured) => {
+                        self.comparison.interrupted |= measured.run.interrupted;
                         let position = Some(self.position);
                         series(entry).rounds.push(Measured { position, ..measured });
                     }
@@ -160,26 +158,21 @@ fn measure(
     let mut cluster = Cluster::start(&cluster_plan, START_PATIENCE, stop)?;
     let sources = cluster.sources();
     let targets = cluster.addresses().iter().map(|addresses| addresses.native).collect();
-    let is_direct = protocol == ProtocolKind::FastDirect;
-    let plan = Plan {
-        targets,
-        run: run_name(),
-        direct: is_direct.then_some(arguments.batch as usize),
-        repeat_after: is_direct.then_some(REPEAT_AFTER),
-        ..plan.clone()
-    };
+    let plan = settings::for_protocol(plan, arguments, protocol, targets);
     let before = scrape(&sources);
     runs(protocol, &before).map_err(DriveError::Mismatch)?;
     phases.end(&format!("serve after {}", seconds(begin.elapsed())));
 
+    let mut preloaded = None;
     if plan.workload.mix.reads() {
         phases.begin("preload: every key gets a value");
-        preload_with(&plan, PRELOAD_LIMIT, stop, phases)?;
-        phases.end("");
+        let preload = preload(&plan, PRELOAD_LIMIT, stop, phases)?;
+        phases.end(&preload.shortage().unwrap_or_default());
+        preloaded = Some(preload);
     }
     phases.begin(&format!("warm-up: {}", Period(plan.warm_up)));
     phases.measure(&sources, plan.duration);
-    let outcome = engine::run(&plan, stop, phases)?;
+    let mut outcome = engine::run(&plan, stop, phases)?;
     let scrapes = phases.take_scrapes();
     if outcome.interrupted {
         return Err(EngineError::Interrupted.into());
@@ -190,15 +183,17 @@ fn measure(
     phases.begin("stop: compare the nodes' states, read writes back, remove everything");
     let after = scrape(&sources);
     let agreement = agreement(&sources, AGREEMENT_PATIENCE, stop).ok_or(EngineError::Interrupted)?;
-    let verdict = match &outcome.check {
-        Some(check) => Some(audit(&plan, check)?),
-        None => None,
-    };
-    cluster.check_alive()?;
+    let verdict = outcome.check.as_ref().map(|check| audit::at_targets_in_turn(&plan, check, stop));
+    // The audit is a part of the run, and a stop ends it.
+    outcome.interrupted |= verdict.is_some() && stop.load(Ordering::Relaxed);
+    // What was measured was so before: a node that ended since then does not take it along.
+    let failure = cluster.check_alive().err().map(|error| error.to_string());
     drop(cluster);
     phases.end("");
     let run = Run::new(&plan, &outcome, &Truth::between(&before, &after), verdict);
-    Ok(Measured::new(protocol, run, &Truth::between(&scrapes.opened, &scrapes.closed), agreement))
+    let run = Run { preload: preloaded, ..run };
+    let window = Truth::between(&scrapes.opened, &scrapes.closed);
+    Ok(Measured { failure, ..Measured::new(protocol, run, &window, agreement) })
 }
 
 fn seconds(span: Duration) -> String {
@@ -259,24 +254,6 @@ fn compare_digests(nodes: &[Option<Snapshot>]) -> Agreement {
         }
     }
     Agreement::Equal
-}
-
-/// Reads the sampled keys back, each from another node in turn: that all nodes hold the same is compared by digest.
-fn audit(plan: &Plan, check: &Check) -> Result<Verdict, DriveError> {
-    let mut text = KeyText::new(plan.workload.key_size);
-    let failed = |address| move |error: io::Error| DriveError::Audit { address, error };
-    let mut readers = Vec::new();
-    for address in &plan.targets {
-        let level = audit_level(&plan.workload);
-        let control = Control::connect(*address, plan.protocol, level, PATIENCE).map_err(failed(*address))?;
-        readers.push((*address, control));
-    }
-    let mut turn = 0;
-    check.audit(|kind, key| {
-        turn = (turn + 1) % readers.len();
-        let (address, control) = &mut readers[turn];
-        control.read(&mut text, kind, key).map_err(failed(*address))
-    })
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use panch_wire::time::Instant;
 
 use crate::direct::{Batches, PROPOSALS};
 use crate::resp::{self, RespFault, RespReply};
-use crate::session::Session;
+use crate::session::{self, Session};
 use crate::workload::{Operation, OperationKind, VALUE_SIZE_MAX};
 
 /// What a server speaks.
@@ -110,6 +110,11 @@ const REPLY_SIZE_MAX: usize = VALUE_SIZE_MAX + (64 << 10);
 /// What pipelines are bounded by: a request's place is the low 16 bits of its number.
 pub const PIPELINE_MAX: usize = 1 << 16;
 
+/// The most outstanding requests that a connection can have: with a session, as many as the nodes remember.
+pub fn pipeline_max(has_session: bool) -> usize {
+    if has_session { session::WINDOW } else { PIPELINE_MAX }
+}
+
 /// The state of one connection.
 pub struct Connection {
     pipeline: usize,
@@ -178,7 +183,7 @@ impl Connection {
         read_level: ReadLevel,
         request_size: usize,
     ) -> Self {
-        let batches = Some(Batches::new(commands_max));
+        let batches = Some(Batches::new(commands_max, request_size));
         Self { batches, ..Self::with_session(id, pipeline, read_level, request_size) }
     }
 

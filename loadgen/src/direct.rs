@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 
 use panch_wire::batch::{BatchView, BatchWriter, Entry};
 use panch_wire::client::{self, Operation, ReadLevel, RequestView};
-use panch_wire::command::Command;
-use panch_wire::frame::{Frame, FramePool, PAGE_SIZE};
+use panch_wire::command::{Command, CommandKind, SessionHeader};
+use panch_wire::frame::{Frame, FramePool, PAGE_SIZE, pages_for};
 use panch_wire::ids::{GroupId, ReplicaId};
 use panch_wire::slots::group_of_key;
 
@@ -21,8 +21,8 @@ const FLYING_MAX: usize = 4;
 /// Numbers of a session that may be outstanding are fewer.
 const PLACES: usize = 2 * WINDOW;
 
-/// Memory of one connection for batches being filled: they leave with the next flush.
-const POOL_SIZE: usize = 64 << 20;
+/// Memory that a batch is given for several commands; one that is larger is given to a command that needs it.
+const BATCH_SIZE: usize = 64 << 10;
 
 /// The batches of one connection that are being filled.
 pub(crate) struct Batches {
@@ -45,13 +45,19 @@ pub(crate) struct Batches {
 }
 
 impl Batches {
-    pub(crate) fn new(commands_max: usize) -> Self {
+    /// Batches of so many commands at most, whose keys and values have so many bytes together at most.
+    pub(crate) fn new(commands_max: usize, request_size: usize) -> Self {
+        let session = Some(SessionHeader { session: 0, number: 0, acked_below: 0 });
+        // The value of an increment is not counted among those of requests.
+        let increment = Command { kind: CommandKind::IncrBy, flags: 0, session, key: &[], value: &[0; 8] };
+        let frame_size = BATCH_SIZE.max(size_of_one(&increment) + request_size);
         Self {
             commands_max,
             home: ReplicaId(0),
             group_count: 1,
             number: 0,
-            pool: FramePool::new(POOL_SIZE),
+            // Every command that waits may have a batch of its own, and memory comes in powers of two. It is taken as it is needed.
+            pool: FramePool::new(WINDOW * pages_for(frame_size).next_power_of_two() * PAGE_SIZE),
             open: Vec::new(),
             complete: VecDeque::new(),
             flying: Vec::new(),
@@ -93,9 +99,9 @@ impl Batches {
             }
             self.complete(index);
         }
-        let needed = panch_wire::batch::OVERHEAD + panch_wire::batch::size_of_command(command);
-        let likely = needed.saturating_mul(self.commands_max).clamp(PAGE_SIZE, needed.max(64 << 10));
-        let memory = self.pool.take(likely).expect("a connection has few batches at a time");
+        let needed = size_of_one(command);
+        let likely = needed.saturating_mul(self.commands_max).clamp(PAGE_SIZE, needed.max(BATCH_SIZE));
+        let memory = self.pool.take(likely).expect("the pool has a batch for each number of the session");
         let mut writer = BatchWriter::new(memory, self.spare.pop().unwrap_or_default());
         assert!(writer.push(command), "the memory was taken for it");
         self.open.push((group, writer));
@@ -138,22 +144,40 @@ impl Batches {
     }
 }
 
+/// The most bytes of a batch that holds only this command.
+fn size_of_one(command: &Command<'_>) -> usize {
+    panch_wire::batch::OVERHEAD + panch_wire::batch::size_of_command(command)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use panch_wire::batch::BatchView;
     use panch_wire::client::{Terms, parse_request};
-    use panch_wire::command::{CommandKind, SessionHeader};
+
+    fn command<'a>(number: u64, key: &'a [u8], value: &'a [u8]) -> Command<'a> {
+        let session = Some(SessionHeader { session: 7, number, acked_below: 1 });
+        Command { kind: CommandKind::Set, flags: 0, session, key, value }
+    }
+
+    #[test]
+    fn there_is_memory_for_as_many_large_values_as_a_session_can_have_outstanding() {
+        // A little more than a power of two: as much again is lost.
+        let value = vec![1; 513 << 10];
+        let mut batches = Batches::new(100, 3 + value.len());
+        for number in 1..=WINDOW as u64 {
+            batches.push(&command(number, b"key", &value));
+        }
+        assert_eq!(batches.complete.len() + batches.open.len(), WINDOW);
+    }
 
     #[test]
     fn commands_gather_by_group_and_leave_in_batches_that_are_no_larger_than_asked() {
-        let mut batches = Batches::new(3);
+        let mut batches = Batches::new(3, 3100);
         batches.start(ReplicaId(2), 4);
         for number in 1..=20 {
             let key = format!("key{number}");
-            let session = Some(SessionHeader { session: 7, number, acked_below: 1 });
-            let key = key.as_bytes();
-            batches.push(&Command { kind: CommandKind::Set, flags: 0, session, key, value: &[1; 3000] });
+            batches.push(&command(number, key.as_bytes(), &[1; 3000]));
         }
         let mut out = Vec::new();
         batches.write(&mut out);

@@ -2,24 +2,21 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use panch_wire::client::ReadLevel;
-
-use crate::check::{Check, Verdict};
+use crate::audit;
+use crate::check::Check;
 use crate::cli::{Mode, RunArgs, resolve};
 use crate::connection::Protocol;
-use crate::control::Control;
 use crate::engine::{self, EngineError, Plan};
 use crate::host::Environment;
-use crate::keys::{KeyDistribution, KeyText};
-use crate::progress::{Progress, Watch};
+use crate::preload::preload;
+use crate::progress::Progress;
 use crate::quantity::Period;
 use crate::report::{Report, Run};
 use crate::schedule::Load;
 use crate::truth::{Source, Truth, scrape};
-use crate::workload::{Mix, OperationKind, Workload};
 
 /// How long a connection may take to open, and an answer beside the load to come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,7 +39,7 @@ pub enum DriveError {
     /// The nodes run something else than what was to be measured.
     #[error("{0}")]
     Mismatch(String),
-    /// Reading keys back.
+    /// Reading keys for the audit.
     #[error("the audit could not read from {address}: {error}")]
     Audit {
         /// Where.
@@ -62,111 +59,41 @@ impl DriveError {
     }
 }
 
-/// A name for a run that no earlier run had: the time, mixed with the process.
+/// A name for a run that no earlier run had: the time, mixed with the process. Within a process, each call gives another one.
 pub fn run_name() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    (since.as_nanos() as u64) ^ (u64::from(std::process::id()) << 40)
+    // A clock may stand still, or be set back.
+    let next = |last: u64| (since.as_nanos() as u64).max(last.wrapping_add(1));
+    let taken = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+    let (Ok(last) | Err(last)) = taken;
+    next(last) ^ (u64::from(std::process::id()) << 40)
 }
 
-/// One measured run: counters before, load, counters after, audit.
+/// One measured run: counters before, load, counters after, audit. What the audit cannot read leaves the run unclean.
 ///
 /// # Errors
-/// If the run could not be made, or the audit not be read.
+/// If the run could not be made.
 pub fn measure(plan: &Plan, sources: &[Source], label: &str, stop: &AtomicBool) -> Result<Run, DriveError> {
     let mut base = None;
     if plan.check && plan.workload.mix.incr > 0 {
         let mut check = Check::new(&plan.workload, plan.run);
-        with_reader(plan, plan.targets[0], |read| check.note_counters(read))?;
+        audit::note_counters(plan, &mut check, stop)?;
         base = Some(check);
     }
     let before = scrape(sources);
     let mut progress = Progress::new(label, plan.warm_up + plan.duration);
-    let outcome = engine::run(plan, stop, &mut progress)?;
+    let mut outcome = engine::run(plan, stop, &mut progress)?;
     drop(progress);
     let after = scrape(sources);
-    let mut verdict = None;
-    if let Some(check) = &outcome.check {
-        let check = match base {
-            Some(mut base) => {
-                base.merge(check);
-                base
-            }
-            None => check.clone(),
-        };
-        let mut sum = Verdict::default();
-        for target in &plan.targets {
-            // A node that is down does not take the measurement along.
-            sum.merge(
-                with_reader(plan, *target, |read| check.audit(read)).unwrap_or_else(|error| Verdict {
-                    unread: vec![error.to_string()],
-                    ..Verdict::default()
-                }),
-            );
-        }
-        verdict = Some(sum);
+    if let (Some(mut base), Some(check)) = (base, &mut outcome.check) {
+        base.merge(check);
+        *check = base;
     }
+    let verdict = outcome.check.as_ref().map(|check| audit::at_every_target(plan, check, stop));
+    // The audit is a part of the run, and a stop ends it.
+    outcome.interrupted |= verdict.is_some() && stop.load(Ordering::Relaxed);
     Ok(Run::new(plan, &outcome, &Truth::between(&before, &after), verdict))
-}
-
-/// Gives every key a value, so that reads find one. Takes at most as long as `limit`; what is left then stays without.
-///
-/// # Errors
-/// If the servers could not be reached.
-pub fn preload(plan: &Plan, limit: Duration, stop: &AtomicBool) -> Result<(), DriveError> {
-    preload_with(plan, limit, stop, &mut Progress::new("preload", limit))
-}
-
-/// As [`preload`], with a display of the caller's.
-///
-/// # Errors
-/// As [`preload`].
-pub fn preload_with(
-    plan: &Plan,
-    limit: Duration,
-    stop: &AtomicBool,
-    watch: &mut dyn Watch,
-) -> Result<(), DriveError> {
-    let workload = Workload { mix: Mix::WRITES, keys: KeyDistribution::Sequential, ..plan.workload.clone() };
-    let count = Some(workload.key_count);
-    let load = Load::Closed;
-    let filling = Plan {
-        workload,
-        count,
-        load,
-        warm_up: Duration::ZERO,
-        duration: limit,
-        check: false,
-        ..plan.clone()
-    };
-    let outcome = engine::run(&filling, stop, watch)?;
-    let errors = outcome.recorder.counts.errors();
-    if errors > 0 {
-        eprintln!("panch-loadgen: {errors} writes of the preload failed; reads of those keys find nothing");
-    }
-    Ok(())
-}
-
-/// At which level an audit reads: one at which what was acknowledged must be seen.
-pub(crate) fn audit_level(workload: &Workload) -> ReadLevel {
-    match workload.read_level {
-        ReadLevel::Stale => ReadLevel::Quorum,
-        level => level,
-    }
-}
-
-/// Reads keys of the plan's workload from one server, at a level at which what was acknowledged must be seen.
-fn with_reader<T>(
-    plan: &Plan,
-    address: SocketAddr,
-    work: impl FnOnce(&mut dyn FnMut(OperationKind, u64) -> io::Result<Option<Vec<u8>>>) -> io::Result<T>,
-) -> Result<T, DriveError> {
-    let level = audit_level(&plan.workload);
-    let read_all = || {
-        let mut control = Control::connect(address, plan.protocol, level, PATIENCE)?;
-        let mut text = KeyText::new(plan.workload.key_size);
-        work(&mut |kind, key| control.read(&mut text, kind, key))
-    };
-    read_all().map_err(|error| DriveError::Audit { address, error })
 }
 
 /// What every report says about the machine.
@@ -284,10 +211,13 @@ pub fn run(arguments: &RunArgs, stop: &AtomicBool) -> Result<Report, DriveError>
         (false, _) => resolve_all(&arguments.info).map_err(DriveError::Usage)?,
     };
     sources.extend(addresses.into_iter().map(|address| Source { address, process: None }));
-    if arguments.preload {
-        preload(&plan, PRELOAD_LIMIT, stop)?;
-    }
-    let run = measure(&plan, &sources, "run", stop)?;
+    let preload = if arguments.preload {
+        let mut progress = Progress::new("preload", PRELOAD_LIMIT);
+        Some(preload(&plan, PRELOAD_LIMIT, stop, &mut progress)?)
+    } else {
+        None
+    };
+    let run = Run { preload, ..measure(&plan, &sources, "run", stop)? };
 
     let title = format!("panch-loadgen run: {} over {}", arguments.target.join(", "), plan.protocol);
     let mut facts = environment_facts(&Environment::read());
@@ -298,4 +228,15 @@ pub fn run(arguments: &RunArgs, stop: &AtomicBool) -> Result<Report, DriveError>
     facts.push(("durability".to_owned(), durability));
     facts.push(workload_fact(&plan));
     Ok(Report::new(title, facts, vec![run]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_run_has_its_own_name() {
+        let names: std::collections::BTreeSet<u64> = (0..1000).map(|_| run_name()).collect();
+        assert_eq!(names.len(), 1000);
+    }
 }

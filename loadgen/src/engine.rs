@@ -23,6 +23,7 @@ use crate::lane::Lanes;
 use crate::progress::Watch;
 use crate::record::{Interval, Recorder};
 use crate::schedule::Load;
+use crate::thread_time::ThreadTime;
 use crate::workload::Workload;
 
 /// One run.
@@ -76,8 +77,8 @@ pub struct Outcome {
     pub check: Option<Check>,
     /// Length of the measured window.
     pub elapsed: Duration,
-    /// CPU time of the generator's threads within the window.
-    pub client_cpu: Duration,
+    /// What the time of the generator's threads went into within the window, all threads together.
+    pub client_time: ThreadTime,
     /// How many threads that was.
     pub threads: usize,
     /// Whether it was stopped before its end.
@@ -95,7 +96,16 @@ impl Outcome {
 
     /// The part of their time that the generator's threads were on a CPU.
     pub fn client_load(&self) -> f64 {
-        self.client_cpu.as_secs_f64() / (self.elapsed.as_secs_f64() * self.threads as f64).max(1e-9)
+        self.part(self.client_time.cpu)
+    }
+
+    /// The part of their time that the generator's threads waited for a CPU; `None` if the kernel does not count that.
+    pub fn client_wait(&self) -> Option<f64> {
+        self.client_time.waiting.map(|waiting| self.part(waiting))
+    }
+
+    fn part(&self, time: Duration) -> f64 {
+        time.as_secs_f64() / (self.elapsed.as_secs_f64() * self.threads as f64).max(1e-9)
     }
 }
 
@@ -157,7 +167,7 @@ pub(crate) struct ThreadOutcome {
     pub(crate) recorder: Recorder,
     pub(crate) check: Option<Check>,
     pub(crate) elapsed: Duration,
-    pub(crate) cpu: Duration,
+    pub(crate) time: ThreadTime,
 }
 
 /// Runs the plan. `stop` ends it early, with what was measured so far.
@@ -283,7 +293,7 @@ fn merge(
                     recorder: outcome.recorder,
                     check: outcome.check,
                     elapsed: outcome.elapsed,
-                    client_cpu: outcome.cpu,
+                    client_time: outcome.time,
                     threads: plan.threads,
                     interrupted,
                 });
@@ -294,7 +304,7 @@ fn merge(
                     mine.merge(other);
                 }
                 sum.elapsed = sum.elapsed.max(outcome.elapsed);
-                sum.client_cpu += outcome.cpu;
+                sum.client_time = sum.client_time + outcome.time;
             }
             // The thread that knows the reason is worth more than those that gave up because of it.
             (Err(EngineError::Elsewhere), _) if failure.is_some() => {}

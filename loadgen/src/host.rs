@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::linux::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// CPU time of the calling thread.
@@ -122,15 +122,19 @@ pub fn file_system(path: &Path) -> String {
 /// The disk that `path` is on: `vda (QEMU HARDDISK)`. `None` if no single disk can be named, as for memory, network and
 /// stacked file systems.
 pub fn disk(path: &Path) -> Option<String> {
-    let device = fs::metadata(path).ok()?.st_dev();
-    let folder = format!("/sys/dev/block/{}:{}", libc::major(device), libc::minor(device));
-    let mut folder = fs::canonicalize(folder).ok()?;
-    if folder.join("partition").exists() {
-        folder = folder.parent()?.to_owned();
-    }
+    let folder = disk_folder(path)?;
     let name = folder.file_name()?.to_string_lossy().into_owned();
     let model = fs::read_to_string(folder.join("device/model")).unwrap_or_default();
     Some(if model.trim().is_empty() { name } else { format!("{name} ({})", model.trim()) })
+}
+
+/// The folder in which the kernel tells of the disk that `path` is on; `None` as for [`disk`].
+pub fn disk_folder(path: &Path) -> Option<PathBuf> {
+    let device = fs::metadata(path).ok()?.st_dev();
+    let folder = format!("/sys/dev/block/{}:{}", libc::major(device), libc::minor(device));
+    let folder = fs::canonicalize(folder).ok()?;
+    let is_part = folder.join("partition").exists();
+    if is_part { folder.parent().map(Path::to_owned) } else { Some(folder) }
 }
 
 /// A time in seconds since 1970 began, in UTC, after RFC 3339: `2026-01-31T23:59:59Z`. `None` if the year has more than four digits.

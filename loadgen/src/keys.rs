@@ -95,7 +95,7 @@ impl KeyChooser {
         let random = Xoshiro256PlusPlus::seed_from_u64(seed);
         let choice = match distribution {
             KeyDistribution::Uniform => Choice::Uniform,
-            KeyDistribution::Sequential => Choice::Sequential { next: count / parts as u64 * part as u64 },
+            KeyDistribution::Sequential => Choice::Sequential { next: first_of_part(count, part, parts) },
             KeyDistribution::Hot { percent } => {
                 Choice::Hot { below: (percent / 100.0 * HOT_SCALE).round() as u64 }
             }
@@ -131,6 +131,12 @@ impl KeyChooser {
     pub fn below(&mut self, bound: u32) -> u32 {
         self.random.random_range(0..bound)
     }
+}
+
+/// Where a part of `count` keys begins, if the first parts have one more than the others.
+fn first_of_part(count: u64, part: usize, parts: usize) -> u64 {
+    let (part, parts) = (part as u64, parts as u64);
+    count / parts * part + part.min(count % parts)
 }
 
 /// A fixed permutation of the numbers below `count`.
@@ -284,6 +290,8 @@ mod tests {
         let mut second = KeyChooser::new(KeyDistribution::Sequential, 10, 0, 1, 2);
         let keys: Vec<u64> = (0..7).map(|_| second.draw()).collect();
         assert_eq!(keys, [5, 6, 7, 8, 9, 0, 1]);
+        let firsts: Vec<u64> = (0..3).map(|part| first_of_part(8, part, 3)).collect();
+        assert_eq!(firsts, [0, 3, 6], "parts of 3, 3 and 2 keys");
     }
 
     #[test]

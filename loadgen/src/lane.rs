@@ -22,7 +22,6 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use crate::check::Check;
 use crate::connection::Connection;
 use crate::engine::{EngineError, Plan, ThreadOutcome};
-use crate::host;
 use crate::record::{Interval, Recorder};
 use crate::schedule::{Load, Schedule};
 use crate::workload::Generator;
@@ -30,8 +29,10 @@ use crate::workload::Generator;
 mod fill;
 mod own_time;
 mod sockets;
+mod window_time;
 
 use own_time::OwnTime;
+use window_time::WindowTime;
 
 /// How often progress is published, and the longest that a stop goes unnoticed.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
@@ -198,7 +199,7 @@ impl<'a> Lanes<'a> {
             self.schedule = Some(Schedule::new(arrivals, share, phase, start, end, seed));
         }
         let mut publish_at = start + PUBLISH_INTERVAL;
-        let mut cpu_from = None;
+        let mut time = WindowTime::default();
         let mut busy_at = start;
         self.own_time = OwnTime::new(start);
         let mut back_at = start;
@@ -210,11 +211,13 @@ impl<'a> Lanes<'a> {
                 worked = true;
             }
             let now = clock::now();
-            if cpu_from.is_none() && now >= measured_from {
-                cpu_from = Some(host::thread_cpu_time());
+            if now >= measured_from {
+                time.open();
             }
             if stop.load(Ordering::Relaxed) {
-                end = now;
+                end = end.min(now);
+                // What is answered later was not answered within the window.
+                self.recorder.window.end = end;
             }
             self.open_sockets(now);
             self.fill(now, end)?;
@@ -238,23 +241,27 @@ impl<'a> Lanes<'a> {
                 self.ring.wait(Some(wake_at.since(now)))?;
             }
         }
-        let early = clock::now();
-        let cpu_to = host::thread_cpu_time();
-        self.drain(end, stop)?;
-        // With a count, the window ends with the last answer.
-        let end = if self.issued >= self.quota { clock::now() } else { end.min(early) };
+        let is_counted = self.issued >= self.quota;
+        if !is_counted {
+            time.close();
+        }
+        self.drain(end, stop, &mut time)?;
+        // With a count, the window ends with the last answer, if that is earlier.
+        time.close();
+        let end = if is_counted { end.min(clock::now()) } else { end };
         self.recorder.publish(progress);
         let nothing = Recorder::new(Instant(0)..Instant(0));
         Ok(ThreadOutcome {
             recorder: std::mem::replace(&mut self.recorder, nothing),
             check: self.check.take(),
             elapsed: end.since(measured_from),
-            cpu: cpu_to.saturating_sub(cpu_from.unwrap_or(cpu_to)),
+            time: time.spent(),
         })
     }
 
-    /// Sends what was due before `end` and found no room, waits for the last answers, and gives up those that do not come.
-    fn drain(&mut self, end: Instant, stop: &AtomicBool) -> Result<(), EngineError> {
+    /// Sends what was due before `end` and found no room, waits for the last answers, and gives up those that do not come. A window that
+    /// is still open closes at `end`.
+    fn drain(&mut self, end: Instant, stop: &AtomicBool, time: &mut WindowTime) -> Result<(), EngineError> {
         let stopped = stop.load(Ordering::Relaxed);
         let deadline = clock::now() + self.plan.drain;
         // Lanes before this one have no outstanding request, as long as none is sent: so they are not all looked at each time.
@@ -266,6 +273,9 @@ impl<'a> Lanes<'a> {
                 self.on_event(event);
             }
             let now = clock::now();
+            if now >= end {
+                time.close();
+            }
             let sends_on = self.schedule.is_some() && !stopped && self.issued < self.quota;
             if sends_on {
                 self.fill(now, end)?;

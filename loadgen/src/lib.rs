@@ -2,12 +2,15 @@
 //!
 //! Map:
 //! * what is asked, and when: [`workload`], [`keys`], [`schedule`]
-//! * asking it: [`engine`] (one io_uring loop per thread), [`connection`], `session` (exactly once), [`resp`]
-//! * what came of it: [`record`], [`check`], [`truth`] (the servers' own counters), [`progress`], [`report`],
-//!   [`circumstances`], [`spread`] (of several runs), [`json`]
-//! * where: [`cluster`] (a local cluster of processes), [`control`] (single blocking requests), [`host`]
+//! * asking it: [`engine`] (one io_uring loop per thread), [`connection`], `session` (exactly once), [`resp`], [`preload`]
+//! * what came of it: [`record`], [`check`], `audit` (who is asked for it), [`truth`] (the servers' own counters), [`progress`], [`report`],
+//!   [`circumstances`], [`spread`] (of several runs), [`json`], [`stderr`] (what is said meanwhile)
+//! * where: [`cluster`] (a local cluster of processes), [`control`] (single blocking requests), [`host`], [`thread_time`]
 //! * the command line: [`cli`], [`quantity`], and the commands, [`local`], [`mod@compare`], [`drive`] (`run`) and [`diff`]
 
+#![deny(clippy::print_stderr, reason = "it ends the program if nobody reads that; stderr::line does not")]
+
+mod audit;
 pub mod check;
 pub mod circumstances;
 pub mod cli;
@@ -24,6 +27,7 @@ pub mod json;
 pub mod keys;
 mod lane;
 pub mod local;
+pub mod preload;
 pub mod progress;
 pub mod quantity;
 pub mod record;
@@ -32,5 +36,7 @@ pub mod resp;
 pub mod schedule;
 mod session;
 pub mod spread;
+pub mod stderr;
+pub mod thread_time;
 pub mod truth;
 pub mod workload;

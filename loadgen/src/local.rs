@@ -4,14 +4,17 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::cli::{DurabilityArg, LocalArgs, Rate, Via};
+use crate::cli::{DurabilityArg, LoadArgs, LocalArgs, Rate, Via};
 use crate::cluster::{Cluster, ClusterPlan};
-use crate::connection::{PIPELINE_MAX, Protocol};
-use crate::drive::{DriveError, environment_facts, measure, preload, run_name, workload_fact};
-use crate::engine::Plan;
+use crate::connection::{PIPELINE_MAX, Protocol, pipeline_max};
+use crate::drive::{DriveError, environment_facts, measure, run_name, workload_fact};
+use crate::engine::{EngineError, Plan};
 use crate::host::{self, Environment};
-use crate::report::Report;
+use crate::preload::preload;
+use crate::progress::Progress;
+use crate::report::{Report, Run};
 use crate::schedule::Load;
+use crate::stderr;
 use crate::truth::scrape;
 use crate::workload::Mix;
 
@@ -22,22 +25,22 @@ const PRELOAD_LIMIT: Duration = Duration::from_secs(5);
 /// The part of the closed loop's throughput that the open loop asks for.
 const OPEN_PART: f64 = 0.5;
 
-/// `panch-loadgen local`: its report, of three runs.
+/// `panch-loadgen local`: its report, of three runs; of fewer, if there is a stop or a failure in between.
 ///
 /// # Errors
-/// If the cluster could not be started or measured. It is gone in any case.
+/// If the cluster could not be started, or the first of the runs not be made. The cluster is gone in any case.
 pub fn run(arguments: &LocalArgs, stop: &AtomicBool) -> Result<Report, DriveError> {
     let load = &arguments.load;
     let writes = load.workload(Mix::WRITES).map_err(DriveError::Usage)?;
     let mixed = load.workload(arguments.mix).map_err(DriveError::Usage)?;
     let cpus = load.pin.cpus(true).map_err(DriveError::Usage)?;
     let cluster_plan = cluster_plan(arguments);
-    eprintln!(
+    stderr::line(format_args!(
         "starting {} nodes of {} in {}",
         cluster_plan.replicas,
         cluster_plan.panchd.display(),
         cluster_plan.folder.display()
-    );
+    ));
     let mut cluster = Cluster::start(&cluster_plan, START_PATIENCE, stop)?;
     let sources = cluster.sources();
     let targets = match arguments.via {
@@ -67,31 +70,48 @@ pub fn run(arguments: &LocalArgs, stop: &AtomicBool) -> Result<Report, DriveErro
         repeat_after: load.repeats(),
         direct: None,
     };
-    if arguments.mix.reads() {
-        preload(&closed, PRELOAD_LIMIT, stop)?;
-    }
+    let preload = if arguments.mix.reads() {
+        let mut progress = Progress::new("preload", PRELOAD_LIMIT);
+        Some(preload(&closed, PRELOAD_LIMIT, stop, &mut progress)?)
+    } else {
+        None
+    };
     let mut runs = vec![measure(&closed, &sources, "closed-write", stop)?];
-    cluster.check_alive()?;
     let rate = match arguments.rate {
         Rate::Auto => (runs[0].throughput * OPEN_PART).max(1.0),
         Rate::Fixed(rate) => rate.0 as f64,
     };
-    let open = Load::Open { rate, arrivals: load.arrivals.into(), drop_after: load.drop_after.0 };
     let mixed = Plan { workload: mixed, run: run_name(), ..closed.clone() };
-    let open =
-        Plan { load: open, pipeline: open_pipeline(load.outstanding), run: run_name(), ..closed.clone() };
-    for (plan, label) in [(&mixed, "closed-mixed"), (&open, "open-write")] {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        runs.push(measure(plan, &sources, label, stop)?);
+    let later = [(mixed, "closed-mixed", preload), (open(&closed, load, rate), "open-write", None)];
+    // What was measured is shown, whatever comes after it.
+    let end = later.iter().try_for_each(|(plan, label, preload)| {
         cluster.check_alive()?;
-    }
+        if stop.load(Ordering::Relaxed) {
+            return Err(EngineError::Interrupted.into());
+        }
+        runs.push(Run { preload: *preload, ..measure(plan, &sources, label, stop)? });
+        Ok::<_, DriveError>(())
+    });
+    let end = end.and_then(|()| Ok(cluster.check_alive()?));
     let facts = facts(arguments, &cluster_plan, &closed, &cluster);
     drop(cluster);
     let noun = if arguments.replicas == 1 { "replica" } else { "replicas" };
     let title = format!("panch-loadgen local: {} {noun} over the native protocol", arguments.replicas);
-    Ok(Report::new(title, facts, runs))
+    let planned = 1 + later.len();
+    let remark = |error: &DriveError| format!("{} of {planned} runs were made: {error}", runs.len());
+    let shortage = end.err().map(|error| (remark(&error), error.is_interruption()));
+    let report = Report::new(title, facts, runs);
+    Ok(match shortage {
+        Some((remark, is_stop)) => report.cut_short(&remark, is_stop),
+        None => report,
+    })
+}
+
+/// The open loop of `rate` commands per second over the connections of a closed one.
+fn open(closed: &Plan, load: &LoadArgs, rate: f64) -> Plan {
+    let pipeline = open_pipeline(load.outstanding).min(pipeline_max(load.sessions));
+    let load = Load::Open { rate, arrivals: load.arrivals.into(), drop_after: load.drop_after.0 };
+    Plan { load, pipeline, run: run_name(), ..closed.clone() }
 }
 
 /// An open loop needs more room than a closed one of the same throughput: else arrivals that come together would wait for
@@ -175,6 +195,22 @@ pub(crate) fn durability_fact(mode: DurabilityArg, file_system: &str) -> String 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    #[test]
+    fn the_open_loop_has_room_for_more_but_in_sessions_not_for_more_than_those_have() {
+        for (options, room) in [("-P 100", 400), ("-P 100 --sessions", 128), ("-P 16 --sessions", 64)] {
+            let text = format!("panch-loadgen run --target 127.0.0.1:1 --mode closed {options}");
+            let Command::Run(arguments) = Cli::try_parse_from(text.split(' ')).unwrap().command else {
+                panic!("not asked for")
+            };
+            let closed = crate::drive::plan(&arguments).unwrap();
+            let open = open(&closed, &arguments.load, 10.0);
+            assert_eq!((open.pipeline, open.connections), (room, closed.connections), "{options}");
+            assert_ne!(open.run, closed.run);
+        }
+    }
 
     #[test]
     fn weak_durability_is_said_loudly() {

@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::quantity::{latency, short};
 use crate::record::Interval;
+use crate::stderr;
 
 /// Told about a run while it is under way, on the thread that started it.
 pub trait Watch {
@@ -63,11 +64,8 @@ impl Watch for Progress {
             }
             Display::Lines => {
                 let label = &self.label;
-                eprintln!(
-                    "progress run={label} t={}s {}",
-                    elapsed.as_secs(),
-                    line(warming_up, span, interval)
-                );
+                let line = line(warming_up, span, interval);
+                stderr::line(format_args!("progress run={label} t={}s {line}", elapsed.as_secs()));
             }
             Display::Silent => {}
         }

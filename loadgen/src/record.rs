@@ -12,7 +12,7 @@
 //! * Every request that was due in the measured window has a response time or a lower bound of one.
 //! * Nothing allocates after [`Recorder::new`], except the first time a new kind of error is seen.
 //! * A request belongs to the window in which it was due, however late its answer is; throughput counts the answers that
-//!   came within the window. Errors count always, also while warming up; what was dropped then does not.
+//!   came within the window. Errors count always, also while warming up; what was dropped then is counted apart.
 
 use hdrhistogram::Histogram;
 use panch_wire::time::{Duration, Instant};
@@ -104,6 +104,8 @@ pub struct Counts {
     pub unanswered: u64,
     /// Due in the measured window, but never sent.
     pub dropped: u64,
+    /// Due in the warm-up, but never sent.
+    pub warm_up_dropped: u64,
     /// Connections that broke.
     pub disconnects: u64,
     /// Requests of sessions that were sent again under their number, each time counted.
@@ -116,6 +118,11 @@ impl Counts {
         self.refused + self.lost + self.unanswered
     }
 
+    /// Requests that were due and never sent, in the warm-up or later.
+    pub fn all_dropped(&self) -> u64 {
+        self.dropped + self.warm_up_dropped
+    }
+
     fn add(&mut self, other: &Self) {
         self.sent += other.sent;
         self.queued += other.queued;
@@ -126,6 +133,7 @@ impl Counts {
         self.lost += other.lost;
         self.unanswered += other.unanswered;
         self.dropped += other.dropped;
+        self.warm_up_dropped += other.warm_up_dropped;
         self.disconnects += other.disconnects;
         self.repeated += other.repeated;
     }
@@ -247,6 +255,8 @@ impl Recorder {
             self.counts.dropped += 1;
             self.lag.saturating_record(own.as_nanos() as u64);
             self.unsent.saturating_record(now.0.saturating_sub(intended.0));
+        } else {
+            self.counts.warm_up_dropped += 1;
         }
     }
 
@@ -405,6 +415,7 @@ mod tests {
         assert_eq!((all.service.at_least.len(), all.service.at_least.max()), (3, 205));
         let counts = &recorder.counts;
         assert_eq!((counts.errors(), counts.dropped, recorder.lag.max()), (6, 1, 7));
+        assert_eq!((counts.warm_up_dropped, counts.all_dropped()), (1, 2));
     }
 
     #[test]

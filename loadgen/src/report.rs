@@ -13,6 +13,7 @@ use crate::check::Verdict;
 use crate::circumstances::{Circumstances, Exit};
 use crate::engine::{Outcome, Plan};
 use crate::json::{finite, pairs};
+use crate::preload::Preload;
 use crate::quantity::{latency, short};
 use crate::record::{Counts, Latencies, Waits};
 use crate::schedule::Load;
@@ -23,12 +24,14 @@ pub use table::render;
 /// The layout of a [`Report`] as JSON.
 pub const SCHEMA: &str = "panch-loadgen/1";
 
-/// The generator used more than this part of its threads: it may be what was measured.
-const CLIENT_LOAD_MAX: f64 = 0.85;
+/// The generator's threads were on a CPU, or waited for one, for more than this part of their time: it may be what was measured.
+const CLIENT_BUSY_MAX: f64 = 0.85;
 /// Through the generator's own fault requests were later than this, in nanoseconds, at the 99th percentile.
 const CLIENT_LAG_MAX: u64 = 1_000_000;
 /// An open loop of which less than this part is answered asked for more than the server takes.
 const ANSWERED_MIN: f64 = 0.95;
+/// How many findings of an audit are shown; all are in the JSON.
+const FINDINGS_SHOWN: usize = 10;
 /// What the generator is called among the processes that used CPU time.
 const LOAD_GENERATOR: &str = "load generator";
 
@@ -265,6 +268,11 @@ pub struct Run {
     pub cpu: Vec<(String, Option<f64>)>,
     /// The part of their time that the generator's threads were on a CPU within the window, from 0 to 1.
     pub client_load: f64,
+    /// The part of their time that they were ready to run and waited for a CPU that somebody else had, from 0 to 1; absent if the kernel
+    /// does not count that.
+    pub client_wait: Option<f64>,
+    /// What giving every key a value before the run came to; absent if that was not done.
+    pub preload: Option<Preload>,
     /// The audit, if there was one.
     pub audit: Option<Verdict>,
     /// Why the numbers may say more about the generator than about the server, if they may.
@@ -299,7 +307,8 @@ impl Run {
             .iter()
             .map(|process| (process.name.clone(), process.used.and_then(|used| per_million(used, commands))))
             .collect();
-        cpu.push((LOAD_GENERATOR.to_owned(), per_million(outcome.client_cpu, recorder.counts.completed)));
+        let own = per_million(outcome.client_time.cpu, recorder.counts.completed);
+        cpu.push((LOAD_GENERATOR.to_owned(), own));
         Self {
             name: format!("{name}, {}", plan.workload.mix),
             concurrency: format!("{} x {}", plan.connections, plan.pipeline),
@@ -321,6 +330,7 @@ impl Run {
             per_command: PerCommand::new(truth, commands),
             cpu,
             client_load: outcome.client_load(),
+            client_wait: outcome.client_wait(),
             audit,
             interrupted: outcome.interrupted,
             ..Self::default()
@@ -333,13 +343,21 @@ impl Run {
     pub fn judged(mut self) -> Self {
         self.clean = !self.interrupted
             && self.counts.errors() == 0
-            && self.counts.dropped == 0
+            && self.counts.all_dropped() == 0
             && self.counts.disconnects == 0
             && self.audit.as_ref().is_none_or(Verdict::is_clean);
         let lag = self.lag.map_or(0, |lag| lag.p99);
-        self.no_verdict = if self.client_load > CLIENT_LOAD_MAX {
+        let wait = self.client_wait.unwrap_or(0.0);
+        self.no_verdict = if self.client_load > CLIENT_BUSY_MAX {
             let percent = self.client_load * 100.0;
             Some(format!("the load generator used {percent:.0} % of its threads; give it more --threads"))
+        } else if self.client_load + wait > CLIENT_BUSY_MAX {
+            Some(format!(
+                "the load generator's threads were on a CPU for {:.0} % of their time and waited for one for {:.0} %; give it CPUs of \
+                 its own",
+                self.client_load * 100.0,
+                wait * 100.0
+            ))
         } else if lag > CLIENT_LAG_MAX {
             Some(format!(
                 "the load generator was more than {} late with 1 % of the requests; give it CPUs of its own, or lower the rate",
@@ -362,10 +380,19 @@ impl Run {
         })
     }
 
-    /// Whether only the server can have kept the generator from the throughput that was asked for: nothing failed, and the generator was
-    /// not the limit.
+    /// Whether only the server, over the connections that there were, can have kept the generator from the throughput that was asked for:
+    /// nothing failed, and the generator was not the limit.
     pub fn is_servers_limit(&self) -> bool {
         self.counts.errors() == 0 && self.counts.disconnects == 0 && self.no_verdict.is_none()
+    }
+
+    /// What the requests went over, in words: `16 connections with 8 outstanding each`.
+    pub fn connections(&self) -> String {
+        let Some((connections, outstanding)) = self.concurrency.split_once(" x ") else {
+            return "its connections".to_owned();
+        };
+        let noun = if connections == "1" { "connection" } else { "connections" };
+        format!("{connections} {noun} with {outstanding} outstanding each")
     }
 
     /// Response times of an open loop, service times of a closed one: what its clients waited.
@@ -410,6 +437,16 @@ impl Report {
         Self { schema, title, circumstances, environment, runs, remarks, exit }
     }
 
+    /// The same, if other runs were to follow and did not, or something failed after the last one: for this reason, which is a stop or
+    /// not.
+    #[must_use]
+    pub fn cut_short(mut self, reason: &str, is_stop: bool) -> Self {
+        self.remarks.push(format!("INCOMPLETE: {reason}"));
+        let is_interrupted = is_stop || self.runs.iter().any(|run| run.interrupted);
+        self.exit = Exit::of(is_interrupted, false, false);
+        self
+    }
+
     /// Which programs the servers of all runs are, each once.
     pub fn server_versions(&self) -> Vec<String> {
         distinct(self.runs.iter().flat_map(|run| &run.server_versions))
@@ -435,9 +472,12 @@ fn remarks(runs: &[Run]) -> Vec<String> {
         }
         if let Some(offered) = run.unanswered_rate() {
             let reason = if run.is_servers_limit() {
-                ": the rate is beyond what the server takes, and response times grow with the duration"
+                let connections = run.connections();
+                format!(
+                    ": the rate is beyond what the server takes over {connections}, and response times grow with the duration"
+                )
             } else {
-                ""
+                String::new()
             };
             let answered = short(run.throughput);
             lines.push(format!(
@@ -445,8 +485,15 @@ fn remarks(runs: &[Run]) -> Vec<String> {
                 short(offered)
             ));
         }
+        lines.extend(run.preload.and_then(|it| it.shortage()).map(|text| format!("`{name}`: {text}.")));
         if counts.misses > 0 {
             lines.push(format!("`{name}`: {} reads found no value.", counts.misses));
+        }
+        if counts.warm_up_dropped > 0 {
+            lines.push(format!(
+                "`{name}`: {} commands were due in the warm-up and never sent.",
+                counts.warm_up_dropped
+            ));
         }
         if counts.errors() > 0 || counts.disconnects > 0 || counts.dropped > 0 {
             lines.push(format!(
@@ -468,14 +515,7 @@ fn remarks(runs: &[Run]) -> Vec<String> {
             ));
         }
         if let Some(verdict) = &run.audit {
-            const SHOWN: usize = 10;
-            lines.extend(
-                verdict.violations.iter().take(SHOWN).map(|violation| format!("  AUDIT: {violation}")),
-            );
-            lines.extend(verdict.unread.iter().map(|reason| format!("  AUDIT INCOMPLETE: {reason}")));
-            if verdict.violations.len() > SHOWN {
-                lines.push(format!("  AUDIT: and {} more", verdict.violations.len() - SHOWN));
-            }
+            lines.extend(verdict.remarks(FINDINGS_SHOWN).into_iter().map(|line| format!("  {line}")));
         }
     }
     lines

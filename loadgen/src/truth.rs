@@ -122,7 +122,6 @@ impl Snapshot {
         let number = |name: &str| snapshot.counters.get(name).copied();
         snapshot.node = number("node_id").map(|node| node as u64);
         snapshot.cluster_size = number("cluster_known_nodes").map(|count| count as usize);
-        // Redis says it itself; everybody else only if the process is on this machine.
         snapshot.cpu = number("used_cpu_user")
             .zip(number("used_cpu_sys"))
             .map(|(user, system)| Duration::from_secs_f64((user + system).max(0.0)));
@@ -155,12 +154,20 @@ impl Source {
         text.push('\n');
         text.push_str(&control::cluster_info(self.address, patience).unwrap_or_default());
         let mut snapshot = Snapshot::parse(&text);
-        // A server on this machine says which process it is, unless the caller knows.
-        let told = snapshot.counters.get(PROCESS).filter(|_| self.address.ip().is_loopback());
-        if let Some(process) = self.process.or(told.map(|process| *process as u32)) {
-            snapshot.cpu = host::process_cpu_time(process).or(snapshot.cpu);
-        }
+        snapshot.cpu = self.cpu_time(&snapshot);
         (snapshot != Snapshot::default()).then_some(snapshot)
+    }
+
+    /// CPU time of the process that told `snapshot`: of the one that the caller knows, else what the server says of itself, else of the
+    /// process with the number that it tells. That comes last, because a server in a container tells a number that is another process's
+    /// on this machine.
+    fn cpu_time(&self, snapshot: &Snapshot) -> Option<Duration> {
+        let known = self.process.and_then(host::process_cpu_time);
+        let by_number = || {
+            let told = snapshot.counters.get(PROCESS).filter(|_| self.address.ip().is_loopback());
+            told.and_then(|process| host::process_cpu_time(*process as u32))
+        };
+        known.or(snapshot.cpu).or_else(by_number)
     }
 }
 
@@ -407,6 +414,20 @@ mod tests {
             (truth.growth("commands_total"), truth.cpu_total()),
             (Some(4.0), Some(Duration::from_secs(4)))
         );
+    }
+
+    #[test]
+    fn what_a_server_says_of_its_cpu_time_is_worth_more_than_the_process_that_it_may_be() {
+        let own = std::process::id();
+        let source = |process: Option<u32>| Source { address: "127.0.0.1:1".parse().unwrap(), process };
+        let told = Snapshot::parse(&format!("process_id:{own}\nused_cpu_user:5000000\nused_cpu_sys:0"));
+        let silent = Snapshot::parse(&format!("process_id:{own}"));
+        assert_eq!(source(None).cpu_time(&told), Some(Duration::from_secs(5_000_000)));
+        for (source, snapshot) in [(source(Some(own)), &told), (source(None), &silent)] {
+            assert!(source.cpu_time(snapshot).unwrap() < Duration::from_secs(5_000_000));
+        }
+        let remote = Source { address: "192.0.2.1:1".parse().unwrap(), process: None };
+        assert_eq!(remote.cpu_time(&silent), None);
     }
 
     /// A node of a cluster of three.

@@ -62,11 +62,6 @@ impl Mix {
         self.get > 0
     }
 
-    /// Whether some commands write.
-    pub fn writes(&self) -> bool {
-        self.set + self.incr > 0
-    }
-
     fn pick(&self, draw: u32) -> OperationKind {
         if draw < self.set {
             OperationKind::Set

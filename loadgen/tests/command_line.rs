@@ -60,6 +60,10 @@ fn whatever_is_wrong_with_the_options_ends_with_the_same_code_and_says_what() {
             "--count must be above zero",
         ),
         (&["local", "--duration", "0"], "--duration must be above zero"),
+        (
+            &["run", "--target", "127.0.0.1:1", "--mode", "closed", "--sessions", "-P", "129"],
+            "--outstanding is at most 128",
+        ),
         (&["local", "--replicas", "10"], "1..=9"),
         (&["compare", "--duration", "0s"], "--duration must be above zero"),
         (&["compare", "--protocols", "raft"], "raft"),
@@ -74,4 +78,13 @@ fn whatever_is_wrong_with_the_options_ends_with_the_same_code_and_says_what() {
         assert_eq!((code, error.as_str()), (Some(0), ""));
         assert!(out.contains("panch-loadgen"));
     }
+}
+
+#[test]
+fn nothing_ends_because_nobody_reads_standard_error() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_panch-loadgen"));
+    let status = command.args(["compare", "--panchd", "/no/panchd"]).stderr(writer).status().unwrap();
+    assert_eq!(status.code(), Some(74));
 }

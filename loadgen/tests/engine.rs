@@ -11,6 +11,7 @@ use panch_loadgen::connection::Protocol;
 use panch_loadgen::drive::measure;
 use panch_loadgen::engine::{self, EngineError, Outcome, Plan};
 use panch_loadgen::keys::KeyDistribution;
+use panch_loadgen::preload::{Preload, preload};
 use panch_loadgen::progress::{Progress, Watch};
 use panch_loadgen::record::Interval;
 use panch_loadgen::schedule::{Arrivals, Load};
@@ -216,6 +217,22 @@ fn every_arrival_is_sent_or_counted_as_dropped() {
     }
 }
 
+#[test]
+fn what_is_dropped_while_warming_up_is_counted_too() {
+    let server = Server::start(Faults { mute: true, ..Faults::default() });
+    let span = Duration::from_millis(200);
+    let plan = Plan {
+        connections: 1,
+        pipeline: 3,
+        warm_up: span,
+        drain: Duration::from_millis(10),
+        load: Load::Open { rate: 1000.0, arrivals: Arrivals::Constant, drop_after: span / 4 },
+        ..open(&server, 1000.0, span)
+    };
+    let counts = run(&plan).recorder.counts;
+    assert_eq!((counts.warm_up_dropped, counts.dropped, counts.sent), (197, 200, 0));
+}
+
 /// Runs an open loop of one connection, one request at a time, against a server with these faults, and returns with the outcome how long
 /// each request took by the server's own clock, from the moment at which it was due.
 fn modelled(faults: Faults, rate: f64, duration: Duration) -> (Outcome, Vec<Duration>) {
@@ -301,6 +318,37 @@ fn a_server_that_is_gone_at_the_end_does_not_take_the_measurement_along() {
 }
 
 #[test]
+fn counters_are_noted_at_the_first_server_that_answers() {
+    let server = Server::start(Faults::default());
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for run in [1, 2] {
+        let targets = vec![gone, server.address];
+        let plan = Plan { run, targets, ..counted(&server, "incr", 300) };
+        let run = measure(&plan, &[], "test", &AtomicBool::new(false)).unwrap();
+        let verdict = run.audit.as_ref().unwrap();
+        assert_eq!((verdict.violations.as_slice(), verdict.unread.len()), ([].as_slice(), 1), "{verdict:?}");
+    }
+}
+
+#[test]
+fn a_preload_that_is_not_done_in_time_says_how_many_keys_it_left_out() {
+    let fast = Server::start(Faults::default());
+    let plan = Plan { threads: 2, ..counted(&fast, "get", 49) };
+    // Two threads have different shares of so many keys.
+    let workload = Workload { key_count: 49, keys: KeyDistribution::Sequential, ..plan.workload.clone() };
+    let plan = Plan { workload, ..plan };
+    let fill =
+        |plan: &Plan, limit| preload(plan, limit, &AtomicBool::new(false), &mut Progress::silent()).unwrap();
+    assert_eq!(fill(&plan, FOREVER), Preload { keys: 49, key_count: 49 });
+    let counts = run(&plan).recorder.counts;
+    assert_eq!((counts.acknowledged, counts.misses), (49, 0));
+    let slow = Server::start(Faults { each: Some(Duration::from_millis(5)), ..Faults::default() });
+    let workload = Workload { key_count: 10_000, ..plan.workload.clone() };
+    let short = fill(&Plan { targets: vec![slow.address], workload, ..plan }, Duration::from_millis(100));
+    assert!(short.keys > 0 && short.shortage().unwrap().contains("of 10000 keys"), "{short:?}");
+}
+
+#[test]
 fn broken_connections_are_counted_opened_again_and_their_outcomes_unknown() {
     let server = Server::start(Faults { hang_up_every: Some(200), ..Faults::default() });
     let run = measure(&counted(&server, "set=1,incr=1", 1000), &[], "test", &AtomicBool::new(false)).unwrap();
@@ -352,4 +400,35 @@ fn a_stop_ends_a_run_early_with_what_there_is() {
     });
     assert!(outcome.interrupted && outcome.elapsed < FOREVER);
     assert_eq!(outcome.recorder.counts.acknowledged, server.requests());
+}
+
+#[test]
+fn what_is_answered_after_a_stop_was_not_answered_within_the_window() {
+    let stall = Duration::from_secs(1);
+    let server = Server::start(Faults { stall: Some((100, stall)), ..Faults::default() });
+    let plan = Plan { count: None, ..counted(&server, "set", 0) };
+    let stop = AtomicBool::new(false);
+    let outcome = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while server.requests() < 100 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            stop.store(true, Ordering::SeqCst);
+        });
+        engine::run(&plan, &stop, &mut Progress::silent()).unwrap()
+    });
+    let counts = &outcome.recorder.counts;
+    assert_eq!(counts.acknowledged, server.requests());
+    assert!(counts.completed < counts.acknowledged, "{counts:?}");
+}
+
+#[test]
+fn the_window_of_a_count_ends_with_its_time_if_the_last_answer_comes_later() {
+    let stall = Duration::from_secs(1);
+    let server = Server::start(Faults { stall: Some((1, stall)), ..Faults::default() });
+    let duration = stall / 2;
+    let plan = Plan { duration, connections: 1, ..counted(&server, "set", 8) };
+    let outcome = run(&plan);
+    let counts = &outcome.recorder.counts;
+    assert_eq!((counts.acknowledged, counts.completed, outcome.elapsed), (8, 0, duration));
 }

@@ -15,6 +15,9 @@ use panch_loadgen::report::Report;
 use support::{Faults, Server};
 
 const CONFIG: &str = "PANCH_STAND_IN_CONFIG";
+/// What the stand-in does when it has told its counters a second time, which is when the first run is over: `end`, or `interrupt` the
+/// generator. If it is not set, nothing.
+const AFTER_ONE_RUN: &str = "PANCH_STAND_IN_AFTER_ONE_RUN";
 
 /// Not a test by itself: what the stand-in runs. It serves the addresses of its config until it is killed.
 #[test]
@@ -29,6 +32,16 @@ fn stand_in_daemon() {
     };
     let native = Server::listen(listener("native"), Faults::default());
     let _resp = native.also_listen(listener("client"));
+    if let Ok(deed) = std::env::var(AFTER_ONE_RUN) {
+        while native.infos() < 2 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        match deed.as_str() {
+            "end" => std::process::exit(3),
+            // SAFETY: signals the process that started this one, and waits for it.
+            _ => unsafe { libc::kill(libc::getppid(), libc::SIGTERM) },
+        };
+    }
     std::thread::sleep(Duration::from_secs(600));
 }
 
@@ -155,6 +168,44 @@ fn with_a_dash_programs_get_standard_output_and_people_standard_error() {
     assert_eq!(report.server_versions(), ["panch 0.0.7"]);
     assert!(table.contains("servers panch 0.0.7"), "{table}");
     assert!(report.remarks.iter().all(|remark| table.contains(remark)));
+}
+
+/// The exit code, and the table, of a measurement in which something happens after the first of three runs.
+fn after_one_run(deed: &str) -> (Option<i32>, String) {
+    let fixture = Fixture::new();
+    let output = fixture.command("200ms").env(AFTER_ONE_RUN, deed).output().unwrap();
+    assert!(fixture.is_clean());
+    assert_eq!(processes_of(&fixture.data()), 0);
+    (output.status.code(), text(&output))
+}
+
+#[test]
+fn a_node_that_ends_between_two_runs_does_not_take_the_first_along() {
+    let (code, text) = after_one_run("end");
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("closed loop") && text.contains("INCOMPLETE: 1 of 3 runs were made: "), "{text}");
+}
+
+#[test]
+fn a_signal_between_two_runs_shows_the_first_and_is_no_success() {
+    let (code, text) = after_one_run("interrupt");
+    assert_eq!(code, Some(130), "{text}");
+    assert!(text.contains("closed loop") && text.contains("runs were made: interrupted"), "{text}");
+}
+
+#[test]
+fn a_pipe_gets_the_whole_report() {
+    let fixture = Fixture::new();
+    let pipe = fixture.folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = {
+        let pipe = pipe.clone();
+        std::thread::spawn(move || fs::read_to_string(pipe).unwrap())
+    };
+    let output = fixture.command("100ms").arg("--json").arg(&pipe).output().unwrap();
+    assert!(is_measured(&output), "{}", text(&output));
+    let report: Report = serde_json::from_str(&reader.join().unwrap()).unwrap();
+    assert_eq!((report.runs.len(), Some(i32::from(report.exit.code))), (3, output.status.code()));
 }
 
 #[test]

@@ -70,6 +70,8 @@ pub struct Measured {
     pub counters_missing: Vec<String>,
     /// The state of the nodes afterwards.
     pub digests: Agreement,
+    /// What befell the nodes between the end of the run and that of its audit, if something did.
+    pub failure: Option<String>,
     /// All of the run that every report has.
     pub run: Run,
 }
@@ -89,13 +91,14 @@ impl Measured {
             counters,
             counters_missing: window.missing.clone(),
             digests,
+            failure: None,
             run,
         }
     }
 
     /// Whether nothing went wrong.
     pub fn is_clean(&self) -> bool {
-        self.run.clean && self.is_counted() && self.digests == Agreement::Equal
+        self.run.clean && self.is_counted() && self.digests == Agreement::Equal && self.failure.is_none()
     }
 
     /// Whether the counters of all nodes were read at both ends of the window.
@@ -155,8 +158,11 @@ pub struct Entry {
     pub model: (f64, f64),
     /// Why there is no more.
     pub failure: Option<String>,
+    /// Why [`Entry::within_noise`] is not known, although there is a ratio to Multi-Paxos: `basic ran once`.
+    #[serde(rename = "throughput_noise_unknown")]
+    pub noise_unknown: Option<String>,
     /// A/A noise: the highest throughput of all runs of this protocol under the load that was asked for, divided by the lowest. Absent if
-    /// it ran once.
+    /// it ran once, or did nothing in one of them.
     #[serde(rename = "throughput_aa_ratio")]
     pub aa_ratio: Option<f64>,
     /// Whether neither the median of the throughputs in relation to Multi-Paxos nor its inverse exceeds the larger A/A noise of the two.
@@ -315,16 +321,24 @@ fn judge_noise(entries: &mut [Entry]) {
         let rounds = entry.main.rounds.iter().map(|round| round.window.throughput);
         throughputs.entry(entry.kind().to_owned()).or_default().extend(rounds);
     }
-    let noise = |kind: &str| throughputs.get(kind).and_then(|all| noise::largest_ratio(all));
+    let noise = |kind: &str| {
+        let all = throughputs.get(kind).map(Vec::as_slice).unwrap_or_default();
+        noise::largest_ratio(all).map_err(|reason| format!("{kind} {reason}"))
+    };
     let of_multi = noise(ProtocolKind::Multi.label());
     let base = entries.iter().position(|entry| entry.protocol == ProtocolKind::Multi.word());
     for (index, entry) in entries.iter_mut().enumerate() {
-        entry.aa_ratio = noise(entry.kind());
+        let own = noise(entry.kind());
+        entry.aa_ratio = own.as_ref().ok().copied();
+        let larger = own.and_then(|own| of_multi.clone().map(|other| own.max(other)));
         let ratio = entry.main.median.as_ref().and_then(|median| median.to_multi);
-        let larger = entry.aa_ratio.zip(of_multi).map(|(own, other)| own.max(other));
-        entry.within_noise = ratio
-            .zip(larger)
+        let judged = ratio
             .filter(|_| Some(index) != base)
-            .map(|(ratio, noise)| noise::is_within(ratio, noise));
+            .map(|ratio| larger.map(|noise| noise::is_within(ratio, noise)))
+            .transpose();
+        (entry.within_noise, entry.noise_unknown) = match judged {
+            Ok(within) => (within, None),
+            Err(reason) => (None, Some(reason)),
+        };
     }
 }

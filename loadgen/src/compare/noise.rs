@@ -1,12 +1,35 @@
 //! A/A noise: how much runs of the same protocol differ, though nothing was changed. A ratio of two protocols that does not exceed it may be
 //! chance alone.
 
-/// The highest of these throughputs divided by the lowest: the largest ratio between any two runs of the same work. `None` of fewer than
-/// two, or if one of them is zero.
-pub(super) fn largest_ratio(throughputs: &[f64]) -> Option<f64> {
+use std::fmt;
+
+/// Why the noise of a protocol is not known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Unknown {
+    /// There are no two runs to compare.
+    RanOnce,
+    /// A run had no throughput.
+    DidNothing,
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RanOnce => "ran once",
+            Self::DidNothing => "did nothing in one of its runs",
+        })
+    }
+}
+
+/// The highest of these throughputs divided by the lowest: the largest ratio between any two runs of the same work.
+pub(super) fn largest_ratio(throughputs: &[f64]) -> Result<f64, Unknown> {
     let least = throughputs.iter().copied().fold(f64::INFINITY, f64::min);
     let most = throughputs.iter().copied().fold(0.0, f64::max);
-    (throughputs.len() > 1 && least > 0.0).then(|| most / least)
+    match throughputs {
+        [] | [_] => Err(Unknown::RanOnce),
+        _ if least > 0.0 => Ok(most / least),
+        _ => Err(Unknown::DidNothing),
+    }
 }
 
 /// Whether neither `ratio` nor its inverse exceeds `noise`.
@@ -20,9 +43,14 @@ mod tests {
 
     #[test]
     fn the_noise_is_the_largest_ratio_between_two_runs() {
-        assert_eq!(largest_ratio(&[100.0, 80.0, 90.0]), Some(1.25));
-        for unknown in [&[][..], &[100.0], &[100.0, 0.0]] {
-            assert_eq!(largest_ratio(unknown), None);
+        assert_eq!(largest_ratio(&[100.0, 80.0, 90.0]), Ok(1.25));
+        for (throughputs, reason) in [
+            (&[][..], Unknown::RanOnce),
+            (&[100.0], Unknown::RanOnce),
+            (&[0.0], Unknown::RanOnce),
+            (&[100.0, 0.0], Unknown::DidNothing),
+        ] {
+            assert_eq!(largest_ratio(throughputs), Err(reason));
         }
     }
 

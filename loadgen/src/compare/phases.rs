@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::progress::Watch;
 use crate::quantity::{Period, short};
 use crate::record::Interval;
+use crate::stderr;
 use crate::truth::{Snapshot, Source, scrape};
 
 /// The nodes' counters around the measured window; empty if it never opened.
@@ -61,8 +62,8 @@ impl Phases {
         let separator = if result.is_empty() { "" } else { ": " };
         let line = format!("{} {}{separator}{result}", self.label, self.phase);
         match &self.live {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| stderr::line(line)),
+            None => stderr::line(line),
         }
     }
 

@@ -2,9 +2,10 @@
 
 use super::comparison::{Agreement, Comparison, Measured, Series};
 use crate::quantity::short;
+use crate::report::distinct;
 
 /// How many findings of an audit are shown; all are in the JSON.
-const VIOLATIONS_SHOWN: usize = 5;
+const FINDINGS_SHOWN: usize = 5;
 
 /// All remarks, a line each.
 pub(super) fn of(comparison: &Comparison) -> Vec<String> {
@@ -12,11 +13,12 @@ pub(super) fn of(comparison: &Comparison) -> Vec<String> {
     if comparison.interrupted {
         lines.push("INTERRUPTED: what is missing was not measured.".to_owned());
     }
-    if comparison.has_ratios() && comparison.protocols.iter().all(|entry| entry.within_noise.is_none()) {
-        lines.push(
-            "NOISE NOT KNOWN: of protocols that ran once, nothing tells which part of a ratio is chance; see --repeat."
-                .to_owned(),
-        );
+    let reasons = distinct(comparison.protocols.iter().flat_map(|entry| &entry.noise_unknown));
+    if !reasons.is_empty() {
+        lines.push(format!(
+            "NOISE NOT KNOWN: nothing tells which part of a ratio with a ? is chance ({}; --repeat sets how often).",
+            reasons.join(", ")
+        ));
     }
     for entry in &comparison.protocols {
         for (suffix, series) in entry.series() {
@@ -72,8 +74,18 @@ fn round_lines(comparison: &Comparison, round: &Measured) -> Vec<String> {
         counts.refused,
         counts.lost + counts.unanswered
     )];
+    lines.extend(round.failure.iter().map(|failure| format!("FAILED AFTER THE RUN: {}", indented(failure))));
+    lines.extend(
+        round.run.preload.and_then(|it| it.shortage()).map(|text| format!("PRELOAD INCOMPLETE: {text}")),
+    );
+    if counts.misses > 0 {
+        lines.push(format!("{} reads found no value", counts.misses));
+    }
     if counts.dropped > 0 {
         lines.push(format!("{} commands were due and never sent", counts.dropped));
+    }
+    if counts.warm_up_dropped > 0 {
+        lines.push(format!("{} commands were due in the warm-up and never sent", counts.warm_up_dropped));
     }
     let bounds = round.run.waited().map(|waited| waited.bounds()).unwrap_or_default();
     if !bounds.is_empty() {
@@ -84,9 +96,7 @@ fn round_lines(comparison: &Comparison, round: &Measured) -> Vec<String> {
     }
     lines.extend(round.run.errors.iter().map(|(text, count)| format!("{count} x {text}")));
     if let Some(verdict) = &round.run.audit {
-        let shown = verdict.violations.iter().take(VIOLATIONS_SHOWN);
-        lines.extend(shown.map(|text| format!("AUDIT: {text}")));
-        lines.extend(verdict.unread.iter().map(|text| format!("AUDIT INCOMPLETE: {text}")));
+        lines.extend(verdict.remarks(FINDINGS_SHOWN));
     }
     if let Some(reason) = &round.run.no_verdict {
         lines.push(format!("NO VERDICT, the client may have been the limit: {reason}"));
@@ -95,8 +105,11 @@ fn round_lines(comparison: &Comparison, round: &Measured) -> Vec<String> {
         lines.push("NOT UNBATCHED: the nodes put several commands into a batch".to_owned());
     }
     if let Some(offered) = round.run.unanswered_rate() {
-        let is_servers = round.run.is_servers_limit();
-        let reason = if is_servers { ": the rate is beyond what this protocol takes here" } else { "" };
+        let reason = if round.run.is_servers_limit() {
+            format!(": the rate is beyond what this protocol takes here over {}", round.run.connections())
+        } else {
+            String::new()
+        };
         let answered = short(round.run.throughput);
         lines.push(format!("{answered} of {} commands/s were answered{reason}", short(offered)));
     }

@@ -1,11 +1,12 @@
 //! What the options of a comparison ask for: the load, the clusters, the order, and what a report says of them.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::{CompareArgs, Mode, OrderArg, ProtocolKind, measurable};
 use crate::cluster::ClusterPlan;
-use crate::connection::{PIPELINE_MAX, Protocol};
+use crate::connection::{PIPELINE_MAX, Protocol, pipeline_max};
 use crate::drive::{environment_facts, run_name};
 use crate::engine::Plan;
 use crate::host::{self, Environment};
@@ -19,6 +20,8 @@ use crate::workload::{Mix, TAG_SIZE, Workload};
 const DRAIN: Duration = Duration::from_secs(5);
 /// An open loop drops what it could not send for so long.
 const DROP_AFTER: Duration = Duration::from_secs(10);
+/// Clients that propose themselves ask again after so long.
+const REPEAT_AFTER: Duration = Duration::from_secs(2);
 /// Connections for each node, unless told.
 const CONNECTIONS_PER_NODE: usize = 8;
 /// The part of what the slowest did that is offered to all, in percent, unless told.
@@ -94,6 +97,25 @@ pub(super) fn plan(arguments: &CompareArgs, workload: Workload) -> Result<Plan, 
 pub(super) fn at_rate(plan: &Plan, rate: f64) -> Plan {
     let load = Load::Open { rate, arrivals: Arrivals::Poisson, drop_after: DROP_AFTER };
     Plan { load, pipeline: open_pipeline(plan.pipeline), ..plan.clone() }
+}
+
+/// The same run under a name of its own, for one protocol at its nodes. Clients that propose themselves have sessions, which hold fewer
+/// outstanding commands.
+pub(super) fn for_protocol(
+    plan: &Plan,
+    arguments: &CompareArgs,
+    protocol: ProtocolKind,
+    targets: Vec<SocketAddr>,
+) -> Plan {
+    let is_direct = protocol == ProtocolKind::FastDirect;
+    Plan {
+        targets,
+        run: run_name(),
+        pipeline: plan.pipeline.min(pipeline_max(is_direct)),
+        direct: is_direct.then_some(arguments.batch as usize),
+        repeat_after: is_direct.then_some(REPEAT_AFTER),
+        ..plan.clone()
+    }
 }
 
 /// Which part of what the slowest protocol does in a closed loop is offered to all of them afterwards; `None` if that is not to be measured.
@@ -186,8 +208,15 @@ pub(super) fn facts(arguments: &CompareArgs, plan: &Plan, at_equal_load: bool) -
     if let Some(disk) = host::disk(&folder) {
         file_system = format!("{file_system} on {disk}");
     }
-    let more = if at_equal_load {
-        format!(" ({} at equal load)", open_pipeline(plan.pipeline))
+    let mut outstanding = plan.pipeline.to_string();
+    let mut most = plan.pipeline;
+    if at_equal_load {
+        most = open_pipeline(plan.pipeline);
+        outstanding = format!("{outstanding} ({most} at equal load)");
+    }
+    let direct_max = pipeline_max(true);
+    let direct = if arguments.protocols.contains(&ProtocolKind::FastDirect) && most > direct_max {
+        format!(" ({} at most {direct_max})", ProtocolKind::FastDirect.label())
     } else {
         String::new()
     };
@@ -215,8 +244,8 @@ pub(super) fn facts(arguments: &CompareArgs, plan: &Plan, at_equal_load: bool) -
         (
             "clients".to_owned(),
             format!(
-                "{} connections with {}{more} outstanding commands each, {} threads",
-                plan.connections, plan.pipeline, plan.threads
+                "{} connections with {outstanding} outstanding commands each{direct}, {} threads",
+                plan.connections, plan.threads
             ),
         ),
         (
@@ -305,5 +334,25 @@ mod tests {
             "24 connections with 10 (40 at equal load) outstanding commands each, 1 threads"
         );
         assert_eq!(told(false), "24 connections with 10 outstanding commands each, 1 threads");
+    }
+
+    #[test]
+    fn clients_that_propose_themselves_have_no_more_outstanding_than_their_sessions_hold_and_that_is_said() {
+        let arguments = arguments("--protocols fast,fast-direct --outstanding 100");
+        let plan = plan(&arguments, workload(&arguments).unwrap()).unwrap();
+        let open = at_rate(&plan, 1.0);
+        let pipeline = |plan: &Plan, protocol| for_protocol(plan, &arguments, protocol, Vec::new()).pipeline;
+        assert_eq!(pipeline(&plan, ProtocolKind::FastDirect), 100);
+        assert_eq!(pipeline(&open, ProtocolKind::FastDirect), 128);
+        assert_eq!(pipeline(&open, ProtocolKind::Fast), 400);
+        let told = |at_equal_load| {
+            let facts = facts(&arguments, &plan, at_equal_load);
+            facts.into_iter().find(|(name, _)| name == "clients").unwrap().1
+        };
+        assert!(
+            told(true)
+                .contains("100 (400 at equal load) outstanding commands each (fast-direct at most 128),")
+        );
+        assert!(told(false).contains("100 outstanding commands each,"));
     }
 }

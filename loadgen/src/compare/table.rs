@@ -21,7 +21,7 @@ enum Value {
     Figure(fn(&Figures) -> Option<f64>, fn(f64) -> String),
     /// A latency of clients in milliseconds, with its name in JSON: it may be a lower bound.
     Latency(fn(&Figures) -> Option<u64>, &'static str),
-    /// The throughput in relation to Multi-Paxos, and whether that is within the noise.
+    /// The throughput in relation to Multi-Paxos, and whether that is, or may be, within the noise.
     ToMulti,
     /// The noise.
     Noise,
@@ -163,10 +163,19 @@ impl Value {
             }
             _ => {
                 let text = self.of(series.median.as_ref()?)?;
-                let is_chance = matches!(self, Self::ToMulti) && entry.within_noise == Some(true);
-                Some(if is_chance { format!("~{text}") } else { text })
+                let mark = if matches!(self, Self::ToMulti) { chance_mark(entry) } else { "" };
+                Some(format!("{mark}{text}"))
             }
         }
+    }
+}
+
+/// What stands before a ratio to Multi-Paxos that may be chance.
+fn chance_mark(entry: &Entry) -> &'static str {
+    match (entry.within_noise, &entry.noise_unknown) {
+        (Some(true), _) => "~",
+        (None, Some(_)) => "?",
+        _ => "",
     }
 }
 

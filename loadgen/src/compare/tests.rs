@@ -1,5 +1,7 @@
 use super::figures::Figures;
 use super::*;
+use crate::check::Verdict;
+use crate::preload::Preload;
 use crate::record::Counts;
 use crate::report::Quantiles;
 use crate::truth::ProcessCpu;
@@ -315,6 +317,59 @@ fn a_ratio_that_repeats_of_the_same_protocol_have_as_well_is_marked() {
     assert_eq!((once.protocols[0].aa_ratio, once.protocols[1].within_noise), (None, None));
     let text = table::render(&once, table::NARROW, false);
     assert!(text.contains("NOISE NOT KNOWN") && text.contains("multi") && !text.contains("A/A"), "{text}");
+}
+
+#[test]
+fn a_ratio_whose_noise_is_not_known_is_marked_and_the_reason_is_said() {
+    use ProtocolKind::{Basic, Epaxos, Fast, Multi};
+    let comparison = of_rounds(&[
+        (Multi, &[100_000.0, 120_000.0]),
+        (Basic, &[50_000.0]),
+        (Epaxos, &[90_000.0, 0.0]),
+        (Fast, &[20_000.0, 20_000.0]),
+    ]);
+    let reasons: Vec<_> = comparison
+        .protocols
+        .iter()
+        .map(|entry| (entry.within_noise, entry.noise_unknown.as_deref()))
+        .collect();
+    let [once, nothing] = ["basic ran once", "epaxos did nothing in one of its runs"];
+    assert_eq!(reasons, [(None, None), (None, Some(once)), (None, Some(nothing)), (Some(false), None)]);
+    assert!(comparison.remarks[0].starts_with("NOISE NOT KNOWN: "), "{:?}", comparison.remarks);
+    assert!(comparison.remarks[0].contains(once) && comparison.remarks[0].contains(nothing));
+    let text = table::render(&comparison, table::NARROW, false);
+    for row in
+        ["│ multi    ┆ 110.0 ┆  1.00 ┆", "│ basic    ┆  50.0 ┆ ?0.50 ┆", "│ fast     ┆  20.0 ┆  0.18 ┆"]
+    {
+        assert!(text.contains(row), "{row} is missing in {text}");
+    }
+}
+
+#[test]
+fn what_befell_a_round_beside_its_numbers_is_said_and_it_is_shown() {
+    let mut comparison = of_rounds(&[(ProtocolKind::Multi, &[100_000.0])]);
+    let round = &mut comparison.protocols[0].main.rounds[0];
+    assert!(round.is_clean());
+    round.failure = Some("node 1 ended by itself".to_owned());
+    round.run.preload = Some(Preload { keys: 3, key_count: 10 });
+    round.run.counts.misses = 4;
+    round.run.counts.warm_up_dropped = 5;
+    round.run.audit.as_mut().unwrap().unread = vec!["key 9: no answer".to_owned()];
+    round.run = round.run.clone().judged();
+    assert!(!round.is_clean());
+    let comparison = comparison.judged();
+    let text = table::render(&comparison, table::WIDE, false);
+    for part in [
+        "│ multi    ┆ 100.0 ┆",
+        "FAILED AFTER THE RUN: node 1 ended by itself",
+        "PRELOAD INCOMPLETE: the preload gave only 3 of 10 keys a value",
+        "4 reads found no value",
+        "5 commands were due in the warm-up and never sent",
+        "AUDIT INCOMPLETE: key 9: no answer",
+    ] {
+        assert!(text.contains(part), "{part} is missing in {text}");
+    }
+    assert_eq!(comparison.exit.code, 1);
 }
 
 #[test]

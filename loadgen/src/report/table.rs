@@ -6,6 +6,7 @@ use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, presets};
 
 use super::{LOAD_GENERATOR, Quantiles, Report, Run};
 use crate::quantity::short;
+use crate::record::Counts;
 
 type Row<'a> = (&'a str, Box<dyn Fn(&Run) -> Option<String> + 'a>);
 
@@ -43,7 +44,7 @@ fn rows<'a>() -> Vec<Row<'a>> {
             Some(format!("{:.1} %", 100.0 * counts.queued as f64 / counts.sent as f64))
         }),
     ));
-    rows.push(("dropped", Box::new(|run| run.offered.map(|_| run.counts.dropped.to_string()))));
+    rows.push(("dropped", Box::new(|run| run.offered.map(|_| dropped(&run.counts)))));
     rows.push(("errors", Box::new(|run| Some(run.counts.errors().to_string()))));
     rows.push((
         "repeated in sessions",
@@ -58,6 +59,14 @@ fn rows<'a>() -> Vec<Row<'a>> {
     rows.push(number("log bytes/command", |run| run.per_command.log_bytes));
     rows.push(number("ring enters/command", |run| run.per_command.ring_enters));
     rows
+}
+
+/// How many requests were never sent, and how many more of the warm-up.
+fn dropped(counts: &Counts) -> String {
+    match counts.warm_up_dropped {
+        0 => counts.dropped.to_string(),
+        more => format!("{}, warm-up {more}", counts.dropped),
+    }
 }
 
 /// Rows that matter even if no run has a value for them.
@@ -104,7 +113,7 @@ fn table(runs: &[Run], color: bool) -> String {
         let counts = &run.counts;
         let is_bad = match name {
             "errors" => counts.errors() > 0,
-            "dropped" => counts.dropped > 0,
+            "dropped" => counts.all_dropped() > 0,
             "audit" => run.audit.as_ref().is_some_and(|verdict| !verdict.is_clean()),
             _ => false,
         };
@@ -150,7 +159,13 @@ fn cpu_rows(table: &mut Table, runs: &[Run]) {
         right(seconds(own.and_then(|(_, used)| *used)))
     }));
     table.add_row(row);
-    let mut row = vec![Cell::new("load generator's threads busy")];
-    row.extend(runs.iter().map(|run| right(format!("{:.0} %", run.client_load * 100.0))));
+    let percent = |part: f64| format!("{:.0} %", part * 100.0);
+    let mut row = vec![Cell::new("load generator's threads on CPU")];
+    row.extend(runs.iter().map(|run| right(percent(run.client_load))));
     table.add_row(row);
+    if runs.iter().any(|run| run.client_wait.is_some()) {
+        let mut row = vec![Cell::new("  waiting for a CPU")];
+        row.extend(runs.iter().map(|run| right(run.client_wait.map_or("-".to_owned(), percent))));
+        table.add_row(row);
+    }
 }

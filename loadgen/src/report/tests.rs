@@ -37,6 +37,7 @@ fn runs() -> Vec<Run> {
         per_command: PerCommand::new(&truth, 200_000),
         cpu: cpu(7.5, 5.0),
         client_load: 0.42,
+        client_wait: Some(0.031),
         ..Run::default()
     };
     let open = Run {
@@ -62,6 +63,7 @@ fn runs() -> Vec<Run> {
         per_command: PerCommand::default(),
         cpu: cpu(f64::NAN, 15.0).split_off(1),
         client_load: 0.9,
+        client_wait: None,
         audit: Some(Verdict { checked: 30, violations: vec!["key 4: gone".to_owned()], unread: Vec::new() }),
         ..closed.clone()
     };
@@ -88,6 +90,12 @@ fn a_clean_run_has_no_error_no_broken_connection_and_no_violation() {
     let violated = Run { audit: bad.audit, ..clean.clone() };
     assert!(!is_clean(disconnected) && !is_clean(violated));
     let dropped = Run { counts: Counts { dropped: 1, ..clean.counts }, ..clean.clone() };
+    let early = Run { counts: Counts { warm_up_dropped: 1, ..clean.counts }, ..clean.clone() };
+    assert!(
+        remarks(std::slice::from_ref(&early))[0]
+            .contains("1 commands were due in the warm-up and never sent")
+    );
+    assert!(!is_clean(early));
     let interrupted = Run { interrupted: true, ..clean.clone() };
     let unread = Verdict { unread: vec!["node 3".to_owned()], ..Verdict::default() };
     let unread = Run { audit: Some(unread), ..clean };
@@ -106,6 +114,14 @@ fn a_generator_at_its_limit_refuses_a_verdict() {
     assert_eq!(idle.no_verdict, None);
     let busy = Run { client_load: 0.86, ..idle.clone() };
     assert!(remarks(&[busy.judged()])[0].starts_with("NO VERDICT"));
+    // Whoever waits for a CPU is as late as whoever is on it.
+    let waiting = Run { client_load: 0.42, client_wait: Some(0.44), ..idle.clone() }.judged();
+    assert_eq!(
+        waiting.no_verdict.as_deref(),
+        Some(
+            "the load generator's threads were on a CPU for 42 % of their time and waited for one for 44 %; give it CPUs of its own"
+        )
+    );
     let late = Run { lag: Some(quantiles(500_000)), ..idle };
     assert!(remarks(&[late.judged()])[0].contains("more than 1.50 ms late"));
 }
@@ -113,12 +129,12 @@ fn a_generator_at_its_limit_refuses_a_verdict() {
 #[test]
 fn a_rate_beyond_the_server_is_said_if_it_is_the_servers_doing() {
     let counts = Counts { completed: 50, sent: 60, ..Counts::default() };
-    let slow = Run { offered: Some(60.0), throughput: 50.0, counts, ..Run::default() };
+    let concurrency = "2 x 8".to_owned();
+    let slow = Run { offered: Some(60.0), throughput: 50.0, counts, concurrency, ..Run::default() };
     let told = |run: &Run| remarks(std::slice::from_ref(run)).join("\n");
-    assert!(
-        told(&slow)
-            .contains("50.0 of 60.0 commands/s were answered: the rate is beyond what the server takes")
-    );
+    assert!(told(&slow).contains(
+        "50.0 of 60.0 commands/s were answered: the rate is beyond what the server takes over 2 connections with 8 outstanding each,"
+    ));
     // Fewer were due, by chance.
     let lucky = Run { counts: Counts { sent: 51, ..counts }, ..slow.clone() };
     assert_eq!(told(&lucky), "");
@@ -131,6 +147,28 @@ fn a_rate_beyond_the_server_is_said_if_it_is_the_servers_doing() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn runs_that_were_made_are_shown_if_others_were_not_and_the_report_is_not_clean() {
+    let [clean, _] = runs().try_into().unwrap();
+    let report = Report::new("t".to_owned(), Vec::new(), vec![clean]);
+    assert_eq!(report.exit.code, 0);
+    let failed = report.clone().cut_short("node 1 ended by itself", false);
+    assert_eq!((failed.exit.code, failed.runs.len()), (1, 1));
+    assert!(render(&failed, false).contains("INCOMPLETE: node 1 ended by itself"));
+    assert_eq!(report.cut_short("stopped", true).exit.code, 130);
+}
+
+#[test]
+fn keys_that_a_preload_left_without_a_value_are_said() {
+    let preload = Some(Preload { keys: 3, key_count: 10 });
+    let run = Run { preload, counts: Counts { misses: 4, ..Counts::default() }, ..Run::default() };
+    let lines = remarks(&[run]);
+    assert!(
+        lines[0].contains("only 3 of 10 keys") && lines[1].contains("4 reads found no value"),
+        "{lines:?}"
+    );
 }
 
 #[test]

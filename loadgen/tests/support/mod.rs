@@ -49,6 +49,8 @@ struct State {
     requests: AtomicU64,
     writes: AtomicU64,
     writes_seen: AtomicU64,
+    /// How often INFO was asked for what panch counts.
+    infos: AtomicU64,
     /// What each number of each session did.
     numbers: Mutex<HashMap<(u64, u64), i64>>,
     /// What INFO says of the protocol: empty, or `,protocol=NAME`.
@@ -101,6 +103,11 @@ impl Server {
 
     pub fn requests(&self) -> u64 {
         self.state.requests.load(Ordering::SeqCst)
+    }
+
+    /// How often it was asked for its counters.
+    pub fn infos(&self) -> u64 {
+        self.state.infos.load(Ordering::SeqCst)
     }
 }
 
@@ -270,6 +277,7 @@ fn resp(bytes: &[u8], state: &State, out: &mut Vec<u8>) -> usize {
         let requests = state.requests.load(Ordering::SeqCst);
         match words[0] {
             b"INFO" if words[1] == b"panch" => {
+                state.infos.fetch_add(1, Ordering::SeqCst);
                 let text = format!(
                     "# Panch\r\nnode_id:1\r\ndurability:memory\r\ncommands_total:{requests}\r\nbatches_total:{}\r\n\
                      messages_total:{requests}\r\ncounter_fast_commits:{requests}\r\ncounter_slow_commits:0\r\n\
