@@ -82,7 +82,7 @@ pub fn run(arguments: &CatchupArgs, stop: &AtomicBool) -> Result<(String, bool),
 fn measure(arguments: &CatchupArgs, protocol: &str, stop: &AtomicBool) -> Result<Row, Failure> {
     let mut plan = arguments.nodes.clone();
     plan.overrides.push(format!("cluster.protocol={protocol}"));
-    let mut nodes = plan.start(stop)?;
+    let mut nodes = plan.start(REPLICAS, stop)?;
     let last = usize::from(REPLICAS) - 1;
     let process = nodes.processes()[last];
     let targets = nodes.addresses()[..last].iter().map(|node| node.native).collect();

@@ -99,7 +99,7 @@ pub fn run(arguments: &CostArgs, stop: &AtomicBool) -> Result<(String, bool), Fa
         arguments.requests,
         arguments.nodes.heading()
     );
-    let mut nodes = arguments.nodes.start(stop)?;
+    let mut nodes = arguments.nodes.start(REPLICAS, stop)?;
     let leader = nodes.leader()?;
     let mut kept = true;
     for depth in &arguments.depths {

@@ -10,8 +10,9 @@ use panch_bench::catchup::CatchupArgs;
 use panch_bench::cost::CostArgs;
 use panch_bench::failure::Failure;
 use panch_bench::memory::MemoryArgs;
+use panch_bench::ordinary::OrdinaryArgs;
 use panch_bench::side_by_side::SideBySideArgs;
-use panch_bench::{catchup, cost, guard, memory, side_by_side};
+use panch_bench::{catchup, cost, guard, memory, ordinary, side_by_side};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// Experiments with panch on this machine. Everything that an experiment starts is gone when it ends.
@@ -27,6 +28,8 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Experiment {
+    /// One and three durable nodes of panch beside Redis at ordinary load: an open loop, and clients without a pipeline
+    Ordinary(OrdinaryArgs),
     /// Three durable nodes of panch and one durable Redis under redis-benchmark, in turn; and the native protocol
     SideBySide(SideBySideArgs),
     /// Log writes, packets and io_uring_enter calls per turn and per command
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
 
 fn run(experiment: &Experiment, stop: &AtomicBool) -> Result<(String, bool), Failure> {
     match experiment {
+        Experiment::Ordinary(arguments) => Ok((ordinary::run(arguments, stop)?, true)),
         Experiment::SideBySide(arguments) => Ok((side_by_side::run(arguments, stop)?, true)),
         Experiment::Cost(arguments) => cost::run(arguments, stop),
         Experiment::Memory(arguments) => memory::run(arguments, stop),

@@ -62,7 +62,7 @@ fn resident(process: u32) -> f64 {
 /// # Errors
 /// If there is no result.
 pub fn run(arguments: &MemoryArgs, stop: &AtomicBool) -> Result<(String, bool), Failure> {
-    let mut nodes = arguments.nodes.start(stop)?;
+    let mut nodes = arguments.nodes.start(REPLICAS, stop)?;
     let processes = nodes.processes();
     let now = || processes.iter().map(|process| Some(resident(*process))).collect();
     std::thread::sleep(Duration::from_secs(1));

@@ -53,15 +53,15 @@ impl NodesArgs {
             .unwrap_or_else(|| beside().unwrap_or_default())
     }
 
-    /// Starts the nodes and waits until they serve.
-    pub(crate) fn start(&self, stop: &AtomicBool) -> Result<Nodes, Failure> {
+    /// Starts so many nodes and waits until they serve.
+    pub(crate) fn start(&self, replicas: u8, stop: &AtomicBool) -> Result<Nodes, Failure> {
         check(stop)?;
         let cpus = host::allowed_cpus();
         // The load needs a CPU too. If there are too few, a node that spins would steal from the one that has work.
-        let crowded = cpus.len() <= usize::from(REPLICAS);
+        let crowded = cpus.len() <= usize::from(replicas);
         let plan = ClusterPlan {
             panchd: self.daemon(),
-            replicas: REPLICAS,
+            replicas,
             groups: 1,
             durability: "sync".to_owned(),
             folder: self.folder(),
@@ -145,7 +145,7 @@ impl Nodes {
 
     /// The counters of every node.
     pub(crate) fn counters(&self) -> Result<Vec<Snapshot>, Failure> {
-        self.counters_of(usize::from(REPLICAS))
+        self.counters_of(self.cluster.sources().len())
     }
 
     /// The counters of the first so many nodes.
@@ -190,12 +190,9 @@ impl Nodes {
 }
 
 impl Writes {
-    /// Runs to the last answer; every one must be good.
-    ///
-    /// # Errors
-    /// If a request failed.
-    pub(crate) fn run(&self, stop: &AtomicBool) -> Result<Outcome, Failure> {
-        let plan = Plan {
+    /// As the load generator is told it.
+    pub(crate) fn plan(&self) -> Plan {
+        Plan {
             targets: self.targets.clone(),
             protocol: self.protocol,
             connections: self.connections,
@@ -222,8 +219,15 @@ impl Writes {
             connect_timeout: PATIENCE,
             spin: Duration::ZERO,
             check: false,
-        };
-        let outcome = engine::run(&plan, stop, &mut Progress::silent())?;
+        }
+    }
+
+    /// Runs to the last answer; every one must be good.
+    ///
+    /// # Errors
+    /// If a request failed.
+    pub(crate) fn run(&self, stop: &AtomicBool) -> Result<Outcome, Failure> {
+        let outcome = engine::run(&self.plan(), stop, &mut Progress::silent())?;
         check(stop)?;
         let counts = &outcome.recorder.counts;
         if counts.errors() > 0 || counts.disconnects > 0 {

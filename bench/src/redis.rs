@@ -1,5 +1,6 @@
 //! Redis, to compare with: a durable server, and `redis-benchmark`, which loads both.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -14,7 +15,7 @@ use crate::failure::{Failure, check};
 use crate::guard::{Folder, Process};
 use crate::nodes::on_path;
 
-/// How the server is run; everything else is as it comes.
+/// How the server is run that syncs; everything else is as it comes.
 pub(crate) const SERVER_SETTINGS: &str = "--appendonly yes --appendfsync always --save \"\"";
 /// How often a server is started anew because its port was taken in the meantime.
 const TRIES: usize = 3;
@@ -51,18 +52,23 @@ impl Programs {
             .to_owned()
     }
 
-    /// Starts a server that syncs every write before it answers, with its data in a new folder in `parent`.
-    pub(crate) fn start_server(&self, parent: &Path, stop: &AtomicBool) -> Result<Server, Failure> {
+    /// Starts a server with its data in a new folder in `parent`.
+    pub(crate) fn start_server(
+        &self,
+        parent: &Path,
+        syncs: Syncs,
+        stop: &AtomicBool,
+    ) -> Result<Server, Failure> {
         for _ in 1..TRIES {
-            if let Ok(server) = self.try_start(parent, stop) {
+            if let Ok(server) = self.try_start(parent, syncs, stop) {
                 return Ok(server);
             }
             check(stop)?;
         }
-        self.try_start(parent, stop)
+        self.try_start(parent, syncs, stop)
     }
 
-    fn try_start(&self, parent: &Path, stop: &AtomicBool) -> Result<Server, Failure> {
+    fn try_start(&self, parent: &Path, syncs: Syncs, stop: &AtomicBool) -> Result<Server, Failure> {
         let folder = Folder::create(parent).map_err(Failure::io("cannot make a folder"))?;
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
         let address = port.map_err(Failure::io("cannot find a free port"))?;
@@ -70,7 +76,11 @@ impl Programs {
         let log = File::create(&path).map_err(Failure::io("cannot make a log file"))?;
         let mut command = Command::new(&self.server);
         command.arg("--port").arg(address.port().to_string()).args(["--bind", "127.0.0.1"]);
-        command.args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
+        match syncs {
+            Syncs::Always => command.args(["--appendonly", "yes", "--appendfsync", "always"]),
+            Syncs::Never => command.args(["--appendonly", "no"]),
+        };
+        command.args(["--save", ""]);
         command.arg("--dir").arg(&folder).stdin(Stdio::null()).stdout(log).stderr(Stdio::null());
         let process = Process::start(&mut command).map_err(Failure::io("cannot start redis-server"))?;
         let mut server = Server { process, address, _folder: folder };
@@ -90,7 +100,7 @@ impl Programs {
         }
     }
 
-    /// Loads `address` with SETs of 16 B, over 50 connections.
+    /// Loads `address` with commands on values of 16 B.
     pub(crate) fn benchmark(
         &self,
         address: SocketAddr,
@@ -99,7 +109,8 @@ impl Programs {
     ) -> Result<Figures, Failure> {
         let mut command = Command::new(&self.benchmark);
         command.arg("-h").arg(address.ip().to_string()).arg("-p").arg(address.port().to_string());
-        command.args(["-t", "set", "-c", "50", "-d", "16", "--csv"]);
+        command.args(["-d", "16", "--csv", "-t"]).arg(load.operation.to_string());
+        command.arg("-c").arg(load.connections.to_string());
         command.arg("-P").arg(load.depth.to_string()).arg("-n").arg(load.requests.to_string());
         if load.keys > 0 {
             command.arg("-r").arg(load.keys.to_string());
@@ -124,9 +135,36 @@ impl Programs {
     }
 }
 
+/// When a server syncs its writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Syncs {
+    /// Before it answers, with [`SERVER_SETTINGS`].
+    Always,
+    /// It writes nothing.
+    Never,
+}
+
+/// The commands of a load.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Set,
+    Get,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Set => "SET",
+            Self::Get => "GET",
+        })
+    }
+}
+
 /// What `redis-benchmark` is asked for.
 #[derive(Clone, Copy)]
 pub(crate) struct Load {
+    pub(crate) operation: Operation,
+    pub(crate) connections: usize,
     pub(crate) depth: usize,
     pub(crate) requests: u64,
     /// 0: one key.

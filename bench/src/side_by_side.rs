@@ -18,7 +18,7 @@ use panch_loadgen::quantity::{Count, short};
 
 use crate::failure::Failure;
 use crate::nodes::{Nodes, NodesArgs, REPLICAS, Writes};
-use crate::redis::{Figures, Load, Programs, SERVER_SETTINGS, Server};
+use crate::redis::{Figures, Load, Operation, Programs, SERVER_SETTINGS, Server, Syncs};
 use crate::sample::Sample;
 
 /// Connections of every load.
@@ -107,8 +107,8 @@ struct Stage<'a> {
 /// If there is no result. Everything that was started is gone in any case.
 pub fn run(arguments: &SideBySideArgs, stop: &AtomicBool) -> Result<String, Failure> {
     let programs = Programs::find()?;
-    let nodes = arguments.nodes.start(stop)?;
-    let redis = programs.start_server(&arguments.nodes.folder(), stop)?;
+    let nodes = arguments.nodes.start(REPLICAS, stop)?;
+    let redis = programs.start_server(&arguments.nodes.folder(), Syncs::Always, stop)?;
     let leader = nodes.leader()?;
     let target = match arguments.node {
         NodeArg::Leader => leader,
@@ -173,7 +173,8 @@ impl Stage<'_> {
     ) -> Result<(Figures, f64), Failure> {
         self.nodes.check_alive()?;
         let before = self.cpu(contender);
-        let load = Load { depth, requests, keys: self.arguments.keys.0 };
+        let keys = self.arguments.keys.0;
+        let load = Load { operation: Operation::Set, connections: CONNECTIONS, depth, requests, keys };
         let node = self.nodes.addresses()[self.target];
         let figures = match contender {
             Contender::Panch => self.programs.benchmark(node.resp, load, self.stop)?,
