@@ -347,7 +347,11 @@ impl<Figures> Bout<Figures> {
                 .chain(strain)
                 .map(|(name, ratio)| {
                     let name = name.split(',').next().unwrap_or(name);
-                    ratio.median().map_or(format!("{name} -"), |median| format!("{name} {median:.2}"))
+                    // Nothing was asked of a disk by either, or none could be named.
+                    ratio
+                        .median()
+                        .filter(|median| median.is_finite())
+                        .map_or(format!("{name} -"), |median| format!("{name} {median:.2}"))
                 })
                 .collect();
             let gaps = |runs: &Runs<Figures>| runs.sample(|run| strain_of(run).gaps);
