@@ -109,7 +109,7 @@ fn acknowledges_once_per_turn_and_after_the_last_record() {
 
 /// The next acceptance says what was chosen before it; where none comes, a record of its own does, once.
 #[test]
-fn what_is_chosen_at_rest_is_written_down() {
+pub(super) fn what_is_chosen_at_rest_is_written_down() {
     let mut solo = Solo::new(3);
     let frames = [solo.frame(1), solo.frame(2)];
     let leader = ballot(1, 1);
