@@ -384,12 +384,11 @@ fn nobody_there_is_an_error_that_names_the_address() {
     assert!(matches!(&error, EngineError::Connect { address: named, .. } if *named == address), "{error}");
 }
 
-#[test]
-fn a_stop_ends_a_run_early_with_what_there_is() {
-    let server = Server::start(Faults::default());
-    let plan = Plan { count: None, ..counted(&server, "set", 0) };
+/// A run without an end that is stopped once the server has had a hundred requests.
+fn stopped(server: &Server) -> Outcome {
+    let plan = Plan { count: None, ..counted(server, "set", 0) };
     let stop = AtomicBool::new(false);
-    let outcome = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         scope.spawn(|| {
             while server.requests() < 100 {
                 std::thread::sleep(Duration::from_millis(1));
@@ -397,7 +396,13 @@ fn a_stop_ends_a_run_early_with_what_there_is() {
             stop.store(true, Ordering::SeqCst);
         });
         engine::run(&plan, &stop, &mut Progress::silent()).unwrap()
-    });
+    })
+}
+
+#[test]
+fn a_stop_ends_a_run_early_with_what_there_is() {
+    let server = Server::start(Faults::default());
+    let outcome = stopped(&server);
     assert!(outcome.interrupted && outcome.elapsed < FOREVER);
     assert_eq!(outcome.recorder.counts.acknowledged, server.requests());
 }
@@ -406,17 +411,7 @@ fn a_stop_ends_a_run_early_with_what_there_is() {
 fn what_is_answered_after_a_stop_was_not_answered_within_the_window() {
     let stall = Duration::from_secs(1);
     let server = Server::start(Faults { stall: Some((100, stall)), ..Faults::default() });
-    let plan = Plan { count: None, ..counted(&server, "set", 0) };
-    let stop = AtomicBool::new(false);
-    let outcome = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while server.requests() < 100 {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            stop.store(true, Ordering::SeqCst);
-        });
-        engine::run(&plan, &stop, &mut Progress::silent()).unwrap()
-    });
+    let outcome = stopped(&server);
     let counts = &outcome.recorder.counts;
     assert_eq!(counts.acknowledged, server.requests());
     assert!(counts.completed < counts.acknowledged, "{counts:?}");
