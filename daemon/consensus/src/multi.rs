@@ -134,6 +134,8 @@ pub struct Multi {
     window: Window,
     /// Everything up to here is known to be chosen.
     commit: Slot,
+    /// Since when it is no more.
+    commit_since: Instant,
     /// The own log says so of everything up to here.
     commit_noted: Slot,
     /// Everything up to here is known to be chosen, or accepted in `promised`.
@@ -196,6 +198,7 @@ impl Multi {
             }
             effects.choose(next, entry.value.clone());
             self.commit = next;
+            self.commit_since = self.now;
         }
         self.window.advance_chosen(self.commit);
         self.accepted_upto = self.accepted_upto.max(self.commit);
@@ -224,9 +227,12 @@ impl Multi {
     }
 
     /// Writes down what is chosen when nothing more comes: the next acceptance would have said it. Who is restarted then still knows what
-    /// was decided, even if those that decided it with him have forgotten.
+    /// was decided, even if those that decided it with him have forgotten. Heartbeats for reads come between writes, too: only a commit
+    /// index that has stood for a while is worth a write, which the next acceptance may have to wait for. Entries of older ballots beyond
+    /// what is accepted may stay for as long as nobody writes.
     fn note_commit(&mut self, effects: &mut Effects<Self>) {
-        let is_at_rest = self.window.last() <= self.commit;
+        let is_at_rest = self.accepted_upto == self.commit
+            && self.now.since(self.commit_since) >= self.tuning.heartbeat_interval / 2;
         if is_at_rest && self.commit > self.commit_noted && holds(Rule::CommitNoted) {
             self.commit_noted = self.commit;
             self.recorded = self.promised;
@@ -351,6 +357,7 @@ impl Protocol for Multi {
             // No tail while the log is replayed: what is chosen is executed and leaves memory.
             window: Window::new(executed, 0),
             commit: executed,
+            commit_since: Instant::default(),
             commit_noted: executed,
             accepted_upto: executed,
             // Below the snapshot the log may hold values that lost: the snapshot may have come from a peer.

@@ -232,6 +232,7 @@ impl Multi {
         }
         self.window.drop_through(slot);
         self.commit = slot;
+        self.commit_since = self.now;
         self.trust.need(slot);
         self.accepted_upto = self.accepted_upto.max(slot);
         self.advance_accepted();

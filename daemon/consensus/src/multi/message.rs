@@ -264,7 +264,7 @@ impl Message {
     }
 }
 
-/// A promise, written down: no ballot below this one is obeyed.
+/// A promise, written down: no ballot below this one is obeyed. It is repeated to say what is chosen by now.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PromiseRecord {
     /// The ballot promised.

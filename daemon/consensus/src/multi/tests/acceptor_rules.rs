@@ -112,10 +112,16 @@ fn acknowledges_once_per_turn_and_after_the_last_record() {
 pub(super) fn what_is_chosen_at_rest_is_written_down() {
     let mut solo = Solo::new(3);
     let frames = [solo.frame(1), solo.frame(2)];
-    let leader = ballot(1, 1);
+    let (old, leader) = (ballot(1, 2), ballot(2, 1));
+    // What was accepted in an older ballot, beyond what the leader has sent, lies there for as long as nobody writes.
+    let stale = solo.frame(3);
+    for slot in 1..=3 {
+        solo.accept(R2, old, slot, 0, &stale);
+    }
     solo.accept(R1, leader, 1, 0, &frames[0]);
     solo.accept(R1, leader, 2, 0, &frames[1]);
     solo.settle();
+    let interval = tuning().heartbeat_interval;
     let heartbeat = |commit| Heartbeat {
         ballot: leader,
         round: 1,
@@ -125,9 +131,18 @@ pub(super) fn what_is_chosen_at_rest_is_written_down() {
         lease: 0,
     };
     solo.deliver(R1, heartbeat(1), None);
+    solo.pass(interval);
+    solo.deliver(R1, heartbeat(1), None);
     assert_eq!(solo.records(), [], "more is to come");
+    // A read may follow each write: its heartbeat is no rest.
+    solo.deliver(R1, heartbeat(2), None);
+    solo.pass(interval / 4);
+    solo.deliver(R1, heartbeat(2), None);
+    assert_eq!(solo.records(), []);
+    solo.pass(interval / 4);
     solo.deliver(R1, heartbeat(2), None);
     assert_eq!(solo.records(), [promised(leader, 2)]);
+    solo.pass(interval);
     solo.deliver(R1, heartbeat(2), None);
     assert_eq!(solo.records(), []);
     // Whoever was restarted knows it.
@@ -139,6 +154,7 @@ pub(super) fn what_is_chosen_at_rest_is_written_down() {
     ];
     let mut solo = Solo::restarted(3, Slot(0), &records);
     assert_eq!(solo.chosen().len(), 2);
+    solo.pass(interval);
     solo.deliver(R1, heartbeat(2), None);
     assert_eq!(solo.records(), []);
 }
