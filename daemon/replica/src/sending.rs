@@ -12,7 +12,7 @@
 use panch_wire::ids::{REPLICAS_MAX, ReplicaId, ReplicaSet, Slot};
 use panch_wire::time::{Duration, Instant};
 
-use crate::transfer::{CHUNK_SIZE, Reason, SnapshotFile};
+use crate::transfer::{CHUNK_SIZE, LEFT_MAX, Reason, SnapshotFile};
 use crate::window::{SIZE_MIN, Window};
 
 /// The log of a core may have this many times [`log_size_max`](crate::core::CoreConfig::log_size_max) bytes, and as many more as
@@ -78,19 +78,27 @@ struct Quiet {
     until: Instant,
     /// How long it was left alone last.
     length: Duration,
+    /// No newer snapshot is made for it before this: it takes another peer's.
+    busy_until: Instant,
+    /// How long that was the last time, since it took a chunk.
+    busy: Duration,
 }
 
 impl Quiet {
-    /// After a refusal; `max` as [`Reason::quiet_max`] has it. One that is over soon does not shorten the wait after the next that lasts: two
-    /// senders meet each other's attempts at a full disk now and then.
-    fn extend(&mut self, now: Instant, max: Option<Duration>) {
+    /// After a refusal. One that is over soon does not shorten the wait after the next that lasts: two senders meet each other's attempts
+    /// at a full disk now and then.
+    fn extend(&mut self, now: Instant, reason: Reason) {
         if now.since(self.until) >= FORGIVEN_AFTER {
-            self.length = Duration::ZERO;
+            *self = Self::default();
         }
-        if let Some(max) = max {
+        if let Some(max) = reason.quiet_max() {
             self.length = (2 * self.length).max(QUIET_MIN).min(max);
         }
-        self.until = now + max.map_or(QUIET_MIN, |_| self.length);
+        if reason == Reason::Busy {
+            self.busy = (2 * self.busy).max(QUIET_MIN).min(LEFT_MAX);
+            self.busy_until = now + self.busy;
+        }
+        self.until = now + reason.quiet_max().map_or(QUIET_MIN, |_| self.length);
     }
 }
 
@@ -212,6 +220,7 @@ impl Sendings {
         sending.heard = now;
         if offset > sending.acked {
             sending.acked = offset;
+            self.quiet[peer.index()].busy = Duration::ZERO;
             sending.requested = sending.requested.max(offset);
             sending.progressed = now;
             sending.window.acked(now, offset, sending.highest);
@@ -253,7 +262,7 @@ impl Sendings {
     /// The peer takes no snapshot now: its transfer ends.
     pub(crate) fn refused(&mut self, now: Instant, peer: ReplicaId, reason: Reason) {
         self.stop(peer);
-        self.quiet[peer.index()].extend(now, reason.quiet_max());
+        self.quiet[peer.index()].extend(now, reason);
     }
 
     /// The file could not be read: the transfer to the peer ends. That says nothing about the peer.
@@ -266,6 +275,17 @@ impl Sendings {
     /// Until when the peer is to be sent none, if it is not yet time.
     pub(crate) fn quiet_until(&self, now: Instant, peer: ReplicaId) -> Option<Instant> {
         Some(self.quiet[peer.index()].until).filter(|until| now < *until)
+    }
+
+    /// Whether the peer takes another's snapshot, so that none is to be made for it alone. It is then left alone for a while: about as long
+    /// as it has been busy, and no longer than a transfer may take that does not yield to another.
+    pub(crate) fn leave_busy(&mut self, now: Instant, peer: ReplicaId) -> bool {
+        let quiet = &mut self.quiet[peer.index()];
+        let is_busy = now < quiet.busy_until;
+        if is_busy {
+            quiet.until = quiet.busy_until.min(now + QUIET_MIN);
+        }
+        is_busy
     }
 
     /// The peer begins another life: what it refused in the one before it may take in this.
@@ -504,6 +524,31 @@ mod tests {
         assert_eq!(sendings.quiet_until(BEGIN, OTHER), None);
         sendings.failed(BEGIN, OTHER);
         assert_eq!(sendings.quiet_until(BEGIN, OTHER), Some(BEGIN + QUIET_MIN));
+    }
+
+    /// What there is is offered every second, but a newer one is made ever more rarely.
+    #[test]
+    fn nothing_newer_is_made_for_a_peer_that_is_busy() {
+        let mut sendings = sendings();
+        let mut now = BEGIN;
+        assert!(!sendings.leave_busy(now, PEER));
+        let mut waits = Vec::new();
+        for _ in 0..7 {
+            sendings.start(now, PEER, FILE);
+            sendings.refused(now, PEER, Reason::Busy);
+            let from = now;
+            while let Some(until) = sendings.quiet_until(now, PEER) {
+                assert_eq!(until, now + QUIET_MIN);
+                now = until;
+                let _ = sendings.leave_busy(now, PEER);
+            }
+            waits.push(now.since(from).as_secs());
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30]);
+        sendings.start(now, PEER, FILE);
+        assert!(!sendings.acked(now, PEER, FILE.slot, 1));
+        sendings.refused(now, PEER, Reason::Busy);
+        assert!(sendings.leave_busy(now, PEER) && !sendings.leave_busy(now + QUIET_MIN, PEER), "it was not");
     }
 
     #[test]

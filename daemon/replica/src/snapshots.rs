@@ -183,6 +183,7 @@ impl Snapshots {
         let slot = slot.max(self.least[peer.index()]);
         match self.latest {
             Some(file) if file.slot >= slot && !self.doubts_latest => self.sending.start(now, peer, file),
+            _ if self.sending.leave_busy(now, peer) => self.refusing[peer.index()] = Some(slot),
             _ => {
                 self.wanted = true;
                 self.waiting.retain(|(waits, _)| *waits != peer);
@@ -583,5 +584,28 @@ mod tests {
         snapshots.want(Instant(2), PEER, Slot(5));
         assert!(!snapshots.sending.is_sending(PEER, Slot(9)) && snapshots.wanted);
         assert_eq!(snapshots.waiting, [(PEER, Slot(10))], "it is sent the next");
+    }
+
+    /// It takes what there is, as soon as it can. A newer snapshot would be made for it again and again.
+    #[test]
+    fn none_is_made_for_whoever_takes_that_of_another() {
+        let limits = TransferLimits { window_max: 1 << 20, size_max: 1 << 30 };
+        let mut snapshots = Snapshots::new(1 << 20, limits);
+        let (mut now, second) = (Instant(1), Duration::from_secs(1));
+        snapshots.found(SnapshotFile { slot: Slot(9), size: 1 }, &Frontier::default());
+        // Twice, since it is asked about again only after twice the time.
+        for _ in 0..2 {
+            snapshots.sending.refused(now, PEER, crate::transfer::Reason::Busy);
+            now = now + second;
+        }
+        snapshots.want(now, PEER, Slot(10));
+        assert!(!snapshots.wanted && snapshots.waiting.is_empty() && snapshots.deadline() == Some(now + second));
+        snapshots.found(SnapshotFile { slot: Slot(10), size: 1 }, &Frontier::default());
+        snapshots.end_quiet(now + second);
+        assert!(snapshots.sending.is_sending(PEER, Slot(10)));
+        // Nor is it kept waiting for ever.
+        snapshots.sending.stop(PEER);
+        snapshots.want(now + second, PEER, Slot(11));
+        assert!(snapshots.wanted && snapshots.waiting == [(PEER, Slot(11))]);
     }
 }

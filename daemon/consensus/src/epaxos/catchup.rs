@@ -247,7 +247,8 @@ impl Epaxos {
         effects.send(Dest::One(to), Covered { position }, None);
         if to != self.group.me && !std::mem::replace(&mut self.members[to.index()].snapshotting, true) {
             // The peer goes on executing what it can until it hears that it is to wait, and keeps about as much of that in memory as is kept
-            // here: a snapshot that lacks more could be of no use when it has arrived.
+            // here: a snapshot that lacks more could be of no use when it has arrived. Both are bounded by bytes, and count what lies behind
+            // a gap, so this is a guess; if it was wrong the peer says so.
             let kept = self.tail.len() as u64;
             effects.send_snapshot(
                 to,
