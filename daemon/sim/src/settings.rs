@@ -277,6 +277,7 @@ impl Settings {
             wal: panch_wal::Config {
                 segment_size: 256 << 10,
                 group_size_max: 64 << 10,
+                packed_size_max: packed_size_max(0),
                 writes_in_flight_max: 2,
                 spares: 1,
                 reuse_max: 2,
@@ -391,9 +392,10 @@ impl Settings {
         settings.wal = panch_wal::Config {
             segment_size: segment_pages * PAGE,
             group_size_max: random.range(4, segment_pages / 2) as usize * PAGE_SIZE,
+            packed_size_max: packed_size_max(segment_pages),
             writes_in_flight_max: random.range(1, 4) as usize,
             spares: random.range(1, 2) as usize,
-            // Not drawn, so that what seeds mean does not change.
+            // Neither is drawn, so that what seeds mean does not change.
             reuse_max: (segment_pages % 5) as usize,
             attest_after: Duration::from_millis(random.range(1, 50)),
             retry_after: Duration::from_millis(50),
@@ -476,6 +478,11 @@ impl Settings {
         self.tuning.election_timeout *= slower;
         self.tuning.lease *= slower;
     }
+}
+
+/// Which bodies a log packs: none if its segments have an odd number of pages, otherwise the small ones.
+fn packed_size_max(segment_pages: u64) -> usize {
+    if segment_pages.is_multiple_of(2) { panch_wal::Config::default().packed_size_max } else { 0 }
 }
 
 /// What only some protocols look at.

@@ -3,6 +3,8 @@
 use panch_wire::frame::PAGE_SIZE;
 use panch_wire::time::Duration;
 
+use crate::format::PACKED_SIZE_MAX;
+
 /// The most buffers one vectored write may have (Linux `IOV_MAX`).
 const PARTS_MAX: usize = 1024;
 
@@ -30,6 +32,10 @@ pub struct Config {
     /// Bytes of pages in one commit group, above which records go to the next one; a multiple of the page size. Only a
     /// single larger body or a restatement exceeds it.
     pub group_size_max: usize,
+    /// Bodies up to this many bytes are packed between the records: padded to pages of its own, a small one would take many times
+    /// its bytes. Larger ones are not copied; with the default, the padding of such a one is less than a fourth of its bytes. At
+    /// most the default.
+    pub packed_size_max: usize,
     /// Writes that may be in flight at once; at least 1. More shorten the wait under load, fewer gather more per write.
     pub writes_in_flight_max: usize,
     /// Segments kept prepared beyond the current one; at least 1.
@@ -50,6 +56,7 @@ impl Default for Config {
         Self {
             segment_size: 64 << 20,
             group_size_max: 1 << 20,
+            packed_size_max: PACKED_SIZE_MAX,
             writes_in_flight_max: 1,
             spares: 1,
             reuse_max: 1,
@@ -83,6 +90,9 @@ impl Config {
         {
             return Err(ConfigFault::GroupSize);
         }
+        if self.packed_size_max > PACKED_SIZE_MAX {
+            return Err(ConfigFault::PackedSize);
+        }
         if self.writes_in_flight_max == 0 {
             return Err(ConfigFault::WritesInFlight);
         }
@@ -101,6 +111,9 @@ pub enum ConfigFault {
         "the commit group size must be a multiple of 4 KiB, from 8 KiB to half a segment, and below 4 MiB"
     )]
     GroupSize,
+    /// See [`Config::packed_size_max`].
+    #[error("batches of more than 16 KiB cannot be packed")]
+    PackedSize,
     /// See [`Config::segment_size`].
     #[error("the segment size must be a multiple of 4 KiB and at least 32 KiB")]
     SegmentSize,

@@ -142,7 +142,7 @@ pub enum RecoverError {
     },
     /// Written by a version of the format that this program does not know.
     #[error(
-        "log segment {segment}, offset {offset} has format version {found}; this program reads version {supported}: start \
+        "log segment {segment}, offset {offset} has format version {found}; this program reads versions {oldest} to {newest}: start \
          the version that wrote it"
     )]
     Version {
@@ -152,8 +152,10 @@ pub enum RecoverError {
         offset: u64,
         /// The version found.
         found: u16,
-        /// The version that can be read.
-        supported: u16,
+        /// The oldest version that can be read.
+        oldest: u16,
+        /// The newest.
+        newest: u16,
     },
 }
 

@@ -1,8 +1,8 @@
 //! The bytes of a commit group's header pages.
 //!
-//! A commit group is: one or more header pages (a fixed header, then the records), then the padded pages of each body in
-//! the order of the records. All integers are little-endian. The header checksum covers every byte of the header pages
-//! after itself; bodies are covered by the checksums in their records, their padding by nothing.
+//! A commit group is: one or more header pages (a fixed header, then the records, small bodies among them), then the padded
+//! pages of each large body in the order of the records. All integers are little-endian. The header checksum covers every
+//! byte of the header pages after itself; bodies are covered by the checksums in their records, their padding by nothing.
 //!
 //! ```text
 //!  0 checksum u64   8 magic u32       12 version u16   14 zero u16
@@ -11,8 +11,11 @@
 //! 56 previous lsn u64   64 chain u64  72 durable lsn u64   80 oldest segment u64
 //! 88 record count u32   92 bytes of records u32        96 records
 //!
-//! record: group u16, kind u8, flags u8, length u16, zero u16; [body: pages u32, length u32, checksum u64;] bytes; to 8
+//! record: group u16, kind u8, flags u8, length u16, zero u16; [body: pages u32, length u32, checksum u64;] bytes; to 8;
+//!         [a body of no pages: its bytes; to 8]
 //! ```
+//! Version 1 has pages for every body. A log may hold commit groups of both versions.
+//!
 //! Everything before offset 56, and what the checksum covers, stays the same in every version: a header of any version can
 //! be recognised as stale, foreign or unsupported.
 
@@ -25,7 +28,9 @@ use crate::segment::SegmentSequence;
 use crate::{Lsn, RecordKind};
 
 /// Version of the log format.
-pub const FORMAT_VERSION: u16 = 1;
+pub const FORMAT_VERSION: u16 = 2;
+/// The oldest version that is read.
+pub(crate) const FORMAT_VERSION_MIN: u16 = 1;
 /// Bytes before the records.
 pub(crate) const HEADER_SIZE: usize = 96;
 const MAGIC: u32 = u32::from_le_bytes(*b"PWAL");
@@ -35,6 +40,8 @@ const HAS_BODY: u8 = 1;
 const RESTATED: u8 = 2;
 /// Larger numbers are never written, so that the sum of a found number and a step cannot overflow.
 const LSN_MAX: u64 = 1 << 62;
+/// The most bytes of a body that is packed between the records.
+pub(crate) const PACKED_SIZE_MAX: usize = 4 * PAGE_SIZE;
 
 /// What a commit group is chained to: the number and header checksum of the one before it.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -154,6 +161,7 @@ impl Header {
 /// What a record says about its body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Body {
+    /// Pages behind the header pages; 0 if the body is packed behind its record.
     pub(crate) page_count: u32,
     pub(crate) length: u32,
     pub(crate) checksum: u64,
@@ -167,22 +175,45 @@ pub(crate) struct Record<'a> {
     pub(crate) restated: bool,
     pub(crate) bytes: &'a [u8],
     pub(crate) body: Option<Body>,
+    /// The bytes of a packed body; empty otherwise.
+    pub(crate) packed: &'a [u8],
 }
 
 impl Body {
-    pub(crate) fn of(frame: &Frame) -> Self {
+    /// `frame` as a body that is packed if it has at most `packed_size_max` bytes.
+    pub(crate) fn of(frame: &Frame, packed_size_max: usize) -> Self {
+        let length = frame.bytes().len();
         Self {
-            page_count: frame.page_count() as u32,
-            length: frame.bytes().len() as u32,
+            page_count: if length <= packed_size_max { 0 } else { frame.page_count() as u32 },
+            length: length as u32,
             checksum: frame.checksum(),
         }
     }
+
+    /// Whether the body lies behind its record.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.page_count == 0
+    }
+
+    /// Whether a frame of that length may lie there.
+    fn is_consistent(&self) -> bool {
+        let length = self.length as usize;
+        let size_max = if self.is_packed() { PACKED_SIZE_MAX } else { FRAME_SIZE_MAX };
+        (FRAME_HEADER_SIZE..=size_max).contains(&length)
+            && (self.is_packed() || pages_for(length) == self.page_count as usize)
+    }
 }
 
-/// Bytes that a record takes in the header pages.
-pub(crate) fn record_size(length: usize, has_body: bool) -> usize {
+/// Bytes of a record before its packed body.
+fn record_head_size(length: usize, has_body: bool) -> usize {
     let body = if has_body { BODY_SIZE } else { 0 };
     (RECORD_SIZE + body + length).next_multiple_of(8)
+}
+
+/// Bytes that a record with `length` bytes takes in the header pages.
+pub(crate) fn record_size(length: usize, body: Option<Body>) -> usize {
+    let packed = body.filter(Body::is_packed).map_or(0, |body| body.length as usize);
+    record_head_size(length, body.is_some()) + packed.next_multiple_of(8)
 }
 
 impl<'a> Record<'a> {
@@ -202,6 +233,13 @@ impl<'a> Record<'a> {
         }
         out[3] = flags;
         out[at..at + self.bytes.len()].copy_from_slice(self.bytes);
+        let at = self.packed_at();
+        out[at..at + self.packed.len()].copy_from_slice(self.packed);
+    }
+
+    /// Where the packed body begins, counted from the record.
+    pub(crate) fn packed_at(&self) -> usize {
+        record_head_size(self.bytes.len(), self.body.is_some())
     }
 
     /// Takes the record at the front of `rest`; `None` if the bytes are not a record.
@@ -217,23 +255,23 @@ impl<'a> Record<'a> {
             let (named, after) = tail.split_at_checked(BODY_SIZE)?;
             let found =
                 Body { page_count: u32_at(named, 0), length: u32_at(named, 4), checksum: u64_at(named, 8) };
-            let size = found.length as usize;
-            if !(FRAME_HEADER_SIZE..=FRAME_SIZE_MAX).contains(&size)
-                || pages_for(size) != found.page_count as usize
-            {
+            if !found.is_consistent() {
                 return None;
             }
             body = Some(found);
             tail = after;
         }
         let bytes = tail.get(..length)?;
-        *rest = rest.get(record_size(length, body.is_some())..)?;
+        let packed_length = body.filter(Body::is_packed).map_or(0, |body| body.length as usize);
+        let packed = rest.get(record_head_size(length, body.is_some())..)?.get(..packed_length)?;
+        *rest = rest.get(record_size(length, body)..)?;
         Some(Self {
             group: GroupId(u16_at(fixed, 0)),
             kind: RecordKind(fixed[2]),
             restated: flags & RESTATED != 0,
             bytes,
             body,
+            packed,
         })
     }
 }
@@ -265,13 +303,19 @@ mod tests {
         #[test]
         fn a_record_comes_back_as_it_was(
             group: u16, kind: u8, restated: bool, bytes in prop::collection::vec(any::<u8>(), 0..=FIXED_SIZE_MAX),
-            body in prop::option::of((FRAME_HEADER_SIZE as u32..1 << 20, any::<u64>()))
+            body in prop::option::of((FRAME_HEADER_SIZE as u32..1 << 20, any::<u64>(), any::<bool>()))
         ) {
-            let body = body.map(|(length, checksum)| {
-                Body { page_count: pages_for(length as usize) as u32, length, checksum }
+            let mut frame = Vec::new();
+            let body = body.map(|(length, checksum, is_packed)| {
+                let is_packed = is_packed && length as usize <= PACKED_SIZE_MAX;
+                if is_packed {
+                    frame = vec![kind; length as usize];
+                }
+                Body { page_count: if is_packed { 0 } else { pages_for(length as usize) as u32 }, length, checksum }
             });
-            let record = Record { group: GroupId(group), kind: RecordKind(kind), restated, bytes: &bytes, body };
-            let mut out = vec![0; record_size(bytes.len(), body.is_some())];
+            let (group, kind) = (GroupId(group), RecordKind(kind));
+            let record = Record { group, kind, restated, bytes: &bytes, body, packed: &frame };
+            let mut out = vec![0; record_size(bytes.len(), body)];
             record.write(&mut out);
             let mut rest = &out[..];
             prop_assert_eq!(Record::take(&mut rest), Some(record));

@@ -3,10 +3,10 @@
 use panch_wire::frame::{Frame, PAGE_SIZE, Page, pages_for};
 use panch_wire::ids::GroupId;
 
-use crate::Lsn;
 use crate::format::{Body, HEADER_SIZE, Header, Record, record_size};
+use crate::{BodyPlace, Lsn};
 
-/// Records in final form behind room for the header, and the frames that follow the header pages.
+/// Records in final form behind room for the header, small bodies among them, and the large ones that follow the header pages.
 ///
 /// `pages` has exactly the pages that `length` bytes need, and is zero from `length` on.
 #[derive(Default)]
@@ -17,6 +17,8 @@ pub(crate) struct CommitGroup {
     record_count: u32,
     bodies: Vec<Frame>,
     body_pages: usize,
+    /// Whether a body lies between the records.
+    has_packed: bool,
     /// Consensus groups with records that are not restatements.
     members: Vec<GroupId>,
 }
@@ -29,6 +31,7 @@ impl CommitGroup {
         self.pages.push(Page([0; PAGE_SIZE]));
         self.length = HEADER_SIZE;
         self.record_count = 0;
+        self.has_packed = false;
         self.release_bodies();
         self.members.clear();
     }
@@ -39,31 +42,37 @@ impl CommitGroup {
         self.body_pages = 0;
     }
 
-    /// Whether a record with `length` bytes and `body_pages` pages of body may be added without exceeding `pages_max`.
-    pub(crate) fn has_room(&self, length: usize, body_pages: Option<usize>, pages_max: usize) -> bool {
-        let header = pages_for(self.length + record_size(length, body_pages.is_some()));
-        self.is_empty() || header + self.body_pages + body_pages.unwrap_or(0) <= pages_max
+    /// Whether a record with `length` bytes and `body` may be added without exceeding `pages_max`.
+    pub(crate) fn has_room(&self, length: usize, body: Option<Body>, pages_max: usize) -> bool {
+        let header = pages_for(self.length + record_size(length, body));
+        let body_pages = body.map_or(0, |body| body.page_count as usize);
+        self.is_empty() || header + self.body_pages + body_pages <= pages_max
     }
 
-    /// Adds a record. Returns the page of its body, counted from the first body page.
-    pub(crate) fn push(&mut self, record: Record<'_>, body: Option<&Frame>) -> u32 {
-        debug_assert_eq!(record.body, body.map(Body::of));
-        let end = self.length + record_size(record.bytes.len(), record.body.is_some());
+    /// Adds a record whose body, if it has one and that is not packed, is `frame`. Returns the place of its body.
+    pub(crate) fn push(&mut self, record: Record<'_>, frame: Option<&Frame>) -> BodyPlace {
+        debug_assert_eq!(record.body.is_some(), frame.is_some());
+        let end = self.length + record_size(record.bytes.len(), record.body);
         while self.pages.len() * PAGE_SIZE < end {
             self.pages.push(Page([0; PAGE_SIZE]));
         }
         record.write(&mut bytemuck::cast_slice_mut(&mut self.pages)[self.length..end]);
+        let packed_at = self.length + record.packed_at();
         self.length = end;
         self.record_count += 1;
         if !record.restated && !self.members.contains(&record.group) {
             self.members.push(record.group);
         }
+        if record.body.is_some_and(|body| body.is_packed()) {
+            self.has_packed = true;
+            return BodyPlace::Packed { byte: packed_at as u32 };
+        }
         let page = self.body_pages as u32;
-        if let Some(frame) = body {
+        if let Some(frame) = frame {
             self.body_pages += frame.page_count();
             self.bodies.push(frame.clone());
         }
-        page
+        BodyPlace::Behind { page }
     }
 
     /// Whether nothing was added.
@@ -86,9 +95,9 @@ impl CommitGroup {
         &self.members
     }
 
-    /// Whether a body follows the header.
+    /// Whether a record has a body.
     pub(crate) fn has_bodies(&self) -> bool {
-        !self.bodies.is_empty()
+        self.has_packed || !self.bodies.is_empty()
     }
 
     /// Completes `header` with the sizes and writes it. Returns the header checksum.
@@ -121,7 +130,7 @@ impl CommitGroup {
         self.pages = pages;
     }
 
-    /// The frames behind the header pages.
+    /// The large bodies, which lie behind the header pages.
     pub(crate) fn bodies(&self) -> &[Frame] {
         &self.bodies
     }

@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 
+use panch_wire::frame::PAGE_SIZE;
 use panch_wire::ids::GroupId;
 use panch_wire::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::segment::{Preparation, SegmentSequence};
-use crate::{BodyRef, Location, Lsn};
+use crate::{BodyPlace, BodyRef, Location, Lsn};
 
 /// A segment that holds commit groups.
 #[derive(Debug)]
@@ -45,12 +46,26 @@ impl Segment {
     }
 }
 
-/// Where the bodies of a commit group start.
+/// Where a commit group lies.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Placed {
     pub(crate) lsn: Lsn,
     pub(crate) segment: SegmentSequence,
+    /// Bytes from the segment's start.
     pub(crate) offset: u64,
+    /// Pages before those of the first body that has pages of its own.
+    pub(crate) header_pages: u32,
+}
+
+impl Placed {
+    /// Where one of its bodies lies.
+    pub(crate) fn locate(&self, body: BodyRef) -> Location {
+        let within = match body.place {
+            BodyPlace::Packed { byte } => u64::from(byte),
+            BodyPlace::Behind { page } => u64::from(self.header_pages + page) * PAGE_SIZE as u64,
+        };
+        Location { segment: self.segment, offset: self.offset + within, length: body.length }
+    }
 }
 
 /// See the module.
@@ -193,24 +208,22 @@ impl Ledger {
 
     // Filling.
 
-    /// Notes that a commit group was placed in the current segment, its bodies starting at `bodies_at`.
-    pub(crate) fn place(&mut self, lsn: Lsn, members: &[GroupId], bodies_at: Option<u64>) {
+    /// Notes that a commit group was placed in the current segment.
+    pub(crate) fn place(&mut self, placed: Placed, members: &[GroupId], has_bodies: bool) {
         let segment = self.retained.back_mut().expect("a commit group is placed in the current segment");
-        segment.note(lsn);
+        segment.note(placed.lsn);
         for group in members {
-            segment.note_member(*group, lsn);
+            segment.note_member(*group, placed.lsn);
         }
-        if let Some(offset) = bodies_at {
-            self.placed.push_back(Placed { lsn, segment: self.current, offset });
+        if has_bodies {
+            self.placed.push_back(placed);
         }
     }
 
     /// Where a body lies; `None` if its segment was released or its commit group not placed yet.
     pub(crate) fn locate(&self, body: BodyRef) -> Option<Location> {
         let at = self.placed.binary_search_by_key(&body.lsn, |placed| placed.lsn).ok()?;
-        let placed = self.placed[at];
-        let offset = placed.offset + u64::from(body.page) * panch_wire::frame::PAGE_SIZE as u64;
-        Some(Location { segment: placed.segment, offset, length: body.length })
+        Some(self.placed[at].locate(body))
     }
 
     /// The retained segments with commit groups above `lsn`.

@@ -20,6 +20,8 @@
 //! * Nothing counts as durable before everything older is durable ([`writer`]).
 //! * A log sequence number is never used twice, not even by writes that a crash cut off ([`mod@recover`]).
 //! * Recovery returns everything that was reported durable and nothing that was not appended, or refuses ([`mod@recover`]).
+//! * What is written is less than the bytes of the bodies and a fourth of them, 160 bytes for each record, and a page for
+//!   each write ([`Config::packed_size_max`]).
 //! * A segment is released only after the newer segment that restates the small state, and a commit group that says the
 //!   old one is no longer part of the log, are both on stable storage ([`segment`]).
 #![forbid(unsafe_code)]
@@ -48,6 +50,9 @@ pub use segment::{Preparation, SegmentSequence};
 pub use small_file::{SmallDisk, SmallFile, SmallFileFault};
 pub use writer::{Appended, Restatement, Sync, Wal, Write};
 
+use panch_wire::batch::BatchView;
+use panch_wire::frame::{Frame, FrameMut, PAGE_SIZE, pages_for};
+
 /// Number of a commit group: grows by one per commit group and jumps at each start. 0 means "before everything".
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct Lsn(pub u64);
@@ -63,13 +68,28 @@ impl Lsn {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct RecordKind(pub u8);
 
+/// Where a body lies within its commit group.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum BodyPlace {
+    /// Between the records.
+    Packed {
+        /// Bytes from the start of the commit group.
+        byte: u32,
+    },
+    /// In pages of its own behind the records.
+    Behind {
+        /// Pages from the commit group's first such page.
+        page: u32,
+    },
+}
+
 /// Names the body of a record for as long as the log retains it; [`Wal::locate`] turns it into a place on disk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct BodyRef {
     /// The commit group.
     pub lsn: Lsn,
-    /// Pages between the commit group's first body page and this body.
-    pub page: u32,
+    /// Where in it.
+    pub place: BodyPlace,
     /// Bytes of the frame.
     pub length: u32,
 }
@@ -79,15 +99,38 @@ pub struct BodyRef {
 pub struct Location {
     /// The segment.
     pub segment: SegmentSequence,
-    /// Bytes from the segment's start; a multiple of the page size.
+    /// Bytes from the segment's start.
     pub offset: u64,
-    /// Bytes of the frame; the bytes up to the end of its last page are zero.
+    /// Bytes of the frame.
     pub length: u32,
 }
 
 impl Location {
-    /// Bytes that a page-aligned read of the frame covers.
-    pub fn padded_length(&self) -> usize {
-        panch_wire::frame::pages_for(self.length as usize) * panch_wire::frame::PAGE_SIZE
+    /// Bytes between the page in which the frame begins and the frame.
+    fn lead(&self) -> usize {
+        (self.offset % PAGE_SIZE as u64) as usize
+    }
+
+    /// Where a read of whole pages that holds the frame begins, in bytes from the segment's start.
+    pub fn read_offset(&self) -> u64 {
+        self.offset - self.lead() as u64
+    }
+
+    /// Bytes of that read.
+    pub fn read_size(&self) -> usize {
+        pages_for(self.lead() + self.length as usize) * PAGE_SIZE
+    }
+
+    /// Turns `memory`, which begins with the first `count` bytes of that read, into the frame. `None` if the read was too short,
+    /// or if what lies there is no batch.
+    pub fn unpack(&self, mut memory: FrameMut, count: usize) -> Option<Frame> {
+        let (lead, length) = (self.lead(), self.length as usize);
+        if count < lead + length {
+            return None;
+        }
+        memory.copy_within(lead..lead + length, 0);
+        let frame = memory.receive(length).ok()?;
+        BatchView::validate(&frame).ok()?;
+        Some(frame)
     }
 }

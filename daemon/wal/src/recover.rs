@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 
 use panch_wire::batch::BatchView;
 use panch_wire::checksum::checksum;
-use panch_wire::frame::{Frame, FrameFault, FramePool, PAGE_SIZE};
+use panch_wire::frame::{Frame, FrameFault, FramePool, PAGE_SIZE, pages_for};
 use panch_wire::ids::GroupId;
 use panch_wire::rule::{Rule, holds};
 
@@ -33,7 +33,7 @@ use crate::ledger::{Placed, Segment};
 use crate::scan::{Found, Look, Scanner};
 use crate::segment::SegmentSequence;
 use crate::writer::Cursor;
-use crate::{BodyRef, Location, Lsn, RecordKind};
+use crate::{BodyPlace, BodyRef, Location, Lsn, RecordKind};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 /// A start begins a new range of numbers: more than a page that cannot be read could hide.
@@ -320,7 +320,7 @@ impl<D: SegmentReader, F: FnMut(Entry<'_>)> Walk<'_, D, F> {
         for record in records.into_iter().flatten() {
             let mut frame = None;
             if let Some(body) = record.body {
-                frame = self.read_body(file, offset, header.lsn, body)?;
+                frame = self.read_body(file, offset, header.lsn, body, record.packed)?;
                 whole &= frame.is_some();
                 offset += u64::from(body.page_count) * PAGE;
             }
@@ -330,21 +330,26 @@ impl<D: SegmentReader, F: FnMut(Entry<'_>)> Walk<'_, D, F> {
         Ok(whole)
     }
 
-    /// Reads one body; `None` if it is not the one that the record names.
+    /// Reads one body, unless it is `packed`; `None` if it is not the one that the record names.
     fn read_body(
         &mut self,
         file: SegmentFile,
         offset: u64,
         lsn: Lsn,
         body: Body,
+        packed: &[u8],
     ) -> Result<Option<Frame>, RecoverError> {
         let segment = file.sequence;
         let length = body.length as usize;
-        let size = body.page_count as usize * PAGE_SIZE;
+        let size = pages_for(length) * PAGE_SIZE;
         let Some(mut memory) = self.pool.take(length) else {
             return Err(RecoverError::Memory { segment, offset, size });
         };
-        self.scanner.read(file, offset, &mut memory[..size])?;
+        if body.is_packed() {
+            memory[..length].copy_from_slice(packed);
+        } else {
+            self.scanner.read(file, offset, &mut memory[..size])?;
+        }
         // Compared before the frame is looked at: torn bytes are no reason to call the frame unreadable.
         if memory[..8] != body.checksum.to_le_bytes() || checksum(&memory[8..length]) != body.checksum {
             return Ok(None);
@@ -363,20 +368,26 @@ impl<D: SegmentReader, F: FnMut(Entry<'_>)> Walk<'_, D, F> {
         }
         let segment = self.retained.back_mut().expect("the segment is retained");
         segment.note(lsn);
-        let bodies_at = header.offset + u64::from(header.header_pages) * PAGE;
-        if header.page_count > header.header_pages {
-            self.placed.push_back(Placed { lsn, segment: file.sequence, offset: bodies_at });
+        let placed =
+            Placed { lsn, segment: file.sequence, offset: header.offset, header_pages: header.header_pages };
+        if self.bodies.iter().any(Option::is_some) {
+            self.placed.push_back(placed);
         }
-        let mut page = 0;
+        let (mut byte, mut page) = (format::HEADER_SIZE, 0);
         let bytes = self.scanner.header_bytes();
         for (record, frame) in format::records(header, bytes).into_iter().flatten().zip(self.bodies.drain(..))
         {
             let body_at = record.body.map(|body| {
-                let offset = bodies_at + u64::from(page) * PAGE;
-                let named = BodyRef { lsn, page, length: body.length };
+                let place = if body.is_packed() {
+                    BodyPlace::Packed { byte: (byte + record.packed_at()) as u32 }
+                } else {
+                    BodyPlace::Behind { page }
+                };
                 page += body.page_count;
-                (named, Location { segment: file.sequence, offset, length: body.length })
+                let named = BodyRef { lsn, place, length: body.length };
+                (named, placed.locate(named))
             });
+            byte += format::record_size(record.bytes.len(), record.body);
             if !record.restated {
                 segment.note_member(record.group, lsn);
             }

@@ -4,7 +4,7 @@ use panch_wire::frame::{PAGE_SIZE, Page};
 
 use crate::disk::{SegmentFile, SegmentReader};
 use crate::error::RecoverError;
-use crate::format::{self, FORMAT_VERSION, Header};
+use crate::format::{self, FORMAT_VERSION, FORMAT_VERSION_MIN, Header};
 use crate::segment::SegmentSequence;
 
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -150,9 +150,9 @@ impl<'a, D: SegmentReader> Scanner<'a, D> {
             let expected = self.identity;
             return Err(RecoverError::Identity { segment, offset, expected, found: header.identity });
         }
-        if header.version != FORMAT_VERSION {
-            let supported = FORMAT_VERSION;
-            return Err(RecoverError::Version { segment, offset, found: header.version, supported });
+        if !(FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&header.version) {
+            let (oldest, newest) = (FORMAT_VERSION_MIN, FORMAT_VERSION);
+            return Err(RecoverError::Version { segment, offset, found: header.version, oldest, newest });
         }
         Ok(if header.is_consistent() { Found::Header(header) } else { Found::Broken })
     }

@@ -27,7 +27,7 @@ use crate::config::{Config, Durability};
 use crate::error::WriteFailed;
 use crate::format::{Body, FORMAT_VERSION, Header, Link, Record};
 use crate::group::CommitGroup;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Placed};
 use crate::recover::Recovered;
 use crate::segment::{Preparation, SegmentSequence};
 use crate::{BodyRef, Location, Lsn, RecordKind};
@@ -100,7 +100,7 @@ impl Write {
         self.commit.return_pages(pages);
     }
 
-    /// The frames that follow the header pages, each padded to whole pages.
+    /// The frames that follow the header pages, each padded to whole pages. Small ones are part of the header pages.
     pub fn bodies(&self) -> &[Frame] {
         self.commit.bodies()
     }
@@ -143,7 +143,7 @@ impl Restatement<'_> {
     /// If `bytes` are longer than [`FIXED_SIZE_MAX`].
     pub fn record(&mut self, group: GroupId, kind: RecordKind, bytes: &[u8]) {
         assert!(bytes.len() <= FIXED_SIZE_MAX, "group {}: record of {} bytes", group.0, bytes.len());
-        self.commit.push(Record { group, kind, restated: true, bytes, body: None }, None);
+        self.commit.push(Record { group, kind, restated: true, bytes, body: None, packed: &[] }, None);
     }
 }
 
@@ -280,11 +280,11 @@ impl Wal {
         body: Option<&Frame>,
     ) -> Appended {
         assert!(bytes.len() <= FIXED_SIZE_MAX, "group {}: record of {} bytes", group.0, bytes.len());
-        let body_pages = body.map(Frame::page_count);
         assert!(
-            body_pages.unwrap_or(0) * PAGE_SIZE <= self.config.body_size_max(),
-            "group {}: body of {body_pages:?} pages does not fit a segment",
-            group.0
+            body.is_none_or(|frame| self.takes_body(frame)),
+            "group {}: body of {:?} pages does not fit a segment",
+            group.0,
+            body.map(Frame::page_count)
         );
         if self.config.durability == Durability::Memory {
             let lsn = self.next;
@@ -292,14 +292,17 @@ impl Wal {
             return Appended { lsn, body: None };
         }
         let pages_max = self.config.group_size_max / PAGE_SIZE;
-        if !self.pending.back().is_some_and(|open| open.has_room(bytes.len(), body_pages, pages_max)) {
+        let named = body.map(|frame| Body::of(frame, self.config.packed_size_max));
+        if !self.pending.back().is_some_and(|open| open.has_room(bytes.len(), named, pages_max)) {
             self.open();
         }
         let open = self.pending.back_mut().expect("a commit group is open");
-        let record = Record { group, kind, restated: false, bytes, body: body.map(Body::of) };
-        let page = open.push(record, body);
+        let packed =
+            body.filter(|_| named.is_some_and(|named| named.is_packed())).map_or(&[][..], Frame::bytes);
+        let record = Record { group, kind, restated: false, bytes, body: named, packed };
+        let place = open.push(record, body);
         let lsn = open.lsn;
-        let body = body.map(|frame| BodyRef { lsn, page, length: frame.bytes().len() as u32 });
+        let body = named.map(|named| BodyRef { lsn, place, length: named.length });
         Appended { lsn, body }
     }
 
@@ -375,8 +378,13 @@ impl Wal {
             record_count: 0,
             records_length: 0,
         });
-        let bodies_at = cursor.offset + (commit.header_pages() * PAGE_SIZE) as u64;
-        self.ledger.place(lsn, commit.members(), commit.has_bodies().then_some(bodies_at));
+        let placed = Placed {
+            lsn,
+            segment: cursor.segment,
+            offset: cursor.offset,
+            header_pages: commit.header_pages() as u32,
+        };
+        self.ledger.place(placed, commit.members(), commit.has_bodies());
         self.link = Link { lsn, checksum };
         self.stated = self.synced;
         self.attest_requested = false;

@@ -3,7 +3,6 @@
 use std::io;
 
 use panch_ring::parts::ReadBuffer;
-use panch_wire::batch::BatchView;
 use panch_wire::time::Instant;
 
 use super::CoreLoop;
@@ -82,14 +81,14 @@ impl CoreLoop {
                 self.core.loaded(now, group, position, location, None, &mut self.out);
                 continue;
             };
-            let size = location.padded_length();
+            let size = location.read_size();
             let Some(memory) = self.pool.take(size) else {
                 // Frame memory comes back when peers have acknowledged; until then they wait.
                 self.out.loads.push_front((group, position, location));
                 return;
             };
             let token = self.log.begin_load(group, position, location);
-            self.ring.read_log(file, location.offset, size, ReadBuffer::Frame(memory), token);
+            self.ring.read_log(file, location.read_offset(), size, ReadBuffer::Frame(memory), token);
         }
     }
 
@@ -102,10 +101,7 @@ impl CoreLoop {
     ) {
         let (group, position, location) = self.log.loaded(place);
         let ReadBuffer::Frame(memory) = buffer else { return };
-        let length = location.length as usize;
-        let whole = result.is_ok_and(|count| count >= length);
-        let frame = if whole { memory.receive(length).ok() } else { None };
-        let frame = frame.filter(|frame| BatchView::validate(frame).is_ok());
+        let frame = result.ok().and_then(|count| location.unpack(memory, count));
         self.core.loaded(now, group, position, location, frame, &mut self.out);
     }
 }

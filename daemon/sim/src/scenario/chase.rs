@@ -180,6 +180,9 @@ fn vain(kind: ProtocolKind, seed: u64) -> Result<(), String> {
     // EPaxos spares the replica that lags the most of what is only voted for.
     let is_graph = kind == ProtocolKind::Epaxos;
     settings.network.bandwidth = if is_graph { 500_000 } else { 700_000 };
+    if is_graph {
+        settings.log_size_max = 512 << 10;
+    }
     settings.tuning.pipeline_depth = 8;
     settings.tuning.catchup_window = 16;
     let (mut world, from, away) = begin(settings, 80)?;

@@ -5,7 +5,7 @@ use panch_replica::replica::ReplicaConfig;
 use panch_wire::frame::PAGE_SIZE;
 use panch_wire::time::Duration;
 
-use super::{PAGE, Settings};
+use super::{PAGE, Settings, packed_size_max};
 use crate::random::{Concern, Stream};
 
 /// A node's own settings from one start to the next.
@@ -74,6 +74,7 @@ impl Own {
         wal.group_size_max = random.range(4, pages / 2) as usize * PAGE_SIZE;
         wal.writes_in_flight_max = random.range(1, 4) as usize;
         wal.spares = random.range(1, 2) as usize;
+        wal.packed_size_max = packed_size_max(pages);
         wal.reuse_max = (pages % 5) as usize;
         self.log_size_max = wal.segment_size * random.range(2, 8);
     }

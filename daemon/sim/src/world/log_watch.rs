@@ -32,6 +32,10 @@ fn u32_at(bytes: &[u8], at: usize) -> usize {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes")) as usize
 }
 
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
 /// What a record adds to the ledger, with the value beside it.
 pub(crate) fn entry(fact: Fact, beside: Held) -> Entry {
     let votes = fact.votes.map(|voting| {
@@ -54,13 +58,21 @@ pub(crate) fn records(header: &[u8], kind: impl Fn(GroupId) -> Option<ProtocolKi
             (header[at + 3], usize::from(header[at + 4]) | usize::from(header[at + 5]) << 8);
         let mut bytes_at = at + 8;
         let mut held = Held::Noop;
+        let mut packed = 0;
         if flags & HAS_BODY != 0 {
-            let sum = header[bytes_at + 8..bytes_at + 16].try_into().expect("eight bytes");
-            held = Held::Batch(u64::from_le_bytes(sum));
+            held = Held::Batch(u64_at(header, bytes_at + 8));
+            if u32_at(header, bytes_at) == 0 {
+                packed = u32_at(header, bytes_at + 4);
+            }
             bytes_at += 16;
         }
-        if header[at + 2] != PROTOCOL_RECORD.0 {
-            at = (bytes_at + length).next_multiple_of(8);
+        let kind_of_record = header[at + 2];
+        let body_at = (bytes_at + length).next_multiple_of(8);
+        if packed > 0 {
+            assert_eq!(Held::Batch(u64_at(header, body_at)), held, "the body lies behind its record");
+        }
+        at = body_at + packed.next_multiple_of(8);
+        if kind_of_record != PROTOCOL_RECORD.0 {
             continue;
         }
         let kind = kind(group).expect("the log holds records of this node's groups");
@@ -73,7 +85,6 @@ pub(crate) fn records(header: &[u8], kind: impl Fn(GroupId) -> Option<ProtocolKi
             commitment: inspect::recorded_commitment(kind, record).map(Box::new),
             restated: flags & RESTATED != 0,
         });
-        at = (bytes_at + length).next_multiple_of(8);
     }
     watched
 }

@@ -13,7 +13,6 @@ use panch_replica::rejoin::RejoinMessage;
 use panch_replica::transfer::TransferMessage;
 use panch_wal::Durability;
 use panch_wal::Location;
-use panch_wire::batch::BatchView;
 use panch_wire::command::CommandError;
 use panch_wire::frame::{Frame, FramePool};
 use panch_wire::ids::{GroupId, Incarnation, Position, ReplicaId};
@@ -562,10 +561,8 @@ impl Life {
 }
 
 fn read_frame(disk: &Disk<Tag>, pool: &FramePool, from: FileId, location: Location) -> Option<Frame> {
-    let length = location.length as usize;
-    let mut memory = pool.take(length)?;
-    disk.read(from, location.offset, &mut memory[..location.padded_length()]);
-    let frame = memory.receive(length).ok()?;
-    BatchView::validate(&frame).ok()?;
-    Some(frame)
+    let size = location.read_size();
+    let mut memory = pool.take(size)?;
+    disk.read(from, location.read_offset(), &mut memory[..size]);
+    location.unpack(memory, size)
 }

@@ -1,10 +1,10 @@
 //! Where recovery ends, what it cuts and what it refuses.
 
-use panch_wal::{End, Inventory, Lsn, RecoverError, SegmentSequence};
+use panch_wal::{Appended, End, Inventory, Lsn, RecoverError, SegmentSequence};
 use panch_wire::frame::{FramePool, PAGE_SIZE};
 use panch_wire::ids::GroupId;
 
-use crate::support::{IDENTITY, MemoryDisk, Node, config, read_back};
+use crate::support::{IDENTITY, MemoryDisk, Node, config, packed, read_back};
 
 /// Commit groups of one page each, all durable.
 fn log_of(count: usize) -> Node {
@@ -231,10 +231,9 @@ fn an_unknown_format_version_is_refused_with_clear_text() {
     let mut node = log_of(1);
     let page = &mut node.disk.files.get_mut(&1).unwrap()[..PAGE_SIZE];
     page[12] = 9;
-    let sum = panch_wire::checksum::checksum(&page[8..]);
-    page[..8].copy_from_slice(&sum.to_le_bytes());
+    seal_again(page);
     let text = refuse(&mut node).to_string();
-    assert!(text.contains("has format version 9; this program reads version 1"), "{text}");
+    assert!(text.contains("has format version 9; this program reads versions 1 to 2"), "{text}");
 }
 
 #[test]
@@ -249,10 +248,58 @@ fn an_intact_body_of_an_unknown_version_is_refused_and_not_cut() {
     let sum = panch_wire::checksum::checksum(&body[8..]).to_le_bytes();
     body[..8].copy_from_slice(&sum);
     segment[96 + 16..96 + 24].copy_from_slice(&sum);
-    let sum = panch_wire::checksum::checksum(&segment[8..PAGE_SIZE]).to_le_bytes();
-    segment[..8].copy_from_slice(&sum);
+    seal_again(&mut segment[..PAGE_SIZE]);
     let error = refuse(&mut node);
     assert!(matches!(error, RecoverError::Body { offset: 4096, lsn: Lsn(1), .. }), "{error}");
+}
+
+#[test]
+fn a_packed_body_of_an_unknown_version_is_refused_and_not_cut() {
+    let mut node = Node::create(packed());
+    let (appended, frame) = node.append_body(0, b"batch", 100);
+    node.settle();
+    let at = node.wal.locate(appended.body.unwrap()).unwrap().offset as usize;
+    let segment = node.disk.files.get_mut(&1).unwrap();
+    let body = &mut segment[at..][..frame.bytes().len()];
+    body[12] = 9;
+    let sum = panch_wire::checksum::checksum(&body[8..]).to_le_bytes();
+    body[..8].copy_from_slice(&sum);
+    segment[96 + 16..96 + 24].copy_from_slice(&sum);
+    seal_again(&mut segment[..PAGE_SIZE]);
+    let error = refuse(&mut node);
+    assert!(matches!(error, RecoverError::Body { lsn: Lsn(1), .. }), "{error}");
+}
+
+/// Makes the checksum of a header page right again.
+fn seal_again(page: &mut [u8]) {
+    let sum = panch_wire::checksum::checksum(&page[8..]);
+    page[..8].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// What version 1 wrote is what this one writes without packing.
+#[test]
+fn a_log_of_version_1_is_read_and_continued() {
+    let mut node = Node::create(config());
+    node.append_body(0, b"first", 100);
+    let (before, frame) = node.append_body(1, b"second", 100);
+    node.submit();
+    assert_eq!(node.in_flight[0].size(), 3 * PAGE_SIZE);
+    node.complete(0);
+    let page = &mut node.disk.files.get_mut(&1).unwrap()[..PAGE_SIZE];
+    assert_eq!(page[12], 2);
+    page[12] = 1;
+    seal_again(page);
+    let (_, past) = node.restart(packed()).unwrap();
+    assert_eq!(past.appended.len(), 2);
+    node.sync();
+    let (after, _) = node.append_body(0, b"third", 100);
+    node.settle();
+    let place = |appended: Appended| node.wal.locate(appended.body.unwrap()).unwrap().offset;
+    assert_eq!(place(before), 2 * PAGE_SIZE as u64);
+    assert!((3 * PAGE_SIZE as u64..4 * PAGE_SIZE as u64).contains(&place(after)));
+    let (recovered, past) = read_back(&mut node.disk, IDENTITY).unwrap();
+    assert_eq!((recovered.end, past.appended.len()), (End::Blank, 3));
+    assert_eq!((&past.bodies[1].2, past.bodies[1].0), (&frame, before.body.unwrap()));
 }
 
 #[test]

@@ -17,11 +17,12 @@ pub(crate) const IDENTITY: u64 = 0x5eed_5eed_0bad_cafe;
 pub(crate) const STATE: RecordKind = RecordKind(200);
 pub(crate) const GROUP_COUNT: u16 = 3;
 
-/// Segments of 16 pages, commit groups of 4.
+/// Segments of 16 pages, commit groups of 4, no body packed.
 pub(crate) fn config() -> Config {
     Config {
         segment_size: 16 * PAGE_SIZE as u64,
         group_size_max: 4 * PAGE_SIZE,
+        packed_size_max: 0,
         writes_in_flight_max: 4,
         spares: 1,
         reuse_max: 1,
@@ -29,6 +30,11 @@ pub(crate) fn config() -> Config {
         retry_after: Duration::from_secs(1),
         durability: Durability::Sync,
     }
+}
+
+/// The same with small bodies packed.
+pub(crate) fn packed() -> Config {
+    Config { packed_size_max: Config::default().packed_size_max, ..config() }
 }
 
 pub(crate) fn frame(pool: &FramePool, counter: u64, size: usize) -> Frame {

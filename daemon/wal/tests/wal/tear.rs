@@ -8,7 +8,9 @@ use panch_wire::ids::GroupId;
 use panch_wire::time::Duration;
 use proptest::prelude::*;
 
-use crate::support::{GROUP_COUNT, IDENTITY, MemoryDisk, Node, Past, Remembered, STATE, config, read_back};
+use crate::support::{
+    GROUP_COUNT, IDENTITY, MemoryDisk, Node, Past, Remembered, STATE, config, packed, read_back,
+};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -220,6 +222,10 @@ fn durability() -> impl Strategy<Value = Durability> {
     ]
 }
 
+fn config_of(is_packed: bool) -> Config {
+    if is_packed { packed() } else { config() }
+}
+
 /// What checksums cover, as `(segment, start, end)`.
 fn covered(write: &Write) -> Vec<(u64, usize, usize)> {
     let mut at = write.offset() as usize;
@@ -239,9 +245,10 @@ fn covered(write: &Write) -> Vec<(u64, usize, usize)> {
 proptest! {
     #[test]
     fn recovery_returns_what_was_durable_under_any_tear(
-        steps in prop::collection::vec(step(), 1..150), durability in durability(), depth in 1usize..=4, seed: u64
+        steps in prop::collection::vec(step(), 1..150), durability in durability(), depth in 1usize..=4, packed: bool,
+        seed: u64
     ) {
-        let mut model = Model::new(Config { durability, writes_in_flight_max: depth, ..config() });
+        let mut model = Model::new(Config { durability, writes_in_flight_max: depth, ..config_of(packed) });
         for step in &steps {
             model.take(step)?;
         }
@@ -254,9 +261,9 @@ proptest! {
     #[test]
     fn any_flip_in_what_was_acknowledged_is_refused(
         sizes in prop::collection::vec((0..GROUP_COUNT, 0usize..9000), 1..30), at in any::<prop::sample::Index>(),
-        bit in 0u32..8, anywhere: bool
+        bit in 0u32..8, packed: bool, anywhere: bool
     ) {
-        let mut node = Node::create(config());
+        let mut node = Node::create(config_of(packed));
         let mut ranges = Vec::new();
         let write_all = |node: &mut Node, ranges: &mut Vec<(u64, usize, usize)>| {
             while node.submit() > 0 {
@@ -299,9 +306,9 @@ proptest! {
     #[test]
     fn garbage_never_panics(
         pages in prop::collection::vec((1u64..6, 0usize..16, any::<u64>(), 0usize..6), 0..40),
-        edits in prop::collection::vec((0usize..16, 8usize..160, any::<u8>()), 0..12), log: bool
+        edits in prop::collection::vec((0usize..16, 8usize..400, any::<u8>()), 0..12), log: bool, packed: bool
     ) {
-        let mut node = Node::create(config());
+        let mut node = Node::create(config_of(packed));
         if log {
             for size in [1, 5000, 9000, 1, 100] {
                 node.append(0, b"record");

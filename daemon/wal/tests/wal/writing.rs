@@ -7,7 +7,7 @@ use panch_wire::frame::PAGE_SIZE;
 use panch_wire::ids::GroupId;
 use panch_wire::time::{Duration, Instant};
 
-use crate::support::{IDENTITY, Node, config, read_back};
+use crate::support::{IDENTITY, Node, config, packed, read_back};
 
 #[test]
 fn records_of_a_turn_share_one_write() {
@@ -291,9 +291,57 @@ fn an_orderly_stop_attests_without_waiting() {
     assert_eq!(node.submit(), 0);
 }
 
+/// What the log writes for so many bodies of so many bytes, each in a write of its own or all in one, and the bytes of their frames.
+fn written(config: Config, count: usize, size: usize, is_alone: bool) -> (usize, usize) {
+    let mut node = Node::create(Config { segment_size: 64 << 20, group_size_max: 1 << 20, ..config });
+    node.disk.files.values_mut().for_each(|file| file.resize(64 << 20, 0));
+    let (mut wrote, mut bytes) = (0, 0);
+    for step in 1..=count {
+        bytes += node.append_body(0, &[7; 100], size).1.bytes().len();
+        if is_alone || step == count {
+            node.submit();
+            while !node.in_flight.is_empty() {
+                wrote += node.in_flight[0].size();
+                node.complete(0);
+            }
+        }
+    }
+    (wrote, bytes)
+}
+
+#[test]
+fn what_is_written_is_little_more_than_the_bodies() {
+    for size in [16, 300, 3000, 12_000, 16_000, 17_000, 40_000] {
+        for (count, writes, is_alone) in [(1, 1, true), (20, 20, true), (20, 1, false)] {
+            let (wrote, bytes) = written(Config::default(), count, size, is_alone);
+            let most = bytes + bytes / 4 + 160 * count + writes * PAGE_SIZE;
+            assert!(wrote <= most, "{count} of {size}: {wrote} for {bytes}");
+        }
+    }
+    // A single small command takes one page, not two.
+    assert_eq!(written(Config::default(), 1, 16, true).0, PAGE_SIZE);
+    assert_eq!(written(config(), 1, 16, true).0, 2 * PAGE_SIZE);
+}
+
+#[test]
+fn a_small_body_gives_its_frame_back_at_once() {
+    let mut node = Node::create(packed());
+    let (_, frame) = node.append_body(0, b"batch", 3000);
+    drop(frame);
+    assert_eq!(node.pool.used(), 0);
+    node.settle();
+    assert_eq!(read_back(&mut node.disk, IDENTITY).unwrap().1.bodies.len(), 1);
+}
+
 #[test]
 fn a_body_is_found_where_it_was_written() {
-    let mut node = Node::create(config());
+    for config in [config(), packed()] {
+        is_found_where_it_was_written(&config);
+    }
+}
+
+fn is_found_where_it_was_written(config: &Config) {
+    let mut node = Node::create(config.clone());
     let mut expected = Vec::new();
     for size in [100, 5000, 9000, 100, 3000, 12_000, 40, 20_000] {
         node.append(0, &[1; 120]);
@@ -306,10 +354,19 @@ fn a_body_is_found_where_it_was_written() {
     for (named, frame) in &expected {
         let at = node.wal.locate(*named).unwrap();
         let file = &node.disk.files[&at.segment.0];
-        assert_eq!(&file[at.offset as usize..][..at.padded_length()], frame.padded());
+        assert_eq!(&file[at.offset as usize..][..at.length as usize], frame.bytes());
+        let read = &file[at.read_offset() as usize..][..at.read_size()];
+        let mut memory = node.pool.take(read.len()).unwrap();
+        memory[..read.len()].copy_from_slice(read);
+        let mut short = node.pool.take(read.len()).unwrap();
+        short[..read.len()].copy_from_slice(read);
+        assert!(
+            at.unpack(short, (at.offset - at.read_offset()) as usize + frame.bytes().len() - 1).is_none()
+        );
+        assert_eq!(at.unpack(memory, read.len()).as_ref(), Some(frame));
     }
     let located: Vec<_> = expected.iter().map(|(named, _)| node.wal.locate(*named)).collect();
-    let (_, past) = node.restart(config()).unwrap();
+    let (_, past) = node.restart(config.clone()).unwrap();
     for ((named, location, frame), (expected, at)) in past.bodies.iter().zip(expected.iter().zip(located)) {
         assert_eq!((*named, Some(*location), frame), (expected.0, at, &expected.1));
         assert_eq!(node.wal.locate(*named), at);
@@ -339,6 +396,7 @@ fn configurations_out_of_bounds_are_named() {
     assert_eq!(Config { segment_size: 100 * page + 1, ..config() }.check(), Err(ConfigFault::SegmentSize));
     assert_eq!(Config { group_size_max: 9 * PAGE_SIZE, ..config() }.check(), Err(ConfigFault::GroupSize));
     assert_eq!(Config { group_size_max: 4 << 20, ..Config::default() }.check(), Err(ConfigFault::GroupSize));
+    assert_eq!(Config { packed_size_max: 16385, ..config() }.check(), Err(ConfigFault::PackedSize));
     assert_eq!(Config { writes_in_flight_max: 0, ..config() }.check(), Err(ConfigFault::WritesInFlight));
     assert_eq!(Config { spares: 0, ..config() }.check(), Err(ConfigFault::Spares));
 }
