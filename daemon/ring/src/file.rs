@@ -10,16 +10,29 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use panch_wire::frame::{PAGE_SIZE, Page};
+use panch_wire::frame::{PAGE_SIZE, Page, pages_for};
 
 use crate::parts::zeroed_pages;
 
-/// Pages per write when a segment is zeroed: 128 KiB. A vote that comes meanwhile waits for one of them at most.
+/// Pages per write when a segment is zeroed and nobody waits for it: 128 KiB. A vote that comes meanwhile waits for one of them at most.
 const ZEROING_PAGES: usize = 32;
+/// The same when somebody does: 1 MiB.
+const ZEROING_PAGES_MAX: usize = 256;
 /// Whoever may rest while a segment is zeroed rests so many times as long as the write before has taken.
 const REST_FACTOR: u32 = 15;
 /// While it rests it looks this often whether it still may.
 const REST_STEP: Duration = Duration::from_millis(5);
+
+/// How a segment is to go on being made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pace {
+    /// There is time: most of it is left to other writes to the same disk.
+    Rest,
+    /// Somebody waits for it.
+    Hurry,
+    /// Nobody wants it any more.
+    Stop,
+}
 
 /// An open log segment.
 #[derive(Debug)]
@@ -40,12 +53,11 @@ impl LogFile {
     /// Creates a segment of `size` bytes, all of them written as zeros and on disk together with its name.
     /// A crash leaves either the whole segment under `path`, or at most a leftover with `.new` appended.
     ///
-    /// `may_rest` is told how much is written, in thousandths, and says whether there is time: then most of it is left to other writes
-    /// to the same disk.
+    /// `pace` is told how much is written, in thousandths, after each piece and while it rests.
     ///
     /// # Errors
-    /// If `path` exists; ENOSPC before anything could be promised; otherwise as the calls it makes.
-    pub fn create(path: &Path, size: u64, may_rest: impl Fn(u64) -> bool) -> io::Result<Self> {
+    /// If `path` exists; [`io::ErrorKind::Interrupted`] if it is to stop; ENOSPC before anything could be promised; otherwise as the calls it makes.
+    pub fn create(path: &Path, size: u64, pace: impl Fn(u64) -> Pace) -> io::Result<Self> {
         assert!(size.is_multiple_of(PAGE_SIZE as u64), "a segment is made of whole pages");
         if path.try_exists()? {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the log segment exists already"));
@@ -55,7 +67,7 @@ impl LogFile {
         let temporary = Path::new(&name);
         let mut options = OpenOptions::new();
         let log = Self::open_with(options.read(true).write(true).create(true).truncate(true), temporary)?;
-        let written = log.preallocate(size, may_rest).and_then(|()| rename(temporary, path));
+        let written = log.preallocate(size, pace).and_then(|()| rename(temporary, path));
         if let Err(error) = written {
             // The space matters more than the leftover's name; the first error is the one to report.
             let _ = fs::remove_file(temporary);
@@ -75,7 +87,7 @@ impl LogFile {
         }
     }
 
-    fn preallocate(&self, size: u64, may_rest: impl Fn(u64) -> bool) -> io::Result<()> {
+    fn preallocate(&self, size: u64, pace: impl Fn(u64) -> Pace) -> io::Result<()> {
         let length = libc::off_t::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?;
         // SAFETY: works on a descriptor that is open for the whole call; no memory is involved.
         if size > 0 && unsafe { libc::fallocate(self.file.as_raw_fd(), 0, 0, length) } != 0 {
@@ -84,18 +96,25 @@ impl LogFile {
                 return Err(error);
             }
         }
-        let zeros = zeroed_pages(ZEROING_PAGES);
+        let zeros = zeroed_pages(ZEROING_PAGES_MAX.min(pages_for(size as usize)));
         let zeros: &[u8] = bytemuck::cast_slice(&zeros);
         let mut offset = 0;
+        let mut piece = ZEROING_PAGES * PAGE_SIZE;
         while offset < size {
-            let count = (size - offset).min(zeros.len() as u64);
+            let count = (size - offset).min(piece.min(zeros.len()) as u64);
             let begun = Instant::now();
             self.file.write_all_at(&zeros[..count as usize], offset)?;
             offset += count;
             let (written, rest) = (Instant::now(), REST_FACTOR * begun.elapsed());
-            while written.elapsed() < rest && may_rest(1000 * offset / size) {
-                std::thread::sleep(REST_STEP.min(rest));
-            }
+            // Asked at least once after each piece.
+            piece = loop {
+                match pace(1000 * offset / size) {
+                    Pace::Rest if written.elapsed() < rest => std::thread::sleep(REST_STEP.min(rest)),
+                    Pace::Rest => break ZEROING_PAGES * PAGE_SIZE,
+                    Pace::Hurry => break zeros.len(),
+                    Pace::Stop => return Err(io::ErrorKind::Interrupted.into()),
+                }
+            };
         }
         self.file.sync_all()
     }
@@ -199,7 +218,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         let size = (ZEROING_PAGES + 3) * PAGE_SIZE;
-        let log = LogFile::create(&path, size as u64, |_| false).unwrap();
+        let log = LogFile::create(&path, size as u64, |_| Pace::Hurry).unwrap();
         assert_eq!(log.size().unwrap(), size as u64);
         assert!(fs::metadata(&path).unwrap().blocks() * 512 >= size as u64);
         let mut pages = zeroed_pages(ZEROING_PAGES + 10);
@@ -214,13 +233,13 @@ mod tests {
     fn an_existing_segment_is_never_overwritten() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
-        let log = LogFile::create(&path, 2 * PAGE_SIZE as u64, |_| false).unwrap();
+        let log = LogFile::create(&path, 2 * PAGE_SIZE as u64, |_| Pace::Hurry).unwrap();
         let mut pages = zeroed_pages(1);
         pages[0].0.fill(9);
         log.write_pages(PAGE_SIZE as u64, &pages).unwrap();
         log.sync().unwrap();
         assert_eq!(
-            LogFile::create(&path, PAGE_SIZE as u64, |_| false).unwrap_err().kind(),
+            LogFile::create(&path, PAGE_SIZE as u64, |_| Pace::Hurry).unwrap_err().kind(),
             io::ErrorKind::AlreadyExists
         );
         let mut back = zeroed_pages(1);
@@ -233,7 +252,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         fs::write(directory.path().join("log.new"), vec![1; 3 * PAGE_SIZE]).unwrap();
-        let log = LogFile::create(&path, PAGE_SIZE as u64, |_| false).unwrap();
+        let log = LogFile::create(&path, PAGE_SIZE as u64, |_| Pace::Hurry).unwrap();
         assert_eq!(log.size().unwrap(), PAGE_SIZE as u64);
         rename(&path, &directory.path().join("old")).unwrap();
         remove(&directory.path().join("old")).unwrap();

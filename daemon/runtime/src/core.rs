@@ -113,6 +113,8 @@ pub(crate) struct CoreLoop {
     inbound: InboundStreams,
     /// [`PeerMemory::outdatings`](crate::memory::PeerMemory::outdatings), as far as this core has looked.
     outdatings: u64,
+    /// [`Reports::shortages`](crate::counters::Reports::shortages), as far as this core has looked.
+    shortages: u64,
     /// This start is not taken in by the others yet.
     unrecognised: Option<Unrecognised>,
     /// By core: commands of this core's clients for its groups.
@@ -175,6 +177,7 @@ impl CoreLoop {
             failed,
             inbound: InboundStreams::default(),
             outdatings: 0,
+            shortages: 0,
             unrecognised,
             forwarding: (0..cores).map(|_| Forwarding::default()).collect(),
             backlog: Backlog::new(cores),

@@ -198,6 +198,8 @@ pub struct Reports {
     cores: Vec<Place>,
     /// By group: no value is longer.
     value_size_bounds: Vec<AtomicUsize>,
+    /// How often the disk had no room for something.
+    shortages: AtomicU64,
     /// What the counters were when INFO was last told to count from there on.
     since: Mutex<(CoreCounters, CommandCounts)>,
 }
@@ -208,8 +210,19 @@ impl Reports {
         Self {
             cores: (0..cores).map(|_| Place::default()).collect(),
             value_size_bounds: (0..groups).map(|_| AtomicUsize::new(0)).collect(),
+            shortages: AtomicU64::new(0),
             since: Mutex::default(),
         }
+    }
+
+    /// The disk has no room for something of a core: the others may have files to spare.
+    pub(crate) fn note_shortage(&self) {
+        self.shortages.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that was.
+    pub(crate) fn shortages(&self) -> u64 {
+        self.shortages.load(Ordering::Relaxed)
     }
 
     /// The report of one core.

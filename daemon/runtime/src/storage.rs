@@ -24,7 +24,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use panch_replica::snapshot::{self, Restored, SnapshotFault, SnapshotFiles};
 use panch_replica::transfer::SnapshotFile;
 use panch_ring::doorbell::Doorbell;
-use panch_ring::file::{self, LogFile};
+use panch_ring::file::{self, LogFile, Pace};
 use panch_wal::{
     INVENTORY_SIZE, Inventory, Preparation, RecoverError, SegmentFile, SegmentReader, SegmentSequence,
 };
@@ -196,18 +196,19 @@ impl Worker {
             if self.ending.load(Ordering::Relaxed) {
                 return;
             }
-            if let Some(done) = self.perform(job) {
+            if let Some(done) = self.perform(job, inbox) {
                 let _ = self.outbox.send(done);
                 self.doorbell.ring();
             }
         }
     }
 
-    fn perform(&mut self, job: Job) -> Option<Done> {
+    /// Does a job; `inbox` are those that wait for it.
+    fn perform(&mut self, job: Job, inbox: &Receiver<Job>) -> Option<Done> {
         match job {
             Job::Prepare(preparation) => {
                 let sequence = preparation.sequence;
-                let result = self.prepare(preparation);
+                let result = self.prepare(preparation, |prepared| self.pace(prepared, inbox.is_empty()));
                 Some(Done::Prepared { sequence, result })
             }
             Job::Delete(sequence) => {
@@ -241,13 +242,18 @@ impl Worker {
         }
     }
 
-    /// Whether the next segment, of which so many thousandths are there, is half as much again ahead of what is used of the current one.
-    fn may_rest(&self, prepared: u64) -> bool {
+    /// There is time if the next segment, of which so many thousandths are there, is half as much again ahead of what is used of the
+    /// current one, and if nothing else, like a file to be deleted for its room, waits behind it.
+    fn pace(&self, prepared: u64, is_last: bool) -> Pace {
         let used = self.used.load(Ordering::Relaxed);
-        prepared > used + used / 2 && !self.ending.load(Ordering::Relaxed)
+        match prepared > used + used / 2 && is_last {
+            _ if self.ending.load(Ordering::Relaxed) => Pace::Stop,
+            true => Pace::Rest,
+            false => Pace::Hurry,
+        }
     }
 
-    fn prepare(&self, preparation: Preparation) -> io::Result<OwnedFd> {
+    fn prepare(&self, preparation: Preparation, pace: impl Fn(u64) -> Pace) -> io::Result<OwnedFd> {
         let path = self.directory.segment(preparation.sequence);
         // Left by an earlier try that failed late, when its name was there already.
         let left = fs::metadata(&path).is_ok_and(|file| file.len() == self.segment_size);
@@ -266,7 +272,7 @@ impl Worker {
                 file::sync_directory(&self.directory.log)?;
                 log
             }
-            None => LogFile::create(&path, self.segment_size, |prepared| self.may_rest(prepared))?,
+            None => LogFile::create(&path, self.segment_size, pace)?,
         };
         // The file is there for good, and the log is not told yet: nothing in it may be forgotten from now on.
         self.directory.note(|inventory| inventory.add(preparation.sequence, self.segment_size))?;
@@ -611,7 +617,7 @@ mod tests {
     fn a_segment_that_is_there_already_is_taken_if_it_is_whole() {
         let dir = tempfile::tempdir().unwrap();
         let (directory, storage) = storage(dir.path());
-        drop(LogFile::create(&directory.segment(SegmentSequence(1)), SEGMENT_SIZE, |_| false).unwrap());
+        drop(LogFile::create(&directory.segment(SegmentSequence(1)), SEGMENT_SIZE, |_| Pace::Hurry).unwrap());
         prepare(&storage, 1, None).unwrap();
         fs::write(directory.segment(SegmentSequence(2)), b"short").unwrap();
         assert_eq!(prepare(&storage, 2, None).unwrap_err().kind(), io::ErrorKind::AlreadyExists);

@@ -41,7 +41,8 @@ pub struct Config {
     /// Segments kept prepared beyond the current one; at least 1.
     pub spares: usize,
     /// Segments that are not part of the log any more and are kept to be used again, so that none has to be made: a snapshot frees
-    /// several at once. At least [`Config::spares`] are.
+    /// several at once. At least [`Config::spares`] are; the others are given back when the disk has no room
+    /// ([`Wal::give_back`](crate::Wal::give_back)).
     pub reuse_max: usize,
     /// Quiet time after which the last commit groups are attested by an empty one.
     pub attest_after: Duration,

@@ -288,6 +288,12 @@ impl Ledger {
         while self.placed.pop_front_if(|placed| placed.segment < oldest).is_some() {}
     }
 
+    /// Gives back the files that are kept for later, beyond those wanted soon.
+    pub(crate) fn give_back(&mut self) {
+        let kept = self.released.len().min(self.spares);
+        self.surplus.extend(self.released.drain(kept..));
+    }
+
     /// The next file to delete.
     pub(crate) fn take_surplus(&mut self) -> Option<SegmentSequence> {
         self.surplus.pop_front()

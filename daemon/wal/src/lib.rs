@@ -11,6 +11,7 @@
 //! while let Some(preparation) = wal.wants_segment(now)     rename, or create and zero; note it in the inventory; then
 //!                                        `segment_ready`
 //! while let Some(sequence) = wal.take_surplus()            delete that file
+//! wal.give_back()                        if the disk has no room for something else
 //! wal.on_written(write, result)?         for each completion; an error stops the node
 //! wal.durable()                          releases the claims up to it
 //! wal.deadline()                         is when to come back if nothing else happens

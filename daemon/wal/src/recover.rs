@@ -14,7 +14,8 @@
 //! not confuse the search either: a header names its own segment and offset.
 //!
 //! The oldest segment that is part of the log is stated by the commit groups, so a file missing at the front is noticed,
-//! and files that were released but not yet renamed are ignored. From there on every file must be there, up to the last in
+//! and files that were released and are kept to be renamed are not read: the newest statement counts, wherever in the newest
+//! segment it stands. From there on every file must be there, up to the last in
 //! the [`Inventory`]: segments are prepared one after the other, so a crash leaves no gap.
 
 use std::collections::VecDeque;
@@ -168,7 +169,7 @@ where
 struct Extent {
     /// The segment to begin with.
     start: SegmentSequence,
-    /// The oldest segment that is needed, as the first commit group of the newest segment states it.
+    /// The oldest segment that is needed, as the last commit group of the newest segment states it.
     oldest: SegmentSequence,
 }
 
@@ -177,15 +178,15 @@ fn find_extent<D: SegmentReader>(
     files: &[SegmentFile],
 ) -> Result<Extent, RecoverError> {
     for (newest, file) in files.iter().enumerate().rev() {
-        let Found::Header(header) = scanner.probe(*file, 0, Look::Expect)? else { continue };
+        let Some(oldest) = last_statement(scanner, *file)? else { continue };
         let mut start = newest;
         while start > 0
-            && files[start].sequence > header.oldest
+            && files[start].sequence > oldest
             && files[start - 1].sequence.next() == files[start].sequence
         {
             start -= 1;
         }
-        return Ok(Extent { start: files[start].sequence, oldest: header.oldest });
+        return Ok(Extent { start: files[start].sequence, oldest });
     }
     // No segment is in use. That is a log that was created a moment ago, unless an older one left traces.
     let first = SegmentSequence(1);
@@ -208,6 +209,26 @@ fn find_extent<D: SegmentReader>(
     }
     let start = if has_trace { lowest.sequence } else { first };
     Ok(Extent { start, oldest: start })
+}
+
+/// The oldest segment of the log according to the last commit group in `file`; `None` if that holds none.
+///
+/// A commit group names what was the oldest when it was sealed, by what was durable then. That holds whether the group itself became
+/// durable or is cut off: whatever lies before that segment is needed no more.
+fn last_statement<D: SegmentReader>(
+    scanner: &mut Scanner<'_, D>,
+    file: SegmentFile,
+) -> Result<Option<SegmentSequence>, RecoverError> {
+    let (mut oldest, mut link, mut offset) = (None, None, 0);
+    while let Found::Header(header) = scanner.probe(file, offset, Look::Expect)? {
+        if link.is_some_and(|link| link != header.previous) {
+            break;
+        }
+        oldest = oldest.max(Some(header.oldest));
+        link = Some(Link { lsn: header.lsn, checksum: format::stored_checksum(scanner.header_bytes()) });
+        offset += u64::from(header.page_count) * PAGE;
+    }
+    Ok(oldest)
 }
 
 fn expect() -> Look {

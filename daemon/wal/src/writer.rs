@@ -606,9 +606,10 @@ impl Wal {
         self.config.durability != Durability::Memory && !self.has_room(pages)
     }
 
-    /// How much of the current segment is used, in thousandths: at 1000, or without one, the next is wanted now.
+    /// How much of the current segment is used, in thousandths: at 1000, or without one, or if what waits does not fit, the next is wanted now.
     pub fn used_permille(&self) -> u64 {
-        self.cursor.map_or(1000, |cursor| 1000 * cursor.offset / cursor.size)
+        let current = self.cursor.filter(|_| !self.is_stalled());
+        current.map_or(1000, |cursor| 1000 * cursor.offset / cursor.size)
     }
 
     /// Whether the log cannot grow: preparing a segment failed, because the disk is full or for another reason, and the spare is in
@@ -637,6 +638,12 @@ impl Wal {
     /// If it was not asked for.
     pub fn segment_failed(&mut self, sequence: SegmentSequence) {
         self.ledger.on_failed(sequence);
+    }
+
+    /// The disk has no room for something else: files of segments that are kept to be used again ([`Config::reuse_max`]) become surplus,
+    /// but for [`Config::spares`].
+    pub fn give_back(&mut self) {
+        self.ledger.give_back();
     }
 
     /// The next segment whose file shall be deleted; called until `None`.

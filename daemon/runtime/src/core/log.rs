@@ -3,6 +3,7 @@
 use std::io;
 
 use panch_ring::parts::ReadBuffer;
+use panch_wal::is_out_of_room;
 use panch_wire::time::Instant;
 
 use super::CoreLoop;
@@ -16,6 +17,10 @@ impl CoreLoop {
         self.start_syncs(now);
         let Some(wal) = self.core.wal() else { return };
         self.out.storage.note_use(wal.used_permille());
+        let shortages = self.view.reports.shortages();
+        if std::mem::replace(&mut self.shortages, shortages) != shortages {
+            wal.give_back();
+        }
         while let Some(preparation) = wal.wants_segment(now) {
             if let Some(recycled) = preparation.recycle {
                 self.log.close(recycled, &mut self.ring);
@@ -48,6 +53,9 @@ impl CoreLoop {
                     }
                     Err(error) => {
                         wal.segment_failed(sequence);
+                        if is_out_of_room(&error) {
+                            self.view.reports.note_shortage();
+                        }
                         self.events.note_segment_failure(&error);
                         let text = format_args!(
                             "cannot prepare log segment {sequence}: {error}; writes are refused once the current one is full"
@@ -59,6 +67,9 @@ impl CoreLoop {
             Done::SnapshotWritten { group, slot, result } => {
                 // Of what follows a piece that was not written there is nothing more to say.
                 if let Err(SnapshotUnwritten::Disk(error)) = &result {
+                    if is_out_of_room(error) {
+                        self.view.reports.note_shortage();
+                    }
                     let text = format_args!(
                         "cannot write the snapshot of group {} at slot {}: {error}; the one before stays, and another try follows",
                         group.0, slot.0

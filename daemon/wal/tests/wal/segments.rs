@@ -136,6 +136,51 @@ fn what_is_freed_is_used_again() {
     assert!(used_up[0] > 3 && used_up.len() > count, "{used_up:?}");
 }
 
+/// A log that keeps as many files as that, none of which is part of it.
+fn with_kept_files() -> (Node, Vec<u64>) {
+    let kept = Config { reuse_max: 5, ..config() };
+    let mut node = Node::create(kept);
+    let mut last = Lsn(0);
+    while sequences(&node).len() < 7 {
+        last = fill(&mut node, 0);
+    }
+    // All is said of the last segment while it is the current one, and nothing is renamed before the next.
+    node.append(0, b"first of the segment");
+    node.settle();
+    node.wal.set_floor(GroupId(0), last.next().next());
+    node.rest();
+    let current = sequences(&node)[5];
+    (node, (1..current).collect())
+}
+
+#[test]
+fn files_that_are_kept_are_not_read() {
+    let (mut node, kept) = with_kept_files();
+    let (recovered, _) = read_back(&mut node.disk, IDENTITY).unwrap();
+    for sequence in kept {
+        node.disk.flip(sequence, 100, 1);
+    }
+    let (again, _) = read_back(&mut node.disk, IDENTITY).unwrap();
+    assert_eq!((again.last, again.record_count), (recovered.last, recovered.record_count));
+    assert!(recovered.commit_group_count < 16, "{}", recovered.commit_group_count);
+}
+
+#[test]
+fn files_that_are_kept_are_given_back_when_there_is_no_room_for_something_else() {
+    let (mut node, kept) = with_kept_files();
+    node.wal.give_back();
+    node.prepare();
+    let left = sequences(&node);
+    assert_eq!(kept.iter().filter(|sequence| left.contains(sequence)).count(), 1, "{left:?}");
+    // Nothing else has changed.
+    node.restart(config()).unwrap();
+    node.sync();
+    node.append(0, b"next");
+    node.settle();
+    node.wal.give_back();
+    assert!(node.wal.take_surplus().is_none());
+}
+
 #[test]
 fn the_group_with_the_lowest_floor_blocks_the_oldest_segment() {
     let mut node = Node::create(config());

@@ -3,7 +3,7 @@
 use panch_wire::frame::PAGE_SIZE;
 
 use super::*;
-use crate::file::LogFile;
+use crate::file::{LogFile, Pace};
 use crate::parts::{LogPart, ReadBuffer, zeroed_pages};
 
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -15,8 +15,8 @@ fn pages(count: usize, fill: u8) -> LogPart {
 }
 
 /// Nobody rests while a segment is made.
-fn never(_: u64) -> bool {
-    false
+fn never(_: u64) -> Pace {
+    Pace::Hurry
 }
 
 fn written(ring: &mut Ring) -> (Token, io::Result<()>, Vec<LogPart>) {
@@ -235,19 +235,30 @@ fn operations_reuse_their_slots_and_never_meet_a_stranger() {
     assert_eq!(ring.operation_count(), 1);
 }
 
-/// The rest is left as soon as there is no time for it.
+/// It is made in small pieces while there is time, in large ones when somebody waits, and not to the end when nobody wants it.
 #[test]
-fn a_segment_is_made_at_leisure_while_there_is_time() {
+fn a_segment_is_made_at_the_pace_that_is_asked_for() {
     let directory = tempfile::tempdir().unwrap();
-    let size = 1 << 20;
-    let asked = std::cell::RefCell::new(Vec::new());
-    let may_rest = |prepared| {
-        asked.borrow_mut().push(prepared);
-        prepared <= 500 && asked.borrow().iter().filter(|before| **before == prepared).count() < 3
+    let path = directory.path().join("log");
+    let size = 4 << 20;
+    let make = |pace: &dyn Fn(u64) -> Pace| {
+        let asked = std::cell::RefCell::new(Vec::new());
+        let made = LogFile::create(&path, size, |prepared| {
+            asked.borrow_mut().push(prepared);
+            pace(prepared)
+        });
+        let mut asked = asked.into_inner();
+        asked.dedup();
+        (made, asked)
     };
-    drop(LogFile::create(&directory.path().join("log"), size, may_rest).unwrap());
-    let asked = asked.into_inner();
-    assert!(asked.is_sorted() && asked.first() == Some(&125) && asked.last() == Some(&1000), "{asked:?}");
-    assert!((875..1000).all(|prepared| asked.iter().filter(|it| **it == prepared).count() <= 1), "{asked:?}");
-    assert_eq!(std::fs::metadata(directory.path().join("log")).unwrap().len(), size);
+    let (made, asked) = make(&|prepared| if prepared < 500 { Pace::Rest } else { Pace::Hurry });
+    assert_eq!(made.unwrap().size().unwrap(), size);
+    let expected: Vec<u64> = (1..=16).map(|piece| 1000 * piece / 32).chain([750, 1000]).collect();
+    assert_eq!(asked, expected);
+    std::fs::remove_file(&path).unwrap();
+    let (made, asked) = make(&|prepared| if prepared < 500 { Pace::Hurry } else { Pace::Stop });
+    assert_eq!(made.unwrap_err().kind(), io::ErrorKind::Interrupted);
+    // The first piece is written before anybody is asked.
+    assert_eq!(asked, [31, 281, 531]);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "no leftover");
 }
