@@ -17,7 +17,7 @@ use crate::window::{SIZE_MIN, Window};
 
 /// The log of a core may have this many times [`log_size_max`](crate::core::CoreConfig::log_size_max) bytes, and as many more as
 /// the latest snapshot of the group in question has, while some of it is kept for peers.
-pub(crate) const LOG_KEPT_FACTOR: u64 = 2;
+pub const LOG_KEPT_FACTOR: u64 = 2;
 /// A peer that acknowledges nothing for this long is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// So is one that acknowledges nothing new for this long: its disk has to take in the whole snapshot in the end.
@@ -78,7 +78,7 @@ struct Quiet {
     until: Instant,
     /// How long it was left alone last.
     length: Duration,
-    /// No newer snapshot is made for it before this: it takes another peer's.
+    /// No newer snapshot is made for it before this: it takes another peer's, or its disk does not keep up.
     busy_until: Instant,
     /// How long that was the last time, since it took a chunk.
     busy: Duration,
@@ -97,8 +97,14 @@ impl Quiet {
         if reason == Reason::Busy {
             self.busy = (2 * self.busy).max(QUIET_MIN).min(LEFT_MAX);
             self.busy_until = now + self.busy;
+        } else {
+            self.end_busy();
         }
         self.until = now + reason.quiet_max().map_or(QUIET_MIN, |_| self.length);
+    }
+
+    fn end_busy(&mut self) {
+        (self.busy, self.busy_until) = (Duration::ZERO, Instant(0));
     }
 }
 
@@ -220,7 +226,7 @@ impl Sendings {
         sending.heard = now;
         if offset > sending.acked {
             sending.acked = offset;
-            self.quiet[peer.index()].busy = Duration::ZERO;
+            self.quiet[peer.index()].end_busy();
             sending.requested = sending.requested.max(offset);
             sending.progressed = now;
             sending.window.acked(now, offset, sending.highest);
@@ -549,6 +555,21 @@ mod tests {
         assert!(!sendings.acked(now, PEER, FILE.slot, 1));
         sendings.refused(now, PEER, Reason::Busy);
         assert!(sendings.leave_busy(now, PEER) && !sendings.leave_busy(now + QUIET_MIN, PEER), "it was not");
+        for end in [true, false] {
+            for _ in 0..5 {
+                sendings.start(now, PEER, FILE);
+                sendings.refused(now, PEER, Reason::Busy);
+            }
+            assert!(sendings.leave_busy(now + 10 * QUIET_MIN, PEER));
+            sendings.start(now, PEER, FILE);
+            if end {
+                sendings.refused(now, PEER, Reason::Behind);
+            } else {
+                assert!(!sendings.acked(now, PEER, FILE.slot, 1));
+            }
+            assert!(!sendings.leave_busy(now, PEER), "it has taken something");
+            sendings.stop(PEER);
+        }
     }
 
     #[test]

@@ -599,7 +599,9 @@ mod tests {
             now = now + second;
         }
         snapshots.want(now, PEER, Slot(10));
-        assert!(!snapshots.wanted && snapshots.waiting.is_empty() && snapshots.deadline() == Some(now + second));
+        assert!(
+            !snapshots.wanted && snapshots.waiting.is_empty() && snapshots.deadline() == Some(now + second)
+        );
         snapshots.found(SnapshotFile { slot: Slot(10), size: 1 }, &Frontier::default());
         snapshots.end_quiet(now + second);
         assert!(snapshots.sending.is_sending(PEER, Slot(10)));

@@ -116,7 +116,7 @@ impl<'a> Inquiry<'a> {
             fingerprint: options.fingerprint,
             directory: data.identity.log,
             purpose: Purpose::Inquiry,
-            ..Hello::new(panch_wal::FORMAT_VERSION)
+            ..Hello::new(panch_wal::TOLD_VERSION)
         };
         let is_new = !data.identity.rejoining;
         let answering = if options.members.len() > 1 {

@@ -522,7 +522,7 @@ fn open_core(
         founding: data.identity.founding.name,
         life: data.key.life(),
         purpose: if view.rejoining { Purpose::Rejoin } else { Purpose::Stream },
-        ..Hello::new(panch_wal::FORMAT_VERSION)
+        ..Hello::new(panch_wal::TOLD_VERSION)
     };
     let storage = Storage::start(directory.clone(), options.log.segment_size, port.doorbell().clone())
         .map_err(directory_fault)?;

@@ -27,8 +27,11 @@ use panch_wire::record::FIXED_SIZE_MAX;
 use crate::segment::SegmentSequence;
 use crate::{Lsn, RecordKind};
 
+/// What nodes tell each other as the version of their logs, and refuse each other over. Nothing that they tell each other has changed
+/// with the format so far.
+pub const TOLD_VERSION: u16 = 1;
 /// Version of the log format.
-pub const FORMAT_VERSION: u16 = 2;
+pub(crate) const FORMAT_VERSION: u16 = 2;
 /// The oldest version that is read.
 pub(crate) const FORMAT_VERSION_MIN: u16 = 1;
 /// Bytes before the records.

@@ -17,8 +17,10 @@ pub(crate) struct CommitGroup {
     record_count: u32,
     bodies: Vec<Frame>,
     body_pages: usize,
-    /// Whether a body lies between the records.
-    has_packed: bool,
+    /// The frames whose bytes lie between the records. They stay taken from their pool until those are written, so that its bound is one
+    /// for what waits here, too.
+    packed: Vec<Frame>,
+    packed_pages: usize,
     /// Consensus groups with records that are not restatements.
     members: Vec<GroupId>,
 }
@@ -31,7 +33,6 @@ impl CommitGroup {
         self.pages.push(Page([0; PAGE_SIZE]));
         self.length = HEADER_SIZE;
         self.record_count = 0;
-        self.has_packed = false;
         self.release_bodies();
         self.members.clear();
     }
@@ -40,16 +41,22 @@ impl CommitGroup {
     pub(crate) fn release_bodies(&mut self) {
         self.bodies.clear();
         self.body_pages = 0;
+        self.packed.clear();
+        self.packed_pages = 0;
     }
 
-    /// Whether a record with `length` bytes and `body` may be added without exceeding `pages_max`.
+    /// Whether a record with `length` bytes and `body` may be added without exceeding `pages_max`, on disk and in frames: recovery takes as
+    /// many frames at once.
     pub(crate) fn has_room(&self, length: usize, body: Option<Body>, pages_max: usize) -> bool {
         let header = pages_for(self.length + record_size(length, body));
         let body_pages = body.map_or(0, |body| body.page_count as usize);
-        self.is_empty() || header + self.body_pages + body_pages <= pages_max
+        let frame_pages = body.map_or(0, |body| pages_for(body.length as usize));
+        self.is_empty()
+            || header + self.body_pages + body_pages <= pages_max
+                && self.packed_pages + self.body_pages + frame_pages <= pages_max
     }
 
-    /// Adds a record whose body, if it has one and that is not packed, is `frame`. Returns the place of its body.
+    /// Adds a record whose body, if it has one, is `frame`. Returns the place of its body.
     pub(crate) fn push(&mut self, record: Record<'_>, frame: Option<&Frame>) -> BodyPlace {
         debug_assert_eq!(record.body.is_some(), frame.is_some());
         let end = self.length + record_size(record.bytes.len(), record.body);
@@ -63,15 +70,15 @@ impl CommitGroup {
         if !record.restated && !self.members.contains(&record.group) {
             self.members.push(record.group);
         }
+        let page = self.body_pages as u32;
+        let Some(frame) = frame else { return BodyPlace::Behind { page } };
         if record.body.is_some_and(|body| body.is_packed()) {
-            self.has_packed = true;
+            self.packed_pages += frame.page_count();
+            self.packed.push(frame.clone());
             return BodyPlace::Packed { byte: packed_at as u32 };
         }
-        let page = self.body_pages as u32;
-        if let Some(frame) = frame {
-            self.body_pages += frame.page_count();
-            self.bodies.push(frame.clone());
-        }
+        self.body_pages += frame.page_count();
+        self.bodies.push(frame.clone());
         BodyPlace::Behind { page }
     }
 
@@ -97,7 +104,7 @@ impl CommitGroup {
 
     /// Whether a record has a body.
     pub(crate) fn has_bodies(&self) -> bool {
-        self.has_packed || !self.bodies.is_empty()
+        !self.packed.is_empty() || !self.bodies.is_empty()
     }
 
     /// Completes `header` with the sizes and writes it. Returns the header checksum.

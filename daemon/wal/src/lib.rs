@@ -21,8 +21,8 @@
 //! * Nothing counts as durable before everything older is durable ([`writer`]).
 //! * A log sequence number is never used twice, not even by writes that a crash cut off ([`mod@recover`]).
 //! * Recovery returns everything that was reported durable and nothing that was not appended, or refuses ([`mod@recover`]).
-//! * What is written is less than the bytes of the bodies and a fourth of them, 160 bytes for each record, and a page for
-//!   each write ([`Config::packed_size_max`]).
+//! * What is written is less than the bytes of the bodies and a fourth of them, 40 bytes for each record and what it says,
+//!   and a page for each write ([`Config::packed_size_max`]).
 //! * A segment is released only after the newer segment that restates the small state, and a commit group that says the
 //!   old one is no longer part of the log, are both on stable storage ([`segment`]).
 #![forbid(unsafe_code)]
@@ -44,7 +44,7 @@ pub mod writer;
 pub use config::{Config, ConfigFault, Durability};
 pub use disk::{SegmentFile, SegmentReader};
 pub use error::{RecoverError, WriteFailed, is_out_of_room};
-pub use format::FORMAT_VERSION;
+pub use format::TOLD_VERSION;
 pub use inventory::{INVENTORY_SIZE, Inventory};
 pub use recover::{End, Entry, Recovered, recover};
 pub use segment::{Preparation, SegmentSequence};

@@ -338,13 +338,16 @@ impl<D: SegmentReader, F: FnMut(Entry<'_>)> Walk<'_, D, F> {
         let mut offset = header.offset + u64::from(header.header_pages) * PAGE;
         let records = format::records(header, bytemuck::cast_slice(&pages));
         let mut whole = records.is_some();
+        let mut record_at = header.offset + format::HEADER_SIZE as u64;
         for record in records.into_iter().flatten() {
             let mut frame = None;
             if let Some(body) = record.body {
-                frame = self.read_body(file, offset, header.lsn, body, record.packed)?;
+                let at = if body.is_packed() { record_at + record.packed_at() as u64 } else { offset };
+                frame = self.read_body(file, at, header.lsn, body, record.packed)?;
                 whole &= frame.is_some();
                 offset += u64::from(body.page_count) * PAGE;
             }
+            record_at += format::record_size(record.bytes.len(), record.body) as u64;
             self.bodies.push(frame);
         }
         self.scanner.pages = pages;

@@ -286,13 +286,13 @@ impl Wal {
             group.0,
             body.map(Frame::page_count)
         );
+        let named = body.map(|frame| Body::of(frame, self.config.packed_size_max));
         if self.config.durability == Durability::Memory {
             let lsn = self.next;
             self.next = lsn.next();
             return Appended { lsn, body: None };
         }
         let pages_max = self.config.group_size_max / PAGE_SIZE;
-        let named = body.map(|frame| Body::of(frame, self.config.packed_size_max));
         if !self.pending.back().is_some_and(|open| open.has_room(bytes.len(), named, pages_max)) {
             self.open();
         }
@@ -411,7 +411,10 @@ impl Wal {
         let Write { mut commit, segment, offset, .. } = write;
         let lsn = commit.lsn;
         commit.release_bodies();
-        self.idle.push(commit);
+        // After a jam there would be many, each with the most memory that it ever had.
+        if self.idle.len() <= self.config.writes_in_flight_max {
+            self.idle.push(commit);
+        }
         if let Err(source) = result
             && holds(Rule::FailedWriteStops)
         {

@@ -29,7 +29,7 @@ pub fn hello_of(cluster: &Cluster, id: usize) -> Hello {
         incarnation: Incarnation(cluster.info(id).number("incarnation") as u32),
         directory: cluster.directory_name(id),
         life: key_of(cluster, id).life(),
-        ..Hello::new(panch_wal::FORMAT_VERSION)
+        ..Hello::new(panch_wal::TOLD_VERSION)
     }
 }
 
