@@ -12,6 +12,7 @@ use panch_runtime::options::CORES_MAX;
 use crate::config::dev::{DevPlan, default_folder};
 use crate::config::{self, Address, Durability, Loaded, ProtocolKind};
 use crate::exit::Exit;
+use crate::log;
 
 /// A replicated key-value service.
 #[derive(Parser, Debug)]
@@ -185,9 +186,18 @@ pub struct StatusArgs {
 /// How to end: [`Exit::Done`] after help or the version, [`Exit::Usage`] after an error.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Exit> {
     Cli::try_parse_from(arguments).map_err(|error| {
-        // Nothing is left to do if standard error is closed.
-        let _ = error.print();
-        if error.use_stderr() { Exit::Usage } else { Exit::Done }
+        if !error.use_stderr() {
+            // Nothing is left to do if standard output is closed.
+            let _ = error.print();
+            return Exit::Done;
+        }
+        let text = error.render();
+        if std::io::stderr().is_terminal() {
+            complain(&text.ansi().to_string());
+        } else {
+            complain(&text.to_string());
+        }
+        Exit::Usage
     })
 }
 
@@ -197,9 +207,15 @@ pub fn print(text: &str) {
     let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
 }
 
-/// Writes to standard error, which may be closed, or be a terminal that is gone: no reason to end, as `eprintln` would.
+/// The same for a line that is worth no waiting: a node goes on when whoever reads has stopped.
+pub fn announce(text: &str) {
+    log::announce(std::io::stdout(), text);
+}
+
+/// Writes to standard error, which may be closed, or be a terminal that is gone: no reason to end, as `eprintln` would. If nobody reads it,
+/// nobody waits for that longer than a second, here and at the end of the process.
 pub fn complain(text: &str) {
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    log::write(text);
 }
 
 #[cfg(test)]

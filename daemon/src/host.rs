@@ -8,7 +8,7 @@ mod disk;
 mod limits;
 mod memory;
 mod preflight;
-mod sys;
+pub(crate) mod sys;
 
 pub use memory::data_memory_max;
 pub use preflight::{connections_possible, preflight};
@@ -17,12 +17,13 @@ use std::fmt::Write;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
+use panch_runtime::log_size::LogSize;
 use panch_runtime::placement::allowed_cpus;
 
 use crate::cli::{self, CheckArgs, complain};
 use crate::config::schema::list;
 use crate::config::units::Size;
-use crate::config::{Address, ClusterConfig, Config};
+use crate::config::{Address, ClusterConfig, Config, Durability, NodeConfig};
 use crate::exit::Exit;
 use crate::secret;
 
@@ -144,12 +145,23 @@ fn cores(config: &Config) -> u64 {
     placed.map_or(1, |cpus| cpus.len() as u64)
 }
 
+/// How large the log of each core may become on the disk; `None` if it is in memory.
+fn log_size(node: &NodeConfig) -> Option<LogSize> {
+    let NodeConfig { snapshot_log_size, log_segment_size: segment_size, .. } = *node;
+    (node.durability != Durability::Memory).then_some(LogSize { snapshot_log_size, segment_size })
+}
+
 /// The signals that a node takes: to stop, and those that it says something to, or nothing, instead of ending.
 pub const SIGNALS: [i32; 5] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
 
 /// [`SIGNALS`] no longer reach this thread, nor those it starts from now on.
 pub fn block_signals() {
     sys::set_blocked(&SIGNALS, true);
+}
+
+/// Does something; threads that it starts are not reached by [`SIGNALS`], whatever holds for this one.
+pub(crate) fn without_signals<T>(act: impl FnOnce() -> T) -> T {
+    sys::while_blocked(&SIGNALS, act)
 }
 
 /// They reach this thread again.
@@ -317,10 +329,19 @@ fn name(address: &Address, found: io::Result<SocketAddr>) -> Finding {
     }
 }
 
-/// About so much, for people.
+/// The unit in which people are told of so much.
+fn unit(size: u64) -> u64 {
+    if size >> 34 == 0 { 1 << 20 } else { 1 << 30 }
+}
+
+/// About so much, for people: what there is.
 fn rounded(size: u64) -> Size {
-    let digits = if size >> 34 == 0 { 20 } else { 30 };
-    Size(size >> digits << digits)
+    Size(size - size % unit(size))
+}
+
+/// The same for what is needed, or is too much: with less than that it would not be enough.
+fn rounded_up(size: u64) -> Size {
+    size.checked_next_multiple_of(unit(size)).map_or_else(|| rounded(size), Size)
 }
 
 #[cfg(test)]

@@ -10,16 +10,16 @@ use panchd::{host, log, run, salvage, status};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let arguments = match cli::parse(std::env::args_os()) {
-        Ok(cli) => cli,
-        Err(exit) => return exit.into(),
-    };
     let _log = match log::start() {
         Ok(log) => log,
         Err(error) => {
             complain(&format!("panchd: cannot start the thread that writes the log: {error}\n"));
             return Exit::from(&error).into();
         }
+    };
+    let arguments = match cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(exit) => return exit.into(),
     };
     let exit = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),

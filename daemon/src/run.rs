@@ -9,11 +9,12 @@ use panch_runtime::{Node, NodeFault, StopHandle};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::cli::{DevArgs, RunArgs, complain, print};
+use crate::cli::{DevArgs, RunArgs, announce, complain};
 use crate::config::dev::connect_text;
 use crate::config::{self, Config};
 use crate::exit::Exit;
 use crate::host;
+use crate::log;
 use crate::options::{Surroundings, node_options};
 
 /// A start that is asked to stop ends by itself within this time, or is ended.
@@ -38,7 +39,7 @@ pub fn run(arguments: &RunArgs) -> Exit {
     };
     serve(&[loaded.config], &order, |config| {
         let node = &config[0].node;
-        print(&format!(
+        announce(&format!(
             "panchd: node {} serves Redis clients on {}, native clients on {}, peers on {}; data in {}; durability {}\n",
             node.id,
             node.resp_listen,
@@ -66,7 +67,7 @@ pub fn dev(arguments: &DevArgs) -> Exit {
     };
     let configs: Vec<Config> = loaded.into_iter().map(|loaded| loaded.config).collect();
     // All nodes of the folder have ended together: none could tell another what it has forgotten.
-    serve(&configs, &Order::default(), |configs| print(&connect_text(configs, Path::new(&plan.folder))))
+    serve(&configs, &Order::default(), |configs| announce(&connect_text(configs, Path::new(&plan.folder))))
 }
 
 /// What the operator says at the start.
@@ -87,7 +88,7 @@ impl Order {
 }
 
 /// Starts a node for each configuration in this process and waits for their end.
-fn serve(configs: &[Config], order: &Order, announce: impl FnOnce(&[Config])) -> Exit {
+fn serve(configs: &[Config], order: &Order, tell: impl FnOnce(&[Config])) -> Exit {
     // Core threads must never be interrupted: they inherit this mask, the signal thread takes its own back.
     host::block_signals();
     let (started, starting) = mpsc::channel::<Vec<StopHandle>>();
@@ -109,7 +110,7 @@ fn serve(configs: &[Config], order: &Order, announce: impl FnOnce(&[Config])) ->
     };
     // The thread may have ended for want of signals.
     let _ = started.send(running.handles.clone());
-    announce(configs);
+    tell(configs);
     running.wait(configs)
 }
 
@@ -141,13 +142,13 @@ fn heed_signals(asked_to_stop: &AtomicBool, starting: &mpsc::Receiver<Vec<StopHa
             _ => continue,
         }
         if std::mem::replace(&mut is_asked, true) {
-            // Asked twice: do not wait for anything.
-            std::process::exit(i32::from(Exit::Temporary.code()));
+            // Asked twice: do not wait for anything but a moment for whoever reads why.
+            log::exit(Exit::Temporary);
         }
         asked_to_stop.store(true, Ordering::Relaxed);
         let Ok(handles) = starting.recv_timeout(STOP_PATIENCE) else {
             // A node that waits for others before it starts has nothing to lose yet.
-            std::process::exit(i32::from(Exit::Done.code()));
+            log::exit(Exit::Done);
         };
         for handle in &handles {
             handle.stop();

@@ -12,7 +12,7 @@ mod table;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread::{Builder, scope};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cli::{ConfigArgs, StatusArgs, complain, print};
 use crate::config::{Address, Member};
@@ -20,6 +20,7 @@ use crate::exit::Exit;
 use report::{Asked, Report, Silence};
 
 const DEFAULT_ADDRESS: &str = "127.0.0.1:7001";
+/// A node has this time for all of its answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 const REQUEST: &[u8] = b"*4\r\n$4\r\nINFO\r\n$6\r\nserver\r\n$6\r\nmemory\r\n$5\r\npanch\r\n";
 /// A section for 1024 groups is a third of this.
@@ -154,34 +155,75 @@ fn stranger(status: &NodeStatus, wanted: Option<&Identity>) -> Option<String> {
     }
 }
 
-/// Asks the node at `address`. Blocks for a few seconds at most for each address that a name has, unless the name takes longer to look up.
+/// Asks the node at `address`. Blocks for a few seconds at most, unless its name takes longer to look up.
 ///
 /// # Errors
 /// If the node cannot be reached, does not answer in time, or answers with something else.
 pub fn ask(address: &Address) -> io::Result<NodeStatus> {
-    let mut stream = connect(address.resolve_all()?)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(REQUEST)?;
-    let answer = read_section(&mut BufReader::new(stream)).map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => {
-            io::Error::new(io::ErrorKind::TimedOut, "it accepts connections but sends nothing")
+    ask_within(PATIENCE, address.resolve_all()?)
+}
+
+/// Asks the first of the addresses where somebody listens. All of it has this time.
+fn ask_within(patience: Duration, addresses: Vec<SocketAddr>) -> io::Result<NodeStatus> {
+    let deadline = Instant::now() + patience;
+    let mut stream = Timed { stream: connect(addresses, deadline)?, deadline };
+    let exchange = stream.write_all(REQUEST).and_then(|()| read_section(&mut BufReader::new(stream)));
+    let answer = exchange.map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            io::Error::new(io::ErrorKind::TimedOut, "it accepts connections but does not answer in time")
         }
         _ => error,
     })?;
     Ok(parse(&answer))
 }
 
-/// Connects to the first of the addresses where somebody listens; if nobody does, the error is that of the last.
-fn connect(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+/// Connects to the first of the addresses where somebody listens; if nobody does, the error is that of the last. Each gets its part of the
+/// time that is left: one that is silent does not take it from those after it.
+fn connect(addresses: Vec<SocketAddr>, deadline: Instant) -> io::Result<TcpStream> {
     let mut result = Err(io::ErrorKind::NotFound.into());
-    for address in addresses {
-        result = TcpStream::connect_timeout(&address, PATIENCE);
+    let count = addresses.len() as u32;
+    for (index, address) in (0..).zip(addresses) {
+        result = time_left(deadline)
+            .and_then(|left| TcpStream::connect_timeout(&address, (left / (count - index)).max(TIMEOUT_MIN)));
         if result.is_ok() {
             break;
         }
     }
     result
+}
+
+/// A timeout of nothing is refused.
+const TIMEOUT_MIN: Duration = Duration::from_millis(1);
+
+/// # Errors
+/// If none is left.
+fn time_left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left.max(TIMEOUT_MIN)) }
+}
+
+/// A stream of which everything together ends in time: whoever sends a byte now and then keeps nobody waiting.
+struct Timed {
+    stream: TcpStream,
+    deadline: Instant,
+}
+
+impl Read for Timed {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(time_left(self.deadline)?))?;
+        self.stream.read(into)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(time_left(self.deadline)?))?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// One bulk or verbatim string, or the error that came instead.
@@ -317,9 +359,38 @@ mod tests {
         let [left, listener] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let (closed, open) = (left.local_addr().unwrap(), listener.local_addr().unwrap());
         drop(left);
+        let connect = |addresses| connect(addresses, Instant::now() + PATIENCE);
         assert_eq!(connect(vec![closed, open]).unwrap().peer_addr().unwrap(), open);
         assert_eq!(connect(vec![closed, closed]).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         assert!(connect(Vec::new()).is_err());
+    }
+
+    /// Each byte comes in time, and the answer never does.
+    #[test]
+    fn who_answers_byte_by_byte_is_given_up_like_one_who_does_not() {
+        for drips in [true, false] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let node = thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.write_all(b"$100000\r\n").unwrap();
+                stream.set_nonblocking(true).unwrap();
+                while !drips || stream.write_all(b"x").is_ok() {
+                    thread::sleep(Duration::from_millis(20));
+                    match stream.read(&mut [0; 64]) {
+                        Ok(1..) => {}
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        // The other end is closed.
+                        _ => break,
+                    }
+                }
+            });
+            let begun = Instant::now();
+            let error = ask_within(Duration::from_millis(200), vec![address]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+            assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+            node.join().unwrap();
+        }
     }
 
     #[test]

@@ -113,6 +113,13 @@ impl CoreCounters {
         let down: Vec<String> = self.peers_down.iter().map(|id| (u64::from(id.0) + 1).to_string()).collect();
         [("disk_full", u8::from(self.disk_full > 0).to_string()), ("peers_down", down.join(","))]
     }
+
+    /// The same for the groups of one core, whose counters these are, as fields of their lines in INFO: how many of the nodes it reaches,
+    /// this one included, and whether its log has no room. Other cores have streams and logs of their own.
+    pub(crate) fn health_of_groups(&self, node_count: usize) -> String {
+        let reached = node_count.saturating_sub(self.peers_down.count());
+        format!("reached={reached},log_full={}", u8::from(self.disk_full > 0))
+    }
 }
 
 /// How often each command was asked for.
@@ -323,6 +330,8 @@ mod tests {
         one.peers_down.insert(ReplicaId(2));
         two.peers_down.insert(ReplicaId(0));
         two.peers_down.insert(ReplicaId(2));
+        assert_eq!(one.health_of_groups(3), "reached=2,log_full=1");
+        assert_eq!(two.health_of_groups(3), "reached=1,log_full=0");
         one.add(&two);
         assert_eq!(one.health(), [("disk_full", "1".to_owned()), ("peers_down", "1,3".to_owned())]);
     }

@@ -1,9 +1,9 @@
 //! What happens to a node, for whoever reads its log: who leads, who is out of reach, whether there is a majority, room on the disk and in
 //! memory, snapshots.
 //!
-//! A core looks at itself whenever it publishes what it is, and tells what has changed since. What passes by itself within a moment is not told,
-//! what lasts is told again every minute. The lines about groups are bounded: a cluster that cannot settle does not fill a disk with words. What
-//! finds no place among them is told later, as far as it is still so.
+//! A core looks at itself whenever it publishes what it is, and tells what has changed since. What passes by itself within a moment is not
+//! told, what lasts is told again every minute, and what comes and goes counts as lasting. The lines about groups are bounded: a cluster that
+//! cannot settle does not fill a disk with words. What finds no place among them is told later, as far as it is still so.
 
 use std::fmt;
 use std::io;
@@ -19,6 +19,8 @@ use crate::complaints::Level;
 
 /// What is over within this time is not told.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// What comes again within this time was not over: what flaps around a limit is told as what lasts.
+const CALM: Duration = Duration::from_secs(5);
 /// What lasts is told again after this.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// The most lines about groups within one [`AGAIN_AFTER`].
@@ -35,6 +37,8 @@ struct Trouble {
     since: Option<Instant>,
     /// When it was told last.
     told: Option<Instant>,
+    /// Since when it seems to be over.
+    gone: Option<Instant>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,15 +52,18 @@ enum Turn {
 }
 
 impl Trouble {
-    /// Looks at it. `tell` is given what is new and returns whether it could tell that: what it could not is given again at the next look.
-    fn update(&mut self, now: Instant, is_there: bool, tell: impl FnOnce(Turn) -> bool) {
+    /// Looks at it. It is over once it was not there for as long as `calm`. `tell` is given what is new and returns whether it could tell
+    /// that: what it could not is given again at the next look.
+    fn update(&mut self, now: Instant, is_there: bool, calm: Duration, tell: impl FnOnce(Turn) -> bool) {
         if !is_there {
             let Some(since) = self.since else { return };
-            if self.told.is_none() || tell(Turn::Over(now.since(since))) {
+            let gone = *self.gone.get_or_insert(now);
+            if self.told.is_none() || gone + calm <= now && tell(Turn::Over(gone.since(since))) {
                 *self = Self::default();
             }
             return;
         }
+        self.gone = None;
         let since = *self.since.get_or_insert(now);
         let (turn, due) = match self.told {
             None => (Turn::Begun, since + PATIENCE),
@@ -67,7 +74,12 @@ impl Trouble {
         }
     }
 
-    /// The same for a state of which everything is told, because there are few of its kind and [`PATIENCE`] bounds how often each changes.
+    /// Whether it lasts and was not told since `begin`.
+    fn is_untold_since(&self, begin: Instant) -> bool {
+        self.told.is_some_and(|told| told < begin)
+    }
+
+    /// The same for a state of which everything is told, because there are few of its kind and [`CALM`] bounds how often each changes.
     /// `words`: that it has begun, that it lasts, and that it is over; for how long is added.
     fn tell(
         &mut self,
@@ -78,7 +90,7 @@ impl Trouble {
         tell: &mut Tell<'_>,
     ) {
         let [begun, lasts, over] = words;
-        self.update(now, is_there, |turn| {
+        self.update(now, is_there, CALM, |turn| {
             match turn {
                 Turn::Begun => tell(level, begun),
                 Turn::Lasts(time) => tell(level, format_args!("{lasts}, for {} s now", time.as_secs())),
@@ -153,7 +165,11 @@ impl Events {
 
     /// Tells what has changed.
     pub(crate) fn look(&mut self, now: Instant, sight: Sight<'_>, tell: &mut Tell<'_>) {
-        self.lines.begin(now, tell);
+        if self.lines.is_over(now) {
+            let begin = self.lines.since;
+            let unrepeated = self.groups.iter().filter(|seen| seen.leaderless.is_untold_since(begin)).count();
+            self.lines.begin(now, unrepeated, tell);
+        }
         if self.tells_of_node {
             self.look_at_nodes(now, sight.reaches, tell);
             let words = [
@@ -217,7 +233,8 @@ impl Events {
                     seen.leader = leader;
                 }
             }
-            seen.leaderless.update(now, leader.is_none(), |turn| match turn {
+            // These lines are bounded otherwise, and who leads is told at once: what is told last has to be what is so.
+            seen.leaderless.update(now, leader.is_none(), Duration::ZERO, |turn| match turn {
                 Turn::Begun => {
                     let text = format_args!("group {group}: no leader is known");
                     let is_told = lines.tell(Level::Warning, text, tell);
@@ -310,9 +327,20 @@ struct Lines {
 }
 
 impl Lines {
-    fn begin(&mut self, now: Instant, tell: &mut Tell<'_>) {
-        if now.since(self.since) < AGAIN_AFTER {
-            return;
+    /// Whether the next [`AGAIN_AFTER`] begins.
+    fn is_over(&self, now: Instant) -> bool {
+        now.since(self.since) >= AGAIN_AFTER
+    }
+
+    /// It does. `unrepeated`: groups that have been without a leader all the while, which found no place.
+    fn begin(&mut self, now: Instant, unrepeated: usize, tell: &mut Tell<'_>) {
+        if unrepeated > 0 {
+            tell(
+                Level::Warning,
+                format_args!(
+                    "of {unrepeated} more groups still no leader is known, for more than a minute now"
+                ),
+            );
         }
         if self.is_short {
             tell(

@@ -23,6 +23,7 @@ mod identity;
 mod inbound;
 mod inquiry;
 mod log_io;
+pub mod log_size;
 pub mod machine;
 mod memory;
 mod node;

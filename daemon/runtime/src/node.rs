@@ -34,6 +34,7 @@ use crate::counters::Reports;
 use crate::identity::{DataDir, Founding, Identity, IdentityFault, Loss};
 use crate::inquiry::{before_first_incarnation, before_next_incarnation};
 use crate::log_io::LogIo;
+use crate::log_size::LogSize;
 use crate::machine::memory_size;
 use crate::notes::Notes;
 use crate::options::{CORES_MAX, NodeOptions};
@@ -55,8 +56,6 @@ const EXECUTOR_MEMORY: usize = 64 << 10;
 const PEER_QUEUE_SHARE: usize = 4;
 /// At least this much may gather for one peer, in bytes.
 const PEER_QUEUE_SIZE_MIN: usize = 8 << 20;
-/// Log segments beyond this many times the snapshot interval make the group that holds the oldest one take a snapshot.
-const LOG_SIZE_FACTOR: u64 = 2;
 
 /// With fewer members no majority is left without one of them.
 const REJOIN_MEMBERS_MIN: usize = 3;
@@ -442,6 +441,7 @@ pub(crate) fn wanted_identity(options: &NodeOptions) -> Identity {
 
 /// What one core is made of.
 pub(crate) fn core_config(options: &NodeOptions, core: usize, rejoining: bool) -> CoreConfig {
+    let (snapshot_log_size, segment_size) = (options.replica.snapshot_log_size, options.log.segment_size);
     CoreConfig {
         me: options.node,
         replica_count: options.members.len(),
@@ -449,7 +449,8 @@ pub(crate) fn core_config(options: &NodeOptions, core: usize, rejoining: bool) -
         replica: options.replica,
         tuning: options.tuning,
         rejoining,
-        log_size_max: options.replica.snapshot_log_size * LOG_SIZE_FACTOR + options.log.segment_size,
+        log_size_max: LogSize { snapshot_log_size, segment_size }.usual_max(),
+        // Whoever is slowed down by a larger one can still be filled, and is good for nothing without it.
         snapshot_size_max: memory_size().unwrap_or(u64::MAX),
     }
 }

@@ -19,6 +19,9 @@ pub use crate::identity::Loss;
 
 /// The most core threads of a node.
 pub const CORES_MAX: usize = 255;
+/// Bytes that every connection of a client may hold whatever the others do. If half of [`NodeOptions::client_memory_max`] is enough for all
+/// of them, they keep to it together.
+pub const CLIENT_LITTLE_MIN: usize = 4 << 10;
 
 /// Where a member of the cluster is reached.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -31,8 +31,8 @@ const FRAMES_MIN: u64 = 4;
 const REPLY_OVERHEAD: u64 = 64;
 /// So many of the largest values fit into the memory for clients.
 const CLIENT_VALUES_MIN: u64 = 4;
-/// Bytes that the runtime lets every client hold, whatever the others do, if half of their memory is enough for that.
-const CLIENT_LITTLE: u64 = 4 * KIB;
+/// See [`options::CLIENT_LITTLE_MIN`].
+const CLIENT_LITTLE: u64 = options::CLIENT_LITTLE_MIN as u64;
 
 const fn ms(count: u64) -> Duration {
     Duration::from_millis(count)

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use panch_wire::frame::{PAGE_SIZE, Page};
 
-use super::{Finding, rounded, sys};
+use super::{Finding, log_size, rounded, sys};
 use crate::config::units::Size;
 use crate::config::{Durability, NodeConfig};
 use crate::exit::Exit;
@@ -17,10 +17,8 @@ const WHAT: &str = "data folder";
 const WRITE_COUNT: usize = 50;
 /// Above this a disk is too slow for what people expect of a commit.
 const WRITE_SLOW: Duration = Duration::from_millis(20);
-/// Segments that a core has beside what its log is to be kept to, and at the least: the current one, a spare, and one that is being released.
+/// Segments that a core has at the least: the current one, a spare, and one that is being released.
 const SEGMENTS_MIN: u64 = 3;
-/// The log of a core is kept to so many times what makes a snapshot due.
-const LOG_SIZE_FACTOR: u64 = 2;
 
 pub(super) fn examine(node: &NodeConfig, cores: u64) -> Vec<Finding> {
     let folder = match existing(&node.data_dir) {
@@ -181,21 +179,26 @@ fn measure(file: &File) -> io::Result<Vec<Duration>> {
 
 fn space(free: u64, node: &NodeConfig, cores: u64) -> Finding {
     let what = "disk space";
-    let segments = cores.saturating_mul(SEGMENTS_MIN).saturating_mul(node.log_segment_size);
-    let retained = cores.saturating_mul(LOG_SIZE_FACTOR).saturating_mul(node.snapshot_log_size);
-    let need = segments.saturating_add(retained);
     let text = format!("{} free", rounded(free));
+    let Some(log) = log_size(node) else {
+        return Finding::fine(
+            what,
+            format!("{text}; the log is in memory, and snapshots of the data come here"),
+        );
+    };
+    let segments = cores.saturating_mul(SEGMENTS_MIN).saturating_mul(node.log_segment_size);
+    let need = cores.saturating_mul(log.disk_max());
+    // How much that is nobody knows before the data are there.
+    let on_top =
+        "snapshots of the data come on top, and as much log once more while another node catches up with one";
     let remedy = "free some space, or lower node.log_segment_size or node.snapshot_log_size";
     if free < segments {
         let text = format!("{text}; the first segments alone take {}", Size(segments));
         Finding::failure(what, text, remedy).passing_if(true)
     } else if free < need {
-        let text = format!("{text}; the log may take {}, and snapshots of the data come on top", Size(need));
-        Finding::warning(what, text, remedy)
+        Finding::warning(what, format!("{text}; the log may take {}, and {on_top}", Size(need)), remedy)
     } else {
-        let text =
-            format!("{text}; the log may take {} of it, and snapshots of the data come on top", Size(need));
-        Finding::fine(what, text)
+        Finding::fine(what, format!("{text}; the log may take {} of it, and {on_top}", Size(need)))
     }
 }
 
@@ -219,11 +222,16 @@ mod tests {
         let level = |free, cores| space(free, &node, cores).level;
         assert_eq!(level(3 * segment - 1, 1), Level::Failure);
         assert_eq!(level(3 * segment, 1), Level::Warning);
-        assert_eq!(level(3 * segment + 2 * snapshot - 1, 1), Level::Warning);
-        assert_eq!(level(3 * segment + 2 * snapshot, 1), Level::Fine);
-        assert_eq!(level(3 * segment + 2 * snapshot, 2), Level::Warning);
-        assert_eq!(level(3 * segment + 2 * snapshot, 4), Level::Failure);
+        // What it grows to while another node catches up, and what is beside the log.
+        let need = 4 * snapshot + 2 * segment + 4 * segment;
+        assert_eq!(level(need - 1, 1), Level::Warning);
+        assert_eq!(level(need, 1), Level::Fine);
+        assert_eq!(level(need, 2), Level::Warning);
+        assert_eq!(level(need, need / segment), Level::Failure);
         assert_eq!(level(u64::MAX, u64::MAX), Level::Fine);
+        assert!(space(need, &node, 1).text.contains("snapshots of the data come on top"));
+        let in_memory = NodeConfig { durability: Durability::Memory, ..node };
+        assert_eq!(space(0, &in_memory, 1).level, Level::Fine, "it has no segments");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The limits of the process: on memory that it locks, and on files that it opens.
 
-use super::Finding;
+use panch_runtime::log_size::LogSize;
+
 use super::sys::UNLIMITED;
+use super::{Finding, log_size};
 use crate::config::NodeConfig;
 use crate::config::units::Size;
 
@@ -11,8 +13,6 @@ const LOCKED_MEMORY_MIN: u64 = 512 << 10;
 const OPEN_FILES_RESERVE: u64 = 128;
 /// Descriptors that each core thread adds to the reserve.
 const OPEN_FILES_PER_CORE: u64 = 32;
-/// Segments of a core beyond those that its log is to be kept to: those that are being filled, prepared and released.
-const SEGMENTS_BESIDE: u64 = 4;
 /// A node that could serve fewer clients at once than this is not started.
 const CONNECTIONS_MIN: u64 = 16;
 
@@ -35,11 +35,10 @@ pub(super) fn locked_memory(limit: u64, cores: u64) -> Finding {
     }
 }
 
-/// Descriptors that a node with so many cores needs beside those of its clients. A core keeps all of its log open, which is larger than
-/// four times what makes a snapshot due by two segments at most, while another node catches up.
+/// Descriptors that a node with so many cores needs beside those of its clients. A core keeps all of its log open, if that is on the disk.
+/// While another node catches up it may have more segments, as many as a snapshot fills: how large those are is not known here.
 pub(super) fn reserve(node: &NodeConfig, cores: u64) -> u64 {
-    let log_size = node.snapshot_log_size.saturating_mul(4).saturating_add(2 * node.log_segment_size);
-    let segments = log_size.div_ceil(node.log_segment_size) + SEGMENTS_BESIDE;
+    let segments = log_size(node).map_or(0, LogSize::segments_max);
     OPEN_FILES_RESERVE + cores * (OPEN_FILES_PER_CORE + segments)
 }
 
@@ -49,7 +48,8 @@ pub(super) fn open_files(limit: u64, connections: u64, nodes: u64, reserve: u64)
     let need = connections + reserve;
     let text = if limit == UNLIMITED { "no limit".to_owned() } else { format!("limit {limit}") };
     if limit >= need {
-        return Finding::fine(what, format!("{text}; {need} may be needed"));
+        let on_top = "while another node catches up, one more for each log segment that a snapshot of the data would fill";
+        return Finding::fine(what, format!("{text}; {need} may be needed, and, {on_top}"));
     }
     let raise = format!("in a systemd drop-in `LimitNOFILE={need}`, or `docker run --ulimit nofile={need}`");
     let possible = limit.saturating_sub(reserve);
@@ -73,7 +73,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::parse;
+    use crate::config::{Durability, parse};
     use crate::exit::Exit;
     use crate::host::Level;
 
@@ -110,6 +110,8 @@ mod tests {
         let usual = sizes("64MiB", "256MiB");
         assert_eq!(reserve(&usual, 1), 128 + 32 + 4 * 4 + 2 + 4);
         assert_eq!(reserve(&usual, 2) - reserve(&usual, 1), 32 + 22);
+        let in_memory = NodeConfig { durability: Durability::Memory, ..usual };
+        assert_eq!(reserve(&in_memory, 2), 128 + 2 * 32, "it has no segments");
         assert_eq!(reserve(&sizes("4MiB", "1TiB"), 1), 128 + 32 + (4 << 18) + 6);
     }
 }

@@ -1,8 +1,8 @@
 //! The memory of the machine: what the data may take where nobody says, and whether everything is there that may be taken.
 
-use panch_runtime::machine::memory_size;
+use panch_runtime::machine::memory_size_at_ease;
 
-use super::{Finding, cores, rounded};
+use super::{Finding, cores, rounded, rounded_up};
 use crate::config::{Config, NodeConfig};
 
 /// Of the memory that is left beside batches and clients the data may take so much where nobody says: a numerator and a denominator. The
@@ -13,7 +13,7 @@ const DATA_MIN: u64 = 16 << 20;
 
 /// Bytes of memory that the data of this node may take, one of `nodes` in this process.
 pub fn data_memory_max(config: &Config, nodes: usize) -> u64 {
-    let needs = Needs::of(&config.node, cores(config), nodes as u64, memory_size());
+    let needs = Needs::of(&config.node, cores(config), nodes as u64, memory_size_at_ease());
     needs.data
 }
 
@@ -54,7 +54,7 @@ impl Needs {
 /// Whether the memory for everything that these nodes, in one process, may take is there.
 pub(super) fn memory(configs: &[Config]) -> Finding {
     let nodes: Vec<(&NodeConfig, u64)> = configs.iter().map(|config| (&config.node, cores(config))).collect();
-    judge(&nodes, memory_size())
+    judge(&nodes, memory_size_at_ease())
 }
 
 /// The same for nodes with their numbers of cores.
@@ -63,16 +63,20 @@ fn judge(nodes: &[(&NodeConfig, u64)], size: Option<u64>) -> Finding {
     let count = nodes.len() as u64;
     let each = nodes.iter().map(|(node, cores)| Needs::of(node, *cores, count, size));
     let Needs { data, batches, clients } = each.fold(Needs::default(), Needs::and);
+    let sum = data.saturating_add(batches).saturating_add(clients);
     let Some(size) = size else {
-        let remedy = "set node.data_memory_max: what is 0 there is no limit here";
+        let remedy = if nodes.iter().any(|(node, _)| node.data_memory_max == 0) {
+            "set node.data_memory_max: what is 0 there is no limit here".to_owned()
+        } else {
+            format!("make sure that it has the {} that the configuration allows", rounded_up(sum))
+        };
         return Finding::warning(what, "how much this machine has cannot be read", remedy);
     };
-    let sum = data.saturating_add(batches).saturating_add(clients);
     let text = format!(
         "{} for the data, {} for batches and {} for clients of {} that this machine or the control group has",
-        rounded(data),
-        rounded(batches),
-        rounded(clients),
+        rounded_up(data),
+        rounded_up(batches),
+        rounded_up(clients),
         rounded(size)
     );
     if sum <= size {
@@ -81,7 +85,7 @@ fn judge(nodes: &[(&NodeConfig, u64)], size: Option<u64>) -> Finding {
     let remedy = format!(
         "lower node.data_memory_max, node.frame_pool_size (per core) or node.client_memory_max, together by {}, or give the process more \
          memory (systemd: MemoryMax= and MemoryHigh=; Docker: --memory)",
-        rounded(sum - size)
+        rounded_up(sum - size)
     );
     Finding::warning(what, format!("too little: {text}"), remedy)
 }
@@ -126,6 +130,16 @@ mod tests {
         assert!(finding.remedy.contains("together by 60MiB"), "{finding:?}");
         assert_eq!(judge(300 * MIB, 1, 3, Some(1000 * MIB)).level, Level::Warning);
         assert_eq!(judge(0, 1, 1, Some(150 * MIB)).level, Level::Warning, "not even without data");
-        assert_eq!(judge(0, 1, 1, None).level, Level::Warning);
+        let finding = judge(840 * MIB, 1, 1, Some(1000 * MIB - 1));
+        assert!(finding.remedy.contains("together by 1MiB"), "less would not do: {finding:?}");
+    }
+
+    #[test]
+    fn where_nobody_knows_what_there_is_it_is_said_what_has_to_be() {
+        let judge = |data| judge(&[(&node(data), 1)], None);
+        let (open, set) = (judge(0), judge(840 * MIB));
+        assert_eq!((open.level, set.level), (Level::Warning, Level::Warning));
+        assert!(open.remedy.contains("set node.data_memory_max"), "{open:?}");
+        assert!(set.remedy.contains("has the 1000MiB") && !set.remedy.contains("set node"), "{set:?}");
     }
 }

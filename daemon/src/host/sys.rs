@@ -4,9 +4,10 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 /// A resource limit of this process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -152,19 +153,52 @@ fn check(result: i32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// A set of signals.
+struct Signals(libc::sigset_t);
+
+impl Signals {
+    fn of(signals: &[i32]) -> Self {
+        // SAFETY: an all-zero set is a valid place for `sigemptyset` to write to.
+        let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+        // SAFETY: `set` outlives the calls, and is a valid set from the first on; a signal that does not exist is refused.
+        unsafe {
+            libc::sigemptyset(&mut set);
+            for signal in signals {
+                libc::sigaddset(&mut set, *signal);
+            }
+        }
+        Self(set)
+    }
+
+    /// Changes what the calling thread has blocked; that is what it had before.
+    fn change(&self, how: i32) -> Self {
+        let mut before = Self::of(&[]);
+        // SAFETY: both are valid sets, and outlive the call.
+        unsafe { libc::pthread_sigmask(how, &self.0, &mut before.0) };
+        before
+    }
+}
+
 /// Blocks (or unblocks) these signals for the calling thread and those it starts from now on.
 pub(super) fn set_blocked(signals: &[i32], blocked: bool) {
-    // SAFETY: an all-zero set is a valid place for `sigemptyset` to write to.
-    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-    let how = if blocked { libc::SIG_BLOCK } else { libc::SIG_UNBLOCK };
-    // SAFETY: `set` is a valid signal set from the first call on, and outlives the others; a signal that does not exist is refused.
-    unsafe {
-        libc::sigemptyset(&mut set);
-        for signal in signals {
-            libc::sigaddset(&mut set, *signal);
-        }
-        libc::pthread_sigmask(how, &set, std::ptr::null_mut());
-    }
+    Signals::of(signals).change(if blocked { libc::SIG_BLOCK } else { libc::SIG_UNBLOCK });
+}
+
+/// Does something while these signals are blocked for the calling thread: those that it starts meanwhile have them blocked for good.
+pub(super) fn while_blocked<T>(signals: &[i32], act: impl FnOnce() -> T) -> T {
+    let before = Signals::of(signals).change(libc::SIG_BLOCK);
+    let result = act();
+    before.change(libc::SIG_SETMASK);
+    result
+}
+
+/// Waits for so long at most until `stream` takes something, or says what is in the way, at once. A pipe that does takes a page. Whether
+/// that is so; a signal may end the wait before.
+pub(crate) fn wait_writable(stream: BorrowedFd<'_>, patience: Duration) -> bool {
+    let mut asked = libc::pollfd { fd: stream.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    let timeout = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the kernel reads and writes one `pollfd`, which outlives the call, as the descriptor does.
+    unsafe { libc::poll(&mut asked, 1, timeout) > 0 }
 }
 
 #[cfg(test)]
@@ -176,5 +210,38 @@ mod tests {
         let limit = limit(Resource::OpenFiles).unwrap();
         assert!(limit.soft > 0 && limit.soft <= limit.hard);
         assert!(free_bytes(&tempfile::tempfile().unwrap()).unwrap() > 0);
+    }
+
+    #[test]
+    fn signals_are_blocked_for_threads_that_start_meanwhile_and_as_before_afterwards() {
+        let is_blocked = || {
+            let now = Signals::of(&[]).change(libc::SIG_BLOCK);
+            // SAFETY: it is a valid set, and outlives the call.
+            unsafe { libc::sigismember(&now.0, libc::SIGUSR2) == 1 }
+        };
+        std::thread::spawn(move || {
+            assert!(!is_blocked());
+            let thread = while_blocked(&[libc::SIGUSR2], || std::thread::spawn(is_blocked));
+            assert!(thread.join().unwrap() && !is_blocked());
+            set_blocked(&[libc::SIGUSR2], true);
+            while_blocked(&[libc::SIGUSR2], || ());
+            assert!(is_blocked(), "it was before");
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_pipe_takes_something_until_it_is_full() {
+        use std::io::Write;
+        use std::os::fd::AsFd;
+        let (reader, mut writer) = io::pipe().unwrap();
+        assert!(wait_writable(writer.as_fd(), Duration::ZERO));
+        // SAFETY: the call takes no memory, and the descriptor is open.
+        let size = unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_GETPIPE_SZ) };
+        writer.write_all(&vec![0; size as usize]).unwrap();
+        assert!(!wait_writable(writer.as_fd(), Duration::from_millis(10)));
+        drop(reader);
+        assert!(wait_writable(writer.as_fd(), Duration::ZERO), "that nobody reads is said at once");
     }
 }

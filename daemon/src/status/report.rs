@@ -131,15 +131,21 @@ impl NodeReport {
         self.facts.get(name)?.parse().ok()
     }
 
-    /// Whether it cannot prepare more log.
+    /// Whether it cannot prepare more log, on one of its cores or on all.
     fn is_full(&self) -> bool {
         self.count("disk_full").is_some_and(|full| full > 0)
     }
 
-    /// Whether it misses so many of the nodes, of which there are `count`, that it has no majority.
+    /// Whether it misses so many of the nodes, of which there are `count`, that it has no majority. Of several cores each may have one all
+    /// the same.
     fn is_cut_off(&self, count: usize) -> bool {
         let down = self.peers_down.as_ref().map_or(0, Vec::len);
         2 * count.saturating_sub(down) <= count
+    }
+
+    /// Whether what it says of itself holds for all of its groups. Where that is not so, only what it says of each group counts.
+    fn has_one_core(&self) -> bool {
+        self.count("cores").is_none_or(|cores| cores <= 1)
     }
 }
 
@@ -155,6 +161,13 @@ pub(super) struct GroupReport {
     /// How far the group has come, as far as anybody who answers knows; `None`: who leads does not answer, or nobody can be compared with.
     pub(super) position: Option<u64>,
     pub(super) replicas: Vec<ReplicaReport>,
+}
+
+impl GroupReport {
+    /// The group as this node has it.
+    fn on(&self, node: &NodeReport) -> Option<&ReplicaReport> {
+        self.replicas.iter().find(|replica| replica.node == node.node)
+    }
 }
 
 /// A group on one node.
@@ -173,6 +186,13 @@ pub(super) struct ReplicaReport {
     pub(super) fields: BTreeMap<String, String>,
 }
 
+impl ReplicaReport {
+    /// The value of a field that is a number.
+    fn count(&self, name: &str) -> Option<usize> {
+        self.fields.get(name)?.parse().ok()
+    }
+}
+
 /// An answer, with the number of the node.
 type Answer<'a> = (String, &'a NodeStatus);
 
@@ -188,7 +208,7 @@ impl Report {
         let absent = absences(&asked, is_whole);
         let leaderless: Vec<String> =
             groups.iter().filter_map(|group| leaderless(group, is_whole && !absent.is_empty())).collect();
-        let impotent = if is_whole { impotence(&nodes) } else { Vec::new() };
+        let impotent = if is_whole { impotence(&nodes, &groups) } else { Vec::new() };
         let differences = differences(&answers);
         let exit = if !differences.is_empty() {
             Exit::Differ
@@ -348,20 +368,67 @@ fn leaderless(group: &GroupReport, has_absent: bool) -> Option<String> {
 }
 
 /// What keeps nodes that answer from deciding anything, though all of them may; these are all nodes of the cluster.
-fn impotence(nodes: &[NodeReport]) -> Vec<String> {
-    let cut_off = nodes.iter().filter(|node| node.is_cut_off(nodes.len()));
-    let mut lines: Vec<String> = cut_off
-        .map(|node| format!("Node {} reaches no majority of the nodes: it decides nothing.", node.node))
+fn impotence(nodes: &[NodeReport], groups: &[GroupReport]) -> Vec<String> {
+    let mut lines: Vec<String> =
+        nodes.iter().filter_map(|node| isolation(node, nodes.len(), groups)).collect();
+    let count = nodes.len();
+    let is_stuck = |full: usize| full > 0 && 2 * (count - full) <= count;
+    // Of a group: on so many nodes its log takes no more.
+    let full_on = |group: &GroupReport| nodes.iter().filter(|node| is_full(node, group)).count();
+    let stuck: Vec<(u16, usize)> = groups
+        .iter()
+        .map(|group| (group.group, full_on(group)))
+        .filter(|(_, full)| is_stuck(*full))
         .collect();
-    let full = nodes.iter().filter(|node| node.is_full()).count();
-    if 2 * (nodes.len() - full) <= nodes.len() {
+    let full = match groups {
+        [] => nodes.iter().filter(|node| node.is_full() && node.has_one_core()).count(),
+        _ if stuck.len() == groups.len() => stuck.iter().map(|(_, full)| *full).min().unwrap_or(0),
+        _ => 0,
+    };
+    if is_stuck(full) {
         lines.push(format!(
-            "{full} of {} nodes cannot prepare more log, which leaves no majority: what nodes have left of it is soon used up, and then \
-             nothing is written.",
-            nodes.len()
+            "{full} of {count} nodes cannot prepare more log, which leaves no majority: what nodes have left of it is soon used up, and then \
+             nothing is written."
+        ));
+    } else if !stuck.is_empty() {
+        let names: Vec<String> = stuck.iter().map(|(group, _)| group.to_string()).collect();
+        lines.push(format!(
+            "No majority of the nodes can prepare more log for group {}: what nodes have left of it is soon used up, and then nothing is \
+             written there.",
+            names.join(", ")
         ));
     }
     lines
+}
+
+/// Whether the node cannot prepare more log for the group.
+fn is_full(node: &NodeReport, group: &GroupReport) -> bool {
+    let said = group.on(node).and_then(|replica| replica.count("log_full"));
+    said.map_or_else(|| node.is_full() && node.has_one_core(), |full| full > 0)
+}
+
+/// What to say of a node that answers and reaches no majority, for all of its groups or for those of some of its cores.
+fn isolation(node: &NodeReport, count: usize, groups: &[GroupReport]) -> Option<String> {
+    let said = groups.iter().filter_map(|group| Some((group.group, group.on(node)?.count("reached")?)));
+    let said: Vec<(u16, usize)> = said.collect();
+    let cut_off: Vec<String> =
+        said.iter().filter(|(_, reached)| 2 * reached <= count).map(|(group, _)| group.to_string()).collect();
+    let is_whole = if said.is_empty() {
+        node.has_one_core() && node.is_cut_off(count)
+    } else {
+        cut_off.len() == said.len()
+    };
+    if is_whole {
+        Some(format!("Node {} reaches no majority of the nodes: it decides nothing.", node.node))
+    } else if !cut_off.is_empty() {
+        Some(format!(
+            "Node {} reaches no majority of the nodes from the cores that have group {}: it decides nothing there.",
+            node.node,
+            cut_off.join(", ")
+        ))
+    } else {
+        None
+    }
 }
 
 /// Nodes that have no room for more log or more data, whose disks hang or fail, and that miss others, as far as they say so.
@@ -378,7 +445,8 @@ fn troubles(nodes: &[NodeReport]) -> Vec<String> {
         }
         if node.is_full() {
             lines.push(format!(
-                "Node {name} cannot prepare more log, because its disk is full or fails, and refuses writes. Its log says why."
+                "Node {name} cannot prepare more log, because its disk is full or fails, and refuses {}. Its log says why.",
+                if node.has_one_core() { "writes" } else { "writes on one of its cores at least" }
             ));
         }
         if let (Some(size), Some(max @ 1..)) = (node.count("used_memory_dataset"), node.count("maxmemory"))
@@ -391,7 +459,8 @@ fn troubles(nodes: &[NodeReport]) -> Vec<String> {
             ));
         }
         if let Some(down) = node.peers_down.as_ref().filter(|down| !down.is_empty()) {
-            lines.push(format!("Node {name} does not reach node {}.", down.join(", ")));
+            let from = if node.has_one_core() { "" } else { ", from one of its cores at least" };
+            lines.push(format!("Node {name} does not reach node {}{from}.", down.join(", ")));
         }
     }
     lines

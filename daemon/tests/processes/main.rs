@@ -35,3 +35,4 @@ mod small_files;
 mod status;
 mod stop;
 mod transactions;
+mod unread;

@@ -212,7 +212,9 @@ errors! {
     Overdue = 16, "TRYAGAIN the node could not propose the command, or confirm the read, within request_timeout, since its log or the other nodes are slow: it was not applied";
     /// The node has no part in the group yet; the command was not applied by it.
     NotMember = 17, "CLUSTERDOWN the node is starting, or on its way back after the loss of its disk, and serves nothing yet: the command was not applied, try another node";
-    /// The data have taken the memory that this node may use for them; the command was not applied.
+    /// The data have taken the memory that this node may use for them; this copy of the command was not applied and never will be. An
+    /// earlier copy of a command with a session may be on its way all the same: a node remembers what was executed, and not what it or
+    /// another has proposed. The text is that of Redis, and says no more than that this copy is not allowed.
     OutOfMemory = 19, "OOM command not allowed when used memory > 'maxmemory'.";
     /// The node takes nothing in any more; the command was not applied by it.
     Stopping = 18, "CLUSTERDOWN the node is stopping: the command was not applied, try another node";

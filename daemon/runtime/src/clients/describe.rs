@@ -146,12 +146,18 @@ pub(crate) fn keys(counter: &Counter<'_>) -> u64 {
     view.reports.keys()
 }
 
-/// The counters of all cores, this one's as they are now.
-fn counters(view: &NodeView, neighbours: &Neighbours<'_>) -> CoreCounters {
-    let mut sum = *neighbours.counters;
-    for core in (0..view.cores()).filter(|core| *core != view.core) {
-        sum.add(&view.reports.core(core).counters);
-    }
+/// The counters of each core, this one's as they are now.
+fn counters_by_core(view: &NodeView, neighbours: &Neighbours<'_>) -> Vec<CoreCounters> {
+    let of = |core: usize| {
+        if core == view.core { *neighbours.counters } else { view.reports.core(core).counters }
+    };
+    (0..view.cores()).map(of).collect()
+}
+
+/// Those of all cores together.
+fn added_up(counters: &[CoreCounters]) -> CoreCounters {
+    let mut sum = CoreCounters::default();
+    counters.iter().for_each(|core| sum.add(core));
     sum
 }
 
@@ -167,7 +173,7 @@ fn commands(counter: &Counter<'_>) -> CommandCounts {
 
 /// INFO counts from here on, in its sections `stats` and `commandstats`.
 pub(crate) fn reset_statistics(counter: &Counter<'_>, neighbours: &Neighbours<'_>) {
-    let now = (counters(counter.view, neighbours), commands(counter));
+    let now = (added_up(&counters_by_core(counter.view, neighbours)), commands(counter));
     *counter.view.reports.since() = now;
 }
 
@@ -196,7 +202,8 @@ pub(crate) fn info(
         });
     let wants =
         |name: &str| everything || sections.iter().any(|given| given.eq_ignore_ascii_case(name.as_bytes()));
-    let counters = counters(view, neighbours);
+    let by_core = counters_by_core(view, neighbours);
+    let counters = added_up(&by_core);
     let mut latencies = Latencies::default();
     for core in 0..view.cores() {
         if core == view.core {
@@ -333,14 +340,16 @@ pub(crate) fn info(
     ];
     lines.extend(counters.health());
     let mode = view.options.log.durability;
+    let of_group = |status: &GroupStatus| {
+        let health = by_core[view.core_of(status.group)].health_of_groups(view.options.members.len());
+        (format!("group_{}", status.group.0), format!("{},{health}", groups::line(status, mode)))
+    };
     let rendered: Vec<(String, String)> = latency::lines(&latencies)
         .into_iter()
         .chain(
             groups::counters(&statuses).map(|(name, count)| (format!("counter_{name}"), count.to_string())),
         )
-        .chain(
-            statuses.iter().map(|status| (format!("group_{}", status.group.0), groups::line(status, mode))),
-        )
+        .chain(statuses.iter().map(of_group))
         .collect();
     lines.extend(rendered.iter().map(|(key, value)| (key.as_str(), value.clone())));
     section("panch", &lines);

@@ -19,9 +19,9 @@ use panch_replica::ceilings::REPLY_SIZE_MAX;
 use panch_wire::time::{Duration, Instant};
 
 use super::connection::Connection;
+use crate::options::CLIENT_LITTLE_MIN;
 
-/// Bytes that a connection may hold whatever the others do, if all connections may hold them together.
-const LITTLE_MIN: usize = 4 << 10;
+/// The most bytes that a connection may hold whatever the others do, if all connections may hold them together.
 const LITTLE_MAX: usize = 64 << 10;
 /// A core tells the others what it counts once it differs by so much from what they know, and at the end of each turn.
 const STEP: usize = 256 << 10;
@@ -46,7 +46,7 @@ pub(crate) struct Memory {
 impl Memory {
     /// So many bytes for so many connections on so many cores.
     pub(crate) fn new(size_max: usize, connections_max: usize, cores: usize) -> Self {
-        let little = (size_max / 2 / connections_max.max(1)).clamp(LITTLE_MIN, LITTLE_MAX);
+        let little = (size_max / 2 / connections_max.max(1)).clamp(CLIENT_LITTLE_MIN, LITTLE_MAX);
         Self { size_max, little, cores, held: AtomicUsize::new(0), wanted: AtomicU64::new(0) }
     }
 

@@ -69,7 +69,8 @@ impl Past {
     }
 }
 
-/// Why there is no memory for what this command adds to full data. A copy of what was executed adds nothing, and is to hear its reply.
+/// Why there is no memory for what this command adds to full data. A copy of what was executed adds nothing, and is to hear its reply. Of what
+/// is proposed and not executed yet nothing is known here: such a copy is refused, and another one may be applied all the same.
 pub(crate) fn lack_of_memory(core: &Core, group: GroupId, command: &Command<'_>) -> Option<CommandError> {
     (command.may_grow() && !core.remembers(group, command)).then_some(CommandError::OutOfMemory)
 }
@@ -204,7 +205,8 @@ impl Counter<'_> {
             return Err(Denial::Busy);
         }
         let (frame, sound) = receive_batch(self.core, self.view, group, bytes, session)?;
-        // Every node drops it, and only its home answers: it does not know what the others do.
+        // Every node drops it, and only its home answers: it does not know what the others do. Copies of what was executed are not told from
+        // others here, for that takes the group's core: until there is room, a batch that is sent again hears that its outcome is unknown.
         if self.is_data_full && sound.may_grow {
             let is_home = sound.home == self.view.node();
             return if is_home { Err(Denial::For(CommandError::Unknown)) } else { Ok(sound) };

@@ -14,7 +14,7 @@ fn what_passes_within_a_moment_is_not_told_and_what_lasts_is_told_again() {
     let mut trouble = Trouble::default();
     let mut update = |now, is_there| {
         let mut told = None;
-        trouble.update(now, is_there, |turn| {
+        trouble.update(now, is_there, Duration::ZERO, |turn| {
             told = Some(turn);
             true
         });
@@ -28,6 +28,25 @@ fn what_passes_within_a_moment_is_not_told_and_what_lasts_is_told_again() {
     assert_eq!(update(at(71), true), Some(Turn::Lasts(Duration::from_secs(61))));
     assert_eq!(update(at(72), false), Some(Turn::Over(Duration::from_secs(62))));
     assert_eq!(update(at(73), false), None);
+}
+
+#[test]
+fn what_comes_and_goes_is_told_as_what_lasts_and_over_once_it_stays_away() {
+    let mut trouble = Trouble::default();
+    let mut turns = Vec::new();
+    let mut look = |half: u64, is_there| {
+        let now = at(0) + Duration::from_millis(500) * half as u32;
+        trouble.update(now, is_there, CALM, |turn| {
+            turns.push(turn);
+            true
+        });
+    };
+    // For two minutes it is there for two seconds, and then not for two.
+    (0..240).for_each(|half| look(half, half % 8 < 4));
+    (240..260).for_each(|half| look(half, false));
+    let lasts = |seconds| Turn::Lasts(Duration::from_secs(seconds));
+    // At 117.5 s it was there for the last time.
+    assert_eq!(turns, [Turn::Begun, lasts(61), Turn::Over(Duration::from_secs(118))]);
 }
 
 /// What a core sees in a test.
@@ -101,7 +120,7 @@ fn a_disk_that_fails_is_not_said_to_be_full_and_full_memory_is_told() {
     assert!(begun[0].starts_with("Warning the data take all of data_memory_max"), "{begun:?}");
     assert!(begun[1].starts_with("Warning the next log segment cannot be prepared"), "{begun:?}");
     assert_eq!(
-        told(&mut events, 5, 10, View::default()),
+        told(&mut events, 5, 12, View::default()),
         [
             "Info the data take less than data_memory_max again, after 5 s",
             "Info the next log segment is prepared: writes are taken again, after 5 s",
@@ -185,5 +204,6 @@ fn what_many_groups_say_keeps_nothing_back_of_nodes_and_is_told_later_if_it_is_s
         "{}",
         lines.len()
     );
+    assert_eq!(count(&lines, "of 200 more groups still no leader is known"), 1);
     assert!(lines.len() as u32 <= 4 * (LINES_MAX + 1));
 }

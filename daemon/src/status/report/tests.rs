@@ -118,6 +118,44 @@ fn nodes_that_reach_no_majority_or_leave_none_with_room_are_no_success() {
 }
 
 #[test]
+fn of_several_cores_each_is_judged_by_what_it_reaches_and_has_room_for() {
+    /// Three nodes of two cores: of each core whom it reaches and whether it is full. What the nodes say is what any of their cores says.
+    fn of(cores: [[(usize, u8); 2]; 3]) -> (Vec<String>, Exit) {
+        let node = |(index, cores): (usize, [(usize, u8); 2])| {
+            let full = u8::from(cores.iter().any(|(_, full)| *full > 0));
+            let mut section = format!("cores:2\r\ndisk_full:{full}\r\npeers_down:1,2,3\r\n");
+            for (group, (reached, full)) in cores.into_iter().enumerate() {
+                let line = format!("protocol=basic,reached={reached},log_full={full}");
+                section += &format!("group_{group}:{line}\r\n");
+            }
+            answered(&(index + 1).to_string(), &section)
+        };
+        let report = Report::new(cores.into_iter().enumerate().map(node).collect(), true);
+        (report.problems, report.exit)
+    }
+    let (lines, exit) = of([[(2, 0), (2, 0)], [(2, 0), (3, 0)], [(3, 0), (3, 0)]]);
+    assert_eq!(exit, Exit::Done, "each core has a majority: {lines:?}");
+    assert_eq!(lines[0], "Node 1 does not reach node 1, 2, 3, from one of its cores at least.");
+    let (lines, exit) = of([[(1, 0), (2, 0)], [(1, 0), (1, 0)], [(3, 0), (3, 0)]]);
+    assert_eq!(exit, Exit::Unavailable);
+    assert_eq!(
+        lines[..2],
+        [
+            "Node 1 reaches no majority of the nodes from the cores that have group 0: it decides nothing there.",
+            "Node 2 reaches no majority of the nodes: it decides nothing."
+        ]
+    );
+    let (lines, exit) = of([[(3, 1), (3, 0)], [(3, 0), (3, 1)], [(3, 0), (3, 0)]]);
+    assert_eq!(exit, Exit::Done, "each group has room on two nodes: {lines:?}");
+    let (lines, exit) = of([[(3, 1), (3, 0)], [(3, 1), (3, 0)], [(3, 0), (3, 0)]]);
+    assert_eq!(exit, Exit::Unavailable);
+    assert!(lines[0].starts_with("No majority of the nodes can prepare more log for group 0:"), "{lines:?}");
+    let (lines, exit) = of([[(3, 1), (3, 1)], [(3, 1), (3, 1)], [(3, 0), (3, 0)]]);
+    assert_eq!(exit, Exit::Unavailable);
+    assert!(lines[0].starts_with("2 of 3 nodes cannot prepare more log"), "{lines:?}");
+}
+
+#[test]
 fn who_is_not_the_node_that_was_asked_for_does_not_serve() {
     let foreign = |name: &str, address: &str| {
         let answer = Err(Silence::Foreign("it is node 9".to_owned()));
