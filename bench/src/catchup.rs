@@ -10,10 +10,11 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use panch_loadgen::connection::Protocol;
 use panch_loadgen::keys::KeyDistribution;
+use panch_loadgen::stderr;
 
 use crate::failure::{Failure, check};
 use crate::guard::Paused;
-use crate::nodes::{Nodes, NodesArgs, REPLICAS, Writes};
+use crate::nodes::{Nodes, NodesArgs, Placement, REPLICAS, Writes, some};
 
 const RAMP_UP: Duration = Duration::from_secs(2);
 /// The node must be level within this time.
@@ -38,7 +39,7 @@ pub struct CatchupArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     pub pause: u64,
     /// Requests outstanding at each of the other nodes, on 12 connections
-    #[arg(long, value_name = "COUNT", default_value_t = 1536)]
+    #[arg(long, value_name = "COUNT", default_value_t = 1536, value_parser = some())]
     pub outstanding: usize,
 }
 
@@ -63,7 +64,7 @@ struct Row {
 pub fn run(arguments: &CatchupArgs, stop: &AtomicBool) -> Result<(String, bool), Failure> {
     let mut rows = Vec::new();
     for protocol in &arguments.protocols {
-        eprintln!("catchup: {protocol}");
+        stderr::line(format_args!("catchup: {protocol}"));
         rows.push(measure(arguments, protocol, stop)?);
     }
     let kept = rows.iter().all(|row| row.level_after.is_some());
@@ -72,7 +73,7 @@ pub fn run(arguments: &CatchupArgs, stop: &AtomicBool) -> Result<(String, bool),
          and goes on while they do\n{}\n{}\nlevel: less than {LEVEL} positions behind; it must be within {} s\n",
         arguments.pause,
         arguments.outstanding,
-        arguments.nodes.heading(),
+        arguments.nodes.heading(&Placement::new(usize::from(REPLICAS))),
         table(&rows),
         LEVEL_WITHIN.as_secs()
     );
@@ -82,7 +83,7 @@ pub fn run(arguments: &CatchupArgs, stop: &AtomicBool) -> Result<(String, bool),
 fn measure(arguments: &CatchupArgs, protocol: &str, stop: &AtomicBool) -> Result<Row, Failure> {
     let mut plan = arguments.nodes.clone();
     plan.overrides.push(format!("cluster.protocol={protocol}"));
-    let mut nodes = plan.start(REPLICAS, stop)?;
+    let mut nodes = plan.start(REPLICAS, &mut Placement::new(usize::from(REPLICAS)), stop)?;
     let last = usize::from(REPLICAS) - 1;
     let process = nodes.processes()[last];
     let targets = nodes.addresses()[..last].iter().map(|node| node.native).collect();
@@ -167,7 +168,10 @@ fn watch(
         let lag = now.executed[0] - now.executed[1];
         let since = now.at.duration_since(after.at);
         let behind = *behind.get_or_insert(lag);
-        eprintln!("catchup: {protocol}: {lag:.0} positions behind after {:.1} s", since.as_secs_f64());
+        stderr::line(format_args!(
+            "catchup: {protocol}: {lag:.0} positions behind after {:.1} s",
+            since.as_secs_f64()
+        ));
         if lag < LEVEL || since > LEVEL_WITHIN {
             return Ok(Row {
                 protocol: protocol.to_owned(),

@@ -15,10 +15,11 @@ use comfy_table::{CellAlignment, Table, presets};
 use panch_loadgen::connection::Protocol;
 use panch_loadgen::keys::KeyDistribution;
 use panch_loadgen::quantity::{Count, short};
+use panch_loadgen::stderr;
 use panch_loadgen::truth::Snapshot;
 
-use crate::failure::Failure;
-use crate::nodes::{NodesArgs, REPLICAS, Writes};
+use crate::failure::{Failure, above_zero};
+use crate::nodes::{NodesArgs, Placement, REPLICAS, Writes, some};
 
 /// `panch-bench cost`.
 #[derive(Args, Clone, Debug)]
@@ -30,10 +31,10 @@ pub struct CostArgs {
     #[arg(long, value_name = "COUNT", default_value = "1M")]
     pub requests: Count,
     /// Connections of the load
-    #[arg(long, value_name = "N", default_value_t = 50)]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = some())]
     pub connections: usize,
     /// Outstanding requests per connection, one run each
-    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1,16,100")]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1,16,100", value_parser = some())]
     pub depths: Vec<usize>,
 }
 
@@ -92,18 +93,21 @@ fn promises(growth: &Growth) -> Result<[Promise; 3], Failure> {
 /// # Errors
 /// If there is no result.
 pub fn run(arguments: &CostArgs, stop: &AtomicBool) -> Result<(String, bool), Failure> {
+    above_zero(arguments.requests, "--requests")?;
+    let mut placement = Placement::new(usize::from(REPLICAS));
+    let mut nodes = arguments.nodes.start(REPLICAS, &mut placement, stop)?;
     let mut text = format!(
-        "panch-bench cost: {REPLICAS} nodes, durability sync, SETs of 16 B to the leader over RESP, {} connections, {} \
+        "panch-bench cost: {REPLICAS} nodes, durability {}, SETs of 16 B to the leader over RESP, {} connections, {} \
          requests per run\n{}",
+        nodes.durability()?,
         arguments.connections,
         arguments.requests,
-        arguments.nodes.heading()
+        arguments.nodes.heading(&placement)
     );
-    let mut nodes = arguments.nodes.start(REPLICAS, stop)?;
     let leader = nodes.leader()?;
     let mut kept = true;
     for depth in &arguments.depths {
-        eprintln!("cost: pipeline {depth}");
+        stderr::line(format_args!("cost: pipeline {depth}"));
         let before = nodes.counters()?;
         let load = Writes {
             targets: vec![nodes.addresses()[leader].resp],

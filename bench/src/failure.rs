@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use panch_loadgen::cluster::ClusterError;
 use panch_loadgen::engine::EngineError;
+use panch_loadgen::output::OutputError;
+use panch_loadgen::quantity::Count;
 
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +31,9 @@ pub enum Failure {
         /// Why it failed.
         error: io::Error,
     },
+    /// Where the report was to go.
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// Something happened that makes the numbers worthless.
     #[error("{0}")]
     Spoilt(String),
@@ -47,7 +52,7 @@ impl Failure {
             | Self::Cluster(ClusterError::Interrupted)
             | Self::Load(EngineError::Interrupted) => 130,
             Self::Spoilt(_) => 1,
-            Self::Cluster(_) | Self::Load(_) | Self::Io { .. } => 74,
+            Self::Cluster(_) | Self::Load(_) | Self::Io { .. } | Self::Output(_) => 74,
         }
     }
 
@@ -55,6 +60,14 @@ impl Failure {
         let what = what.into();
         move |error| Self::Io { what, error }
     }
+}
+
+/// Refuses an option of which nothing would be measured.
+pub(crate) fn above_zero(count: Count, option: &str) -> Result<(), Failure> {
+    if count.0 == 0 {
+        return Err(Failure::Usage(format!("{option} must be above zero: of nothing, nothing is measured")));
+    }
+    Ok(())
 }
 
 /// Ends the experiment here if a stop was asked for.

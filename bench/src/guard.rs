@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use panch_loadgen::stderr;
+
 static LEFTOVERS: Mutex<Leftovers> = Mutex::new(Leftovers { processes: Vec::new(), folders: Vec::new() });
 
 struct Leftovers {
@@ -141,7 +143,7 @@ impl Drop for Folder {
     fn drop(&mut self) {
         leftovers().folders.retain(|folder| *folder != self.0);
         if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            eprintln!("panch-bench: cannot remove {}: {error}", self.0.display());
+            stderr::line(format_args!("panch-bench: cannot remove {}: {error}", self.0.display()));
         }
     }
 }

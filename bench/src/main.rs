@@ -1,6 +1,11 @@
 //! `panch-bench`: the experiments. See the library for how.
 
-use std::io::Write;
+#![deny(
+    clippy::print_stderr,
+    reason = "it ends the program if nobody reads that; stderr::line of panch-loadgen does not"
+)]
+
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -13,12 +18,14 @@ use panch_bench::memory::MemoryArgs;
 use panch_bench::ordinary::OrdinaryArgs;
 use panch_bench::side_by_side::SideBySideArgs;
 use panch_bench::{catchup, cost, guard, memory, ordinary, side_by_side};
+use panch_loadgen::output::Output;
+use panch_loadgen::stderr;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// Experiments with panch on this machine. Everything that an experiment starts is gone when it ends.
 ///
-/// Exit codes: 0 done and every promise kept, 1 a promise broken or the run spoilt, 64 usage, 69 a program is missing, 74
-/// the machine failed, 130 interrupted.
+/// Exit codes: 0 done and every promise kept, 1 a promise broken or a run spoilt, 3 nothing of that, but the load generator may have been
+/// the limit (ordinary), 64 usage, 69 a program is missing, 74 the machine failed, 130 interrupted.
 #[derive(Parser, Debug)]
 #[command(name = "panch-bench", version, about, propagate_version = true, max_term_width = 110)]
 struct Cli {
@@ -40,6 +47,16 @@ enum Experiment {
     Catchup(CatchupArgs),
 }
 
+impl Experiment {
+    /// Where its figures are to be written besides.
+    fn json(&self) -> Option<&Path> {
+        match self {
+            Self::Ordinary(arguments) => arguments.json.as_deref(),
+            _ => None,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -51,33 +68,43 @@ fn main() -> ExitCode {
     };
     panch_loadgen::cluster::clean_up_on_panic();
     guard::clean_up_on_panic();
+    // A pipe that nobody reads yet is waited for. Until signals are handled, they end that.
+    let output = match Output::new(cli.experiment.json()) {
+        Ok(output) => output,
+        Err(error) => return failed(&error.into()),
+    };
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&stop)) {
-            eprintln!("panch-bench: cannot handle signals: {error}");
+            stderr::line(format_args!("panch-bench: cannot handle signals: {error}"));
             return ExitCode::from(74);
         }
     }
-    match run(&cli.experiment, &stop) {
-        Ok((text, kept)) => {
-            let mut out = std::io::stdout().lock();
-            // Whoever reads may stop early, as `head` does.
-            let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-            ExitCode::from(u8::from(!kept))
-        }
-        Err(failure) => {
-            eprintln!("panch-bench: {failure}");
-            ExitCode::from(failure.exit_code())
-        }
+    match run(&cli.experiment, output, &stop) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => failed(&failure),
     }
 }
 
-fn run(experiment: &Experiment, stop: &AtomicBool) -> Result<(String, bool), Failure> {
-    match experiment {
-        Experiment::Ordinary(arguments) => Ok((ordinary::run(arguments, stop)?, true)),
-        Experiment::SideBySide(arguments) => Ok((side_by_side::run(arguments, stop)?, true)),
-        Experiment::Cost(arguments) => cost::run(arguments, stop),
-        Experiment::Memory(arguments) => memory::run(arguments, stop),
-        Experiment::Catchup(arguments) => catchup::run(arguments, stop),
-    }
+fn failed(failure: &Failure) -> ExitCode {
+    stderr::line(format_args!("panch-bench: {failure}"));
+    ExitCode::from(failure.exit_code())
+}
+
+/// Runs the experiment and writes what it found: the exit code.
+fn run(experiment: &Experiment, output: Output, stop: &AtomicBool) -> Result<u8, Failure> {
+    let of_promises = |(text, kept): (String, bool)| (text, u8::from(!kept));
+    let (text, code) = match experiment {
+        Experiment::Ordinary(arguments) => {
+            let report = ordinary::run(arguments, stop)?;
+            output.write(&report, |_, _| report.text())?;
+            return Ok(report.exit_code());
+        }
+        Experiment::SideBySide(arguments) => side_by_side::run(arguments, stop)?,
+        Experiment::Cost(arguments) => of_promises(cost::run(arguments, stop)?),
+        Experiment::Memory(arguments) => of_promises(memory::run(arguments, stop)?),
+        Experiment::Catchup(arguments) => of_promises(catchup::run(arguments, stop)?),
+    };
+    output.write(&(), |_, _| text)?;
+    Ok(code)
 }

@@ -9,10 +9,11 @@ use comfy_table::{CellAlignment, Table, presets};
 use panch_loadgen::connection::Protocol;
 use panch_loadgen::keys::KeyDistribution;
 use panch_loadgen::quantity::Count;
+use panch_loadgen::stderr;
 
-use crate::failure::{Failure, check};
+use crate::failure::{Failure, above_zero, check};
 use crate::guard::Paused;
-use crate::nodes::{Nodes, NodesArgs, REPLICAS, Writes};
+use crate::nodes::{Nodes, NodesArgs, Placement, REPLICAS, Writes};
 
 /// The most that an idle node may take, in MiB.
 const IDLE_MAX: f64 = 64.0;
@@ -62,13 +63,16 @@ fn resident(process: u32) -> f64 {
 /// # Errors
 /// If there is no result.
 pub fn run(arguments: &MemoryArgs, stop: &AtomicBool) -> Result<(String, bool), Failure> {
-    let mut nodes = arguments.nodes.start(REPLICAS, stop)?;
+    above_zero(arguments.requests, "--requests")?;
+    let mut placement = Placement::new(usize::from(REPLICAS));
+    let mut nodes = arguments.nodes.start(REPLICAS, &mut placement, stop)?;
+    let durability = nodes.durability()?;
     let processes = nodes.processes();
     let now = || processes.iter().map(|process| Some(resident(*process))).collect();
     std::thread::sleep(Duration::from_secs(1));
     let mut rows = vec![Row { what: "idle".to_owned(), values: now(), bar: Some(IDLE_MAX) }];
 
-    eprintln!("memory: {KEYS} keys");
+    stderr::line(format_args!("memory: {KEYS} keys"));
     let leader = nodes.leader()?;
     let target = nodes.addresses()[leader].resp;
     write(target, KEYS, KeyDistribution::Sequential, stop)?;
@@ -85,7 +89,7 @@ pub fn run(arguments: &MemoryArgs, stop: &AtomicBool) -> Result<(String, bool), 
     rows.push(Row { what: "  of which batches in frame memory".to_owned(), values: frames, bar: None });
 
     let still = (leader + 1) % usize::from(REPLICAS);
-    eprintln!("memory: node {} stands still", still + 1);
+    stderr::line(format_args!("memory: node {} stands still", still + 1));
     let before: Vec<f64> = processes.iter().map(|process| resident(*process)).collect();
     let peaks = {
         let _paused = Paused::new(processes[still]);
@@ -102,8 +106,8 @@ pub fn run(arguments: &MemoryArgs, stop: &AtomicBool) -> Result<(String, bool), 
 
     let kept = rows.iter().all(Row::is_kept);
     let text = format!(
-        "panch-bench memory: resident memory of each node in MiB, {REPLICAS} nodes, durability sync, default pools\n{}\n{}\n",
-        arguments.nodes.heading(),
+        "panch-bench memory: resident memory of each node in MiB, {REPLICAS} nodes, durability {durability}\n{}\n{}\n",
+        arguments.nodes.heading(&placement),
         table(&rows)
     );
     Ok((text, kept))

@@ -1,4 +1,6 @@
 //! A few measurements of one thing: never a mean, always the median with its range.
+//!
+//! Invariant: what is not a finite number is not known, and counts neither in a median nor in a range.
 
 use panch_loadgen::quantity::short;
 
@@ -11,10 +13,16 @@ impl Sample {
         self.0.push(value);
     }
 
-    /// The value in the middle, or between the two in the middle; `None` if there is none.
-    pub(crate) fn median(&self) -> Option<f64> {
-        let mut sorted = self.0.clone();
+    /// What is known, from the least to the most.
+    fn sorted(&self) -> Vec<f64> {
+        let mut sorted: Vec<f64> = self.0.iter().copied().filter(|value| value.is_finite()).collect();
         sorted.sort_by(f64::total_cmp);
+        sorted
+    }
+
+    /// The value in the middle, or between the two in the middle; `None` if none is known.
+    pub(crate) fn median(&self) -> Option<f64> {
+        let sorted = self.sorted();
         let middle = sorted.len() / 2;
         match sorted.len() {
             0 => None,
@@ -30,13 +38,13 @@ impl Sample {
 
     /// Median and range, or `-`.
     pub(crate) fn show(&self, format: impl Fn(f64) -> String) -> String {
-        let Some(median) = self.median() else { return "-".to_owned() };
-        if self.0.len() == 1 {
-            return format(median);
+        match (self.median(), self.sorted().as_slice()) {
+            (Some(median), [low, .., high]) => {
+                format!("{} ({} .. {})", format(median), format(*low), format(*high))
+            }
+            (Some(median), _) => format(median),
+            (None, _) => "-".to_owned(),
         }
-        let low = self.0.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = self.0.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        format!("{} ({} .. {})", format(median), format(low), format(high))
     }
 
     /// As [`Sample::show`], with four digits.
@@ -56,6 +64,21 @@ mod tests {
         assert_eq!(sample.show(|value| value.to_string()), "3 (1 .. 100)");
         assert_eq!(Sample(vec![1.0, 2.0]).median(), Some(1.5));
         assert_eq!(Sample::default().show_short(), "-");
+    }
+
+    #[test]
+    fn what_is_not_known_counts_nowhere() {
+        let nothing = f64::NAN;
+        let sample = Sample(vec![nothing, 4.0, f64::INFINITY, 2.0, 3.0, f64::NEG_INFINITY]);
+        assert_eq!(sample.show(|value| value.to_string()), "3 (2 .. 4)");
+        assert_eq!(Sample(vec![nothing, 7.0]).show(|value| value.to_string()), "7");
+        assert_eq!(
+            (Sample(vec![nothing]).median(), Sample(vec![nothing]).show_short()),
+            (None, "-".to_owned())
+        );
+        // Of nothing and by nothing there is no ratio.
+        let ratio = Sample(vec![0.0, 5.0, 6.0]).ratio(&Sample(vec![0.0, 0.0, 2.0]));
+        assert_eq!(ratio.median(), Some(3.0));
     }
 
     #[test]

@@ -2,22 +2,28 @@
 //! on one disk; and the native protocol against RESP.
 //!
 //! Invariants:
-//! * Within a round every contender is measured once for the same number of requests, one after the other, so that what
-//!   disturbs the machine disturbs all of them. Ratios are taken within a round.
-//! * Both servers have synced a write to their disks before they answer it; the report says so and on how many.
+//! * Within a round every contender is measured once for the same number of requests, one after the other, in an order that is drawn, so
+//!   that what disturbs the machine disturbs all of them. Ratios are taken within a round.
+//! * What an answered write is worth is said of both servers: as the nodes of panch tell it, and as Redis is started.
+//! * A run in which other nodes came to lead is spoilt: its figures count nowhere, and the experiment is no success.
 
 use std::fmt::Write as _;
 use std::sync::atomic::AtomicBool;
 
 use clap::{Args, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
+use panch_loadgen::cli::EXIT_UNCLEAN;
+use panch_loadgen::cluster::Addresses;
+use panch_loadgen::compare::order::{Order, any_seed};
 use panch_loadgen::connection::Protocol;
-use panch_loadgen::host;
 use panch_loadgen::keys::KeyDistribution;
 use panch_loadgen::quantity::{Count, short};
+use panch_loadgen::{host, stderr};
 
-use crate::failure::Failure;
-use crate::nodes::{Nodes, NodesArgs, REPLICAS, Writes};
+use crate::failure::{Failure, above_zero};
+use crate::nodes::{
+    Nodes, NodesArgs, Placement, REPLICAS, Writes, change_of_leaders, durability_words, first_leader, some,
+};
 use crate::redis::{Figures, Load, Operation, Programs, SERVER_SETTINGS, Server, Syncs};
 use crate::sample::Sample;
 
@@ -42,11 +48,14 @@ pub struct SideBySideArgs {
     #[arg(long, value_name = "COUNT", default_value = "0")]
     pub keys: Count,
     /// Outstanding requests per connection, one table each
-    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "16,100")]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "16,100", value_parser = some())]
     pub depths: Vec<usize>,
     /// Which node of panch the clients connect to
     #[arg(long, value_enum, value_name = "NODE", default_value = "leader")]
     pub node: NodeArg,
+    /// What the order within each round is drawn from [default: drawn as well, and told in the report]
+    #[arg(long, value_name = "N")]
+    pub order_seed: Option<u64>,
 }
 
 /// Which node clients connect to.
@@ -68,7 +77,7 @@ enum Contender {
 }
 
 impl Contender {
-    /// In the order of measuring.
+    /// In the order of the table.
     const ALL: [Self; 4] = [Self::Panch, Self::Redis, Self::PanchNative, Self::PanchRespSameClient];
 
     fn name(self) -> &'static str {
@@ -89,6 +98,30 @@ struct Runs {
     p99: Sample,
     /// CPU seconds of all server processes per million commands.
     cpu: Sample,
+    /// What made runs worthless, a line each.
+    spoilt: Vec<String>,
+}
+
+/// One run.
+struct Once {
+    figures: Figures,
+    /// CPU seconds of the servers.
+    cpu: f64,
+    /// What made it worthless.
+    spoilt: Option<String>,
+}
+
+impl Runs {
+    /// Adds the run of a round, with so many requests. What is spoilt is no number, so that it counts nowhere.
+    fn push(&mut self, round: u16, requests: u64, once: Once) {
+        let Once { figures, cpu, spoilt } = once;
+        let known = |number: f64| if spoilt.is_some() { f64::NAN } else { number };
+        self.throughput.push(known(figures.requests_per_second));
+        self.p50.push(known(figures.p50));
+        self.p99.push(known(figures.p99));
+        self.cpu.push(known(cpu * 1e6 / requests as f64));
+        self.spoilt.extend(spoilt.map(|why| format!("round {round}: {why}")));
+    }
 }
 
 struct Stage<'a> {
@@ -96,50 +129,71 @@ struct Stage<'a> {
     programs: Programs,
     nodes: Nodes,
     redis: Server,
-    /// The position of the node that clients connect to.
-    target: usize,
+    order: Order,
     stop: &'a AtomicBool,
 }
 
-/// Runs the experiment: the report.
+/// Runs the experiment: the report, of all depths or of those that were measured before a stop or a failure, and the exit code.
 ///
 /// # Errors
-/// If there is no result. Everything that was started is gone in any case.
-pub fn run(arguments: &SideBySideArgs, stop: &AtomicBool) -> Result<String, Failure> {
+/// If there is no result at all. Everything that was started is gone in any case.
+pub fn run(arguments: &SideBySideArgs, stop: &AtomicBool) -> Result<(String, u8), Failure> {
+    above_zero(arguments.requests, "--requests")?;
     let programs = Programs::find()?;
-    let nodes = arguments.nodes.start(REPLICAS, stop)?;
+    // With the one of Redis.
+    let mut placement = Placement::new(usize::from(REPLICAS) + 1);
+    let nodes = arguments.nodes.start(REPLICAS, &mut placement, stop)?;
     let redis = programs.start_server(&arguments.nodes.folder(), Syncs::Always, stop)?;
-    let leader = nodes.leader()?;
-    let target = match arguments.node {
-        NodeArg::Leader => leader,
-        NodeArg::Follower => (leader + 1) % usize::from(REPLICAS),
-    };
-    let mut stage = Stage { arguments, programs, nodes, redis, target, stop };
-    let mut text = stage.heading();
-    for depth in &arguments.depths {
-        let runs = stage.measure(*depth)?;
+    let order_seed = arguments.order_seed.unwrap_or_else(any_seed);
+    let order = Order::new(Some(order_seed), Contender::ALL.len());
+    let mut stage = Stage { arguments, programs, nodes, redis, order, stop };
+    let mut text = stage.heading(&placement, order_seed)?;
+    let (mut code, mut remark) = (0, String::new());
+    for (done, depth) in arguments.depths.iter().enumerate() {
+        let runs = match stage.measure(*depth) {
+            Ok(runs) => runs,
+            Err(failure) if done == 0 => return Err(failure),
+            Err(failure) => {
+                let planned = arguments.depths.len();
+                remark = format!("INCOMPLETE: {done} of {planned} depths were measured: {failure}\n");
+                code = failure.exit_code();
+                break;
+            }
+        };
         let _ = writeln!(text, "\n{CONNECTIONS} connections, pipeline {depth}\n{}", table(&runs));
         verdicts(&mut text, &runs);
+        for (contender, why) in spoilt(&runs) {
+            let _ = writeln!(text, "SPOILT: {}, {why}", contender.name());
+            code = EXIT_UNCLEAN;
+        }
     }
     text.push_str(
-        "\nRatios are medians over rounds. ALL REPLICAS SHARE ONE MACHINE AND ONE DISK with Redis and the load: three nodes \
-         do three times the work on the same CPUs. On machines of their own they do not.\n",
+        "\nRatios are medians over rounds, and their range. ALL REPLICAS SHARE ONE MACHINE AND ONE DISK with Redis and the load: three \
+         nodes do three times the work on the same CPUs. On machines of their own they do not.\n",
     );
-    Ok(text)
+    text.push_str(&remark);
+    Ok((text, code))
+}
+
+/// What made runs worthless, with whose they were.
+fn spoilt(all: &[Runs; 4]) -> impl Iterator<Item = (Contender, &String)> {
+    let pairs = Contender::ALL.into_iter().zip(all);
+    pairs.flat_map(|(contender, runs)| runs.spoilt.iter().map(move |why| (contender, why)))
 }
 
 impl Stage<'_> {
-    fn heading(&self) -> String {
+    fn heading(&self, placement: &Placement, order_seed: u64) -> Result<String, Failure> {
         let SideBySideArgs { requests, rounds, keys, nodes, .. } = self.arguments;
         let keys = if keys.0 == 0 { "one key".to_owned() } else { format!("{keys} keys") };
         let role = if self.arguments.node == NodeArg::Leader { "the leader" } else { "a follower" };
-        format!(
-            "panch-bench side-by-side: SETs of 16 B, {keys}, {requests} per run, {rounds} rounds, interleaved\n{}panch    \
-             {REPLICAS} nodes, clients on {role}; durability sync: an answered write is synced (O_DIRECT + DSYNC) on a \
-             majority of the nodes\nredis    {} {SERVER_SETTINGS}: an answered write is synced (fdatasync) on one node\n",
-            nodes.heading(),
+        Ok(format!(
+            "panch-bench side-by-side: SETs of 16 B, {keys}, {requests} per run, {rounds} rounds, interleaved\n{}order    drawn for each \
+             round; the same again with --order-seed {order_seed}\npanch    {REPLICAS} nodes, clients on {role}; {}\nredis    {} \
+             {SERVER_SETTINGS}: an answered write is synced (fdatasync) on one node\n",
+            nodes.heading(placement),
+            durability_words(&self.nodes.durability()?),
             self.programs.version(),
-        )
+        ))
     }
 
     fn measure(&mut self, depth: usize) -> Result<[Runs; 4], Failure> {
@@ -150,43 +204,48 @@ impl Stage<'_> {
         }
         let mut all: [Runs; 4] = Default::default();
         for round in 1..=self.arguments.rounds {
-            for (contender, runs) in Contender::ALL.into_iter().zip(&mut all) {
+            for index in self.order.round() {
+                let contender = Contender::ALL[index];
                 let requests = self.arguments.requests.0;
-                let (figures, cpu) = self.run_once(contender, depth, requests)?;
-                let speed = short(figures.requests_per_second);
-                eprintln!("side-by-side: pipeline {depth} round {round}: {}: {speed}/s", contender.name());
-                runs.throughput.push(figures.requests_per_second);
-                runs.p50.push(figures.p50);
-                runs.p99.push(figures.p99);
-                runs.cpu.push(cpu * 1e6 / requests as f64);
+                let once = self.run_once(contender, depth, requests)?;
+                let speed = short(once.figures.requests_per_second);
+                stderr::line(format_args!(
+                    "side-by-side: pipeline {depth} round {round}: {}: {speed}/s",
+                    contender.name()
+                ));
+                all[index].push(round, requests, once);
             }
         }
         Ok(all)
     }
 
-    /// One run: its figures and the CPU seconds of the servers.
-    fn run_once(
-        &mut self,
-        contender: Contender,
-        depth: usize,
-        requests: u64,
-    ) -> Result<(Figures, f64), Failure> {
-        self.nodes.check_alive()?;
+    /// One run, to the node that has the role asked for now: it may be another than before.
+    fn run_once(&mut self, contender: Contender, depth: usize, requests: u64) -> Result<Once, Failure> {
+        let leaders = self.nodes.leaders()?;
+        let leader = first_leader(&leaders)?;
+        let target = match self.arguments.node {
+            NodeArg::Leader => leader,
+            NodeArg::Follower => (leader + 1) % usize::from(REPLICAS),
+        };
         let before = self.cpu(contender);
         let keys = self.arguments.keys.0;
         let load = Load { operation: Operation::Set, connections: CONNECTIONS, depth, requests, keys };
-        let node = self.nodes.addresses()[self.target];
+        let node = self.nodes.addresses()[target];
         let figures = match contender {
             Contender::Panch => self.programs.benchmark(node.resp, load, self.stop)?,
             Contender::Redis => self.programs.benchmark(self.redis.address(), load, self.stop)?,
-            Contender::PanchNative => self.run_own(Protocol::Native, load)?,
-            Contender::PanchRespSameClient => self.run_own(Protocol::Resp, load)?,
+            Contender::PanchNative => self.run_own(node, Protocol::Native, load)?,
+            Contender::PanchRespSameClient => self.run_own(node, Protocol::Resp, load)?,
         };
-        Ok((figures, self.cpu(contender) - before))
+        let cpu = self.cpu(contender) - before;
+        self.nodes.check_alive()?;
+        self.redis.check_alive()?;
+        let change = change_of_leaders(&leaders, &self.nodes.leaders()?);
+        // Who leads is nothing to Redis.
+        Ok(Once { figures, cpu, spoilt: change.filter(|_| contender != Contender::Redis) })
     }
 
-    fn run_own(&self, protocol: Protocol, load: Load) -> Result<Figures, Failure> {
-        let node = self.nodes.addresses()[self.target];
+    fn run_own(&self, node: Addresses, protocol: Protocol, load: Load) -> Result<Figures, Failure> {
         let writes = Writes {
             targets: vec![if protocol == Protocol::Native { node.native } else { node.resp }],
             protocol,
@@ -245,5 +304,35 @@ fn verdicts(text: &mut String, [panch, redis, native, resp]: &[Runs; 4]) {
         let verdict = if ratio.median().is_some_and(|ratio| ratio >= NATIVE_BAR) { "kept" } else { "MISSED" };
         let _ =
             writeln!(text, "native / RESP of {name} {}, bar {NATIVE_BAR:.1}: {verdict}", ratio.show(times));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spoilt_run_is_said_and_counts_neither_in_a_table_nor_in_a_ratio() {
+        let mut all: [Runs; 4] = Default::default();
+        let once = |requests_per_second: f64, spoilt: Option<&str>| Once {
+            figures: Figures { requests_per_second, p50: 1.0, p99: 2.0 },
+            cpu: 3.0,
+            spoilt: spoilt.map(str::to_owned),
+        };
+        let changed = Some("node 1 led before it, and node 2 after it");
+        for (round, (panch, spoilt)) in (1..).zip([(200.0, None), (9.0, changed), (400.0, None)]) {
+            all[0].push(round, 1_000_000, once(panch, spoilt));
+            for runs in &mut all[1..] {
+                runs.push(round, 1_000_000, once(100.0, None));
+            }
+        }
+        let mut text = table(&all);
+        verdicts(&mut text, &all);
+        assert!(text.contains("panch / Redis             3.00 (2.00 .. 4.00)"), "{text}");
+        let row = text.lines().find(|line| line.contains(Contender::Panch.name())).unwrap();
+        assert!(row.contains(" 300 (200 .. 400) "), "{row}");
+        let told: Vec<String> =
+            self::spoilt(&all).map(|(contender, why)| format!("{} {why}", contender.name())).collect();
+        assert_eq!(told, ["panch, RESP, redis-benchmark round 2: node 1 led before it, and node 2 after it"]);
     }
 }

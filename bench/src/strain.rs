@@ -1,4 +1,6 @@
 //! What a run asks of the machine, and how often the machine stood still meanwhile.
+//!
+//! Runs differ in their length and in how much they do, so that what is compared is per command or per second.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,6 +48,46 @@ pub(crate) struct Strain {
     pub(crate) gaps: f64,
     /// The most by which it was late, in seconds.
     pub(crate) gap_max: f64,
+    /// How long it was watched, in seconds.
+    pub(crate) seconds: f64,
+    /// Commands that were answered meanwhile.
+    pub(crate) commands: f64,
+}
+
+impl Strain {
+    /// A part of what was asked for, such as its bytes, of each command.
+    pub(crate) fn per_command(&self, part: f64) -> f64 {
+        part / self.commands
+    }
+
+    pub(crate) fn gaps_per_second(&self) -> f64 {
+        self.gaps / self.seconds
+    }
+}
+
+/// How often and for how long the machine stood still.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct Gaps {
+    count: u32,
+    longest: Duration,
+}
+
+impl Gaps {
+    /// A thread that was to sleep for [`NAP`] has slept for so long.
+    fn note(&mut self, slept: Duration) {
+        let late = slept.saturating_sub(NAP);
+        self.count += u32::from(late > LATE);
+        self.longest = self.longest.max(late);
+    }
+}
+
+/// Ends the thread that only sleeps, whatever becomes of the run.
+struct Stop(Arc<AtomicBool>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Watches the machine during a run.
@@ -54,36 +96,45 @@ pub(crate) struct Watch {
     before: Option<Asked>,
     cpu: Box<dyn Fn() -> Duration>,
     cpu_before: Duration,
-    stop: Arc<AtomicBool>,
-    sleeper: JoinHandle<(u32, Duration)>,
+    since: Instant,
+    stop: Stop,
+    sleeper: JoinHandle<Gaps>,
 }
 
 impl Watch {
     /// Begins now: the disk that `folder` is on, and CPU time as `cpu` tells it.
     pub(crate) fn begin(folder: &Path, cpu: impl Fn() -> Duration + 'static) -> Self {
+        Self::with_sleep(folder, cpu, || std::thread::sleep(NAP))
+    }
+
+    fn with_sleep(
+        folder: &Path,
+        cpu: impl Fn() -> Duration + 'static,
+        mut sleep: impl FnMut() + Send + 'static,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stops = Arc::clone(&stop);
         let sleeper = std::thread::spawn(move || {
-            let (mut gaps, mut longest) = (0, Duration::ZERO);
+            let mut gaps = Gaps::default();
             while !stops.load(Ordering::Relaxed) {
                 let before = Instant::now();
-                std::thread::sleep(NAP);
-                let late = before.elapsed().saturating_sub(NAP);
-                gaps += u32::from(late > LATE);
-                longest = longest.max(late);
+                sleep();
+                gaps.note(before.elapsed());
             }
-            (gaps, longest)
+            gaps
         });
         let disk = host::disk_folder(folder).map(|folder| folder.join("stat"));
         let before = asked(disk.as_deref());
         let cpu_before = cpu();
-        Self { disk, before, cpu: Box::new(cpu), cpu_before, stop, sleeper }
+        let since = Instant::now();
+        Self { disk, before, cpu: Box::new(cpu), cpu_before, since, stop: Stop(stop), sleeper }
     }
 
-    /// Ends now. Without a disk that can be named its figures are not numbers.
-    pub(crate) fn end(self) -> Strain {
-        self.stop.store(true, Ordering::Relaxed);
-        let (gaps, longest) = self.sleeper.join().expect("a thread that sleeps does not fail");
+    /// Ends now, after so many commands. Without a disk that can be named its figures are not numbers.
+    pub(crate) fn end(self, commands: u64) -> Strain {
+        let seconds = self.since.elapsed().as_secs_f64();
+        drop(self.stop);
+        let Gaps { count, longest } = self.sleeper.join().expect("a thread that sleeps does not fail");
         let grown = self.before.zip(asked(self.disk.as_deref())).map(|(before, after)| {
             let operations = after.writes - before.writes + after.flushes - before.flushes;
             (operations as f64, (after.bytes - before.bytes) as f64)
@@ -93,8 +144,10 @@ impl Watch {
             disk_operations,
             disk_bytes,
             cpu_seconds: (self.cpu)().saturating_sub(self.cpu_before).as_secs_f64(),
-            gaps: f64::from(gaps),
+            gaps: f64::from(count),
             gap_max: longest.as_secs_f64(),
+            seconds,
+            commands: commands as f64,
         }
     }
 }
@@ -124,7 +177,46 @@ mod tests {
         while start.elapsed() < Duration::from_millis(50) {
             std::hint::black_box(0);
         }
-        let strain = watch.end();
-        assert!(strain.cpu_seconds > 0.0 && strain.gap_max >= 0.0);
+        let strain = watch.end(20);
+        assert!(strain.cpu_seconds > 0.0 && strain.seconds >= 0.05, "{strain:?}");
+        assert_eq!(strain.per_command(strain.cpu_seconds), strain.cpu_seconds / 20.0);
+    }
+
+    #[test]
+    fn whoever_wakes_late_has_met_a_gap_and_the_longest_is_kept() {
+        let mut gaps = Gaps::default();
+        for slept in [1, 6, 7, 40, 9] {
+            gaps.note(Duration::from_millis(slept));
+        }
+        assert_eq!(gaps, Gaps { count: 3, longest: Duration::from_millis(39) });
+    }
+
+    #[test]
+    fn a_machine_that_stands_still_is_noticed_and_longer_runs_are_not_worse_for_their_length() {
+        let folder = tempfile::tempdir().unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let stall = Duration::from_millis(60);
+        let sleep = move || {
+            std::thread::sleep(NAP + stall);
+            let _ = tell.send(());
+        };
+        let watch = Watch::with_sleep(folder.path(), Duration::default, sleep);
+        for _ in 0..3 {
+            told.recv().unwrap();
+        }
+        let strain = watch.end(0);
+        assert!(strain.gaps >= 2.0 && strain.gap_max >= 0.06, "{strain:?}");
+        assert_eq!(strain.gaps_per_second(), strain.gaps / strain.seconds);
+        let longer = Strain { gaps: 10.0 * strain.gaps, seconds: 10.0 * strain.seconds, ..strain };
+        assert!((longer.gaps_per_second() / strain.gaps_per_second() - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_watch_that_is_not_ended_leaves_no_thread_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let watch = Watch::begin(folder.path(), Duration::default);
+        let stops = Arc::clone(&watch.stop.0);
+        drop(watch);
+        assert!(stops.load(Ordering::Relaxed));
     }
 }

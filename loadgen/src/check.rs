@@ -250,9 +250,14 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Whether everything was read and nothing was wrong.
+    /// Whether something was read, everything that was to be, and nothing was wrong.
     pub fn is_clean(&self) -> bool {
-        self.violations.is_empty() && self.unread.is_empty()
+        self.checked > 0 && self.violations.is_empty() && self.unread.is_empty()
+    }
+
+    /// Whether there was nothing to read: no acknowledged write was to a sampled key.
+    fn is_of_nothing(&self) -> bool {
+        self.checked == 0 && self.violations.is_empty() && self.unread.is_empty()
     }
 
     /// Adds the audit of another node.
@@ -265,6 +270,9 @@ impl Verdict {
     /// What has to be said of it, at most so many lines of each kind; and how many more there are.
     pub fn remarks(&self, most: usize) -> Vec<String> {
         let mut lines = Vec::new();
+        if self.is_of_nothing() {
+            lines.push("AUDIT: nothing sampled: no acknowledged write was to a sampled key".to_owned());
+        }
         for (name, all) in [("AUDIT", &self.violations), ("AUDIT INCOMPLETE", &self.unread)] {
             lines.extend(all.iter().take(most).map(|text| format!("{name}: {text}")));
             if all.len() > most {
@@ -278,6 +286,7 @@ impl Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.violations.len(), self.unread.len()) {
+            (0, 0) if self.checked == 0 => f.write_str("nothing sampled"),
             (0, 0) => write!(f, "ok, {} reads", self.checked),
             (0, _) => write!(f, "INCOMPLETE; ok, {} reads", self.checked),
             (1, _) => write!(f, "1 VIOLATION in {} reads", self.checked),
@@ -420,6 +429,22 @@ mod tests {
         let stopped = audit_with_failures(|_| false, &AtomicBool::new(true));
         assert_eq!((stopped.checked, stopped.violations.len(), stopped.is_clean()), (0, 0, false));
         assert!(stopped.to_string().starts_with("INCOMPLETE"), "{stopped}");
+    }
+
+    #[test]
+    fn an_audit_for_which_no_write_was_sampled_is_not_ok() {
+        let mut check = Check::new(&workload("set", 1_000_000), RUN);
+        check.acknowledged(&Operation { key: 1, ..set(1) }, Instant(10), Instant(20));
+        let audit =
+            |check: &Check| check.audit(|_, _| Ok::<_, Infallible>(value(RUN, 2)), &AtomicBool::new(false));
+        let nothing = audit(&check);
+        assert_eq!((nothing.checked, nothing.is_clean()), (0, false));
+        assert_eq!(nothing.to_string(), "nothing sampled");
+        assert!(nothing.remarks(5)[0].starts_with("AUDIT: nothing sampled"));
+        check.acknowledged(&set(2), Instant(10), Instant(20));
+        let something = audit(&check);
+        assert_eq!((something.to_string().as_str(), something.is_clean()), ("ok, 1 reads", true));
+        assert!(something.remarks(5).is_empty());
     }
 
     #[test]

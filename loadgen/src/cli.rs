@@ -37,11 +37,11 @@ pub const EXIT_INTERRUPTED: u8 = 130;
 /// it counts from when a request was sent. A request without success counts with the time for which it had waited, and quantiles that rest on
 /// such are shown with >=.
 ///
-/// The exit code is 0 only if every request that was due was sent and succeeded and the audit, if there was one, read everything and found
-/// nothing wrong. It is 1 if something failed, was not sent or was not audited; 3 if nothing did, but the load generator may have been the
-/// limit (compare says that of each run, and ends with 0); 64 if the options make no sense; 65 if a file that was to be read is no report,
-/// and 66 if it could not be read; 74 if there is no measurement for another reason, or the report could not be written; 130 if a signal
-/// stopped it.
+/// The exit code is 0 only if every request that was due was sent and succeeded, no write of a preload failed, and the audit, if there was
+/// one, had something to read, read all of it and found nothing wrong. It is 1 if something failed, was not sent or was not audited; 3 if
+/// nothing did, but the load generator may have been the limit (compare says that of each run, and ends with 0); 64 if the options make no
+/// sense; 65 if a file that was to be read is no report, and 66 if it could not be read; 74 if there is no measurement for another reason, or
+/// the report could not be written; 130 if a signal stopped it.
 #[derive(Parser, Debug)]
 #[command(name = "panch-loadgen", version, about, propagate_version = true, max_term_width = 110)]
 pub struct Cli {
@@ -557,9 +557,27 @@ impl LoadArgs {
 ///
 /// # Errors
 /// If it cannot.
-pub(crate) fn measurable(duration: Period) -> Result<(), String> {
+pub fn measurable(duration: Period) -> Result<(), String> {
     if duration.0.is_zero() {
         return Err("--duration must be above zero: in no time, nothing is measured".to_owned());
+    }
+    Ok(())
+}
+
+/// The highest rate that a thread is asked for: far more than one can send, but it can still count what it did not.
+const RATE_MAX: u64 = 10_000_000;
+
+/// Whether so many threads can be asked for this rate.
+///
+/// # Errors
+/// If they cannot: nothing would be sent, but only counted.
+pub fn sendable(rate: Count, threads: usize) -> Result<(), String> {
+    let most = RATE_MAX.saturating_mul(threads as u64);
+    if rate.0 > most {
+        return Err(format!(
+            "a rate of {rate}/s is more than {threads} threads can send; at most {} is asked for",
+            Count(most)
+        ));
     }
     Ok(())
 }
@@ -630,6 +648,11 @@ mod tests {
         assert!(plan("run --target 127.0.0.1:1").unwrap_err().contains("--mode closed"));
         assert!(plan("run --target 127.0.0.1:1 --rate 0").is_err());
         assert!(plan("run --target 127.0.0.1:1 --rate 10k").is_ok());
+        assert!(
+            plan("run --target 127.0.0.1:1 --rate 1G").unwrap_err().contains("more than 1 threads can send")
+        );
+        assert!(plan("run --target 127.0.0.1:1 --rate 20M --threads 2").is_ok());
+        assert!(plan("run --target 127.0.0.1:1 --rate 9 --check --mix get").unwrap_err().contains("--check"));
         assert_eq!(plan("run --target 127.0.0.1:1,127.0.0.1:2 --mode closed").unwrap().targets.len(), 2);
         assert!(plan("run --target 127.0.0.1:1 --mode closed --rate 1").is_err());
         assert!(parse("local --rate 0").is_err());

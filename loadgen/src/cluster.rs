@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use panch_wire::client::ReadLevel;
@@ -121,33 +121,45 @@ pub struct Cluster {
     nodes: Vec<Node>,
 }
 
-/// What a panic has to clean up: processes, and the folder if it is not kept.
-static LEFTOVERS: Mutex<Leftovers> = Mutex::new(Leftovers { processes: Vec::new(), folder: None });
+/// What a panic has to clean up, of every cluster that there is.
+static LEFTOVERS: Mutex<Vec<Leftover>> = Mutex::new(Vec::new());
 
-struct Leftovers {
+/// What one cluster would leave behind.
+struct Leftover {
+    /// Its folder, which no other cluster has.
+    folder: PathBuf,
+    /// Whether the folder is to stay.
+    keep: bool,
+    /// Children that were not waited for.
     processes: Vec<u32>,
-    folder: Option<PathBuf>,
 }
 
-/// Makes a panic end the cluster too: with `panic = "abort"` no guard is dropped.
+/// Makes a panic end all clusters too: with `panic = "abort"` no guard is dropped.
 pub fn clean_up_on_panic() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if let Ok(mut leftovers) = LEFTOVERS.try_lock() {
-            for process in leftovers.processes.drain(..) {
+            for process in leftovers.iter_mut().flat_map(|leftover| leftover.processes.drain(..)) {
                 // SAFETY: sends a signal; touches no memory. The process is a child that was not reaped yet.
                 unsafe { libc::kill(process as libc::pid_t, libc::SIGKILL) };
             }
-            if let Some(folder) = leftovers.folder.take() {
-                let _ = fs::remove_dir_all(folder);
+            for leftover in leftovers.drain(..).filter(|leftover| !leftover.keep) {
+                let _ = fs::remove_dir_all(leftover.folder);
             }
         }
         usual(panic);
     }));
 }
 
-fn leftovers() -> std::sync::MutexGuard<'static, Leftovers> {
+fn leftovers() -> MutexGuard<'static, Vec<Leftover>> {
     LEFTOVERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Changes what a panic has to clean up of the cluster in `folder`.
+fn change_leftover(folder: &Path, change: impl FnOnce(&mut Leftover)) {
+    if let Some(leftover) = leftovers().iter_mut().find(|leftover| leftover.folder == folder) {
+        change(leftover);
+    }
 }
 
 /// How often a cluster is started anew because a port was taken in the meantime.
@@ -181,15 +193,13 @@ impl Cluster {
             .tempdir_in(&plan.folder)
             .map_err(|error| ClusterError::Files { path: plan.folder.clone(), error })?
             .keep();
-        if !plan.keep {
-            leftovers().folder = Some(folder.clone());
-        }
+        leftovers().push(Leftover { folder: folder.clone(), keep: plan.keep, processes: Vec::new() });
         let mut cluster = Self { folder, keep: plan.keep, nodes: Vec::new() };
         let members = free_addresses(usize::from(plan.replicas))
             .map_err(|error| ClusterError::Files { path: PathBuf::from("127.0.0.1"), error })?;
         for (number, addresses) in (1..).zip(&members) {
             let node = cluster.spawn_node(plan, number, *addresses, &members)?;
-            leftovers().processes.push(node.process.id());
+            change_leftover(&cluster.folder, |leftover| leftover.processes.push(node.process.id()));
             cluster.nodes.push(node);
         }
         Ok(cluster)
@@ -301,18 +311,18 @@ impl Drop for Cluster {
             // Fails only for a process that has ended already.
             let _ = node.process.kill();
         }
+        // Once they were waited for, their numbers may be those of other processes.
+        change_leftover(&self.folder, |leftover| leftover.processes.clear());
         for node in &mut self.nodes {
             let _ = node.process.wait();
         }
-        let mut leftovers = leftovers();
-        leftovers.processes.clear();
-        leftovers.folder = None;
         if !self.keep
             && let Err(error) = fs::remove_dir_all(&self.folder)
         {
             let folder = self.folder.display();
             stderr::line(format_args!("panch-loadgen: cannot remove {folder}: {error}"));
         }
+        leftovers().retain(|leftover| leftover.folder != self.folder);
     }
 }
 
@@ -464,5 +474,30 @@ mod tests {
             assert!(!Path::new(&format!("/proc/{process}")).exists());
         }
         assert_eq!(fs::read_dir(&data).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_panic_knows_all_clusters_and_one_that_ends_takes_only_its_own_along() {
+        let folder = tempfile::tempdir().unwrap();
+        let daemon = script(folder.path(), "#!/bin/sh\nexec sleep 1000\n");
+        let plan =
+            ClusterPlan { replicas: 1, folder: folder.path().to_owned(), ..plan(daemon.to_str().unwrap()) };
+        let known = |folder: &Path| {
+            let leftovers = leftovers();
+            let of = leftovers.iter().find(|leftover| leftover.folder == folder);
+            of.map(|leftover| (leftover.keep, leftover.processes.clone()))
+        };
+        let of = |cluster: &Cluster| {
+            let processes: Vec<u32> = cluster.sources().iter().filter_map(|source| source.process).collect();
+            (cluster.folder().to_owned(), Some((cluster.keep, processes)))
+        };
+        let one = Cluster::spawn(&plan).unwrap();
+        let other = Cluster::spawn(&ClusterPlan { keep: true, ..plan }).unwrap();
+        let [(first, of_first), (second, of_second)] = [of(&one), of(&other)];
+        assert_eq!((known(&first), known(&second)), (of_first, of_second.clone()));
+        drop(one);
+        assert_eq!((known(&first), known(&second)), (None, of_second));
+        drop(other);
+        assert_eq!((known(&second), second.exists()), (None, true));
     }
 }

@@ -13,7 +13,7 @@
 pub mod comparison;
 pub mod figures;
 mod noise;
-mod order;
+pub mod order;
 mod phases;
 mod remarks;
 mod settings;
@@ -159,7 +159,7 @@ fn measure(
     let sources = cluster.sources();
     let targets = cluster.addresses().iter().map(|addresses| addresses.native).collect();
     let plan = settings::for_protocol(plan, arguments, protocol, targets);
-    let before = scrape(&sources);
+    let mut before = scrape(&sources);
     runs(protocol, &before).map_err(DriveError::Mismatch)?;
     phases.end(&format!("serve after {}", seconds(begin.elapsed())));
 
@@ -167,8 +167,10 @@ fn measure(
     if plan.workload.mix.reads() {
         phases.begin("preload: every key gets a value");
         let preload = preload(&plan, PRELOAD_LIMIT, stop, phases)?;
-        phases.end(&preload.shortage().unwrap_or_default());
+        phases.end(&preload.remarks().join("; "));
         preloaded = Some(preload);
+        // What the preload costs is no cost of the run.
+        before = scrape(&sources);
     }
     phases.begin(&format!("warm-up: {}", Period(plan.warm_up)));
     phases.measure(&sources, plan.duration);
@@ -191,7 +193,7 @@ fn measure(
     drop(cluster);
     phases.end("");
     let run = Run::new(&plan, &outcome, &Truth::between(&before, &after), verdict);
-    let run = Run { preload: preloaded, ..run };
+    let run = Run { preload: preloaded, ..run }.judged();
     let window = Truth::between(&scrapes.opened, &scrapes.closed);
     Ok(Measured { failure, ..Measured::new(protocol, run, &window, agreement) })
 }

@@ -4,7 +4,8 @@
 //! * At most `pipeline` requests are outstanding.
 //! * Every request ends exactly once: answered by [`Connection::receive`], or given back by [`Connection::abandon`] or
 //!   [`Connection::give_up`].
-//! * With a session a request keeps its number until it is answered, over however many sockets: see `session.rs`.
+//! * With a session a request keeps its number until it is answered, over however many sockets, or until the session has expired: see
+//!   `session.rs`.
 //! * Nothing allocates per request once the buffers have grown to their working size.
 
 use std::collections::VecDeque;
@@ -428,7 +429,7 @@ impl Connection {
     }
 
     /// The socket is gone: gives back every request whose answer will not come, and is as new. With a session none is given
-    /// back: they are repeated on the next socket.
+    /// back, since they are repeated on the next socket; unless the session has expired.
     pub fn abandon(&mut self, mut on_lost: impl FnMut(Pending)) {
         self.ready = false;
         self.partial.clear();
@@ -442,7 +443,7 @@ impl Connection {
                     }
                 }
             }
-            Outstanding::Session(session) => session.socket_lost(),
+            Outstanding::Session(session) => session.socket_lost(on_lost),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::audit;
 use crate::check::Check;
-use crate::cli::{Mode, RunArgs, resolve};
+use crate::cli::{Mode, RunArgs, resolve, sendable};
 use crate::connection::Protocol;
 use crate::engine::{self, EngineError, Plan};
 use crate::host::Environment;
@@ -63,11 +63,16 @@ impl DriveError {
 pub fn run_name() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    name_at(since.as_nanos() as u64, &LAST, std::process::id())
+}
+
+/// The name of a run of `process` that begins when a clock shows `now`; `last` is what the run before took for that.
+fn name_at(now: u64, last: &AtomicU64, process: u32) -> u64 {
     // A clock may stand still, or be set back.
-    let next = |last: u64| (since.as_nanos() as u64).max(last.wrapping_add(1));
-    let taken = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+    let next = |last: u64| now.max(last.wrapping_add(1));
+    let taken = last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
     let (Ok(last) | Err(last)) = taken;
-    next(last) ^ (u64::from(std::process::id()) << 40)
+    next(last) ^ (u64::from(process) << 40)
 }
 
 /// One measured run: counters before, load, counters after, audit. What the audit cannot read leaves the run unclean.
@@ -169,6 +174,12 @@ pub fn plan(arguments: &RunArgs) -> Result<Plan, String> {
     if load_arguments.sessions && arguments.protocol == Protocol::Resp {
         return Err("--sessions needs --protocol native: Redis' protocol has no sessions".to_owned());
     }
+    if let Some(rate) = arguments.rate {
+        sendable(rate, load_arguments.threads)?;
+    }
+    if load_arguments.check && !arguments.mix.writes() {
+        return Err("--check reads back what was written: it needs a --mix that writes".to_owned());
+    }
     if arguments.count.is_some_and(|count| count.0 == 0) {
         return Err("--count must be above zero: of no commands, nothing is measured".to_owned());
     }
@@ -217,7 +228,7 @@ pub fn run(arguments: &RunArgs, stop: &AtomicBool) -> Result<Report, DriveError>
     } else {
         None
     };
-    let run = Run { preload, ..measure(&plan, &sources, "run", stop)? };
+    let run = Run { preload, ..measure(&plan, &sources, "run", stop)? }.judged();
 
     let title = format!("panch-loadgen run: {} over {}", arguments.target.join(", "), plan.protocol);
     let mut facts = environment_facts(&Environment::read());
@@ -233,10 +244,16 @@ pub fn run(arguments: &RunArgs, stop: &AtomicBool) -> Result<Report, DriveError>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     #[test]
-    fn every_run_has_its_own_name() {
-        let names: std::collections::BTreeSet<u64> = (0..1000).map(|_| run_name()).collect();
-        assert_eq!(names.len(), 1000);
+    fn every_run_has_its_own_name_though_the_clock_stands_still_or_is_set_back() {
+        let last = AtomicU64::new(0);
+        let times = [1000, 1000, 1000, 1001, 1, 1000, 1005, 1006];
+        let mut names: BTreeSet<u64> = times.into_iter().map(|now| name_at(now, &last, 1)).collect();
+        assert_eq!(names.len(), times.len());
+        // Another process may begin at the same time.
+        assert!(names.insert(name_at(1000, &AtomicU64::new(0), 2)));
+        assert_ne!(run_name(), run_name());
     }
 }

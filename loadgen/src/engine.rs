@@ -23,7 +23,7 @@ use crate::lane::Lanes;
 use crate::progress::Watch;
 use crate::record::{Interval, Recorder};
 use crate::schedule::Load;
-use crate::thread_time::ThreadTime;
+use crate::thread_time::{ThreadLoad, ThreadTime};
 use crate::workload::Workload;
 
 /// One run.
@@ -81,6 +81,8 @@ pub struct Outcome {
     pub client_time: ThreadTime,
     /// How many threads that was.
     pub threads: usize,
+    /// How busy the busiest of them was within its own window.
+    pub busiest: ThreadLoad,
     /// Whether it was stopped before its end.
     pub interrupted: bool,
 }
@@ -94,18 +96,10 @@ impl Outcome {
         self.recorder.counts.completed as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// The part of their time that the generator's threads were on a CPU.
-    pub fn client_load(&self) -> f64 {
-        self.part(self.client_time.cpu)
-    }
-
-    /// The part of their time that the generator's threads waited for a CPU; `None` if the kernel does not count that.
-    pub fn client_wait(&self) -> Option<f64> {
-        self.client_time.waiting.map(|waiting| self.part(waiting))
-    }
-
-    fn part(&self, time: Duration) -> f64 {
-        time.as_secs_f64() / (self.elapsed.as_secs_f64() * self.threads as f64).max(1e-9)
+    /// How busy the generator's threads were, on average.
+    pub fn client_load(&self) -> ThreadLoad {
+        self.client_time
+            .parts_of(self.elapsed.saturating_mul(u32::try_from(self.threads).unwrap_or(u32::MAX)))
     }
 }
 
@@ -168,6 +162,12 @@ pub(crate) struct ThreadOutcome {
     pub(crate) check: Option<Check>,
     pub(crate) elapsed: Duration,
     pub(crate) time: ThreadTime,
+}
+
+impl ThreadOutcome {
+    fn load(&self) -> ThreadLoad {
+        self.time.parts_of(self.elapsed)
+    }
 }
 
 /// Runs the plan. `stop` ends it early, with what was measured so far.
@@ -290,6 +290,7 @@ fn merge(
         match (outcome, &mut sum) {
             (Ok(outcome), None) => {
                 sum = Some(Outcome {
+                    busiest: outcome.load(),
                     recorder: outcome.recorder,
                     check: outcome.check,
                     elapsed: outcome.elapsed,
@@ -299,6 +300,7 @@ fn merge(
                 });
             }
             (Ok(outcome), Some(sum)) => {
+                sum.busiest = sum.busiest.busier(outcome.load());
                 sum.recorder.add(&outcome.recorder);
                 if let (Some(mine), Some(other)) = (&mut sum.check, &outcome.check) {
                     mine.merge(other);
@@ -315,5 +317,45 @@ fn merge(
         (Some(error), _) => Err(error),
         (None, Some(sum)) => Ok(sum),
         (None, None) => Err(EngineError::Elsewhere),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use crate::report::Run;
+    use crate::truth::Truth;
+    use clap::Parser;
+
+    fn plan(text: &str) -> Plan {
+        let Command::Run(arguments) = Cli::try_parse_from(text.split(' ')).unwrap().command else {
+            panic!("not asked for")
+        };
+        crate::drive::plan(&arguments).unwrap()
+    }
+
+    #[test]
+    fn a_thread_that_is_busy_all_the_time_does_not_hide_in_the_mean() {
+        let plan = plan("panch-loadgen run --target 127.0.0.1:1 --mode closed --threads 4");
+        // On a CPU for so long, of a window of this length; a thread whose part of a count is done has a shorter one.
+        let thread = |cpu: u64, window: u64| {
+            Ok(ThreadOutcome {
+                recorder: Recorder::new(Instant(0)..Instant(0)),
+                check: None,
+                elapsed: Duration::from_millis(window),
+                time: ThreadTime { cpu: Duration::from_millis(cpu), waiting: None },
+            })
+        };
+        for (busy, window) in [(950, 1000), (475, 500)] {
+            let threads = vec![thread(10, 1000), thread(10, 1000), thread(busy, window), thread(10, 1000)];
+            let outcome = merge(&plan, threads, false).unwrap();
+            assert!(outcome.client_load().cpu < 0.3, "{:?}", outcome.client_load());
+            assert_eq!(outcome.busiest, ThreadLoad { cpu: 0.95, waiting: None });
+            let reason = Run::new(&plan, &outcome, &Truth::default(), None).no_verdict.unwrap();
+            assert!(reason.contains("busiest") && reason.contains("95 %"), "{reason}");
+        }
+        let idle = merge(&plan, (0..4).map(|_| thread(300, 1000)).collect(), false).unwrap();
+        assert_eq!(Run::new(&plan, &idle, &Truth::default(), None).no_verdict, None);
     }
 }

@@ -220,7 +220,7 @@ impl<'a> Lanes<'a> {
                 self.recorder.window.end = end;
             }
             self.open_sockets(now);
-            self.fill(now, end)?;
+            self.fill(now, end, stop)?;
             self.flush();
             if now >= publish_at {
                 self.recorder.publish(progress);
@@ -278,7 +278,7 @@ impl<'a> Lanes<'a> {
             }
             let sends_on = self.schedule.is_some() && !stopped && self.issued < self.quota;
             if sends_on {
-                self.fill(now, end)?;
+                self.fill(now, end, stop)?;
             }
             if self.plan.repeat_after.is_some() {
                 self.leave_silent(now);
@@ -304,10 +304,8 @@ impl<'a> Lanes<'a> {
             self.ring.wait(Some(sleep))?;
         }
         let now = clock::now();
-        if let Some(schedule) = &mut self.schedule
-            && self.issued < self.quota
-        {
-            schedule.drop_before(end, |at| self.recorder.dropped(at, now, self.own_time.between(at, now)));
+        if self.issued < self.quota {
+            self.drop_before(end, now, stop);
         }
         for lane in &mut self.lanes {
             self.recorder.counts.repeated += lane.connection.repeated();

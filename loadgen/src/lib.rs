@@ -4,7 +4,7 @@
 //! * what is asked, and when: [`workload`], [`keys`], [`schedule`]
 //! * asking it: [`engine`] (one io_uring loop per thread), [`connection`], `session` (exactly once), [`resp`], [`preload`]
 //! * what came of it: [`record`], [`check`], `audit` (who is asked for it), [`truth`] (the servers' own counters), [`progress`], [`report`],
-//!   [`circumstances`], [`spread`] (of several runs), [`json`], [`stderr`] (what is said meanwhile)
+//!   [`circumstances`], [`spread`] (of several runs), [`json`], [`output`] (where it goes), [`stderr`] (what is said meanwhile)
 //! * where: [`cluster`] (a local cluster of processes), [`control`] (single blocking requests), [`host`], [`thread_time`]
 //! * the command line: [`cli`], [`quantity`], and the commands, [`local`], [`mod@compare`], [`drive`] (`run`) and [`diff`]
 
@@ -27,6 +27,7 @@ pub mod json;
 pub mod keys;
 mod lane;
 pub mod local;
+pub mod output;
 pub mod preload;
 pub mod progress;
 pub mod quantity;

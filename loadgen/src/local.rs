@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::cli::{DurabilityArg, LoadArgs, LocalArgs, Rate, Via};
+use crate::cli::{DurabilityArg, LoadArgs, LocalArgs, Rate, Via, sendable};
 use crate::cluster::{Cluster, ClusterPlan};
 use crate::connection::{PIPELINE_MAX, Protocol, pipeline_max};
 use crate::drive::{DriveError, environment_facts, measure, run_name, workload_fact};
@@ -34,6 +34,9 @@ pub fn run(arguments: &LocalArgs, stop: &AtomicBool) -> Result<Report, DriveErro
     let writes = load.workload(Mix::WRITES).map_err(DriveError::Usage)?;
     let mixed = load.workload(arguments.mix).map_err(DriveError::Usage)?;
     let cpus = load.pin.cpus(true).map_err(DriveError::Usage)?;
+    if let Rate::Fixed(rate) = arguments.rate {
+        sendable(rate, load.threads).map_err(DriveError::Usage)?;
+    }
     let cluster_plan = cluster_plan(arguments);
     stderr::line(format_args!(
         "starting {} nodes of {} in {}",
@@ -81,7 +84,9 @@ pub fn run(arguments: &LocalArgs, stop: &AtomicBool) -> Result<Report, DriveErro
         Rate::Auto => (runs[0].throughput * OPEN_PART).max(1.0),
         Rate::Fixed(rate) => rate.0 as f64,
     };
-    let mixed = Plan { workload: mixed, run: run_name(), ..closed.clone() };
+    // Of a mix that only reads there is nothing to audit.
+    let check = load.check && mixed.mix.writes();
+    let mixed = Plan { workload: mixed, run: run_name(), check, ..closed.clone() };
     let later = [(mixed, "closed-mixed", preload), (open(&closed, load, rate), "open-write", None)];
     // What was measured is shown, whatever comes after it.
     let end = later.iter().try_for_each(|(plan, label, preload)| {
@@ -89,7 +94,7 @@ pub fn run(arguments: &LocalArgs, stop: &AtomicBool) -> Result<Report, DriveErro
         if stop.load(Ordering::Relaxed) {
             return Err(EngineError::Interrupted.into());
         }
-        runs.push(Run { preload: *preload, ..measure(plan, &sources, label, stop)? });
+        runs.push(Run { preload: preload.clone(), ..measure(plan, &sources, label, stop)? }.judged());
         Ok::<_, DriveError>(())
     });
     let end = end.and_then(|()| Ok(cluster.check_alive()?));

@@ -260,6 +260,21 @@ impl Recorder {
         }
     }
 
+    /// So many requests more that were due before `limit` are not sent at `now`. When they were due was not drawn, so that only this is
+    /// known of them.
+    pub fn dropped_undrawn(&mut self, count: u64, limit: Instant, now: Instant) {
+        if count == 0 {
+            return;
+        }
+        if limit > self.window.start {
+            self.counts.dropped += count;
+            self.lag.saturating_record_n(0, count);
+            self.unsent.saturating_record_n(now.since(limit).as_nanos() as u64, count);
+        } else {
+            self.counts.warm_up_dropped += count;
+        }
+    }
+
     fn note(&mut self, text: &str, count: u64) {
         if let Some((_, seen)) = self.errors.iter_mut().find(|(known, _)| known == text) {
             *seen += count;
@@ -416,6 +431,17 @@ mod tests {
         let counts = &recorder.counts;
         assert_eq!((counts.errors(), counts.dropped, recorder.lag.max()), (6, 1, 7));
         assert_eq!((counts.warm_up_dropped, counts.all_dropped()), (1, 2));
+    }
+
+    #[test]
+    fn what_was_not_drawn_has_waited_since_the_last_of_it_was_due_at_least() {
+        let mut recorder = Recorder::new(Instant(100)..Instant(200));
+        recorder.dropped_undrawn(0, Instant(150), Instant(170));
+        recorder.dropped_undrawn(5, Instant(100), Instant(170));
+        recorder.dropped_undrawn(7, Instant(150), Instant(170));
+        let (counts, unsent) = (&recorder.counts, recorder.all().response.at_least);
+        assert_eq!((counts.warm_up_dropped, counts.dropped), (5, 7));
+        assert_eq!((unsent.len(), unsent.min(), unsent.max(), recorder.lag.len()), (7, 20, 20, 7));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::preload::Preload;
 use crate::quantity::{latency, short};
 use crate::record::{Counts, Latencies, Waits};
 use crate::schedule::Load;
+use crate::thread_time::ThreadLoad;
 use crate::truth::Truth;
 
 pub use table::render;
@@ -24,7 +25,8 @@ pub use table::render;
 /// The layout of a [`Report`] as JSON.
 pub const SCHEMA: &str = "panch-loadgen/1";
 
-/// The generator's threads were on a CPU, or waited for one, for more than this part of their time: it may be what was measured.
+/// The generator's threads, or the busiest of them, were on a CPU, or waited for one, for more than this part of their time: it may be what
+/// was measured.
 const CLIENT_BUSY_MAX: f64 = 0.85;
 /// Through the generator's own fault requests were later than this, in nanoseconds, at the 99th percentile.
 const CLIENT_LAG_MAX: u64 = 1_000_000;
@@ -271,6 +273,10 @@ pub struct Run {
     /// The part of their time that they were ready to run and waited for a CPU that somebody else had, from 0 to 1; absent if the kernel
     /// does not count that.
     pub client_wait: Option<f64>,
+    /// The same as [`Run::client_load`], of the busiest of these threads alone; absent in reports of older versions.
+    pub client_load_of_busiest: Option<f64>,
+    /// The same as [`Run::client_wait`], of that thread.
+    pub client_wait_of_busiest: Option<f64>,
     /// What giving every key a value before the run came to; absent if that was not done.
     pub preload: Option<Preload>,
     /// The audit, if there was one.
@@ -279,8 +285,8 @@ pub struct Run {
     pub no_verdict: Option<String>,
     /// It was stopped before its end.
     pub interrupted: bool,
-    /// Nothing went wrong: it went on to its end, everything that was due was sent and answered without an error, and the audit, if there
-    /// was one, read everything and found nothing.
+    /// Nothing went wrong: it went on to its end, everything that was due was sent and answered without an error, no write of the preload
+    /// failed, and the audit, if there was one, read something, all of it, and found nothing.
     pub clean: bool,
 }
 
@@ -309,6 +315,7 @@ impl Run {
             .collect();
         let own = per_million(outcome.client_time.cpu, recorder.counts.completed);
         cpu.push((LOAD_GENERATOR.to_owned(), own));
+        let client_load = outcome.client_load();
         Self {
             name: format!("{name}, {}", plan.workload.mix),
             concurrency: format!("{} x {}", plan.connections, plan.pipeline),
@@ -329,8 +336,10 @@ impl Run {
             batch_fill: finite(truth.ratio("commands_total", "batches_total")),
             per_command: PerCommand::new(truth, commands),
             cpu,
-            client_load: outcome.client_load(),
-            client_wait: outcome.client_wait(),
+            client_load: client_load.cpu,
+            client_wait: client_load.waiting,
+            client_load_of_busiest: Some(outcome.busiest.cpu),
+            client_wait_of_busiest: outcome.busiest.waiting,
             audit,
             interrupted: outcome.interrupted,
             ..Self::default()
@@ -345,27 +354,13 @@ impl Run {
             && self.counts.errors() == 0
             && self.counts.all_dropped() == 0
             && self.counts.disconnects == 0
+            && self.preload.as_ref().is_none_or(Preload::is_clean)
             && self.audit.as_ref().is_none_or(Verdict::is_clean);
-        let lag = self.lag.map_or(0, |lag| lag.p99);
-        let wait = self.client_wait.unwrap_or(0.0);
-        self.no_verdict = if self.client_load > CLIENT_BUSY_MAX {
-            let percent = self.client_load * 100.0;
-            Some(format!("the load generator used {percent:.0} % of its threads; give it more --threads"))
-        } else if self.client_load + wait > CLIENT_BUSY_MAX {
-            Some(format!(
-                "the load generator's threads were on a CPU for {:.0} % of their time and waited for one for {:.0} %; give it CPUs of \
-                 its own",
-                self.client_load * 100.0,
-                wait * 100.0
-            ))
-        } else if lag > CLIENT_LAG_MAX {
-            Some(format!(
-                "the load generator was more than {} late with 1 % of the requests; give it CPUs of its own, or lower the rate",
-                latency(lag)
-            ))
-        } else {
-            None
-        };
+        let mean = ThreadLoad { cpu: self.client_load, waiting: self.client_wait };
+        let busiest = self
+            .client_load_of_busiest
+            .map_or(mean, |cpu| ThreadLoad { cpu, waiting: self.client_wait_of_busiest });
+        self.no_verdict = limit_of_generator(mean, busiest, self.lag.map_or(0, |lag| lag.p99));
         self
     }
 
@@ -398,6 +393,41 @@ impl Run {
     /// Response times of an open loop, service times of a closed one: what its clients waited.
     pub fn waited(&self) -> Option<Quantiles> {
         self.response.or(self.service)
+    }
+}
+
+/// Why the numbers may say more about the generator than about the server, if they may: how busy its threads were on average, and the
+/// busiest of them; and how late it was, through its own fault, with one in a hundred requests, in nanoseconds.
+fn limit_of_generator(mean: ThreadLoad, busiest: ThreadLoad, lag: u64) -> Option<String> {
+    let percent = |part: f64| format!("{:.0} %", part * 100.0);
+    let waiting = |load: ThreadLoad| percent(load.waiting.unwrap_or(0.0));
+    if mean.cpu > CLIENT_BUSY_MAX {
+        Some(format!("the load generator used {} of its threads; give it more --threads", percent(mean.cpu)))
+    } else if mean.busy() > CLIENT_BUSY_MAX {
+        Some(format!(
+            "the load generator's threads were on a CPU for {} of their time and waited for one for {}; give it CPUs of its own",
+            percent(mean.cpu),
+            waiting(mean)
+        ))
+    } else if busiest.cpu > CLIENT_BUSY_MAX {
+        Some(format!(
+            "the busiest of the load generator's threads was on a CPU for {} of its time; give it more --threads",
+            percent(busiest.cpu)
+        ))
+    } else if busiest.busy() > CLIENT_BUSY_MAX {
+        Some(format!(
+            "the busiest of the load generator's threads was on a CPU for {} of its time and waited for one for {}; give it CPUs of its \
+             own",
+            percent(busiest.cpu),
+            waiting(busiest)
+        ))
+    } else if lag > CLIENT_LAG_MAX {
+        Some(format!(
+            "the load generator was more than {} late with 1 % of the requests; give it CPUs of its own, or lower the rate",
+            latency(lag)
+        ))
+    } else {
+        None
     }
 }
 
@@ -485,7 +515,7 @@ fn remarks(runs: &[Run]) -> Vec<String> {
                 short(offered)
             ));
         }
-        lines.extend(run.preload.and_then(|it| it.shortage()).map(|text| format!("`{name}`: {text}.")));
+        lines.extend(run.preload.iter().flat_map(Preload::remarks).map(|text| format!("`{name}`: {text}.")));
         if counts.misses > 0 {
             lines.push(format!("`{name}`: {} reads found no value.", counts.misses));
         }

@@ -3,14 +3,18 @@
 //! Invariants:
 //! * An arrival's time does not depend on the server: it is fixed before anything is sent. Latency counted from it shows
 //!   what users would have waited, stalls included (no coordinated omission).
-//! * Every arrival before the end is either taken or dropped.
+//! * Every arrival before the end is either taken or dropped. Of those that a stop keeps from being drawn, the number is dropped.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use panch_wire::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand_distr::{Distribution, Exp1};
 use rand_xoshiro::Xoshiro256PlusPlus;
+
+/// After so many arrivals that are dropped in a row it is looked whether there is a stop.
+const LOOK_EVERY: u32 = 1 << 14;
 
 /// How the arrivals of an open loop are spread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -104,12 +108,34 @@ impl Schedule {
         Some(at)
     }
 
-    /// Drops the arrivals before `limit`, and says of each when it was due.
-    pub fn drop_before(&mut self, limit: Instant, mut dropped: impl FnMut(Instant)) {
+    /// Drops the arrivals before `limit`, and says of each when it was due. A rate that is out of all proportion makes so many that nobody
+    /// waits for them after a stop: then the others are not drawn any more. Returns how many those are; of random arrivals, on average.
+    #[must_use]
+    pub fn drop_before(
+        &mut self,
+        limit: Instant,
+        stop: &AtomicBool,
+        mut dropped: impl FnMut(Instant),
+    ) -> u64 {
+        let mut count = 0u32;
         while let Some(at) = self.next_at().filter(|at| *at < limit) {
             self.advance();
             dropped(at);
+            count = count.wrapping_add(1);
+            if count.is_multiple_of(LOOK_EVERY) && stop.load(Ordering::Relaxed) {
+                return self.skip_to(limit.min(self.end));
+            }
         }
+        0
+    }
+
+    /// Leaves out the arrivals before `limit`. Returns how many those are.
+    fn skip_to(&mut self, limit: Instant) -> u64 {
+        let limit = limit.since(self.start).as_nanos() as f64;
+        let count = ((limit - self.next) / self.interval).ceil().max(0.0);
+        // What is rounded must not leave one of them to come.
+        self.next = (self.next + count * self.interval).max(limit);
+        count as u64
     }
 
     fn advance(&mut self) {
@@ -175,13 +201,48 @@ mod tests {
         while schedule.take_due(Instant(START.0 + SECOND / 4)).is_some() {
             taken += 1;
         }
-        let mut dropped = Vec::new();
-        schedule.drop_before(Instant(START.0 + SECOND / 2), |at| dropped.push(at));
-        assert_eq!(dropped.len(), 249);
+        let (mut dropped, on) = (Vec::new(), AtomicBool::new(false));
+        let rest = schedule.drop_before(Instant(START.0 + SECOND / 2), &on, |at| dropped.push(at));
+        assert_eq!((dropped.len(), rest), (249, 0));
         assert!(dropped.is_sorted() && dropped[248] == Instant(START.0 + SECOND / 2 - SECOND / 1000));
         assert_eq!(schedule.take_due(Instant(u64::MAX)), Some(Instant(START.0 + SECOND / 2)));
-        schedule.drop_before(Instant(u64::MAX), |at| dropped.push(at));
-        assert_eq!(taken + 1 + dropped.len(), 1000);
+        let rest = schedule.drop_before(Instant(u64::MAX), &on, |at| dropped.push(at));
+        assert_eq!((taken + 1 + dropped.len(), rest), (1000, 0));
         assert_eq!(schedule.next_at(), None);
+    }
+
+    #[test]
+    fn after_a_stop_arrivals_are_counted_and_not_drawn() {
+        // Drawn one by one, these would take hours.
+        let seconds = 100_000;
+        let stop = AtomicBool::new(false);
+        for arrivals in [Arrivals::Constant, Arrivals::Poisson] {
+            let mut schedule = schedule(arrivals, 1e9, 0.0, seconds);
+            let mut drawn = 0u64;
+            stop.store(false, Ordering::Relaxed);
+            let half = Instant(START.0 + seconds * SECOND / 2);
+            let rest = schedule.drop_before(half, &stop, |_| {
+                drawn += 1;
+                // It comes while arrivals are drawn, not before.
+                stop.store(drawn > 50_000, Ordering::Relaxed);
+            });
+            let expected = seconds * SECOND / 2;
+            assert!((50_001..50_001 + u64::from(LOOK_EVERY)).contains(&drawn), "{drawn}");
+            assert!((drawn + rest).abs_diff(expected) < 10_000, "{arrivals}: {drawn} + {rest}");
+            assert!(schedule.next_at().unwrap() >= half);
+            let mut more = 0;
+            let rest = schedule.drop_before(Instant(u64::MAX), &stop, |_| more += 1);
+            assert_eq!(more, LOOK_EVERY);
+            assert!((u64::from(more) + rest).abs_diff(expected) < 10_000, "{arrivals}: {more} + {rest}");
+            assert_eq!(schedule.next_at(), None);
+        }
+    }
+
+    #[test]
+    fn few_arrivals_are_dropped_one_by_one_though_there_is_a_stop() {
+        let mut dropped = 0;
+        let mut schedule = schedule(Arrivals::Poisson, 1000.0, 0.0, 2);
+        let rest = schedule.drop_before(Instant(u64::MAX), &AtomicBool::new(true), |_| dropped += 1);
+        assert_eq!((dropped, rest), (all(self::schedule(Arrivals::Poisson, 1000.0, 0.0, 2)).len(), 0));
     }
 }

@@ -7,7 +7,8 @@
 //! * At most [`WINDOW`] numbers lie between the oldest without an answer and the next: more would be refused.
 //! * The session is opened anew on every socket, in every group, before anything else is asked; opening it twice changes
 //!   nothing. On the wire its numbers in a group begin where that group says; a group that says something else than before has
-//!   forgotten the session, and what was asked has an unknown outcome for good.
+//!   forgotten the session, and what was asked has an unknown outcome for good: it is given back and never repeated, since under the
+//!   new beginning it would be another command. What is asked later gets numbers of its own.
 
 use std::collections::VecDeque;
 
@@ -63,6 +64,8 @@ pub(crate) struct Session {
     repeated: u64,
     /// What each group adds to numbers; `None` where the session was never opened.
     added: Vec<Option<u64>>,
+    /// A group has forgotten the session, and what was asked before was not given back yet.
+    expired: bool,
 }
 
 impl Session {
@@ -76,6 +79,7 @@ impl Session {
             outstanding: 0,
             repeated: 0,
             added: Vec::new(),
+            expired: false,
         }
     }
 
@@ -142,6 +146,7 @@ impl Session {
                 let Some(added) = added else { return Err(ConnectionFault::Unasked) };
                 let begins_at = (first as u64).wrapping_sub(1);
                 if added.replace(begins_at).is_some_and(|before| before != begins_at) {
+                    self.expired = true;
                     return Err(ConnectionFault::Refused(EXPIRED.into()));
                 }
                 self.stage = if waiting == 1 { Stage::Open } else { Stage::Opening(waiting - 1) };
@@ -193,9 +198,12 @@ impl Session {
         Ok(())
     }
 
-    /// The socket is gone: whatever has no answer is asked again on the next one.
-    pub(crate) fn socket_lost(&mut self) {
+    /// The socket is gone: whatever has no answer is asked again on the next one. If the session has expired, it is given back instead.
+    pub(crate) fn socket_lost(&mut self, on_lost: impl FnMut(Pending)) {
         self.stage = Stage::New;
+        if std::mem::take(&mut self.expired) {
+            self.give_up(on_lost);
+        }
         for place in &mut self.places {
             if let Place::Asked(pending, _) = *place {
                 *place = Place::Repeat(pending);
@@ -312,10 +320,49 @@ mod tests {
         let (number, _) = session.add(pending(1));
         assert_eq!(session.on_wire(b"key", number), 3 << 40 | 1);
         assert_eq!(answer(&mut session, 3 << 40 | 1), Some(1));
-        session.socket_lost();
+        let mut lost = Vec::new();
+        session.add(pending(2));
+        session.socket_lost(|_| panic!("it is to be repeated"));
         first(&mut session, 3).unwrap();
-        session.socket_lost();
+        let (number, repeated) = session.next_repeat().unwrap();
+        assert_eq!((number, repeated.operation.key), (2, 2));
+        session.repeat(number, Instant(9)).unwrap();
+        session.add(pending(3));
+        session.socket_lost(|_| panic!("it is to be repeated"));
         assert!(matches!(first(&mut session, 4), Err(ConnectionFault::Refused(_))));
+        session.socket_lost(|pending| lost.push(pending.operation.key));
+        assert_eq!((lost, session.outstanding()), (vec![2, 3], 0));
+        // The group goes on to say the same. What was asked before is not asked again.
+        first(&mut session, 4).unwrap();
+        assert!(session.next_repeat().is_none() && session.is_open());
+        let (number, acked_below) = session.add(pending(4));
+        assert_eq!(session.on_wire(b"key", number), 4 << 40 | 4);
+        assert_eq!(acked_below, 4);
+        assert_eq!(answer(&mut session, 4 << 40 | 4), Some(4));
+        session.socket_lost(|_| panic!("given back before"));
+    }
+
+    #[test]
+    fn a_session_that_one_of_several_groups_has_forgotten_is_no_more_in_any() {
+        let mut session = Session::new(7);
+        open(&mut session);
+        session.add(pending(1));
+        session.socket_lost(|_| panic!("it is to be repeated"));
+        let mut lost = Vec::new();
+        for forgotten in 0..2 {
+            session.greeted(2);
+            session.write_opens(&mut Vec::new());
+            let mut results = Vec::new();
+            for group in 0..=forgotten {
+                let begins_at = 1 << 40 | 1;
+                results.push(session.opened(&reply(OPEN_NUMBER - group, Answer::Int(begins_at))));
+            }
+            assert!(matches!(results.pop(), Some(Err(ConnectionFault::Refused(_)))));
+            assert!(results.into_iter().all(|result| result.is_ok()));
+            session.socket_lost(|pending| lost.push(pending.operation.key));
+        }
+        assert_eq!(lost, [1]);
+        assert!(session.next_repeat().is_none());
     }
 
     #[test]
@@ -327,7 +374,7 @@ mod tests {
             [(1, 1), (2, 1), (3, 1)]
         );
         assert_eq!(answer(&mut session, 2), Some(2));
-        session.socket_lost();
+        session.socket_lost(|_| panic!("it is to be repeated"));
         assert!(!session.is_greeted() && session.outstanding() == 2 && session.waits_since().is_none());
         open(&mut session);
         let mut repeated = Vec::new();
@@ -351,7 +398,7 @@ mod tests {
             session.add(pending(1));
             let fault = session.answer(&reply(1, Answer::Error(error)), |_, _| panic!("no answer"));
             assert!(matches!(fault, Err(ConnectionFault::AskAgain(_))));
-            session.socket_lost();
+            session.socket_lost(|_| panic!("it is to be repeated"));
             assert_eq!(session.next_repeat().map(|(number, _)| number), Some(1));
         }
     }

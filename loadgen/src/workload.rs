@@ -62,6 +62,11 @@ impl Mix {
         self.get > 0
     }
 
+    /// Whether some commands write.
+    pub fn writes(&self) -> bool {
+        self.set > 0 || self.incr > 0
+    }
+
     fn pick(&self, draw: u32) -> OperationKind {
         if draw < self.set {
             OperationKind::Set
@@ -270,6 +275,10 @@ mod tests {
             assert_eq!(text.parse::<Mix>().unwrap().to_string(), text);
         }
         assert_eq!("get".parse(), Ok(Mix { get: 1, set: 0, incr: 0 }));
+        for (text, reads, writes) in [("get", true, false), ("incr", false, true), ("set,get", true, true)] {
+            let mix: Mix = text.parse().unwrap();
+            assert_eq!((mix.reads(), mix.writes()), (reads, writes), "{text}");
+        }
         for text in ["", "set=0", "del=1", "set=x", "set=-1"] {
             assert!(text.parse::<Mix>().is_err(), "{text}");
         }

@@ -60,6 +60,9 @@ fn whatever_is_wrong_with_the_options_ends_with_the_same_code_and_says_what() {
             "--count must be above zero",
         ),
         (&["local", "--duration", "0"], "--duration must be above zero"),
+        (&["local", "--rate", "1G"], "more than 1 threads can send"),
+        (&["run", "--target", "127.0.0.1:1", "--rate", "1G"], "more than 1 threads can send"),
+        (&["compare", "--mode", "open", "--rate", "1G"], "more than 1 threads can send"),
         (
             &["run", "--target", "127.0.0.1:1", "--mode", "closed", "--sessions", "-P", "129"],
             "--outstanding is at most 128",

@@ -158,6 +158,22 @@ fn compare_prints_medians_and_latencies_at_equal_load_and_leaves_nothing() {
 }
 
 #[test]
+fn what_the_preload_asks_of_the_nodes_is_no_cost_of_the_run() {
+    let fixture = Fixture::new();
+    let json = fixture.folder.path().join("report.json");
+    let mut command = fixture.command("multi", "100ms");
+    command.args(["--mix", "set=1,get=1", "--repeat", "1", "--equal-load", "0", "--json"]);
+    let output = command.arg(&json).output().unwrap();
+    let (table, progress) = texts(&output);
+    assert!(output.status.success() && progress.contains("preload"), "{table}\n{progress}");
+    let comparison: Comparison = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+    let run = &comparison.protocols[0].main.rounds[0].run;
+    assert_eq!(run.preload.as_ref().unwrap().keys, 100);
+    // The stand-in counts a message for each command.
+    assert_eq!(run.per_command.messages, Some(1.0));
+}
+
+#[test]
 fn the_order_is_drawn_and_the_same_again_from_its_seed() {
     let fixture = Fixture::new();
     let run = |options: &[&str]| {

@@ -84,7 +84,7 @@ fn a_closed_loop_makes_exactly_the_requests_that_were_asked_for() {
         let all = outcome.recorder.all();
         assert_eq!((all.service.known.len(), all.response.known.len()), (3001, 3001));
         assert_eq!(all.response.at_least.len(), 0);
-        assert!(outcome.throughput() > 0.0 && outcome.client_load() > 0.0);
+        assert!(outcome.throughput() > 0.0 && outcome.client_load().cpu > 0.0);
     }
 }
 
@@ -133,6 +133,21 @@ fn with_sessions_every_increment_takes_effect_exactly_once_whatever_becomes_of_i
             assert!(violations > 0, "{faults:?}");
         }
     }
+}
+
+#[test]
+fn what_was_asked_in_a_session_that_expired_is_unknown_and_never_asked_again() {
+    // Every answer that gets lost is that of an increment that was made, and the server knows the session no more.
+    let faults =
+        Faults { hang_up_after_every: Some(50), forgets_sessions_every: Some(50), ..Faults::default() };
+    let server = Server::start(faults);
+    let plan = Plan { repeat_after: Some(FOREVER), run: 1, ..counted(&server, "incr", 600) };
+    let run = measure(&plan, &[], "test", &AtomicBool::new(false)).unwrap();
+    let (counts, verdict) = (&run.counts, run.audit.as_ref().unwrap());
+    assert!(counts.lost > 0 && !run.clean, "{counts:?}");
+    assert_eq!((counts.acknowledged + counts.lost, counts.repeated), (600, 0), "{counts:?}");
+    assert!(verdict.violations.is_empty() && verdict.checked > 0, "{verdict:?}");
+    assert!(run.errors.iter().any(|(text, _)| text.contains("the session expired")), "{:?}", run.errors);
 }
 
 /// Notes when the window opens and closes.
@@ -339,13 +354,14 @@ fn a_preload_that_is_not_done_in_time_says_how_many_keys_it_left_out() {
     let plan = Plan { workload, ..plan };
     let fill =
         |plan: &Plan, limit| preload(plan, limit, &AtomicBool::new(false), &mut Progress::silent()).unwrap();
-    assert_eq!(fill(&plan, FOREVER), Preload { keys: 49, key_count: 49 });
+    assert_eq!(fill(&plan, FOREVER), Preload { keys: 49, key_count: 49, ..Preload::default() });
     let counts = run(&plan).recorder.counts;
     assert_eq!((counts.acknowledged, counts.misses), (49, 0));
     let slow = Server::start(Faults { each: Some(Duration::from_millis(5)), ..Faults::default() });
     let workload = Workload { key_count: 10_000, ..plan.workload.clone() };
     let short = fill(&Plan { targets: vec![slow.address], workload, ..plan }, Duration::from_millis(100));
     assert!(short.keys > 0 && short.shortage().unwrap().contains("of 10000 keys"), "{short:?}");
+    assert!(short.is_clean(), "too little time is no failure: {short:?}");
 }
 
 #[test]

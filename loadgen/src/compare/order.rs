@@ -1,4 +1,4 @@
-//! In which order the protocols are measured.
+//! In which order the protocols are measured, or whatever else is compared.
 //!
 //! Each round has every protocol once, so that a machine that becomes slower or faster does so to all of them. The order within a round is
 //! drawn, so that none always comes after the same one.
@@ -7,8 +7,15 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
+use crate::drive::run_name;
+
+/// A seed for orders that nobody chose: of few digits, because people may have to write them.
+pub fn any_seed() -> u64 {
+    run_name() % 1_000_000
+}
+
 /// The order of all rounds, one after the other.
-pub(super) struct Order {
+pub struct Order {
     /// Absent if every round has the order of the command line.
     random: Option<Xoshiro256PlusPlus>,
     protocols: usize,
@@ -16,12 +23,12 @@ pub(super) struct Order {
 
 impl Order {
     /// Of so many protocols, drawn from `seed`; without one, as they are listed.
-    pub(super) fn new(seed: Option<u64>, protocols: usize) -> Self {
+    pub fn new(seed: Option<u64>, protocols: usize) -> Self {
         Self { random: seed.map(Xoshiro256PlusPlus::seed_from_u64), protocols }
     }
 
     /// The next round: positions on the command line.
-    pub(super) fn round(&mut self) -> Vec<usize> {
+    pub fn round(&mut self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.protocols).collect();
         if let Some(random) = &mut self.random {
             order.shuffle(random);

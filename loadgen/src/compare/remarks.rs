@@ -1,6 +1,7 @@
 //! What has to be said about the numbers: for each run what went wrong, or that nothing did.
 
 use super::comparison::{Agreement, Comparison, Measured, Series};
+use crate::preload::Preload;
 use crate::quantity::short;
 use crate::report::distinct;
 
@@ -62,7 +63,9 @@ fn round_lines(comparison: &Comparison, round: &Measured) -> Vec<String> {
     let counts = &round.run.counts;
     let audit = match &round.run.audit {
         Some(verdict) => format!("acknowledged writes read back: {verdict}"),
-        None => "acknowledged writes NOT read back: values are too small for a tag".to_owned(),
+        None => {
+            "acknowledged writes NOT read back: there are none, or values are too small for a tag".to_owned()
+        }
     };
     let state = match &round.digests {
         Agreement::Equal => format!("{} nodes with equal digests", comparison.replicas),
@@ -76,7 +79,7 @@ fn round_lines(comparison: &Comparison, round: &Measured) -> Vec<String> {
     )];
     lines.extend(round.failure.iter().map(|failure| format!("FAILED AFTER THE RUN: {}", indented(failure))));
     lines.extend(
-        round.run.preload.and_then(|it| it.shortage()).map(|text| format!("PRELOAD INCOMPLETE: {text}")),
+        round.run.preload.iter().flat_map(Preload::remarks).map(|text| format!("PRELOAD INCOMPLETE: {text}")),
     );
     if counts.misses > 0 {
         lines.push(format!("{} reads found no value", counts.misses));

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cli::{CompareArgs, Mode, OrderArg, ProtocolKind, measurable};
+use super::order;
+use crate::cli::{CompareArgs, Mode, OrderArg, ProtocolKind, measurable, sendable};
 use crate::cluster::ClusterPlan;
 use crate::connection::{PIPELINE_MAX, Protocol, pipeline_max};
 use crate::drive::{environment_facts, run_name};
@@ -61,6 +62,9 @@ pub(super) fn plan(arguments: &CompareArgs, workload: Workload) -> Result<Plan, 
         return Err(format!("--outstanding is from 1 to {PIPELINE_MAX}"));
     }
     measurable(arguments.duration)?;
+    if let Some(rate) = arguments.rate {
+        sendable(rate, arguments.threads)?;
+    }
     let load = match (arguments.mode, arguments.rate) {
         (Mode::Closed, None) => Load::Closed,
         (Mode::Closed, Some(_)) => return Err("a closed loop has no --rate; add --mode open".to_owned()),
@@ -78,8 +82,8 @@ pub(super) fn plan(arguments: &CompareArgs, workload: Workload) -> Result<Plan, 
         threads: arguments.threads,
         cpus: Vec::new(),
         load,
-        // A value without room for its tag cannot be told from an older one.
-        check: arguments.mix.set == 0 || workload.value_size >= TAG_SIZE,
+        // A value without room for its tag cannot be told from an older one; and of reads there is nothing to audit.
+        check: arguments.mix.writes() && (arguments.mix.set == 0 || workload.value_size >= TAG_SIZE),
         workload,
         run: 0,
         warm_up: arguments.warm_up.0,
@@ -140,8 +144,7 @@ pub(super) fn order_seed(arguments: &CompareArgs) -> Result<Option<u64>, String>
     match (arguments.order, arguments.order_seed) {
         (OrderArg::Listed, Some(_)) => Err("--order-seed is for --order random".to_owned()),
         (OrderArg::Listed, None) => Ok(None),
-        // Few digits, because people may have to write them.
-        (OrderArg::Random, seed) => Ok(Some(seed.unwrap_or_else(|| run_name() % 1_000_000))),
+        (OrderArg::Random, seed) => Ok(Some(seed.unwrap_or_else(order::any_seed))),
     }
 }
 
@@ -314,6 +317,20 @@ mod tests {
             "--equal-load=-1",
         ] {
             assert!(equal_part(&arguments(text)).unwrap_err().contains("--equal-load"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_audited_if_it_can_be_told_from_older_values() {
+        for (text, check) in [
+            ("", true),
+            ("--mix set=1,get=1", true),
+            ("--value-size 15", false),
+            ("--value-size 15 --mix incr=1,get=1", true),
+            ("--mix get=1", false),
+        ] {
+            let arguments = arguments(text);
+            assert_eq!(plan(&arguments, workload(&arguments).unwrap()).unwrap().check, check, "{text}");
         }
     }
 

@@ -351,7 +351,8 @@ fn what_befell_a_round_beside_its_numbers_is_said_and_it_is_shown() {
     let round = &mut comparison.protocols[0].main.rounds[0];
     assert!(round.is_clean());
     round.failure = Some("node 1 ended by itself".to_owned());
-    round.run.preload = Some(Preload { keys: 3, key_count: 10 });
+    let errors = vec![("CLUSTERDOWN no majority".to_owned(), 7)];
+    round.run.preload = Some(Preload { keys: 3, key_count: 10, failed: 7, errors });
     round.run.counts.misses = 4;
     round.run.counts.warm_up_dropped = 5;
     round.run.audit.as_mut().unwrap().unread = vec!["key 9: no answer".to_owned()];
@@ -362,6 +363,7 @@ fn what_befell_a_round_beside_its_numbers_is_said_and_it_is_shown() {
     for part in [
         "│ multi    ┆ 100.0 ┆",
         "FAILED AFTER THE RUN: node 1 ended by itself",
+        "PRELOAD INCOMPLETE: the preload failed, with 7 failed writes and broken connections: 7 x CLUSTERDOWN no majority",
         "PRELOAD INCOMPLETE: the preload gave only 3 of 10 keys a value",
         "4 reads found no value",
         "5 commands were due in the warm-up and never sent",

@@ -1,5 +1,7 @@
 //! When each connection is given a request.
 
+use std::sync::atomic::AtomicBool;
+
 use panch_ring::clock;
 use panch_wire::time::{Duration, Instant};
 
@@ -13,9 +15,9 @@ const FILL_MAX: usize = 256;
 
 impl Lanes<'_> {
     /// Makes every request that is due before `end`.
-    pub(super) fn fill(&mut self, now: Instant, end: Instant) -> Result<(), EngineError> {
+    pub(super) fn fill(&mut self, now: Instant, end: Instant, stop: &AtomicBool) -> Result<(), EngineError> {
         if self.schedule.is_some() {
-            self.fill_open(now, end)
+            self.fill_open(now, end, stop)
         } else if now < end {
             self.fill_closed()
         } else {
@@ -44,16 +46,14 @@ impl Lanes<'_> {
         Ok(())
     }
 
-    fn fill_open(&mut self, now: Instant, end: Instant) -> Result<(), EngineError> {
-        let Some(mut schedule) = self.schedule.take() else { return Ok(()) };
+    fn fill_open(&mut self, now: Instant, end: Instant, stop: &AtomicBool) -> Result<(), EngineError> {
         if !self.ready.is_empty() {
             self.own_time.open(self.attended);
         }
         if let Load::Open { drop_after, .. } = self.plan.load {
-            schedule.drop_before((now - drop_after).min(end), |at| {
-                self.recorder.dropped(at, now, self.own_time.between(at, now));
-            });
+            self.drop_before((now - drop_after).min(end), now, stop);
         }
+        let Some(mut schedule) = self.schedule.take() else { return Ok(()) };
         let mut now = now.min(end);
         let mut made = 0;
         let mut sent_at = now;
@@ -82,6 +82,15 @@ impl Lanes<'_> {
         }
         self.schedule = Some(schedule);
         Ok(())
+    }
+
+    /// Drops what was due before `limit`.
+    pub(super) fn drop_before(&mut self, limit: Instant, now: Instant, stop: &AtomicBool) {
+        let Some(schedule) = &mut self.schedule else { return };
+        let undrawn = schedule.drop_before(limit, stop, |at| {
+            self.recorder.dropped(at, now, self.own_time.between(at, now));
+        });
+        self.recorder.dropped_undrawn(undrawn, limit, now);
     }
 
     fn unlist_front(&mut self) {

@@ -163,6 +163,14 @@ fn cpu_rows(table: &mut Table, runs: &[Run]) {
     let mut row = vec![Cell::new("load generator's threads on CPU")];
     row.extend(runs.iter().map(|run| right(percent(run.client_load))));
     table.add_row(row);
+    // Of a single thread it is the same.
+    let is_busier =
+        |run: &Run| run.client_load_of_busiest.is_some_and(|busiest| busiest > run.client_load + 0.005);
+    if runs.iter().any(is_busier) {
+        let mut row = vec![Cell::new("  the busiest of them")];
+        row.extend(runs.iter().map(|run| right(run.client_load_of_busiest.map_or("-".to_owned(), percent))));
+        table.add_row(row);
+    }
     if runs.iter().any(|run| run.client_wait.is_some()) {
         let mut row = vec![Cell::new("  waiting for a CPU")];
         row.extend(runs.iter().map(|run| right(run.client_wait.map_or("-".to_owned(), percent))));

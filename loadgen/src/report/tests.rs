@@ -115,6 +115,21 @@ fn a_generator_at_its_limit_refuses_a_verdict() {
     let busy = Run { client_load: 0.86, ..idle.clone() };
     assert!(remarks(&[busy.judged()])[0].starts_with("NO VERDICT"));
     // Whoever waits for a CPU is as late as whoever is on it.
+    let one_busy = Run { client_load_of_busiest: Some(0.86), ..idle.clone() }.judged();
+    assert!(
+        one_busy
+            .no_verdict
+            .as_ref()
+            .unwrap()
+            .contains("busiest of the load generator's threads was on a CPU for 86 %")
+    );
+    assert!(
+        render(&Report::new("t".to_owned(), Vec::new(), vec![one_busy]), false)
+            .contains("│   the busiest of them")
+    );
+    let one_waits =
+        Run { client_load_of_busiest: Some(0.5), client_wait_of_busiest: Some(0.36), ..idle.clone() };
+    assert!(one_waits.judged().no_verdict.unwrap().contains("50 % of its time and waited for one for 36 %"));
     let waiting = Run { client_load: 0.42, client_wait: Some(0.44), ..idle.clone() }.judged();
     assert_eq!(
         waiting.no_verdict.as_deref(),
@@ -162,13 +177,40 @@ fn runs_that_were_made_are_shown_if_others_were_not_and_the_report_is_not_clean(
 
 #[test]
 fn keys_that_a_preload_left_without_a_value_are_said() {
-    let preload = Some(Preload { keys: 3, key_count: 10 });
+    let preload = Some(Preload { keys: 3, key_count: 10, ..Preload::default() });
     let run = Run { preload, counts: Counts { misses: 4, ..Counts::default() }, ..Run::default() };
     let lines = remarks(&[run]);
     assert!(
         lines[0].contains("only 3 of 10 keys") && lines[1].contains("4 reads found no value"),
         "{lines:?}"
     );
+}
+
+#[test]
+fn a_preload_that_failed_leaves_no_clean_run_and_the_words_of_the_server_are_kept() {
+    let [clean, _] = runs().try_into().unwrap();
+    let errors = vec![("CLUSTERDOWN no majority".to_owned(), 7)];
+    let failed = Preload { keys: 3, key_count: 10, failed: 7, errors };
+    let run = Run { preload: Some(failed), ..clean.clone() }.judged();
+    let report = Report::new("t".to_owned(), Vec::new(), vec![run]);
+    assert_eq!(report.exit.code, 1);
+    assert!(report.remarks[0].ends_with("7 x CLUSTERDOWN no majority."), "{:?}", report.remarks);
+    let whole = Preload { keys: 10, key_count: 10, ..Preload::default() };
+    assert!(Run { preload: Some(whole), ..clean }.judged().clean);
+}
+
+#[test]
+fn an_audit_that_had_nothing_to_read_is_none() {
+    let [clean, _] = runs().try_into().unwrap();
+    let report = Report::new(
+        "t".to_owned(),
+        Vec::new(),
+        vec![Run { audit: Some(Verdict::default()), ..clean }.judged()],
+    );
+    assert_eq!(report.exit.code, 1);
+    let text = render(&report, false);
+    let is_told = |line: &str| line.starts_with("│ audit ") && line.ends_with(" nothing sampled │");
+    assert!(text.lines().any(is_told) && text.contains("AUDIT: nothing sampled"), "{text}");
 }
 
 #[test]

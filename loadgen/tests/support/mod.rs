@@ -41,6 +41,8 @@ pub struct Faults {
     pub silent_every: Option<u64>,
     /// Does again what was done before under the same number of a session.
     pub forgets_numbers: bool,
+    /// Forgets all sessions with every n-th write: opened again, they begin at another number.
+    pub forgets_sessions_every: Option<u64>,
 }
 
 #[derive(Default)]
@@ -234,7 +236,11 @@ fn apply<'a>(command: &Command<'_>, state: &State, faults: Faults, value: &'a mu
             None => Answer::Nil,
         },
         CommandKind::IncrBy if faults.refuse_incr => Answer::Error(CommandError::NotAnInteger),
-        CommandKind::OpenSession => Answer::Int(1),
+        CommandKind::OpenSession => {
+            let seen = state.writes_seen.load(Ordering::SeqCst);
+            let generation = faults.forgets_sessions_every.map_or(0, |every| seen / every);
+            Answer::Int((generation as i64) << 40 | 1)
+        }
         CommandKind::IncrBy => {
             let mut numbers = state.numbers.lock().unwrap();
             let name = command.session.map(|header| (header.session, header.number));
