@@ -81,8 +81,8 @@ pub(crate) struct Ledger {
     /// Prepared, ascending.
     ready: Vec<SegmentSequence>,
     requested: Option<Preparation>,
-    /// Files to rename.
-    released: Vec<SegmentSequence>,
+    /// Files to rename, oldest first: so no gap comes between those that wait and the log.
+    released: VecDeque<SegmentSequence>,
     /// Files to delete.
     surplus: VecDeque<SegmentSequence>,
     /// Sorted by consensus group.
@@ -106,7 +106,7 @@ impl Ledger {
             current: SegmentSequence(0),
             ready: Vec::new(),
             requested: None,
-            released: Vec::new(),
+            released: VecDeque::new(),
             surplus: VecDeque::new(),
             floors: Vec::new(),
             placed: VecDeque::new(),
@@ -145,7 +145,7 @@ impl Ledger {
             }
         }
         self.retry_at = None;
-        let preparation = Preparation { sequence, recycle: self.released.pop() };
+        let preparation = Preparation { sequence, recycle: self.released.pop_front() };
         self.requested = Some(preparation);
         self.requested
     }
@@ -280,7 +280,7 @@ impl Ledger {
     pub(crate) fn release(&mut self, oldest: SegmentSequence) {
         while let Some(segment) = self.retained.pop_front_if(|segment| segment.sequence < oldest) {
             if segment.size == self.segment_size && self.released.len() < self.reuse_max {
-                self.released.push(segment.sequence);
+                self.released.push_back(segment.sequence);
             } else {
                 self.surplus.push_back(segment.sequence);
             }

@@ -125,7 +125,7 @@ fn what_is_freed_is_used_again() {
         sequences(node)
     };
     let after = fill_segment(&mut node);
-    assert_eq!(after[..2], [1, 2], "three are kept, of which one was used just now");
+    assert_eq!(after[..2], [2, 3], "three are kept, of which the oldest was used just now");
     assert!(after[2] > 5, "{after:?}");
     node.restart(kept()).unwrap();
     let count = after.len();
