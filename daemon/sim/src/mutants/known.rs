@@ -39,7 +39,7 @@ const KNOWN: &[(Rule, Known)] = &[
     (Rule::EpaxosNoFastCommitAfterSlow, Known::Scenario("T-E6")),
     (Rule::EpaxosNumberNeverReused, Known::Scenario("T-E23")),
     (Rule::EpaxosOwnerNeverResumes, Known::Scenario("T-E13")),
-    (Rule::EpaxosOwnRowFloor, Known::Seed(3, 112)),
+    (Rule::EpaxosOwnRowFloor, Known::Seed(3, 228)),
     (Rule::EpaxosPrefixDependencies, Known::Scenario("T-E10")),
     (Rule::EpaxosRecoverHighestAccepted, Known::Scenario("T-E1")),
     (Rule::EpaxosRecoverPreacceptedBuddy, Known::Scenario("T-E3")),
