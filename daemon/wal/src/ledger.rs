@@ -81,7 +81,7 @@ pub(crate) struct Ledger {
     /// Prepared, ascending.
     ready: Vec<SegmentSequence>,
     requested: Option<Preparation>,
-    /// Files to rename, oldest first: so no gap comes between those that wait and the log.
+    /// Files to rename, oldest first. Whether gaps are between them does not matter: they are no part of the log.
     released: VecDeque<SegmentSequence>,
     /// Files to delete.
     surplus: VecDeque<SegmentSequence>,
